@@ -1,0 +1,218 @@
+"""`cutaway doctor`: what this machine has, what is missing, and what that costs."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import sysconfig
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.padding import Padding
+from rich.text import Text
+
+from cutaway.report import fields_table, format_bytes, is_unicode, print_json, stdout_console
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["doctor", "examine", "advise"]
+
+_PACKAGES = ("cutaway", "torch", "numpy", "safetensors", "tiktoken", "huggingface_hub", "tyro", "rich", "matplotlib")
+
+
+def doctor(*, json: bool = False) -> None:
+    """Say what this machine has: versions, device, memory, cache, which asset sources answer, a compiler.
+
+    Where something is missing, it says what is lost without it. Nothing is changed; it takes a few seconds.
+
+    Args:
+        json: print JSON
+    """
+    findings = examine()
+    if json:
+        print_json(findings | {"advice": list(advise(findings))})
+    else:
+        _show(findings)
+
+
+def examine() -> dict[str, Any]:
+    """Return everything that was found out, as values that JSON can hold."""
+    from cutaway.assets import sources_answering
+
+    with ThreadPoolExecutor(1) as pool:  # the network is slow to say no: meanwhile torch is imported and measured
+        sources = pool.submit(sources_answering)
+        return {
+            "versions": _versions(),
+            "device": _device(),
+            "memory": _memory(),
+            "compiler": _compiler(),
+            "cache": _cache(),
+            "sources": [asdict(answer) for answer in sources.result()],
+        }
+
+
+def advise(findings: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a sentence for each thing that is missing: what is lost, and what to do."""
+    compiler, device = findings["compiler"], findings["device"]
+    if device["name"] == "cpu" and compiler["version"] is None:
+        yield (
+            f"no C++ compiler ({compiler['command']} was not found): training and decoding run uncompiled, and slower; "
+            "install g++ or clang, or set CXX"
+        )
+    elif device["name"] == "cpu" and not compiler["has_python_headers"]:
+        yield (
+            "Python's headers are missing, so that torch.compile falls back: training and decoding run slower; install python3-dev"
+        )
+    if not any(answer["is_answering"] for answer in findings["sources"] if answer["source"] != "this Python"):
+        yield "no source answers: only what the cache holds and the stdlib corpus can be used; check network and pip settings"
+    if findings["cache"]["n_free_bytes"] < 1e9:
+        yield f"little disk space is left for the cache in {findings['cache']['folder']}; CUTAWAY_CACHE moves it"
+
+
+def _versions() -> dict[str, str | None]:
+    found: dict[str, str | None] = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = None
+    return found | {"system": f"{platform.system()} {platform.release()} {platform.machine()}"}
+
+
+def _device() -> dict[str, Any]:
+    import torch
+
+    from cutaway.runtime import describe_device, pick_device
+
+    device = pick_device()
+    return {
+        "name": device.type,
+        "description": describe_device(device),
+        "n_threads": torch.get_num_threads(),
+        "n_cores": _n_cores(),
+        "bfloat16_speed": _bfloat16_speed(device),
+    }
+
+
+def _n_cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _bfloat16_speed(device: torch.device) -> float | None:
+    """Return how many times as fast a matrix product is in bfloat16 as in float32, None where the device has no bfloat16."""
+    import torch
+
+    try:
+        return round(_product_time_s(torch.float32, device) / _product_time_s(torch.bfloat16, device), 1)
+    except RuntimeError:
+        return None
+
+
+def _product_time_s(dtype: torch.dtype, device: torch.device) -> float:
+    """Return the best of a few times of a small matrix product."""
+    import torch
+
+    matrix = torch.ones(768, 768, dtype=dtype, device=device)
+    times_s = []
+    for _ in range(5):
+        start = time.perf_counter()
+        (matrix @ matrix)[0, 0].item()  # waits for a GPU
+        times_s.append(time.perf_counter() - start)
+    return min(times_s)
+
+
+def _memory() -> dict[str, int | None]:
+    """Return the bytes of memory there are and are free, None where the system does not say."""
+    import torch
+
+    found: dict[str, int | None] = {"n_bytes": None, "n_free_bytes": None}
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        found["n_bytes"] = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        found["n_free_bytes"] = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        found["n_free_bytes"] = None
+    if torch.cuda.is_available():
+        found["n_free_device_bytes"], found["n_device_bytes"] = torch.cuda.mem_get_info()
+    return found
+
+
+def _compiler() -> dict[str, Any]:
+    """Return the C++ compiler that torch.compile would call on a CPU, and the first line of its version, None without one."""
+    command = os.environ.get("CXX") or ("clang++" if platform.system() == "Darwin" else "g++")
+    try:
+        said = subprocess.run([command, "--version"], capture_output=True, text=True, timeout=5, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        said = ""
+    headers = Path(sysconfig.get_path("include")) / "Python.h"
+    return {
+        "command": command,
+        "version": next(iter(said.splitlines()), None),
+        "has_python_headers": headers.is_file(),
+    }
+
+
+def _cache() -> dict[str, Any]:
+    from cutaway.assets import cache_dir
+
+    folder = cache_dir()
+    n_bytes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    return {"folder": str(folder), "n_bytes": n_bytes, "n_free_bytes": shutil.disk_usage(existing).free}
+
+
+def _show(findings: Mapping[str, Any]) -> None:
+    console = stdout_console()
+    yes, no = ("✓", "✗") if is_unicode(console) else ("yes", "no")
+    versions = {name: each or "not installed" for name, each in findings["versions"].items()}
+    sources = {
+        f"{yes if answer['is_answering'] else no} {answer['source']}": _source_line(answer) for answer in findings["sources"]
+    }
+    sections: dict[str, Mapping[str, object]] = {
+        "Versions": versions,
+        "Machine": _machine_lines(findings),
+        "Sources of assets": sources,
+    }
+    for title, lines in sections.items():
+        console.print(Text(title, style="bold"))
+        console.print(Padding(fields_table(lines), (0, 0, 1, 2)))
+    advice = list(advise(findings))
+    for sentence in advice:
+        console.print(Text.assemble(("! ", "bold yellow"), sentence))
+    if not advice:
+        console.print(Text("Nothing is missing.", style="green"))
+
+
+def _machine_lines(findings: Mapping[str, Any]) -> dict[str, str]:
+    device, memory, compiler, cache = (findings[name] for name in ("device", "memory", "compiler", "cache"))
+    speed = device["bfloat16_speed"]
+    headers = "" if compiler["has_python_headers"] else ", but Python's headers are missing"
+    lines = {
+        "device": device["description"],
+        "cores": f"{device['n_cores']}, torch uses {device['n_threads']} threads",
+        "memory": f"{format_bytes(memory['n_bytes'])}, {format_bytes(memory['n_free_bytes'])} free",
+    }
+    if "n_device_bytes" in memory:
+        lines["GPU memory"] = f"{format_bytes(memory['n_device_bytes'])}, {format_bytes(memory['n_free_device_bytes'])} free"
+    return lines | {
+        "bfloat16": f"{speed} times the speed of float32, measured just now" if speed else "not on this device",
+        "C++ compiler": (compiler["version"] or f"none: {compiler['command']} was not found") + headers,
+        "cache": f"{cache['folder']}, {format_bytes(cache['n_bytes'])}; {format_bytes(cache['n_free_bytes'])} free there",
+    }
+
+
+def _source_line(answer: Mapping[str, Any]) -> Text:
+    assets = ", ".join(dict.fromkeys(answer["assets"])) or "-"
+    if answer["is_answering"]:
+        return Text(assets)
+    return Text.assemble((f"{answer['why_not']}", "yellow"), (f" ({assets})" if answer["assets"] else "", "dim"))

@@ -1,0 +1,169 @@
+"""`cutaway download`: the catalogue, and what it holds fetched and verified."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+from rich.text import Text
+
+from cutaway.report import format_bytes, print_json, stderr_console, stdout_console, table
+
+if TYPE_CHECKING:
+    from cutaway.assets import AssetStatus
+    from cutaway.assets.sources import Report
+
+__all__ = ["Fetched", "download", "fetch_all", "verify_all", "held"]
+
+
+def download(names: tuple[str, ...] = (), /, *, all: bool = False, verify: bool = False, json: bool = False) -> None:
+    """List the vocabularies and corpora, or fetch those named into the cache.
+
+    What is in the cache already is not fetched again. Each asset comes from the first of its sources that answers, and counts only once
+    its sha256 is right.
+
+    Args:
+        names: what to fetch; without a name, list what there is
+        all: fetch everything
+        verify: read what the cache holds in full against its sha256; with names, fetch what was changed
+        json: print JSON
+
+    Examples:
+        cutaway download                  what there is, and what is here
+        cutaway download gpt2 shakespeare
+        cutaway download --verify         has anything in the cache changed?
+
+    In Python:
+        from cutaway import assets
+        assets.fetch("gpt2")              # {'encoder.json': Path(...), ...}
+    """
+    from cutaway import assets
+
+    wanted = tuple(assets.CATALOGUE) if all else names
+    verified = verify_all(wanted or held()) if verify else {}
+    if wanted:
+        _show_fetched(fetch_all(wanted), as_json=json)
+    elif verify:
+        _show_verified(verified, as_json=json)
+    else:
+        _show_catalogue(assets.status(), as_json=json)
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """What became of one asset: its files, or why it could not be had."""
+
+    name: str
+    files: dict[str, Path]
+    failure: str | None = None
+
+
+def fetch_all(names: Sequence[str]) -> list[Fetched]:
+    """Fetch assets one after the other, with progress on standard error, going on past those that cannot be had.
+
+    Raises ValueError for a name that is unknown, before anything is fetched.
+    """
+    from cutaway import assets
+
+    for name in names:
+        assets.locate(name)
+    fetched = []
+    for name in dict.fromkeys(names):
+        try:
+            with _progress() as report:
+                fetched.append(Fetched(name, assets.fetch(name, report=report)))
+        except assets.AssetError as error:
+            fetched.append(Fetched(name, {}, str(error)))
+    return fetched
+
+
+def verify_all(names: Sequence[str]) -> dict[str, list[str]]:
+    """Read assets in full; return for each a sentence about every file that is absent or changed, none when it is whole."""
+    from cutaway import assets
+
+    return {name: assets.verify(name) for name in names}
+
+
+def held() -> tuple[str, ...]:
+    """Return the assets of which the cache holds something, whole or not."""
+    from cutaway.assets import CATALOGUE, cache_dir
+
+    folder = cache_dir() / "assets"
+    return tuple(name for name, asset in CATALOGUE.items() if any((folder / name / file.name).is_file() for file in asset.files))
+
+
+@contextmanager
+def _progress() -> Iterator[Report]:
+    """Give a function that shows the bytes that have come; a pipe is told nothing until the end."""
+    from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        DownloadColumn(),
+        TimeRemainingColumn(compact=True),
+    )
+    console = stderr_console()
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        tasks: dict[str, TaskID] = {}
+
+        def report(n_done: int, n_total: int, what: str) -> None:
+            if what not in tasks:
+                tasks[what] = progress.add_task(what, total=n_total)
+            progress.update(tasks[what], completed=n_done, total=n_total)
+
+        yield report
+
+
+def _show_fetched(fetched: Sequence[Fetched], *, as_json: bool) -> None:
+    """Print what was fetched; raises AssetError with what could not be."""
+    from cutaway import assets
+
+    if as_json:
+        print_json([asdict(each) | {"files": {name: str(path) for name, path in each.files.items()}} for each in fetched])
+    else:
+        for each in fetched:
+            for path in each.files.values():
+                print(f"{each.name:16}{format_bytes(path.stat().st_size):>8}  {path}")
+    if failures := [each for each in fetched if each.failure]:
+        said = "\n".join(str(each.failure) for each in failures)
+        raise assets.AssetError(f"{len(failures)} of {len(fetched)} could not be fetched\n{said}")
+
+
+def _show_verified(verified: Mapping[str, list[str]], *, as_json: bool) -> None:
+    """Print what was found; raises AssetError when an asset is not whole."""
+    from cutaway.assets import AssetError
+
+    if as_json:
+        print_json(verified)
+    else:
+        for name, problems in verified.items():
+            print("; ".join(problems) or f"{name}: whole")
+    if changed := [name for name, problems in verified.items() if problems]:
+        raise AssetError(f"not everything is whole; `cutaway download {' '.join(changed)}` fetches it again")
+
+
+def _show_catalogue(rows: Sequence[AssetStatus], *, as_json: bool) -> None:
+    if as_json:
+        return print_json([asdict(row) for row in rows])
+    from cutaway.assets import cache_dir
+
+    console = stdout_console()
+    console.print(_catalogue_table(rows))
+    console.print(Text(f"\nThe cache is {cache_dir()}.", style="dim"), soft_wrap=True)
+    if absent := [row.name for row in rows if not row.is_present]:
+        console.print(Text(f"Fetch with `cutaway download {absent[0]}`, or all with --all.", style="dim"))
+    return None
+
+
+def _catalogue_table(rows: Sequence[AssetStatus]) -> Table:
+    grid = table("name", "kind", "size", "state", "what it is, and its licence", right=["size"])
+    for row in rows:
+        state = Text("here", style="green") if row.is_present else Text("absent", style="dim")
+        about = Text.assemble(row.about, (f"\n{row.licence}", "dim"))
+        grid.add_row(Text(row.name, style="cyan"), row.kind, format_bytes(row.size), state, about)
+    return grid

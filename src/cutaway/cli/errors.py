@@ -1,0 +1,87 @@
+"""The one place where an exception becomes a sentence and an exit code."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import traceback
+
+__all__ = ["UsageError", "report_error"]
+
+_MISTAKES = (ValueError, FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError)
+_HOW_TO_SEE = "run it again with CUTAWAY_TRACEBACK=1 to see where"
+
+
+class UsageError(ValueError):
+    """The command line itself cannot be understood."""
+
+
+def report_error(error: BaseException) -> int:
+    """Say on standard error in one sentence what went wrong, and return the exit code.
+
+    2: what was given cannot be used. 1: something failed. 130: interrupted. The traceback is shown when CUTAWAY_TRACEBACK is set.
+    """
+    if isinstance(error, BrokenPipeError):  # whoever read the output has enough; Python flushes once more at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    if os.environ.get("CUTAWAY_TRACEBACK", "0") not in ("", "0"):
+        traceback.print_exception(error)
+    code, sentence = _judge(error)
+    _print_error(sentence)
+    return code
+
+
+def _judge(error: BaseException) -> tuple[int, str]:
+    match error:
+        case KeyboardInterrupt():
+            return 130, "interrupted"
+        case OSError(errno=errno.ENOSPC | errno.EDQUOT):
+            return 1, f"the disk is full: {_file_of(error)} could not be written; free some space and run it again"
+        case OSError():
+            return 2 if isinstance(error, _MISTAKES) else 1, _describe_os_error(error)
+        case ValueError():
+            return 2, str(error)
+        case ModuleNotFoundError(name=str(module)) if module.partition(".")[0] != "cutaway":
+            return 1, f"the package {module.partition('.')[0]!r} is not installed; install it with pip"
+        case MemoryError() | RuntimeError() if _is_memory(error):
+            return 1, f"there is not enough memory ({_first_line(error)}): use a smaller batch, context or model"
+        case RuntimeError() if type(error) is not RuntimeError or _is_ours(error):
+            return 1, str(error)
+        case _:
+            return 1, f"this is a bug in cutaway ({type(error).__name__}: {_first_line(error)}); {_HOW_TO_SEE}"
+
+
+def _describe_os_error(error: OSError) -> str:
+    if error.errno is None or error.strerror is None:  # raised with a sentence
+        return str(error)
+    return f"{_file_of(error)}: {error.strerror[0].lower()}{error.strerror[1:]}"
+
+
+def _file_of(error: OSError) -> str:
+    return str(error.filename2 or error.filename or "a file")
+
+
+def _is_memory(error: BaseException) -> bool:
+    said = str(error).lower()
+    return isinstance(error, MemoryError) or "out of memory" in said or "can't allocate memory" in said
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Return whether cutaway itself raised the exception, and so chose its words."""
+    frames = list(traceback.walk_tb(error.__traceback__))
+    return bool(frames) and str(frames[-1][0].f_globals.get("__name__", "")).partition(".")[0] == "cutaway"
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), "no message")
+
+
+def _print_error(sentence: str) -> None:
+    from rich.text import Text
+
+    from cutaway.report import stderr_console
+
+    console = stderr_console()
+    message = Text.assemble(("cutaway: ", "bold red"), sentence)
+    console.print(message, soft_wrap=not console.is_terminal)  # a pipe gets whole lines, a terminal whole words

@@ -1,0 +1,77 @@
+"""The command's entry: it finds the verb, imports that verb's module alone, and turns errors into exit codes."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from cutaway.cli.errors import UsageError, report_error
+
+__all__ = ["VERBS", "main"]
+
+VERBS: dict[str, dict[str, str]] = {
+    "Start": {
+        "demo": "train a small GPT on Shakespeare in minutes, see it learn",
+    },
+    "Make": {
+        "train": "a model from a preset, or go on with a run",
+        "generate": "text from a run, a checkpoint or random weights",
+    },
+    "Look": {
+        "inspect": "a run: its configuration, parameters, loss curve, checkpoints",
+    },
+    "Set up": {
+        "download": "vocabularies and corpora: list, fetch, verify",
+        "doctor": "what this machine has: versions, device, memory, sources, compiler",
+    },
+}
+"""The verbs by group, in the order in which they are shown. `cutaway NAME` calls the function NAME of cutaway.cli.NAME."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command with the arguments given, the process's own unless given, and return its exit code."""
+    try:
+        for stream in (sys.stdout, sys.stderr):
+            if hasattr(stream, "reconfigure"):  # a character that the terminal lacks is no reason to stop
+                stream.reconfigure(errors="replace")
+        _run(list(sys.argv[1:] if arguments is None else arguments))
+        sys.stdout.flush()
+    except Exception as error:
+        return report_error(error)
+    except KeyboardInterrupt as error:
+        return report_error(error)
+    return 0
+
+
+def _run(arguments: list[str]) -> None:
+    match arguments:
+        case [] | ["-h" | "--help", *_]:
+            from cutaway.cli.help import print_overview
+
+            print_overview(VERBS)
+        case ["--version", *_]:
+            import cutaway
+
+            print(f"cutaway {cutaway.__version__}")
+        case [verb, *rest]:
+            _run_verb(verb, rest)
+
+
+def _run_verb(verb: str, arguments: list[str]) -> None:
+    known = [name for group in VERBS.values() for name in group]
+    if verb not in known:
+        near = difflib.get_close_matches(verb, known, n=1)
+        meant = f"did you mean `cutaway {near[0]}`?" if near else f"there are {', '.join(known)}"
+        raise UsageError(f"there is no command {verb!r}; {meant}")
+    from cutaway.cli.command import Command
+
+    command = Command(verb, getattr(import_module(f"cutaway.cli.{verb}"), verb))
+    before_dashes = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    if not {"-h", "--help"}.isdisjoint(before_dashes):
+        from cutaway.cli.help import print_help
+
+        print_help(command)
+    else:
+        command(arguments)

@@ -1,0 +1,156 @@
+"""The shape of a transformer as one immutable value."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal, Self, get_args
+
+from cutaway.presets import MODEL_PRESETS
+
+__all__ = ["Norm", "Position", "Activation", "BlockKind", "ModelConfig"]
+
+Norm = Literal["layernorm", "rmsnorm", "none"]
+Position = Literal["learned", "sinusoidal", "rotary", "attention_only", "none"]
+Activation = Literal["gelu", "gelu_new", "relu", "silu"]
+BlockKind = Literal["sequential", "parallel"]
+
+_DERIVED: Any = None  # a size that follows from the others unless it is given
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Every choice that makes one transformer differ from another; the defaults are GPT-2's.
+
+    Sizes left out follow from the others: `n_kv_heads = n_heads`, `d_head = d_model / n_heads`, `d_mlp = 4 d_model` (0 builds an
+    attention-only model), `d_vocab_out = d_vocab`, `rotary_dim = d_head`. Raises ValueError for sizes that do not fit together.
+
+    >>> ModelConfig(d_vocab=65, n_ctx=64, n_layers=4, n_heads=4, d_model=128).d_mlp
+    512
+    """
+
+    d_vocab: int
+    """Tokens in the vocabulary."""
+    n_ctx: int
+    """The most positions that the model reads."""
+    n_layers: int
+    n_heads: int
+    """Attention heads in a layer."""
+    d_model: int
+    """Width of the residual stream."""
+    n_kv_heads: int = _DERIVED
+    """Heads of keys and values, shared by groups of query heads."""
+    d_head: int = _DERIVED
+    d_mlp: int = _DERIVED
+    """Width of the hidden layer; 0 for attention alone."""
+    d_vocab_out: int = _DERIVED
+    """Logits, when they are not one for each token."""
+    norm: Norm = "layernorm"
+    norm_eps: float = 1e-5
+    norm_bias: bool = True
+    position: Position = "learned"
+    """attention_only adds learned positions to what queries and keys are made of, not to the residual stream."""
+    rotary_dim: int = _DERIVED
+    """Coordinates of each head that turn."""
+    rotary_base: float = 10_000.0
+    attn_bias: bool = True
+    is_causal: bool = True
+    """Whether a position sees none after it."""
+    act: Activation = "gelu_new"
+    """gelu_new is GPT-2's tanh form."""
+    gated_mlp: bool = False
+    mlp_bias: bool = True
+    block: BlockKind = "sequential"
+    """parallel reads attention and MLP from the same normalised stream."""
+    tie_embeddings: bool = True
+    """Whether the unembedding is the embedding."""
+    unembed_bias: bool = False
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._check_numbers()
+        for name, size in self._derived().items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, size)
+        self._check_fit()
+
+    def _derived(self) -> dict[str, int]:
+        d_head = self.d_model // self.n_heads
+        return {
+            "n_kv_heads": self.n_heads,
+            "d_head": d_head,
+            "d_mlp": 4 * self.d_model,
+            "d_vocab_out": self.d_vocab,
+            "rotary_dim": (self.d_head or d_head) if self.position == "rotary" else 0,
+        }
+
+    def _check_numbers(self) -> None:
+        for name in (
+            "d_vocab",
+            "n_ctx",
+            "n_layers",
+            "n_heads",
+            "d_model",
+            "n_kv_heads",
+            "d_head",
+            "d_mlp",
+            "d_vocab_out",
+        ):
+            size, least = getattr(self, name), 0 if name in ("d_mlp", "n_layers") else 1
+            if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size < least):
+                raise ValueError(f"{name} is {size!r}; expected a whole number of at least {least}")
+        for name, kind in (("norm", Norm), ("position", Position), ("act", Activation), ("block", BlockKind)):
+            if getattr(self, name) not in get_args(kind):
+                raise ValueError(f"{name} is {getattr(self, name)!r}; expected one of {', '.join(get_args(kind))}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout is {self.dropout}; expected at least 0 and less than 1")
+        if self.d_head is None and self.d_model % self.n_heads:
+            raise ValueError(
+                f"d_model {self.d_model} does not divide into n_heads {self.n_heads}: change one of them, or give d_head"
+            )
+
+    def _check_fit(self) -> None:
+        if self.n_heads % self.n_kv_heads:
+            raise ValueError(f"n_heads {self.n_heads} does not divide into n_kv_heads {self.n_kv_heads} groups")
+        if self.position == "rotary" and (self.rotary_dim % 2 or not 0 < self.rotary_dim <= self.d_head):
+            raise ValueError(
+                f"rotary_dim is {self.rotary_dim}; expected an even number of at most d_head {self.d_head}, as it turns pairs"
+            )
+        if self.tie_embeddings and self.d_vocab_out != self.d_vocab:
+            raise ValueError(
+                f"tied embeddings need d_vocab_out {self.d_vocab_out} equal to d_vocab {self.d_vocab}: set tie_embeddings=False"
+            )
+
+    @classmethod
+    def preset(cls, name: str, **changes: Any) -> Self:
+        """Return the named shape, with `changes` to its fields; raises ValueError for a name that is not known.
+
+        >>> ModelConfig.preset("gpt2", n_layers=2).n_layers
+        2
+        """
+        if name not in MODEL_PRESETS:
+            raise ValueError(f"there is no model preset {name!r}; there are {', '.join(MODEL_PRESETS)}")
+        return cls.from_dict({**MODEL_PRESETS[name], **changes})
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """Build a configuration from JSON's values; raises ValueError for a field that is unknown or missing."""
+        known = {field.name for field in fields(cls)}
+        if unknown := sorted(values.keys() - known):
+            raise ValueError(f"unknown configuration field(s) {', '.join(unknown)}; the fields are {', '.join(sorted(known))}")
+        required = ("d_vocab", "n_ctx", "n_layers", "n_heads", "d_model")
+        if missing := [name for name in required if name not in values]:
+            raise ValueError(f"the configuration lacks {', '.join(missing)}")
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return every field as a value that JSON can hold."""
+        return asdict(self)
+
+    def replace(self, **changes: Any) -> Self:
+        """Return a copy with some fields changed; sizes that follow from others follow again.
+
+        >>> ModelConfig.preset("gpt2").replace(d_model=384).d_mlp
+        1536
+        """
+        following = {name: _DERIVED for name, size in self._derived().items() if getattr(self, name) == size}
+        return replace(self, **{**following, **changes})

@@ -1,0 +1,19 @@
+"""From text to batches of token ids."""
+
+from cutaway.data.loader import Loader, validation_batches
+from cutaway.data.shards import TokenArray, read_shard, write_shard
+from cutaway.data.text import CORPORA, Corpus, read_corpus
+from cutaway.data.tokenized import split_tokens, tokenize_corpus
+
+__all__ = [
+    "CORPORA",
+    "Corpus",
+    "read_corpus",
+    "tokenize_corpus",
+    "split_tokens",
+    "TokenArray",
+    "write_shard",
+    "read_shard",
+    "Loader",
+    "validation_batches",
+]

@@ -1,0 +1,70 @@
+"""Token ids on disk, read through memory maps: llm.c's format written, and nanoGPT's and build-nanogpt's read too."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cutaway.runtime import atomic_path, atomic_write
+
+__all__ = ["TokenArray", "write_shard", "read_shard"]
+
+TokenArray = npt.NDArray[np.unsignedinteger[Any]]
+"""Token ids in the order of the text, 16 or 32 bits each, usually memory-mapped."""
+
+_HEADER_LENGTH = 256  # int32 values: magic, version, number of tokens, and zeros
+_FORMATS: dict[int, tuple[int, np.dtype[Any]]] = {
+    20240520: (1, np.dtype("<u2")),
+    20240801: (7, np.dtype("<u4")),
+}  # llm.c: magic -> version, dtype
+
+
+def write_shard(path: Path, tokens: npt.ArrayLike, *, d_vocab: int, manifest: dict[str, Any] | None = None) -> None:
+    """Write ids as llm.c does, 16 bits each up to 65,536 ids and 32 above, with `manifest` beside them as JSON.
+
+    Raises ValueError for ids that are not in the vocabulary.
+    """
+    magic = 20240520 if d_vocab <= 2**16 else 20240801
+    version, dtype = _FORMATS[magic]
+    ids = np.asarray(tokens)
+    if ids.size and not 0 <= ids.min() <= ids.max() < d_vocab:
+        raise ValueError(f"token ids run from {ids.min()} to {ids.max()}; expected 0 to {d_vocab - 1}")
+    header = np.zeros(_HEADER_LENGTH, dtype="<i4")
+    header[:3] = magic, version, ids.size
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        file.write(header.tobytes())
+        file.write(np.ascontiguousarray(ids, dtype=dtype).tobytes())
+    atomic_write(_manifest_path(path), json.dumps({"n_tokens": int(ids.size), "d_vocab": d_vocab, **(manifest or {})}, indent=2))
+
+
+def read_shard(path: Path) -> TokenArray:
+    """Map a shard of ids: llm.c's `.bin`, nanoGPT's bare 16-bit `.bin`, or build-nanogpt's `.npy`.
+
+    Raises ValueError for a file that is none of these or is shorter than it says.
+    """
+    if path.suffix == ".npy":
+        tokens: TokenArray = np.load(path, mmap_mode="r", allow_pickle=False)
+        if tokens.ndim != 1 or tokens.dtype.kind != "u":
+            raise ValueError(f"{path} holds a {tokens.ndim}-dimensional array of {tokens.dtype}; expected a list of token ids")
+        return tokens
+    size = path.stat().st_size
+    if size >= 4 * _HEADER_LENGTH:
+        magic, version, n_tokens = (int(value) for value in np.fromfile(path, dtype="<i4", count=3))
+        if magic in _FORMATS:
+            known_version, dtype = _FORMATS[magic]
+            if version != known_version:
+                raise ValueError(f"{path} is a token shard of version {version}; expected {known_version}")
+            if size != 4 * _HEADER_LENGTH + n_tokens * dtype.itemsize:
+                raise ValueError(f"{path} should hold {n_tokens} tokens and is {size} bytes long: it was cut short; make it again")
+            return np.memmap(path, dtype=dtype, mode="r", offset=4 * _HEADER_LENGTH, shape=(n_tokens,))
+    if size == 0 or size % 2:
+        raise ValueError(f"{path} is {size} bytes long, which is no list of 16-bit token ids")
+    return np.memmap(path, dtype="<u2", mode="r")
+
+
+def _manifest_path(path: Path) -> Path:
+    return path.with_name(path.name + ".json")

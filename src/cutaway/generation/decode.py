@@ -1,0 +1,57 @@
+"""Decoding: read, choose, append, until every row is done."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+
+from cutaway.generation.cached import CachedDecoder
+from cutaway.generation.compiled import CompiledDecoder
+from cutaway.generation.sampling import RowStreams, Sampling, draw, shaped_log_probs
+from cutaway.model import Transformer
+from cutaway.runtime import evaluating
+
+__all__ = ["decode"]
+
+
+def decode(
+    model: Transformer,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    sampling: Sampling,
+    seed: int = 0,
+    n_ids: int | None = None,
+    is_done: Callable[[int, int], bool] | None = None,
+    tell: Callable[[str], None] = warnings.warn,
+    compile: bool = False,
+) -> Iterator[list[tuple[int, int]]]:
+    """Yield at each step the rows still going, each with its new token, as (row, token).
+
+    A row ends after the token for which `is_done(row, token)` holds; ids from `n_ids` on are never chosen. What a row gets does
+    not depend on the other rows. `tell` hears once of anything that changes the cost.
+    """
+    if max_new_tokens < 0:
+        raise ValueError(f"max_new_tokens is {max_new_tokens}; expected at least 0")
+    if compile and len(prompts) == 1:
+        decoder: CachedDecoder = CompiledDecoder(model, prompts, max_new_tokens=max_new_tokens, tell=tell)
+    else:
+        decoder = CachedDecoder(model, prompts, max_new_tokens=max_new_tokens)
+    streams = RowStreams(seed, [tuple(prompt) for prompt in prompts])
+    going = set(range(len(prompts)))
+    tokens: list[int] = []
+    is_told = False
+    for step in range(max_new_tokens):
+        with evaluating(model):  # not around the yield: whoever reads the tokens keeps their own modes
+            logits = decoder.read_prompts() if step == 0 else decoder.append(tokens)
+            log_probs = shaped_log_probs(logits[:, :n_ids], sampling, seen=decoder.rows)
+            tokens = draw(log_probs, streams.uniforms()).tolist()
+        if decoder.is_sliding and not is_told:
+            is_told = True
+            n_ctx = model.config.n_ctx
+            tell(f"past the context of {n_ctx} tokens each new token reads the last {n_ctx} anew, which is slower")
+        chosen = [(row, tokens[row]) for row in sorted(going)]
+        going -= {row for row, token in chosen if is_done and is_done(row, token)}
+        yield chosen
+        if not going:
+            return

@@ -1,0 +1,129 @@
+"""Hooks: functions that see, and may replace, the activations of one forward pass.
+
+A hook is an argument of the call and never a property of the model. Inside the model stands `x = hooks("resid_pre", x)`: the tensor
+handed in is the tensor consumed. `NO_HOOKS`, the default, hands every tensor back and asks for nothing.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Self
+
+from jaxtyping import Float
+from torch import Tensor
+
+__all__ = ["Hook", "Hooks", "NO_HOOKS", "canonical_name", "recording", "replacing"]
+
+Hook = Callable[[Tensor, str], Tensor | None]
+"""A function of an activation and its full name: None looks, a tensor replaces."""
+
+
+class Hooks:
+    """Functions to call by activation name; names may be globs and may be spelled as TransformerLens does.
+
+    `functions` maps a name or glob (`"blocks.*.attn.pattern"`) to one function or several, which run in the order given.
+
+    >>> norms = {}
+    >>> hooks = Hooks({"blocks.*.resid_post": lambda resid, name: norms.update({name: resid.norm().item()})})
+    """
+
+    def __init__(self, functions: Mapping[str, Hook | Sequence[Hook]]) -> None:
+        self._prefix = ""
+        self._functions: dict[str, list[Hook]] = {}
+        for name, given in functions.items():
+            each = [given] if callable(given) else list(given)
+            self._functions.setdefault(canonical_name(name), []).extend(each)
+        self._fired: dict[str, set[str]] = {pattern: set() for pattern in self._functions}
+        self._resolved: dict[str, list[tuple[str, Hook]]] = {}
+
+    def __call__(self, name: str, x: Tensor) -> Tensor:
+        """Return what the model goes on with: `x`, or what a hook made of it.
+
+        Raises ValueError when a hook returns a tensor of another shape.
+        """
+        full = self._prefix + name
+        for pattern, function in self._matching(full):
+            self._fired[pattern].add(full)
+            replaced = function(x, full)
+            if replaced is not None:
+                if not isinstance(replaced, Tensor) or replaced.shape != x.shape:
+                    got = tuple(replaced.shape) if isinstance(replaced, Tensor) else type(replaced).__name__
+                    raise ValueError(f"the hook on {full!r} returned {got}; expected a tensor of shape {tuple(x.shape)} or None")
+                x = replaced
+        return x
+
+    def at(self, *scope: str | int) -> Self:
+        """Return the same hooks as a part of the model sees them: `hooks.at("blocks", 3)("resid_pre", x)`."""
+        scoped = object.__new__(type(self))
+        scoped.__dict__.update(self.__dict__)
+        scoped._prefix = self._prefix + "".join(f"{part}." for part in scope)
+        return scoped
+
+    def wants(self, *names: str) -> bool:
+        """Whether any hook asks for one of these activations, which cost something to compute."""
+        return any(self._matching(self._prefix + name) for name in names)
+
+    def check_fired(self, known_names: Callable[[], Iterable[str]]) -> None:
+        """Raise ValueError if a name or glob given never fired, with the nearest of the names there are."""
+        silent = [pattern for pattern, names in self._fired.items() if not names]
+        if not silent:
+            return
+        known = list(known_names())
+        near = [name for pattern in silent for name in difflib.get_close_matches(pattern, known, n=3, cutoff=0.3)]
+        hint = f"; the nearest names are {', '.join(dict.fromkeys(near))}" if near else ""
+        raise ValueError(f"no activation is called {' or '.join(map(repr, silent))} in this run{hint}")
+
+    def _matching(self, full: str) -> list[tuple[str, Hook]]:
+        if full not in self._resolved:
+            self._resolved[full] = [
+                (pattern, function)
+                for pattern, functions in self._functions.items()
+                if fnmatchcase(full, pattern)
+                for function in functions
+            ]
+        return self._resolved[full]
+
+
+class _NoHooks(Hooks):
+    """What a call without hooks passes down: everything goes through, nothing is wanted."""
+
+    def __init__(self) -> None:
+        super().__init__({})
+
+    def __call__(self, name: str, x: Tensor) -> Tensor:  # noqa: ARG002
+        return x
+
+    def at(self, *scope: str | int) -> Self:  # noqa: ARG002
+        return self
+
+    def wants(self, *names: str) -> bool:  # noqa: ARG002
+        return False
+
+
+NO_HOOKS: Hooks = _NoHooks()
+
+
+def canonical_name(name: str) -> str:
+    """Return our spelling of an activation's name or glob, given TransformerLens's or ours.
+
+    >>> canonical_name("blocks.3.attn.hook_pattern"), canonical_name("hook_embed"), canonical_name("blocks.*.resid_post")
+    ('blocks.3.attn.pattern', 'embed', 'blocks.*.resid_post')
+    """
+    *scope, last = name.split(".")
+    return ".".join([*scope, last.removeprefix("hook_")])
+
+
+def recording(*names: str) -> tuple[Hooks, dict[str, Float[Tensor, "..."]]]:
+    """Return hooks that keep the activations of these names or globs, and the dictionary they are kept in.
+
+    >>> hooks, activations = recording("blocks.*.attn.pattern", "logits")
+    """
+    activations: dict[str, Tensor] = {}
+    return Hooks({name: lambda x, full: activations.update({full: x}) for name in names}), activations
+
+
+def replacing(tensors: Mapping[str, Float[Tensor, "..."]]) -> Hooks:
+    """Return hooks that put these tensors in the place of the activations of their names."""
+    return Hooks({name: lambda _x, _full, tensor=tensor: tensor for name, tensor in tensors.items()})  # type: ignore[misc]

@@ -1,0 +1,47 @@
+"""What this machine can do at most: matrix products and memory reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cutaway.measure.timing import seconds
+from cutaway.runtime import compiler
+
+__all__ = ["Limits", "measure_limits"]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The best rates seen, in GFLOP/s of square matrix products and GB/s of memory read once."""
+
+    gflops_per_s: float
+    read_gb_per_s: float
+
+
+def measure_limits(dtype: torch.dtype = torch.float32, *, device: torch.device | str = "cpu", size: int = 2048) -> Limits:
+    """Multiply two square matrices and add up half a gigabyte, several times; the best of each counts, as a limit should."""
+    left, right = torch.randn(2, size, size, device=device).to(dtype)
+    product_s = min(seconds(_finishing(lambda: left @ right), n_rounds=1) for _ in range(7))
+    memory = torch.ones(2**29 // dtype.itemsize, device=device, dtype=dtype)
+    rows = memory.view(-1, 4096)
+    reads: list[Callable[[], Tensor]] = [lambda: memory.sum(dtype=torch.float32)]
+    if compiler():  # a plain loop over the rows reads faster than torch's own sum
+        add_up = torch.compile(lambda x: x.sum(dim=-1, dtype=torch.float32))
+        reads.append(lambda: add_up(rows))
+    read_s = min(seconds(_finishing(read), n_rounds=1) for read in reads for _ in range(7))
+    return Limits(gflops_per_s=2 * size**3 / product_s / 1e9, read_gb_per_s=memory.nbytes / read_s / 1e9)
+
+
+def _finishing(function: Callable[[], Tensor]) -> Callable[[], None]:
+    """Return a function that returns when the device is done."""
+
+    def finish() -> None:
+        result = function()
+        if result.is_cuda:
+            torch.cuda.synchronize(result.device)
+
+    return finish

@@ -1,0 +1,90 @@
+"""Normalisation of each position's residual vector."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from cutaway.config import Norm
+from cutaway.hooks import NO_HOOKS, Hooks
+
+__all__ = ["LayerNorm", "RMSNorm", "NoNorm", "make_norm"]
+
+
+class LayerNorm(nn.Module):
+    """`(x - mean) / scale * weight + bias` with `scale = sqrt(var + eps)` (Ba et al. 2016).
+
+    Hooks: `scale`, computed apart only when asked for, and `normalized`, the output.
+
+    >>> LayerNorm(d_model=8)(torch.randn(2, 5, 8)).shape
+    torch.Size([2, 5, 8])
+    """
+
+    def __init__(self, d_model: int, *, eps: float = 1e-5, bias: bool = True) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(d_model))
+        self.bias = nn.Parameter(torch.zeros(d_model)) if bias else None
+
+    def forward(self, x: Float[Tensor, "... d_model"], *, hooks: Hooks = NO_HOOKS) -> Float[Tensor, "... d_model"]:
+        """Normalise the last axis; 16-bit inputs are normalised in float32."""
+        if not hooks.wants("scale"):
+            return hooks("normalized", F.layer_norm(x, x.shape[-1:], self.weight, self.bias, self.eps))
+        wide = _at_least_float32(x)
+        centred = wide - wide.mean(-1, keepdim=True)
+        scale = hooks("scale", (centred.square().mean(-1, keepdim=True) + self.eps).sqrt())
+        normalized = centred / scale * self.weight
+        if self.bias is not None:
+            normalized = normalized + self.bias
+        return hooks("normalized", normalized.to(x.dtype))
+
+
+class RMSNorm(LayerNorm):
+    """`x / scale * weight` with `scale = sqrt(mean(x^2) + eps)` (Zhang & Sennrich 2019).
+
+    Hooks: `scale` and `normalized`, as in LayerNorm.
+
+    >>> RMSNorm(d_model=8)(torch.randn(2, 5, 8)).shape
+    torch.Size([2, 5, 8])
+    """
+
+    def __init__(self, d_model: int, *, eps: float = 1e-5, bias: bool = False) -> None:
+        super().__init__(d_model, eps=eps, bias=bias)
+
+    def forward(self, x: Float[Tensor, "... d_model"], *, hooks: Hooks = NO_HOOKS) -> Float[Tensor, "... d_model"]:
+        """Normalise the last axis; 16-bit inputs are normalised in float32."""
+        wide = _at_least_float32(x)
+        scale = hooks("scale", (wide.square().mean(-1, keepdim=True) + self.eps).sqrt())
+        normalized = (wide / scale).to(x.dtype) * self.weight
+        if self.bias is not None:
+            normalized = normalized + self.bias
+        return hooks("normalized", normalized)
+
+
+class NoNorm(nn.Module):
+    """`x` as it is, for models without normalisation; no hooks, as nothing is computed."""
+
+    def __init__(self, d_model: int, *, eps: float = 0.0, bias: bool = False) -> None:  # noqa: ARG002
+        super().__init__()
+
+    def forward(self, x: Float[Tensor, "... d_model"], *, hooks: Hooks = NO_HOOKS) -> Float[Tensor, "... d_model"]:  # noqa: ARG002
+        """Return `x`."""
+        return x
+
+
+_NORMS: dict[Norm, type[LayerNorm] | type[NoNorm]] = {
+    "layernorm": LayerNorm,
+    "rmsnorm": RMSNorm,
+    "none": NoNorm,
+}
+
+
+def make_norm(norm: Norm, d_model: int, *, eps: float = 1e-5, bias: bool = True) -> LayerNorm | NoNorm:
+    """Return the normalisation of this name."""
+    return _NORMS[norm](d_model, eps=eps, bias=bias)
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))

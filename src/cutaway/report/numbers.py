@@ -1,0 +1,61 @@
+"""Sizes, counts and times as people read them."""
+
+from __future__ import annotations
+
+__all__ = ["format_bytes", "format_count", "format_duration", "format_share"]
+
+
+def format_bytes(n_bytes: float | None) -> str:
+    """Return a size in the unit that keeps it short, powers of 1000; `-` for a size that is not known.
+
+    >>> format_bytes(1_115_394), format_bytes(812), format_bytes(None)
+    ('1.1 MB', '812 B', '-')
+    """
+    if n_bytes is None:
+        return "-"
+    size = float(n_bytes)
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 999.5:
+            return f"{size:.0f} {unit}" if unit == "B" or size >= 99.95 else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"
+
+
+def format_count(count: float) -> str:
+    """Return a count in three digits or so.
+
+    >>> format_count(950), format_count(15_600), format_count(124_439_808)
+    ('950', '15.6k', '124M')
+    """
+    value = float(count)
+    for unit in ("", "k", "M", "B"):
+        if abs(value) < 999.5:
+            return f"{value:.0f}{unit}" if not unit or abs(value) >= 99.95 else f"{value:.1f}{unit}"
+        value /= 1000
+    return f"{value:.1f}T"
+
+
+def format_duration(time_s: float) -> str:
+    """Return a time in its two largest units.
+
+    >>> format_duration(0.049), format_duration(12.34), format_duration(103), format_duration(7_300)
+    ('49 ms', '12.3 s', '1 min 43 s', '2 h 01 min')
+    """
+    if time_s < 0.9995:
+        return f"{time_s * 1000:.0f} ms"
+    if time_s < 59.95:
+        return f"{time_s:.1f} s"
+    minutes, seconds = divmod(round(time_s), 60)
+    if minutes < 60:
+        return f"{minutes} min {seconds:02d} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min"
+
+
+def format_share(part: float, whole: float) -> str:
+    """Return a part in percent of the whole.
+
+    >>> format_share(1, 3), format_share(0, 0)
+    ('33.3 %', '-')
+    """
+    return f"{100 * part / whole:.1f} %" if whole else "-"

@@ -1,0 +1,79 @@
+"""Small helpers around rich: where text goes, and the one style that tables have."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from rich.box import Box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+__all__ = ["stdout_console", "stderr_console", "is_unicode", "table", "fields_table", "print_json"]
+
+# A thin rule under the header and above the footer, no frame: what stands in the table is its own frame.
+_RULES = Box("    \n    \n ── \n    \n    \n ── \n    \n    \n")
+
+
+def stdout_console() -> Console:
+    """Return the console for results: the terminal's width, 80 columns when piped; NO_COLOR is respected."""
+    return Console(highlight=False)
+
+
+def stderr_console() -> Console:
+    """Return the console for progress and errors."""
+    return Console(stderr=True, highlight=False)
+
+
+def is_unicode(console: Console) -> bool:
+    """Return whether the console's encoding has the drawing characters."""
+    return not console.options.ascii_only
+
+
+def table(*headers: str, right: Collection[str] = (), title: str | None = None, footer: Mapping[str, str] | None = None) -> Table:
+    """Return an empty table of the house style; the columns named in `right` hold numbers and align right.
+
+    Cells are plain text, or rich's Text where they have a colour; `footer` gives some columns a last line. Columns are never cut:
+    where the table is too wide, cells go on in the next line.
+    """
+    grid = Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=_RULES,
+        show_edge=False,
+        show_footer=footer is not None,
+        header_style="bold",
+        footer_style="bold",
+        border_style="dim",
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
+    for header in headers:
+        grid.add_column(header, (footer or {}).get(header, ""), justify="right" if header in right else "left", overflow="fold")
+    return grid
+
+
+def fields_table(fields: Mapping[str, object], *, title: str | None = None, style: str = "") -> Table:
+    """Return names and values in two columns, the names dimmed."""
+    grid = Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=None,
+        show_header=False,
+        padding=(0, 2, 0, 0),
+        pad_edge=False,
+    )
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column(style=style, overflow="fold")
+    for name, value in fields.items():
+        grid.add_row(name, value if isinstance(value, Text) else Text(str(value)))
+    return grid
+
+
+def print_json(value: Any) -> None:
+    """Print a value for a program to read: indented JSON on standard output, never coloured."""
+    print(json.dumps(value, indent=2, ensure_ascii=True))

@@ -1,0 +1,157 @@
+"""What every floor needs from the machine: a device, a dtype, generators, files that are whole or absent."""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # torch takes two seconds to import: only the functions that need it do
+    import torch
+    from torch import nn
+
+__all__ = [
+    "pick_device",
+    "describe_device",
+    "peak_memory_gib",
+    "compiler",
+    "seeded_generator",
+    "atomic_path",
+    "atomic_write",
+    "remove_path",
+    "evaluating",
+    "is_main_process",
+    "n_processes",
+]
+
+
+def pick_device(name: str | None = None) -> torch.device:
+    """Return the device called `name`, or without a name the fastest present: CUDA or ROCm, Apple's, the CPU.
+
+    Raises ValueError when the device named is unknown or absent.
+    """
+    import torch
+
+    has_cuda, has_mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    if name is None or name == "auto":
+        return torch.device("cuda" if has_cuda else "mps" if has_mps else "cpu")
+    present = ["cpu"] + ["cuda"] * has_cuda + ["mps"] * has_mps
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"{name!r} is not a device; this machine has {', '.join(present)}") from None
+    if device.type not in present:
+        raise ValueError(f"device {name!r} is not on this machine, which has {', '.join(present)}")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device {name!r} is not on this machine, which has {torch.cuda.device_count()} such device(s)")
+    return device
+
+
+def describe_device(device: torch.device) -> str:
+    """Return one line a person can check: the device's name, and for a CPU its threads."""
+    import torch
+
+    if device.type == "cuda":
+        kind = "ROCm" if torch.version.hip else "CUDA"
+        return f"{torch.cuda.get_device_name(device)} ({kind})"
+    if device.type == "mps":
+        return "Apple GPU (mps)"
+    return f"CPU, {torch.get_num_threads()} threads"
+
+
+def peak_memory_gib(device: torch.device) -> float:
+    """Return the most memory used so far in GiB: of the device, or for a CPU of this process."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    if device.type == "mps":
+        return torch.mps.driver_allocated_memory() / 2**30
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss counts bytes on macOS and kibibytes on Linux
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
+def compiler() -> str | None:
+    """Return the C++ compiler that torch.compile would use on a CPU, None where there is none."""
+    named = os.environ.get("CXX")
+    return next((path for name in [named, "g++", "clang++", "c++"] if name and (path := shutil.which(name))), None)
+
+
+def seeded_generator(seed: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """Return a generator of its own: the global random state is neither read nor changed."""
+    import torch
+
+    return torch.Generator(device).manual_seed(seed)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Run without dropout and without gradients, and leave the model in the mode it was in."""
+    import torch
+
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        model.train(was_training)
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Give a temporary sibling to write, file or folder, and rename it to `path` once it is on the disk.
+
+    Whatever interrupts the writing, `path` is either as it was or whole.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    remove_path(temporary)
+    try:
+        yield temporary
+        for file in [temporary, *temporary.rglob("*")]:
+            _fsync(file)
+        temporary.rename(path)
+        _fsync(path.parent)
+    except BaseException:
+        remove_path(temporary)
+        raise
+
+
+def atomic_write(path: Path, content: str | bytes) -> None:
+    """Write a file so that a reader sees the old content or the new one, never a part."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_path(path: Path) -> None:
+    """Remove a file or a folder with what is in it; nothing happens where there is none."""
+    if path.is_dir():
+        for child in path.iterdir():
+            remove_path(child)
+        path.rmdir()
+    else:
+        path.unlink(missing_ok=True)
+
+
+def is_main_process() -> bool:
+    """Whether this process may talk and write: rank 0, or the only one."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def n_processes() -> int:
+    """Return how many processes torchrun started, 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))

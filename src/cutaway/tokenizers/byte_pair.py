@@ -1,0 +1,132 @@
+"""Byte-pair encoding at full speed: the same ids as the code in `bpe`, computed by tiktoken's engine."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from cutaway import assets
+from cutaway.tokenizers.base import END_OF_TEXT, Tokenizer
+from cutaway.tokenizers.bpe import BPETokenizer
+from cutaway.tokenizers.byte_level import BYTES, CL100K_PATTERN, GPT2_PATTERN, from_letters, to_letters
+
+if TYPE_CHECKING:
+    import tiktoken
+
+__all__ = ["BytePairTokenizer"]
+
+# Source: openai/tiktoken, tiktoken_ext/openai_public.py. The ids between them are unused.
+_CL100K_SPECIAL_TOKENS = {
+    END_OF_TEXT: 100257,
+    "<|fim_prefix|>": 100258,
+    "<|fim_middle|>": 100259,
+    "<|fim_suffix|>": 100260,
+    "<|endofprompt|>": 100276,
+}
+
+_LONGEST_BLANK = 500_000
+"""At about a million blanks in a row the engine panics, which `except Exception` does not catch (compare openai/tiktoken#15)."""
+
+
+class BytePairTokenizer(Tokenizer):
+    """Any byte-level vocabulary: its tokens in the order in which they are merged, and how text is cut into words.
+
+    The engine joins the two neighbours whose bytes together are the earliest of `tokens`: for merges that were learnt this is
+    byte-pair encoding. A token's id is its place in `tokens`, or what `ids` says at that place.
+    Raises ValueError for a token that is empty or comes twice, and for ids that are not one each.
+    """
+
+    kind = "byte_pair"
+
+    def __init__(
+        self,
+        tokens: Sequence[bytes] = BYTES,
+        *,
+        pattern: str = GPT2_PATTERN,
+        special_tokens: Mapping[str, int] | None = None,
+        ids: Sequence[int] | None = None,
+    ) -> None:
+        self.tokens, self.pattern = list(tokens), pattern
+        self.ids = list(range(len(tokens)) if ids is None else ids)
+        if b"" in self.tokens or len(set(self.tokens)) < len(self.tokens):
+            raise ValueError("a token is empty or comes twice; give each token's bytes once")
+        if len(self.ids) != len(self.tokens) or len(set(self.ids)) < len(self.ids):
+            raise ValueError(f"{len(self.tokens)} tokens and {len(set(self.ids))} different ids; give each token its own id")
+        super().__init__(dict(zip(self.ids, self.tokens, strict=True)), special_tokens=special_tokens or {})
+
+    @classmethod
+    def from_bpe(cls, bpe: BPETokenizer) -> Self:
+        """Return the same tokenizer on the engine: where the merges were learnt from text, every text has the same ids.
+
+        Except around characters so new that only one of the two knows them for letters: the engine and the `regex` package each
+        have their own tables of Unicode.
+        """
+        n_ordinary = bpe.d_vocab - len(bpe.special_tokens)
+        tokens = [bpe.decode_bytes([token_id]) for token_id in range(n_ordinary)]
+        return cls(tokens, pattern=GPT2_PATTERN, special_tokens=bpe.special_tokens)
+
+    @classmethod
+    def gpt2(cls) -> Self:
+        """Return GPT-2's tokenizer, 50,257 tokens. Raises AssetError when its files are neither here nor to be had."""
+        files = assets.fetch("gpt2")
+        return cls.from_bpe(BPETokenizer.from_gpt2_files(files["encoder.json"], files["vocab.bpe"]))
+
+    @classmethod
+    def cl100k(cls) -> Self:
+        """Return cl100k (GPT-3.5 and GPT-4), 100,277 ids. Raises AssetError when its file is neither here nor to be had."""
+        tokens = _read_tiktoken_file(assets.fetch("cl100k")["cl100k_base.tiktoken"])
+        return cls(tokens, pattern=CL100K_PATTERN, special_tokens=_CL100K_SPECIAL_TOKENS)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the pattern, the tokens in letters (`"Ġthe"`), their ids (null where each is its place) and the special tokens."""
+        return {
+            "kind": self.kind,
+            "pattern": self.pattern,
+            "special_tokens": self.special_tokens,
+            "ids": None if self.ids == list(range(len(self.ids))) else self.ids,
+            "tokens": [to_letters(token) for token in self.tokens],
+        }
+
+    @classmethod
+    def from_state_dict(cls, state: Mapping[str, Any]) -> Self:
+        """Return the tokenizer of the state; no file and no network is needed."""
+        tokens = [from_letters(letters) for letters in state["tokens"]]
+        return cls(tokens, pattern=state["pattern"], special_tokens=state["special_tokens"], ids=state["ids"])
+
+    def _encode_ordinary(self, text: str) -> list[int]:
+        if len(text) > _LONGEST_BLANK and re.search(rf"\s{{{_LONGEST_BLANK}}}", text):
+            raise ValueError(
+                f"the text has {_LONGEST_BLANK:,} blank characters in a row, too many for the engine to cut; remove some"
+            )
+        places = self._engine.encode_ordinary(text)
+        try:
+            return [self.ids[place] for place in places]
+        except IndexError:
+            lacking = sorted(f"{place - len(self.tokens):#04x}" for place in set(places) if place >= len(self.tokens))
+            raise ValueError(
+                f"the vocabulary has no token for the byte(s) {', '.join(lacking)} of this text; remove the characters that "
+                "have them, or use a vocabulary with all 256 bytes"
+            ) from None
+
+    @cached_property
+    def _engine(self) -> tiktoken.Encoding:
+        import tiktoken
+
+        places = {token: place for place, token in enumerate(self.tokens)}
+        # The engine needs every byte: those that the vocabulary lacks come last, and are refused when they are met.
+        places |= {byte: len(self.tokens) + byte[0] for byte in BYTES if byte not in places}
+        # It drops what no alternative matches: a last one takes any character by itself, so that nothing is lost.
+        pattern = f"{self.pattern}|(?s:.)"
+        return tiktoken.Encoding(self.kind, pat_str=pattern, mergeable_ranks=places, special_tokens={})
+
+
+def _read_tiktoken_file(path: Path) -> list[bytes]:
+    """Read tiktoken's format, a token in base64 and its rank a line. Raises ValueError when ranks are not 0, 1, 2, ..."""
+    lines = [line.split() for line in path.read_bytes().splitlines() if line]
+    if [int(rank) for _, rank in lines] != list(range(len(lines))):
+        raise ValueError(f"the ranks in {path} are not 0, 1, 2, ...; expected tiktoken's own file")
+    return [base64.b64decode(token) for token, _ in lines]

@@ -1,0 +1,42 @@
+"""Reading back what `Tokenizer.save` wrote."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cutaway.tokenizers.base import Tokenizer
+from cutaway.tokenizers.bpe import BPETokenizer
+from cutaway.tokenizers.byte_pair import BytePairTokenizer
+from cutaway.tokenizers.char import CharTokenizer
+
+__all__ = ["load_tokenizer"]
+
+_KINDS: dict[str, type[Tokenizer]] = {each.kind: each for each in (CharTokenizer, BPETokenizer, BytePairTokenizer)}
+
+
+def load_tokenizer(source: str | Path | Mapping[str, Any]) -> Tokenizer:
+    """Return the tokenizer of a JSON file, or of a state as `state_dict` gives it.
+
+    Raises FileNotFoundError when there is no such file, and ValueError when it holds no tokenizer of cutaway's.
+    """
+    if isinstance(source, Mapping):
+        name, state = "the state", source
+    else:
+        name, state = str(source), _read_json(Path(source))
+    kind = state.get("kind") if isinstance(state, Mapping) else None
+    if not isinstance(kind, str) or kind not in _KINDS:
+        raise ValueError(f"{name} is of kind {kind!r}; expected a tokenizer saved by cutaway, of kind {', '.join(_KINDS)}")
+    try:
+        return _KINDS[kind].from_state_dict(state)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{name} is no whole {kind} tokenizer ({type(error).__name__}: {error}); save it again") from error
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON ({error}); expected a tokenizer saved by cutaway") from error

@@ -1,0 +1,95 @@
+"""Checkpoints: everything a run needs to go on as if it had never stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from cutaway.model import Transformer
+from cutaway.runs import Checkpoint
+from cutaway.runtime import atomic_path, atomic_write, remove_path
+from cutaway.weights import check_tensors, load_model, read_config, read_tensors, save_model
+
+__all__ = ["TrainState", "save_checkpoint", "load_checkpoint", "clear_unfinished"]
+
+_AVERAGES = ("exp_avg", "exp_avg_sq")  # AdamW's running means of gradient and squared gradient
+
+
+@dataclass
+class TrainState:
+    """What changes as training goes: the weights, their averages, the place in the data, and the steps done."""
+
+    model: Transformer
+    optimizer: torch.optim.AdamW
+    loader: dict[str, int]
+    step: int = 0
+    time_s: float = 0.0
+
+
+def save_checkpoint(state: TrainState, folder: Path) -> Path:
+    """Write `step-000500` into `folder` and point `latest` at it; whatever interrupts, older checkpoints stay whole.
+
+    The hashes in `state.json` tell a damaged file when it is read.
+    """
+    path = folder / f"step-{state.step:06d}"
+    if not path.exists():
+        with atomic_path(path) as temporary:
+            temporary.mkdir()
+            save_model(state.model, temporary)
+            save_file(_averages(state), temporary / "optimizer.safetensors")
+            values = {
+                "step": state.step,
+                "time_s": state.time_s,
+                "loader": state.loader,
+                "sha256": {file.name: _sha256(file) for file in sorted(temporary.iterdir())},
+            }
+            (temporary / "state.json").write_text(json.dumps(values, indent=2))
+    atomic_write(folder / "latest", path.name + "\n")
+    return path
+
+
+def load_checkpoint(path: Path, state: TrainState) -> None:
+    """Put a checkpoint's values into `state`; raises ValueError for a damaged one or one of another configuration."""
+    values = Checkpoint.at(path).verify()
+    config = read_config(path / "config.json")
+    if config != state.model.config:
+        ours, theirs = state.model.config.to_dict(), config.to_dict()
+        differing = ", ".join(f"{name} {theirs[name]} (not {ours[name]})" for name in ours if ours[name] != theirs[name])
+        raise ValueError(f"{path} belongs to another configuration: it has {differing}")
+    state.model.load_state_dict(load_model(path).state_dict())
+    averages = read_tensors(path / "optimizer.safetensors") if values["step"] else {}
+    names = dict(state.model.named_parameters())
+    expected = {f"{name}.{average}": weight.shape for name, weight in names.items() for average in _AVERAGES}
+    check_tensors(averages, expected if averages else {}, source=path / "optimizer.safetensors")
+    for name, weight in names.items() if averages else ():
+        state.optimizer.state[weight] = {
+            "step": torch.tensor(float(values["step"]), device=weight.device),
+            **{average: averages[f"{name}.{average}"].to(weight.device) for average in _AVERAGES},
+        }
+    state.step, state.time_s, state.loader = values["step"], values["time_s"], values["loader"]
+
+
+def clear_unfinished(folder: Path) -> None:
+    """Remove what a writer that was killed left in the checkpoints' folder."""
+    for rest in folder.glob(".*.tmp"):
+        remove_path(rest)
+
+
+def _averages(state: TrainState) -> dict[str, Tensor]:
+    return {
+        f"{name}.{average}": state.optimizer.state[weight][average].contiguous()
+        for name, weight in state.model.named_parameters()
+        for average in _AVERAGES
+        if weight in state.optimizer.state
+    }
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,157 @@
+"""Everything that decides a training run, as one immutable value."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal, Self
+
+from cutaway.config import ModelConfig
+
+__all__ = ["TrainConfig", "TRAIN_PRESETS", "expected_loss"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """What to train, on what, how long and how; presets by `TrainConfig.preset("shakespeare-char")`.
+
+    Raises ValueError for values that cannot work.
+    """
+
+    model: ModelConfig
+    """The model's shape; its `d_vocab` is replaced by the tokenizer's."""
+    name: str = "run"
+    """What the run directory is called unless `out` is given."""
+    data: str = "tinyshakespeare"
+    """A text file, a folder, a glob, or a corpus: tinyshakespeare, shakespeare, stdlib."""
+    tokenizer: str = "char"
+    """char, bpe-N (N tokens, trained on the data), gpt2, cl100k, or a tokenizer.json."""
+    out: str | None = None
+    """The run directory; a new one under ./runs unless given."""
+    n_steps: int = 2000
+    batch_size: int = 12
+    n_accumulate: int = 1
+    """Batches whose gradients are averaged before each step."""
+    learning_rate: float = 1e-3
+    min_learning_rate: float = 1e-4
+    n_warmup_steps: int = 100
+    weight_decay: float = 0.1
+    beta1: float = 0.9
+    beta2: float = 0.99
+    max_grad_norm: float | None = 1.0
+    seed: int = 0
+    """Fixes the initial weights, the batches, dropout and the samples."""
+    validation_fraction: float = 0.1
+    n_validation_windows: int | None = None
+    """Windows of the validation text to average over, spread evenly; after the last step, or unless given, all of them."""
+    validate_every: int = 250
+    sample_every: int = 1000
+    """Steps between text samples; 0 for none."""
+    save_every: int = 500
+    log_every: int = 10
+    device: str = "auto"
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """What matrix products are computed in; weights and their averages stay in float32."""
+    compile: bool = True
+    """Compile the step where there is a C++ compiler or a GPU; without one it runs as it is."""
+    tensorboard: bool = False
+    watch: tuple[str, ...] = ()
+    """Observers by name, whose values are logged at each validation."""
+
+    def __post_init__(self) -> None:
+        for name in ("n_steps", "batch_size", "n_accumulate", "validate_every", "save_every", "log_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
+        for name in ("n_warmup_steps", "sample_every", "seed", "weight_decay", "min_learning_rate"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected at least 0")
+        if self.learning_rate <= 0:
+            raise ValueError(f"learning_rate is {self.learning_rate}; expected more than 0")
+        if self.max_grad_norm is not None and self.max_grad_norm <= 0:
+            raise ValueError(f"max_grad_norm is {self.max_grad_norm}; expected more than 0, or None for no clipping")
+        if not (0 <= self.beta1 < 1 and 0 <= self.beta2 < 1):
+            raise ValueError(f"beta1 and beta2 are {self.beta1} and {self.beta2}; expected at least 0 and less than 1")
+        if not 0 < self.validation_fraction < 1:
+            raise ValueError(f"validation_fraction is {self.validation_fraction}; expected between 0 and 1")
+
+    @classmethod
+    def preset(cls, name: str, /, **changes: Any) -> Self:
+        """Return a recipe by name, with `changes` to its fields and its model's; raises ValueError for a name that is not known.
+
+        >>> TrainConfig.preset("shakespeare-char", n_steps=500, n_layers=2).model.n_layers
+        2
+        """
+        if name not in TRAIN_PRESETS:
+            raise ValueError(f"there is no training preset {name!r}; there are {', '.join(TRAIN_PRESETS)}")
+        of_model = {field.name for field in fields(ModelConfig)}
+        model = TRAIN_PRESETS[name].model.replace(**{name: value for name, value in changes.items() if name in of_model})
+        rest = {name: value for name, value in changes.items() if name not in of_model}
+        return cls.from_dict({**TRAIN_PRESETS[name].to_dict(), "model": model, **rest})
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """Build a configuration from JSON's values; raises ValueError for a field that is unknown."""
+        known = {field.name for field in fields(cls)}
+        if unknown := sorted(values.keys() - known):
+            raise ValueError(f"unknown training field(s) {', '.join(unknown)}; the fields are {', '.join(sorted(known))}")
+        model = values["model"]
+        model = model if isinstance(model, ModelConfig) else ModelConfig.from_dict(model)
+        return cls(**{**values, "model": model, "watch": tuple(values.get("watch", ()))})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return every field as a value that JSON can hold."""
+        return {**asdict(self), "watch": list(self.watch)}
+
+    def replace(self, **changes: Any) -> Self:
+        """Return a copy with some fields changed."""
+        return replace(self, **changes)
+
+    @property
+    def n_tokens_per_step(self) -> int:
+        """How many tokens one step learns from."""
+        return self.batch_size * self.n_accumulate * self.model.n_ctx
+
+
+TRAIN_PRESETS: dict[str, TrainConfig] = {
+    # nanoGPT's recipe for a CPU: 0.8 million parameters
+    "shakespeare-char": TrainConfig(
+        name="shakespeare-char",
+        model=ModelConfig.preset("shakespeare-char"),
+        n_validation_windows=500,
+        dtype="bfloat16",
+    ),
+    # the same on the source of Python's standard library, which is on every machine
+    "stdlib": TrainConfig(
+        name="stdlib",
+        data="stdlib",
+        model=ModelConfig.preset("shakespeare-char"),
+        n_validation_windows=500,
+        dtype="bfloat16",
+    ),
+    # the smallest models that interpretability begins with
+    "attn-only-1l": TrainConfig(
+        name="attn-only-1l",
+        model=ModelConfig.preset("attn-only-1l"),
+        tokenizer="bpe-4096",
+        batch_size=8,
+        weight_decay=0.01,
+        n_validation_windows=100,
+        dtype="bfloat16",
+    ),
+    "attn-only-2l": TrainConfig(
+        name="attn-only-2l",
+        model=ModelConfig.preset("attn-only-2l"),
+        tokenizer="bpe-4096",
+        batch_size=8,
+        weight_decay=0.01,
+        n_validation_windows=100,
+        dtype="bfloat16",
+    ),
+}
+
+_EXPECTED: dict[tuple[str, str], float] = {}
+"""Validation loss in nats a token after the preset's steps, by preset and corpus: measured, see benchmarks/LOG.md."""
+
+
+def expected_loss(preset: str, corpus: str) -> float | None:
+    """Return the validation loss that this preset reaches on this corpus, None where it was not measured."""
+    return _EXPECTED.get((preset, corpus))

@@ -1,0 +1,75 @@
+"""Where a run's numbers go: a file of one object a step, the terminal, TensorBoard."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from cutaway.runtime import atomic_write
+
+__all__ = ["Record", "Listener", "MetricsFile", "TensorBoard"]
+
+Record = Mapping[str, Any]
+"""What is known after a step: `step`, `loss`, and on some steps `val_loss`, `sample` and observers' values."""
+
+Listener = Callable[[Record], None]
+
+
+class MetricsFile:
+    """`metrics.jsonl`, one JSON object a line, appended as training goes."""
+
+    def __init__(self, path: Path, *, n_done: int) -> None:
+        if path.exists():  # steps after the checkpoint are run again, and a killed writer may have left half a line
+            lines = path.read_text(errors="replace").split("\n")
+            kept = [line for line in lines if n_done and (step := _step(line)) is not None and step <= n_done]
+            atomic_write(path, "".join(line + "\n" for line in kept))
+        self._file = path.open("a")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._file.close()
+
+    def __call__(self, record: Record) -> None:
+        """Append a record and bring it onto the disk, so that no checkpoint is ahead of its records."""
+        self._file.write(json.dumps(record) + "\n")
+        self._file.flush()
+        if "val_loss" in record:
+            os.fsync(self._file.fileno())
+
+
+class TensorBoard:
+    """TensorBoard's event files, from the same records; raises ValueError where the package is missing."""
+
+    def __init__(self, folder: Path, *, n_done: int) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            raise ValueError("tensorboard is not installed: pip install 'cutaway[tensorboard]'") from None
+        self._writer = SummaryWriter(str(folder), purge_step=n_done + 1)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._writer.close()
+
+    def __call__(self, record: Record) -> None:
+        """Write every number as a scalar and every text as text."""
+        for name, value in record.items():
+            if isinstance(value, float):
+                self._writer.add_scalar(name, value, record["step"])
+            elif isinstance(value, str):
+                self._writer.add_text(name, value, record["step"])
+
+
+def _step(line: str) -> int | None:
+    try:
+        record = json.loads(line)
+    except json.JSONDecodeError:
+        return None
+    return record.get("step") if isinstance(record, dict) else None

@@ -1,0 +1,63 @@
+"""What a person sees while a model trains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from cutaway.training.config import TrainConfig
+from cutaway.training.log import Record
+
+__all__ = ["ProgressLine"]
+
+
+class ProgressLine:
+    """A line that follows the run on a terminal, and one that stays for every validation and sample."""
+
+    def __init__(self, config: TrainConfig, *, memory_gib: Callable[[], float], console: Console | None = None) -> None:
+        self._console = console or Console(stderr=True, highlight=False)
+        self._memory_gib = memory_gib
+        self._n_steps = config.n_steps
+        self._latest: dict[str, float] = {}
+        self._progress = Progress(
+            TextColumn("step {task.completed}/{task.total}"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.fields[figures]}"),
+            TimeRemainingColumn(compact=True),
+            TextColumn("left"),
+            console=self._console,
+            transient=True,
+        )
+        self._task = self._progress.add_task("", total=config.n_steps, figures="")
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._progress.stop()
+
+    def __call__(self, record: Record) -> None:
+        """Show a record."""
+        self._latest.update({name: value for name, value in record.items() if isinstance(value, int | float)})
+        self._progress.update(self._task, completed=record["step"], figures=self._figures("loss", "speed", "memory"))
+        if "val_loss" in record:
+            step = f"step {record['step']:>{len(str(self._n_steps))}}/{self._n_steps}"
+            self._console.print(step, self._figures("loss", "val_loss", "speed", "memory"), sep="  ")
+        if "sample" in record:
+            lines = str(record["sample"]).strip().split("\n")[:6]
+            self._console.print(Text("\n".join(f"  │ {line}" for line in lines), style="dim"))
+
+    def _figures(self, *names: str) -> str:
+        latest = self._latest
+        written = {
+            "loss": f"loss {latest['loss']:.3f}" if "loss" in latest else "",
+            "val_loss": f"val {latest['val_loss']:.3f}" if "val_loss" in latest else "",
+            "speed": f"{latest['tokens_per_s'] / 1000:.1f}k tokens/s" if "tokens_per_s" in latest else "",
+            "memory": f"{self._memory_gib():.2f} GiB",
+        }
+        return "  ".join(written[name] for name in names if written[name])

@@ -1,0 +1,112 @@
+"""From a configuration to everything a run starts with: tokenizer, tokens, folder, manifest."""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from cutaway.data import Corpus, TokenArray, read_corpus, split_tokens, tokenize_corpus
+from cutaway.runs import runs_root
+from cutaway.runtime import atomic_write, describe_device
+from cutaway.tokenizers import BPETokenizer, BytePairTokenizer, CharTokenizer, Tokenizer, load_tokenizer, tokenizer_hash
+from cutaway.training.config import TrainConfig
+
+__all__ = ["Materials", "make_tokenizer", "prepare", "new_run_folder", "write_run"]
+
+
+@dataclass(frozen=True)
+class Materials:
+    """What a run is made from; `config.model` has the tokenizer's vocabulary."""
+
+    config: TrainConfig
+    corpus: Corpus
+    tokenizer: Tokenizer
+    train_tokens: TokenArray
+    validation_tokens: TokenArray
+
+    @property
+    def prompt(self) -> str:
+        """What samples go on from: a new line, or the first character of a text that has none."""
+        return "\n" if "\n" in self.corpus.text else self.corpus.text[0]
+
+
+def prepare(config: TrainConfig, *, tokenizer: Tokenizer | None = None) -> Materials:
+    """Read the text, make or load the tokenizer, encode and split; raises ValueError for a text too short to use."""
+    corpus = read_corpus(config.data)
+    tokenizer = tokenizer or make_tokenizer(config.tokenizer, corpus)
+    train_tokens, validation_tokens = split_tokens(
+        tokenize_corpus(corpus, tokenizer), validation_fraction=config.validation_fraction
+    )
+    n_least = config.model.n_ctx + 1
+    if min(len(train_tokens), len(validation_tokens)) < n_least:
+        raise ValueError(
+            f"{config.data} gives {len(train_tokens)} tokens to train on and {len(validation_tokens)} to validate; "
+            f"each needs at least {n_least} (n_ctx {config.model.n_ctx} and one): give more text or a smaller n_ctx"
+        )
+    config = config.replace(model=config.model.replace(d_vocab=tokenizer.d_vocab))
+    return Materials(config, corpus, tokenizer, train_tokens, validation_tokens)
+
+
+def make_tokenizer(name: str, corpus: Corpus) -> Tokenizer:
+    """Return the tokenizer that `TrainConfig.tokenizer` names; raises ValueError for one that is not known."""
+    if name == "char":
+        return CharTokenizer.fit(corpus.text)
+    if name in ("gpt2", "cl100k"):
+        return BytePairTokenizer.gpt2() if name == "gpt2" else BytePairTokenizer.cl100k()
+    if name.startswith("bpe-") and name.removeprefix("bpe-").isdecimal():
+        bpe = BPETokenizer.train(corpus.text, d_vocab=int(name.removeprefix("bpe-")))
+        return BytePairTokenizer.from_bpe(bpe)
+    if Path(name).is_file():
+        return load_tokenizer(Path(name))
+    raise ValueError(
+        f"there is no tokenizer {name!r}; expected char, bpe-4096 (or another size), gpt2, cl100k, or a tokenizer.json"
+    )
+
+
+def new_run_folder(name: str, out: str | None) -> Path:
+    """Return where a new run goes, `out` or the first free of runs/NAME, runs/NAME-2, ...
+
+    Raises ValueError when `out` holds a run already or is a file.
+    """
+    if out is None:
+        taken = {path.name for path in runs_root().glob(f"{name}*")}
+        number = next(number for number in range(1, len(taken) + 2) if (f"{name}-{number}" if number > 1 else name) not in taken)
+        return runs_root() / (f"{name}-{number}" if number > 1 else name)
+    path = Path(out)
+    if (path / "config.json").exists():
+        raise ValueError(f"{path} holds a run already: go on with it by --resume {path}, or give another --out")
+    if path.is_file():
+        raise ValueError(f"{path} is a file; expected a folder for the run")
+    return path
+
+
+def write_run(folder: Path, materials: Materials, device: torch.device) -> None:
+    """Write what a run is into its folder: configuration, tokenizer, and a manifest of where all of it came from."""
+    config, corpus, tokenizer = materials.config, materials.corpus, materials.tokenizer
+    manifest = {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "argv": sys.argv,
+        "seed": config.seed,
+        "device": describe_device(device),
+        "n_threads": torch.get_num_threads(),
+        "versions": {"cutaway": version("cutaway"), "torch": torch.__version__, "python": platform.python_version()},
+        "data": {
+            "source": corpus.name,
+            "sha256": corpus.sha256,
+            "n_train_tokens": len(materials.train_tokens),
+            "n_validation_tokens": len(materials.validation_tokens),
+        },
+        "tokenizer": {"kind": tokenizer.kind, "d_vocab": tokenizer.d_vocab, "sha256": tokenizer_hash(tokenizer)},
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(folder / "tokenizer.json")
+    atomic_write(folder / "manifest.json", json.dumps(manifest, indent=2))
+    train = {name: value for name, value in config.to_dict().items() if name != "model"}
+    atomic_write(folder / "config.json", json.dumps({"model": config.model.to_dict(), "train": train}, indent=2))

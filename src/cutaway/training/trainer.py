@@ -1,0 +1,142 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cutaway.data import Loader, TokenArray, validation_batches
+from cutaway.language_model import LanguageModel
+from cutaway.model import Transformer
+from cutaway.runs import Run
+from cutaway.runtime import evaluating, peak_memory_gib, pick_device, seeded_generator
+from cutaway.training.checkpoint import TrainState, clear_unfinished, load_checkpoint, save_checkpoint
+from cutaway.training.config import TrainConfig
+from cutaway.training.interrupt import stop_request
+from cutaway.training.log import Listener, MetricsFile, TensorBoard
+from cutaway.training.observers import Observer, resolve_observers
+from cutaway.training.optimizer import make_optimizer
+from cutaway.training.progress import ProgressLine
+from cutaway.training.schedule import learning_rate
+from cutaway.training.setup import Materials
+from cutaway.training.step import TrainStep, next_token_loss
+
+__all__ = ["TrainingError", "run_training", "validation_loss"]
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on; what was saved before is whole."""
+
+
+def run_training(
+    materials: Materials, folder: Path, *, observers: Mapping[str, Observer] | None = None, quiet: bool = False
+) -> None:
+    """Train in `folder` from its newest checkpoint, or from new weights, to the last step.
+
+    Raises TrainingError when the loss is no longer finite, and KeyboardInterrupt, after saving, when asked to stop.
+    """
+    config, device = materials.config, pick_device(materials.config.device)
+    state, loader = _start(materials, folder, device)
+    take_step = TrainStep(state.model, state.optimizer, config)
+    observers = {**resolve_observers(config.watch), **(observers or {})}
+    started = time.perf_counter() - state.time_s
+
+    with ExitStack() as stack:
+        listeners = _listeners(config, folder, state.step, device, quiet, stack)
+        stop = stack.enter_context(stop_request())
+        stack.enter_context(torch.random.fork_rng())  # dropout is seeded step by step; the caller's randomness stays
+        if state.step == 0:
+            _tell(listeners, {"step": 0, "time_s": 0.0, **_look(state, materials, observers)})
+            save_checkpoint(state, folder / "checkpoints")
+        n_timed, timed_s = 0, 0.0
+        while state.step < config.n_steps and not stop.is_set:
+            torch.manual_seed((config.seed * 1_000_003 + state.step) % 2**63)
+            rate = learning_rate(state.step, config)
+            step_started = time.perf_counter()
+            batches = [loader.next_batch(device) for _ in range(config.n_accumulate)]
+            loss, grad_norm = take_step(batches, learning_rate=rate)
+            n_timed, timed_s = n_timed + 1, timed_s + time.perf_counter() - step_started
+            state.step, state.loader, state.time_s = state.step + 1, loader.state_dict(), time.perf_counter() - started
+            if not math.isfinite(loss):
+                raise TrainingError(_say_not_finite(loss, state.step, folder))
+
+            is_last = state.step == config.n_steps or stop.is_set
+            looks = is_last or state.step % config.validate_every == 0
+            if looks or state.step % config.log_every == 0:
+                record = {
+                    "step": state.step,
+                    "tokens": state.step * config.n_tokens_per_step,
+                    "loss": loss,
+                    "lr": rate,
+                    "grad_norm": grad_norm,
+                    "tokens_per_s": n_timed * config.n_tokens_per_step / timed_s,
+                    "time_s": state.time_s,
+                }
+                _tell(listeners, record | (_look(state, materials, observers) if looks else {}))
+                n_timed, timed_s = 0, 0.0
+            if is_last or state.step % config.save_every == 0:
+                save_checkpoint(state, folder / "checkpoints")
+        if state.step < config.n_steps:
+            raise KeyboardInterrupt
+
+
+def validation_loss(model: Transformer, tokens: TokenArray, *, batch_size: int = 64, max_windows: int | None = None) -> float:
+    """Return the mean loss in nats a token over windows of the whole context that tile `tokens`."""
+    total, n_tokens = 0.0, 0
+    device = model.embed.W_E.device
+    with evaluating(model):
+        for inputs, targets in validation_batches(tokens, batch_size=batch_size, n_ctx=model.config.n_ctx, max_windows=max_windows):
+            loss = next_token_loss(model, inputs.to(device), targets.to(device))
+            total, n_tokens = total + loss.item() * targets.numel(), n_tokens + targets.numel()
+    return total / n_tokens
+
+
+def _start(materials: Materials, folder: Path, device: torch.device) -> tuple[TrainState, Loader]:
+    config = materials.config
+    model = Transformer(config.model, generator=seeded_generator(config.seed)).to(device)
+    loader = Loader(materials.train_tokens, batch_size=config.batch_size, n_ctx=config.model.n_ctx, seed=config.seed)
+    state = TrainState(model=model, optimizer=make_optimizer(model, config), loader=loader.state_dict())
+    clear_unfinished(folder / "checkpoints")
+    if newest := Run(folder).latest_checkpoint():
+        load_checkpoint(newest.path, state)
+        loader.load_state_dict(state.loader)
+    return state, loader
+
+
+def _listeners(config: TrainConfig, folder: Path, step: int, device: torch.device, quiet: bool, stack: ExitStack) -> list[Listener]:
+    listeners: list[Listener] = [stack.enter_context(MetricsFile(folder / "metrics.jsonl", n_done=step))]
+    if config.tensorboard:
+        listeners.append(stack.enter_context(TensorBoard(folder / "tensorboard", n_done=step)))
+    if not quiet:
+        listeners.append(stack.enter_context(ProgressLine(config, memory_gib=lambda: peak_memory_gib(device))))
+    return listeners
+
+
+def _tell(listeners: list[Listener], record: dict[str, Any]) -> None:
+    for listener in listeners:
+        listener(record)
+
+
+def _look(state: TrainState, materials: Materials, observers: Mapping[str, Observer]) -> dict[str, Any]:
+    """Measure what takes a while: the validation loss, the observers' values, and now and then a sample."""
+    config, step = materials.config, state.step
+    max_windows = None if step == config.n_steps else config.n_validation_windows
+    found: dict[str, Any] = {"val_loss": validation_loss(state.model, materials.validation_tokens, max_windows=max_windows)}
+    for observe in observers.values():
+        found |= observe(step, state.model)
+    if config.sample_every and (step % config.sample_every == 0 or step == config.n_steps):
+        lm = LanguageModel(state.model, materials.tokenizer)
+        found["sample"] = lm.generate(materials.prompt, max_new_tokens=200, seed=config.seed)
+    return found
+
+
+def _say_not_finite(loss: float, step: int, folder: Path) -> str:
+    newest = Run(folder).latest_checkpoint()
+    kept = f"the checkpoint of step {newest.step} is whole" if newest else "no checkpoint was written yet"
+    return f"the loss is {loss} after step {step}, so training stopped; {kept}; try a lower learning rate"

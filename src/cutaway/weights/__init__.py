@@ -1,0 +1,5 @@
+"""Weights on disk."""
+
+from cutaway.weights.folder import check_tensors, load_model, read_config, read_tensors, save_model
+
+__all__ = ["save_model", "load_model", "read_config", "read_tensors", "check_tensors"]

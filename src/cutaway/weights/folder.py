@@ -1,0 +1,87 @@
+"""A model as a folder: `config.json` and `model.safetensors` in cutaway's own names."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from cutaway.config import ModelConfig
+from cutaway.model import Transformer
+from cutaway.runtime import atomic_path, atomic_write
+
+__all__ = ["save_model", "load_model", "read_config", "read_tensors", "check_tensors"]
+
+
+def save_model(model: Transformer, folder: Path) -> None:
+    """Write the configuration and the weights; a tied unembedding is the embedding and is not written twice."""
+    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    if model.config.tie_embeddings:
+        del tensors["unembed.W_U.weight"]
+    with atomic_path(folder / "model.safetensors") as temporary:
+        save_file(tensors, temporary, metadata={"format": "pt"})
+    atomic_write(folder / "config.json", json.dumps(model.config.to_dict(), indent=2))
+
+
+def load_model(folder: Path, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> Transformer:
+    """Read a model as it was saved, in its own dtype unless another is given.
+
+    Raises ValueError naming the tensor when one is missing, is not the model's, or has another shape.
+    """
+    config = read_config(folder / "config.json")
+    with torch.device("meta"):
+        model = Transformer(config)
+    tensors = read_tensors(folder / "model.safetensors")
+    check_tensors(tensors, _expected(model), source=folder / "model.safetensors")
+    model.load_state_dict(tensors, strict=False, assign=True)
+    if config.tie_embeddings:
+        model.unembed.W_U.weight = model.embed.W_E
+    return model.to(device=device, dtype=dtype)
+
+
+def read_config(path: Path) -> ModelConfig:
+    """Read a model's configuration; raises ValueError for a file that is none."""
+    if not path.is_file():
+        raise ValueError(f"{path.parent} holds no {path.name}, so it is no saved model")
+    try:
+        return ModelConfig.from_dict(json.loads(path.read_text()))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is damaged: {error}") from None
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read every tensor of a safetensors file into memory; raises ValueError for a file that is missing or damaged."""
+    if not path.is_file():
+        raise ValueError(f"{path.parent} holds no {path.name}, so it is no saved model")
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged: {error}") from None
+
+
+def check_tensors(tensors: dict[str, Tensor], expected: dict[str, torch.Size], *, source: Path) -> None:
+    """Raise ValueError unless the names and shapes are those expected."""
+    if missing := sorted(expected.keys() - tensors.keys()):
+        raise ValueError(f"{source} lacks {_some(missing)}, which the configuration beside it asks for")
+    if extra := sorted(tensors.keys() - expected.keys()):
+        raise ValueError(f"{source} holds {_some(extra)}, which the configuration beside it does not know")
+    for name, shape in expected.items():
+        if tensors[name].shape != shape:
+            raise ValueError(f"{source}: {name} has shape {list(tensors[name].shape)}; the configuration expects {list(shape)}")
+
+
+def _expected(model: Transformer) -> dict[str, torch.Size]:
+    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    if model.config.tie_embeddings:
+        del shapes["unembed.W_U.weight"]
+    return shapes
+
+
+def _some(names: list[str], *, n_shown: int = 3) -> str:
+    more = f" and {len(names) - n_shown} more" if len(names) > n_shown else ""
+    return ", ".join(names[:n_shown]) + more

@@ -1,0 +1,120 @@
+import os
+import subprocess
+import sys
+from importlib.metadata import version
+
+import pytest
+
+import cutaway as package
+from cutaway.cli.main import VERBS
+
+NAMES = [name for group in VERBS.values() for name in group]
+
+
+def run_process(*arguments, **environment):
+    return subprocess.run(
+        [sys.executable, *arguments],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_help_lists_every_verb_in_80_columns(cutaway):
+    code, out, err = cutaway("--help")
+    assert (code, err) == (0, "")
+    lines = [line.strip() for line in out.splitlines()]
+    for group in VERBS.values():
+        for name, summary in group.items():
+            assert any(line.startswith(name) and summary in line for line in lines), f"{name} has no line of its own"
+    assert max(map(len, out.splitlines())) <= 80
+    assert cutaway() == (code, out, err)
+    assert cutaway("-h")[1] == out
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_verb_has_help(cutaway, name):
+    code, out, err = cutaway(name, "--help")
+    assert (code, err) == (0, "")
+    assert out.startswith(f"Usage  cutaway {name}")
+    assert "\nOptions\n" in out
+    assert "--help" in out
+    assert max(len(line.rstrip()) for line in out.splitlines()) <= 80
+    assert "\x1b" not in out
+    assert not set("╭│╰{}") & set(out.partition("In Python")[0])
+
+
+def test_the_version_is_the_package_s(cutaway):
+    assert cutaway("--version") == (0, f"cutaway {version('cutaway')}\n", "")
+    assert package.__version__ == version("cutaway")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["dowload"], "there is no command 'dowload'; did you mean `cutaway download`?"),
+        (["xyzzy"], "there is no command 'xyzzy'; there are"),
+        (["--bogus"], "there is no command '--bogus'"),
+        (["doctor", "--jsn"], "has no option --jsn; did you mean --json?"),
+        (["doctor", "thoroughly"], "`cutaway doctor` has no use for 'thoroughly'"),
+        (["download", "gpt3"], "'gpt3' is no asset; did you mean 'gpt2'?"),
+        (["inspect"], "there is no run in"),
+        (["inspect", "nowhere"], "there is no run nowhere"),
+        (["inspect", "."], ". is no run"),
+    ],
+)
+def test_mistakes_are_one_sentence_and_code_2(cutaway, arguments, sentence):
+    code, out, err = cutaway(*arguments)
+    assert code == 2
+    assert out == ""
+    assert err.startswith("cutaway: ")
+    assert sentence in err
+    assert err.count("\n") == 1
+
+
+def test_as_a_process_it_is_the_same():
+    done = run_process("-m", "cutaway", "dowload", COLUMNS="80")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr == "cutaway: there is no command 'dowload'; did you mean `cutaway download`?\n"
+
+
+@pytest.mark.parametrize("argument", ["--help", "--version"])
+def test_help_needs_neither_torch_nor_matplotlib(argument):
+    code = (
+        "import sys; from cutaway.cli.main import main; main(sys.argv[1:]);"
+        "heavy = {'torch', 'numpy', 'matplotlib', 'tyro', 'requests', 'huggingface_hub', 'tiktoken', 'questionary'};"
+        "sys.exit(', '.join(heavy & set(sys.modules)) or 0)"
+    )
+    done = run_process("-c", code, argument)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_reader_that_has_enough_is_no_error(tmp_path):
+    command = f"{sys.executable} -m cutaway --help | head -1"
+    done = subprocess.run(["/bin/sh", "-c", command], capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout.startswith("cutaway")
+    assert done.stderr == ""
+
+
+def test_terminals_without_unicode_get_what_they_can_show():
+    done = run_process("-m", "cutaway", "--help", PYTHONIOENCODING="ascii")
+    assert done.returncode == 0
+    assert done.stdout.isascii()
+
+
+def test_colour_is_for_terminals_that_want_it():
+    coloured = run_process("-m", "cutaway", "--help", FORCE_COLOR="1", NO_COLOR="").stdout
+    plain = run_process("-m", "cutaway", "--help", FORCE_COLOR="1", NO_COLOR="1").stdout
+    assert "\x1b[36m" in coloured
+    assert "\x1b[36m" not in plain
+
+
+def test_the_package_offers_its_names_and_no_others():
+    assert set(package.__all__) <= set(dir(package))
+    assert package.ModelConfig.preset("gpt2").n_layers == 12
+    assert package.Transformer.__module__ == "cutaway.model.transformer"
+    with pytest.raises(AttributeError, match="has no attribute 'Transfomer'"):
+        _ = package.Transfomer

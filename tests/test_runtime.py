@@ -1,0 +1,228 @@
+"""The machine's services: devices, generators, and files that are whole or absent."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from cutaway.runtime import (
+    atomic_path,
+    atomic_write,
+    compiler,
+    describe_device,
+    evaluating,
+    is_main_process,
+    n_processes,
+    peak_memory_gib,
+    pick_device,
+    remove_path,
+    seeded_generator,
+)
+
+
+def test_the_cpu_is_on_every_machine() -> None:
+    assert pick_device("cpu") == torch.device("cpu")
+    assert pick_device("auto") == pick_device()
+
+
+@pytest.mark.parametrize(
+    ("has_cuda", "has_mps", "best"),
+    [(True, True, "cuda"), (True, False, "cuda"), (False, True, "mps"), (False, False, "cpu")],
+)
+def test_the_fastest_device_is_picked(monkeypatch: pytest.MonkeyPatch, has_cuda: bool, has_mps: bool, best: str) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: has_mps)
+    assert pick_device().type == best
+
+
+def test_a_device_that_is_absent_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(ValueError, match=r"'cuda' is not on this machine, which has cpu$"):
+        pick_device("cuda")
+    with pytest.raises(ValueError, match=r"'gpu' is not a device; this machine has cpu$"):
+        pick_device("gpu")
+    with pytest.raises(ValueError, match="'meta' is not on this machine"):
+        pick_device("meta")
+
+
+def test_a_gpu_beyond_the_last_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert pick_device("cuda:1") == torch.device("cuda", 1)
+    with pytest.raises(ValueError, match=r"'cuda:2' is not on this machine, which has 2"):
+        pick_device("cuda:2")
+
+
+def test_the_cpu_is_described() -> None:
+    assert describe_device(torch.device("cpu")) == f"CPU, {torch.get_num_threads()} threads"
+
+
+def test_peak_memory_is_this_process() -> None:
+    before = peak_memory_gib(torch.device("cpu"))
+    block = torch.ones(2**28)  # 1 GiB of float32, touched
+    after = peak_memory_gib(torch.device("cpu"))
+    assert block.sum() > 0
+    # the peak may have been higher before, so there is an upper bound on the growth, and the peak itself is at least the block
+    assert max(1.0, before) <= after <= before + 1.1
+
+
+def test_a_compiler_is_found_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    assert compiler() is None
+    for name in ("clang++", "g++", "my-c++"):
+        (tmp_path / name).write_text("#!/bin/sh\n")
+        (tmp_path / name).chmod(0o755)
+    assert compiler() == str(tmp_path / "g++")
+    monkeypatch.setenv("CXX", "my-c++")
+    assert compiler() == str(tmp_path / "my-c++")
+
+
+def test_a_seeded_generator_is_its_own() -> None:
+    state = torch.get_rng_state()
+    first, second = (torch.rand(3, generator=seeded_generator(7)) for _ in range(2))
+    assert torch.equal(first, second)
+    assert not torch.equal(first, torch.rand(3, generator=seeded_generator(8)))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("was_training", [True, False])
+def test_evaluating_gives_the_mode_back(was_training: bool) -> None:
+    model = nn.Dropout().train(was_training)
+
+    def evaluate_and_fail() -> None:
+        with evaluating(model):
+            assert not model.training
+            assert torch.is_inference_mode_enabled()
+            raise KeyError("a failure inside")
+
+    with pytest.raises(KeyError):
+        evaluate_and_fail()
+    assert model.training is was_training
+    assert not torch.is_inference_mode_enabled()
+
+
+# --- files
+
+
+def test_a_file_is_written(tmp_path: Path) -> None:
+    path = tmp_path / "new folder" / "file"
+    atomic_write(path, "text: é\n")
+    assert path.read_bytes() == "text: é\n".encode()
+    atomic_write(path, b"\0bytes")
+    assert path.read_bytes() == b"\0bytes"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_folder_appears_whole(tmp_path: Path) -> None:
+    with atomic_path(tmp_path / "step") as temporary:
+        (temporary / "inner").mkdir(parents=True)
+        (temporary / "inner" / "file").write_text("x")
+        assert not (tmp_path / "step").exists()
+    assert (tmp_path / "step" / "inner" / "file").read_text() == "x"
+    assert list(tmp_path.iterdir()) == [tmp_path / "step"]
+
+
+class Interrupted(BaseException):
+    """Stands for Ctrl-C, which is no Exception either."""
+
+
+@pytest.mark.parametrize("is_folder", [False, True])
+def test_a_failure_leaves_what_was_there(tmp_path: Path, is_folder: bool) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+
+    def write_a_part() -> None:
+        with atomic_path(path) as temporary:
+            if is_folder:
+                temporary.mkdir()
+            (temporary / "part" if is_folder else temporary).write_text("ne")
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        write_a_part()
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_leaves_what_was_there(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+    code = f"""
+import resource, signal
+from pathlib import Path
+from cutaway.runtime import atomic_write
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+try:
+    atomic_write(Path({str(path)!r}), "x" * 5000)
+except OSError as error:
+    print("OSError", error.errno)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout.startswith("OSError"), done.stdout + done.stderr
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_failed_rename_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+
+    def refuse(self: Path, target: Path) -> Path:
+        raise OSError("no")
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(OSError, match="no"):
+        atomic_write(path, "new")
+    monkeypatch.undo()
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_content_is_on_the_disk_before_the_name_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[str] = []
+    monkeypatch.setattr("cutaway.runtime.os.fsync", lambda descriptor: events.append("fsync"))
+    rename = Path.rename
+    monkeypatch.setattr(Path, "rename", lambda self, target: (events.append("rename"), rename(self, target))[1])
+    atomic_write(tmp_path / "file", "new")
+    assert events == ["fsync", "rename", "fsync"]  # the content, the name, the folder that has the name
+
+
+def test_remains_of_a_run_that_was_killed_are_no_obstacle(tmp_path: Path) -> None:
+    with atomic_path(tmp_path / "step") as temporary:
+        name = temporary.name
+        temporary.mkdir()
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "left over").write_text("x")
+    atomic_write(tmp_path / "step 2", "unrelated")
+    with atomic_path(tmp_path / "step") as temporary:
+        assert not temporary.exists()
+        temporary.mkdir()
+    assert list((tmp_path / "step").iterdir()) == []
+
+
+def test_a_folder_is_removed_and_what_a_link_points_to_stays(tmp_path: Path) -> None:
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "file").write_text("x")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "link").symlink_to(tmp_path / "kept", target_is_directory=True)
+    (folder / "file").write_text("x")
+    remove_path(folder)
+    remove_path(folder)  # nothing there: nothing happens
+    assert not folder.exists()
+    assert (tmp_path / "kept" / "file").read_text() == "x"
+
+
+def test_ranks_come_from_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RANK", raising=False)
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    assert (is_main_process(), n_processes()) == (True, 1)
+    monkeypatch.setenv("RANK", "3")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert (is_main_process(), n_processes()) == (False, 4)
