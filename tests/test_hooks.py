@@ -100,10 +100,9 @@ def test_names_that_all_came_up_ask_for_no_list() -> None:
     hooks = Hooks({"log*": lambda x, _: None})
     hooks("logits", torch.ones(2))
     hooks.check_fired(lambda: pytest.fail("finding the names costs a model: not when nothing is wrong"))
-    assert hooks.fired() == {"logits"}
 
 
 def test_no_hooks_hand_the_same_tensor_on() -> None:
     x = torch.ones(2)
     assert NO_HOOKS.at("blocks", 3)("resid_pre", x) is x
-    assert NO_HOOKS.fired() == set()
+    NO_HOOKS.check_fired(lambda: ["resid_pre"])  # it asked for none, so none is missing

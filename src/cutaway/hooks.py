@@ -35,7 +35,7 @@ class Hooks:
         for name, given in functions.items():
             each = [given] if callable(given) else list(given)
             self._functions.setdefault(canonical_name(name), []).extend(each)
-        self._fired: dict[str, set[str]] = {pattern: set() for pattern in self._functions}
+        self._fired: set[str] = set()
         self._resolved: dict[str, list[tuple[str, Hook]]] = {}
 
     def __call__(self, name: str, x: Tensor) -> Tensor:
@@ -45,7 +45,7 @@ class Hooks:
         """
         full = self._prefix + name
         for pattern, function in self._matching(full):
-            self._fired[pattern].add(full)
+            self._fired.add(pattern)
             replaced = function(x, full)
             if replaced is not None:
                 if not isinstance(replaced, Tensor) or replaced.shape != x.shape:
@@ -61,13 +61,19 @@ class Hooks:
         scoped._prefix = self._prefix + "".join(f"{part}." for part in scope)
         return scoped
 
+    def new_run(self) -> Self:
+        """Return the same hooks with no record yet of which of them fired."""
+        scoped = self.at()
+        scoped._fired = set()
+        return scoped
+
     def wants(self, *names: str) -> bool:
         """Whether any hook asks for one of these activations, which cost something to compute."""
         return any(self._matching(self._prefix + name) for name in names)
 
     def check_fired(self, known_names: Callable[[], Iterable[str]]) -> None:
         """Raise ValueError if a name or glob given never fired, with the nearest of the names there are."""
-        silent = [pattern for pattern, names in self._fired.items() if not names]
+        silent = [pattern for pattern in self._functions if pattern not in self._fired]
         if not silent:
             return
         known = list(known_names())
@@ -96,6 +102,9 @@ class _NoHooks(Hooks):
         return x
 
     def at(self, *scope: str | int) -> Self:  # noqa: ARG002
+        return self
+
+    def new_run(self) -> Self:
         return self
 
     def wants(self, *names: str) -> bool:  # noqa: ARG002

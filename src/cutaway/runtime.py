@@ -139,7 +139,7 @@ def _fsync(path: Path) -> None:
 
 def remove_path(path: Path) -> None:
     """Remove a file or a folder with what is in it; nothing happens where there is none."""
-    if path.is_dir():
+    if path.is_dir() and not path.is_symlink():
         for child in path.iterdir():
             remove_path(child)
         path.rmdir()

@@ -24,6 +24,7 @@ VERBS: dict[str, dict[str, str]] = {
     },
     "Set up": {
         "download": "vocabularies and corpora: list, fetch, verify",
+        "bench": "how fast decoding and forward passes are, beside the machine's limits",
         "doctor": "what this machine has: versions, device, memory, sources, compiler",
     },
 }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import torch
 import torch.nn.functional as F
 from einops import einsum
 from jaxtyping import Float
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 
 from cutaway.hooks import NO_HOOKS, Hooks
 from cutaway.model.kv_cache import ExtendKV
-from cutaway.model.masks import Mask, causal_mask
+from cutaway.model.masks import Mask, explicit_mask
 from cutaway.model.positions import Rotation
 
 __all__ = ["attend", "fused_attend", "Attention"]
@@ -38,9 +37,7 @@ def attend(
     """
     k, v = _one_for_each_query_head(q, k), _one_for_each_query_head(q, v)
     scores = q @ k.mT / math.sqrt(q.shape[-1])
-    if isinstance(mask, str):
-        positions = torch.arange(k.shape[-2], device=q.device)
-        mask = causal_mask(positions[-q.shape[-2] :], positions)
+    mask = explicit_mask(mask, q.shape[-2], k.shape[-2], q.device)
     if mask is not None:
         scores = scores.masked_fill(~mask, -math.inf)
     pattern = hooks("attn_scores", scores).softmax(dim=-1)
@@ -59,8 +56,8 @@ def fused_attend(
     dropout: float = 0.0,
 ) -> Float[Tensor, "*heads q_pos d_head"]:
     """Return what `attend` returns, in one kernel that never holds the pattern."""
-    is_causal = isinstance(mask, str)
-    attn_mask = None if isinstance(mask, str) else mask
+    is_causal = isinstance(mask, str) and q.shape[-2] == k.shape[-2]
+    attn_mask = None if is_causal else explicit_mask(mask, q.shape[-2], k.shape[-2], q.device)
     is_grouped = q.shape[:-2] != k.shape[:-2]
     return F.scaled_dot_product_attention(q, k, v, attn_mask, dropout, is_causal, enable_gqa=is_grouped)
 

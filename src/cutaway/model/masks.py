@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-__all__ = ["Mask", "causal_mask"]
+__all__ = ["Mask", "causal_mask", "explicit_mask"]
 
-Mask = Bool[Tensor, "*broadcast q_pos k_pos"] | Literal["causal"] | None
-"""True where a query sees a key; "causal" for the keys not after it; None for all."""
+Mask = Bool[Tensor, "*#batch #q_pos #k_pos"] | Literal["causal"] | None
+"""True where a query sees a key; "causal" for the keys not after it, queries being the last positions; None for all."""
+
+
+def explicit_mask(mask: Mask, n_queries: int, n_keys: int, device: torch.device) -> Bool[Tensor, "*#batch #q_pos #k_pos"] | None:
+    """Return a mask as a tensor, or None for all."""
+    if not isinstance(mask, str):
+        return mask
+    positions = torch.arange(n_keys, device=device)
+    return causal_mask(positions[-n_queries:], positions)
 
 
 def causal_mask(

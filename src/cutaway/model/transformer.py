@@ -14,7 +14,7 @@ from cutaway.config import ModelConfig
 from cutaway.hooks import NO_HOOKS, Hooks, recording
 from cutaway.model.block import Block
 from cutaway.model.kv_cache import KVCache
-from cutaway.model.masks import Mask, causal_mask
+from cutaway.model.masks import Mask, explicit_mask
 from cutaway.model.norms import LayerNorm, NoNorm, make_norm
 from cutaway.model.positions import LearnedPositions, Rotary, SinusoidalPositions
 
@@ -113,7 +113,7 @@ class Transformer(nn.Module):
         tokens: Int[Tensor, "*batch pos"],
         *,
         positions: Int[Tensor, "..."] | None = None,
-        mask: Bool[Tensor, "*broadcast q_pos k_pos"] | None = None,
+        mask: Bool[Tensor, "*#batch #q_pos #k_pos"] | None = None,
         kv: KVCache | None = None,
         hooks: Hooks = NO_HOOKS,
     ) -> Float[Tensor, "*batch pos d_vocab"]:
@@ -122,13 +122,13 @@ class Transformer(nn.Module):
         `positions`, `"pos"` or `"batch pos"`, go on from those in `kv` unless they are given; `mask` takes away keys beyond those that
         causality does. Raises ValueError for more tokens than `n_ctx` and for hooks whose names never came up.
         """
-        if positions is None:
-            positions = self.next_positions(tokens.shape[-1], kv=kv, device=tokens.device)
+        hooks = hooks.new_run()
+        following = self.next_positions(tokens.shape[-1], kv=kv if positions is None else None, device=tokens.device)
+        positions = following if positions is None else positions
         resid = self.embed(tokens, positions, hooks=hooks)
         resid = self.run_blocks(resid, positions=positions, mask=mask, kv=kv, hooks=hooks)
         logits: Tensor = self.unembed(resid, hooks=hooks)
-        if hooks is not NO_HOOKS:
-            hooks.check_fired(self.hook_names)
+        hooks.check_fired(self.hook_names)
         return logits
 
     def run_blocks(
@@ -137,7 +137,7 @@ class Transformer(nn.Module):
         layers: range | None = None,
         *,
         positions: Int[Tensor, "..."] | None = None,
-        mask: Bool[Tensor, "*broadcast q_pos k_pos"] | None = None,
+        mask: Bool[Tensor, "*#batch #q_pos #k_pos"] | None = None,
         kv: KVCache | None = None,
         hooks: Hooks = NO_HOOKS,
     ) -> Float[Tensor, "*batch pos d_model"]:
@@ -179,9 +179,8 @@ class Transformer(nn.Module):
             visible = "causal"
         if mask is None:
             return visible
-        if visible == "causal":
-            slots = torch.arange(mask.shape[-1], device=mask.device)
-            visible = causal_mask(slots[-positions.shape[-1] :], slots)
+        n_new = positions.shape[-1]
+        visible = explicit_mask(visible, n_new, n_new, mask.device)
         return mask if visible is None else mask & visible
 
     def hook_names(self) -> list[str]:
