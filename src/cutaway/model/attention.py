@@ -31,6 +31,8 @@ def attend(
     Fewer key heads than query heads are shared by groups of them (grouped-query attention). A query that may see no key reads zero.
     Hooks: `attn_scores`, after the mask, and `pattern`.
 
+    >>> import torch
+    >>> from cutaway.model import attend
     >>> q, k, v = torch.randn(3, 4, 8)
     >>> attend(q, k, v, "causal").shape
     torch.Size([4, 8])
@@ -69,6 +71,8 @@ class Attention(nn.Module):
     `rot_q rot_k`, `attn_scores pattern` (asking for one of these computes attention explicitly), `z` and `result`, each head's own
     output (computed only when asked for; the sum over heads plus the bias is the output).
 
+    >>> import torch
+    >>> from cutaway.model import Attention
     >>> attn = Attention(d_model=32, n_heads=4)
     >>> queries, keys = torch.randn(2, 5, 32), torch.randn(2, 7, 32)
     >>> attn(queries, keys, keys).shape

@@ -24,6 +24,7 @@ class Block(nn.Module):
     `resid_mid`.
 
     >>> import torch
+    >>> from cutaway.model import Block
     >>> Block(d_model=32, n_heads=4)(torch.randn(2, 5, 32), mask="causal").shape
     torch.Size([2, 5, 32])
     """

@@ -10,11 +10,11 @@ from torch import Tensor
 
 __all__ = ["Mask", "causal_mask", "explicit_mask"]
 
-Mask = Bool[Tensor, "*#batch #q_pos #k_pos"] | Literal["causal"] | None
+Mask = Bool[Tensor, "*broadcast #q_pos #k_pos"] | Literal["causal"] | None
 """True where a query sees a key; "causal" for the keys not after it, queries being the last positions; None for all."""
 
 
-def explicit_mask(mask: Mask, n_queries: int, n_keys: int, device: torch.device) -> Bool[Tensor, "*#batch #q_pos #k_pos"] | None:
+def explicit_mask(mask: Mask, n_queries: int, n_keys: int, device: torch.device) -> Bool[Tensor, "*broadcast #q_pos #k_pos"] | None:
     """Return a mask as a tensor, or None for all."""
     if not isinstance(mask, str):
         return mask

@@ -26,6 +26,7 @@ class MLP(nn.Module):
     """`W_out act(W_in x)`; hooks `pre` and `post`, before and after the activation.
 
     >>> import torch
+    >>> from cutaway.model import MLP
     >>> MLP(d_model=8, d_mlp=32)(torch.randn(2, 5, 8)).shape
     torch.Size([2, 5, 8])
     """
@@ -58,6 +59,7 @@ class GatedMLP(MLP):
     Source: Shazeer 2020, equation 5; Llama's with act="silu".
 
     >>> import torch
+    >>> from cutaway.model import GatedMLP
     >>> GatedMLP(d_model=8, d_mlp=32)(torch.randn(2, 5, 8)).shape
     torch.Size([2, 5, 8])
     """

@@ -18,6 +18,8 @@ class LayerNorm(nn.Module):
 
     Hooks: `scale`, computed apart only when asked for, and `normalized`, the output.
 
+    >>> import torch
+    >>> from cutaway.model import LayerNorm
     >>> LayerNorm(d_model=8)(torch.randn(2, 5, 8)).shape
     torch.Size([2, 5, 8])
     """
@@ -46,6 +48,8 @@ class RMSNorm(LayerNorm):
 
     Hooks: `scale` and `normalized`, as in LayerNorm.
 
+    >>> import torch
+    >>> from cutaway.model import RMSNorm
     >>> RMSNorm(d_model=8)(torch.randn(2, 5, 8)).shape
     torch.Size([2, 5, 8])
     """

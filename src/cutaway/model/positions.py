@@ -15,6 +15,8 @@ __all__ = ["LearnedPositions", "SinusoidalPositions", "Rotary", "Rotation"]
 class LearnedPositions(nn.Module):
     """One learned vector for each of the `n_ctx` positions, as in GPT-2.
 
+    >>> import torch
+    >>> from cutaway.model import LearnedPositions
     >>> LearnedPositions(n_ctx=16, d_model=8)(torch.arange(5)).shape
     torch.Size([5, 8])
     """
@@ -33,6 +35,8 @@ class SinusoidalPositions(nn.Module):
 
     Source: Vaswani et al. 2017, section 3.5.
 
+    >>> import torch
+    >>> from cutaway.model import SinusoidalPositions
     >>> SinusoidalPositions(d_model=8)(torch.arange(5)).shape
     torch.Size([5, 8])
     """
@@ -69,6 +73,8 @@ class Rotary(nn.Module):
     A dot product of two turned vectors depends on the distance of their positions alone. The pairs are (i, i + rotary_dim / 2), as in
     Phi and Llama; the angles are computed in float32, as those models were trained. Source: Su et al. 2021, section 3.4.2.
 
+    >>> import torch
+    >>> from cutaway.model import Rotary
     >>> rotary = Rotary(d_head=8)
     >>> rotary(torch.randn(2, 5, 4, 8), torch.arange(5)).shape
     torch.Size([2, 5, 4, 8])

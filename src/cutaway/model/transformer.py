@@ -24,6 +24,8 @@ __all__ = ["Embedding", "Unembedding", "Transformer"]
 class Embedding(nn.Module):
     """`W_E[tokens]`, plus the vectors of their positions where the model adds those here; hooks `embed` and `pos_embed`.
 
+    >>> import torch
+    >>> from cutaway.model import Embedding
     >>> Embedding(d_vocab=50, d_model=8)(torch.tensor([[3, 1, 4]])).shape
     torch.Size([1, 3, 8])
     """
@@ -59,6 +61,8 @@ class Embedding(nn.Module):
 class Unembedding(nn.Module):
     """`W_U ln_final(resid)`, one logit for every token of the vocabulary; hooks `ln_final.*` and `logits`.
 
+    >>> import torch
+    >>> from cutaway.model import Unembedding
     >>> Unembedding(d_model=8, d_vocab=50)(torch.randn(1, 3, 8)).shape
     torch.Size([1, 3, 50])
     """
@@ -81,6 +85,9 @@ class Transformer(nn.Module):
     Three parts make a forward pass, and each may be called alone: `embed`, `run_blocks`, `unembed`. The model holds weights and nothing
     else: no mode, no hooks, no caches. Weights are drawn by `init_weights`, from `generator` or else torch's global one.
 
+    >>> import torch
+    >>> from cutaway import ModelConfig
+    >>> from cutaway.model import Transformer
     >>> model = Transformer(ModelConfig(d_vocab=50, n_ctx=16, n_layers=2, n_heads=4, d_model=32))
     >>> model(torch.tensor([[3, 1, 4]])).shape
     torch.Size([1, 3, 50])
@@ -113,7 +120,7 @@ class Transformer(nn.Module):
         tokens: Int[Tensor, "*batch pos"],
         *,
         positions: Int[Tensor, "..."] | None = None,
-        mask: Bool[Tensor, "*#batch #q_pos #k_pos"] | None = None,
+        mask: Bool[Tensor, "*broadcast #q_pos #k_pos"] | None = None,
         kv: KVCache | None = None,
         hooks: Hooks = NO_HOOKS,
     ) -> Float[Tensor, "*batch pos d_vocab"]:
@@ -137,7 +144,7 @@ class Transformer(nn.Module):
         layers: range | None = None,
         *,
         positions: Int[Tensor, "..."] | None = None,
-        mask: Bool[Tensor, "*#batch #q_pos #k_pos"] | None = None,
+        mask: Bool[Tensor, "*broadcast #q_pos #k_pos"] | None = None,
         kv: KVCache | None = None,
         hooks: Hooks = NO_HOOKS,
     ) -> Float[Tensor, "*batch pos d_model"]:

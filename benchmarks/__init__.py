@@ -1,0 +1,1 @@
+"""Benchmarks: what the README and the log claim, measured again on your machine."""

@@ -1,0 +1,107 @@
+"""`cutaway bench`: how fast this machine is, beside what it could do at most."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Literal
+
+from cutaway.report import print_json, stderr_console, stdout_console, table
+
+if TYPE_CHECKING:
+    import torch
+
+    from cutaway.config import ModelConfig
+
+__all__ = ["bench"]
+
+_Row = Mapping[str, float | None]
+
+
+def bench(
+    what: Literal["decode", "forward", "limits"] = "decode",
+    /,
+    *,
+    preset: str = "gpt2",
+    dtype: Literal["float32", "bfloat16"] = "float32",
+    compile: bool = False,
+    device: str | None = None,
+    json: bool = False,
+) -> None:
+    """Measure random weights of a shape on this machine, beside the machine's own limits.
+
+    decode shows, for texts that grow, how much the key and value cache saves. forward holds a pass over 4 x 64 tokens against its
+    matrix products alone. limits shows what the machine can do at most.
+
+    Args:
+        what: decode, forward or limits
+        preset: the model's shape
+        dtype: what it computes in
+        compile: also measure the compiled decoding step, beside the rate at which memory can be read
+        device NAME: auto, cpu, cuda or mps
+        json: print JSON
+
+    Examples:
+        cutaway bench decode --preset shakespeare-char
+        cutaway bench decode --compile --dtype bfloat16
+        cutaway bench forward
+
+    In Python:
+        from cutaway import measure
+        measure.decode_rates(cutaway.ModelConfig.preset("gpt2"))
+    """
+    import torch
+
+    from cutaway.config import ModelConfig
+    from cutaway.runtime import describe_device, pick_device
+
+    config, place = ModelConfig.preset(preset), pick_device(device)
+    stderr_console().print(f"{preset}, {dtype}, {describe_device(place)}", style="dim")
+    measurements = {"decode": _decode, "forward": _forward, "limits": _limits}
+    rows = measurements[what](config, getattr(torch, dtype), place, compile)
+    print_json(rows) if json else _show(rows)
+
+
+def _decode(config: ModelConfig, dtype: torch.dtype, device: torch.device, compile: bool) -> list[_Row]:
+    from cutaway import measure
+
+    limits = measure.measure_limits(dtype, device=device) if compile else None
+    rows: list[_Row] = []
+    for rate in measure.decode_rates(config, dtype=dtype, device=device, compile=compile):
+        row: dict[str, float | None] = {
+            "length": rate.length,
+            "tokens/s without cache": rate.uncached_per_s,
+            "with cache": rate.cached_per_s,
+            "times faster": rate.speed_up,
+        }
+        if limits:
+            per_s = limits.read_gb_per_s * 1e9 / measure.bytes_a_token(config, length=rate.length, dtype=dtype)
+            row |= {"compiled": rate.compiled_per_s, "memory's limit": per_s}
+        rows.append(row)
+    return rows
+
+
+def _forward(config: ModelConfig, dtype: torch.dtype, device: torch.device, compile: bool) -> list[_Row]:  # noqa: ARG001
+    from cutaway import measure
+
+    forward_s, products_s = measure.forward_seconds(config, batch=4, n_pos=64, dtype=dtype, device=device)
+    return [{"forward, s": forward_s, "matrix products, s": products_s, "times the products": forward_s / products_s}]
+
+
+def _limits(config: ModelConfig, dtype: torch.dtype, device: torch.device, compile: bool) -> list[_Row]:  # noqa: ARG001
+    from cutaway import measure
+
+    limits = measure.measure_limits(dtype, device=device)
+    return [{"GFLOP/s, matrix products": limits.gflops_per_s, "GB/s, memory read": limits.read_gb_per_s}]
+
+
+def _show(rows: list[_Row]) -> None:
+    grid = table(*rows[0], right=list(rows[0]))
+    for row in rows:
+        grid.add_row(*(_written(value) for value in row.values()))
+    stdout_console().print(grid)
+
+
+def _written(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return str(value) if isinstance(value, int) else f"{value:,.3g}" if value < 100 else f"{value:,.0f}"
