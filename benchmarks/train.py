@@ -16,7 +16,7 @@ import torch
 from cutaway.data import Loader
 from cutaway.measure import matrix_shapes, measure_limits, seconds_in_turn
 from cutaway.model import Transformer
-from cutaway.runtime import seeded_generator
+from cutaway.runtime import pick_dtype, seeded_generator
 from cutaway.training import TrainConfig
 from cutaway.training.optimizer import make_optimizer
 from cutaway.training.setup import prepare
@@ -74,12 +74,14 @@ def main() -> None:
     parser.add_argument("--text", default="tinyshakespeare")
     parser.add_argument("--rounds", type=int, default=9)
     arguments = parser.parse_args()
-    materials = prepare(TrainConfig.preset("shakespeare-char", data=str(arguments.text)))
+    dtype = pick_dtype("auto", torch.device("cpu"))
+    materials = prepare(TrainConfig.preset("shakespeare-char", data=str(arguments.text), dtype=dtype))
     config = materials.config
     loader = Loader(materials.train_tokens, batch_size=config.batch_size, n_ctx=config.model.n_ctx, seed=0)
     functions = {
         f"cutaway, {config.dtype}, compiled": ours(config, loader),
         "cutaway, float32, compiled": ours(config.replace(dtype="float32"), loader),
+        f"cutaway, {config.dtype}, as it is": ours(config.replace(compile=False), loader),
         "cutaway, float32, as it is": ours(config.replace(dtype="float32", compile=False), loader),
     }
     if arguments.nanogpt:

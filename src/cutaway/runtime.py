@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # torch takes two seconds to import: only the functions that 
 
 __all__ = [
     "pick_device",
+    "pick_dtype",
     "describe_device",
     "peak_memory_gib",
     "compiler",
@@ -50,6 +51,18 @@ def pick_device(name: str | None = None) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ValueError(f"device {name!r} is not on this machine, which has {torch.cuda.device_count()} such device(s)")
     return device
+
+
+def pick_dtype(name: str, device: torch.device) -> str:
+    """Return what to compute matrix products in: `name`, or for "auto" bfloat16 where the device is faster at it."""
+    import torch
+
+    if name != "auto":
+        return name
+    if device.type == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)() if device.type == "cpu" else {}
+    return "bfloat16" if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else "float32"
 
 
 def describe_device(device: torch.device) -> str:

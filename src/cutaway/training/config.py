@@ -49,8 +49,8 @@ class TrainConfig:
     save_every: int = 500
     log_every: int = 10
     device: str = "auto"
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """What matrix products are computed in; weights and their averages stay in float32."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """What matrix products are computed in: auto is bfloat16 where the device has it. All that adds up stays in float32."""
     compile: bool = True
     """Compile the step where there is a C++ compiler or a GPU; without one it runs as it is."""
     tensorboard: bool = False
@@ -117,7 +117,6 @@ TRAIN_PRESETS: dict[str, TrainConfig] = {
         name="shakespeare-char",
         model=ModelConfig.preset("shakespeare-char"),
         n_validation_windows=500,
-        dtype="bfloat16",
     ),
     # the same on the source of Python's standard library, which is on every machine
     "stdlib": TrainConfig(
@@ -125,7 +124,6 @@ TRAIN_PRESETS: dict[str, TrainConfig] = {
         data="stdlib",
         model=ModelConfig.preset("shakespeare-char"),
         n_validation_windows=500,
-        dtype="bfloat16",
     ),
     # the smallest models that interpretability begins with
     "attn-only-1l": TrainConfig(
@@ -135,7 +133,6 @@ TRAIN_PRESETS: dict[str, TrainConfig] = {
         batch_size=8,
         weight_decay=0.01,
         n_validation_windows=100,
-        dtype="bfloat16",
     ),
     "attn-only-2l": TrainConfig(
         name="attn-only-2l",
@@ -144,7 +141,6 @@ TRAIN_PRESETS: dict[str, TrainConfig] = {
         batch_size=8,
         weight_decay=0.01,
         n_validation_windows=100,
-        dtype="bfloat16",
     ),
 }
 

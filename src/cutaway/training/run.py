@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cutaway.runs import Run
-from cutaway.runtime import pick_device
+from cutaway.runtime import pick_device, pick_dtype
 from cutaway.tokenizers import load_tokenizer
 from cutaway.training.config import TrainConfig
 from cutaway.training.observers import Observer, resolve_observers
@@ -30,6 +30,7 @@ def train(config: TrainConfig | str, *, observers: Mapping[str, Observer] | None
     """
     config = TrainConfig.preset(config) if isinstance(config, str) else config
     device = pick_device(config.device)
+    config = config.replace(dtype=pick_dtype(config.dtype, device))
     resolve_observers(config.watch)
     folder = new_run_folder(config.name, config.out)
     materials = prepare(config)

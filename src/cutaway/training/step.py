@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from cutaway.data import Batch
 from cutaway.model import Transformer
+from cutaway.runtime import compiler
 from cutaway.training.config import TrainConfig
 
 __all__ = ["next_token_loss", "TrainStep"]
+
+_SHORT = 256  # positions
+_ALL_KERNELS = (SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.CUDNN_ATTENTION, SDPBackend.MATH)
 
 
 def next_token_loss(
@@ -23,33 +29,57 @@ def next_token_loss(
     *,
     dtype: torch.dtype = torch.float32,
 ) -> Float[Tensor, ""]:
-    """Return the mean cross-entropy in nats, computed in `dtype` with float32 weights behind it and a float32 softmax."""
-    if dtype == torch.float32:
+    """Return the mean cross-entropy in nats, its matrix products computed in `dtype`, all that adds up in float32."""
+    with torch.autocast(tokens.device.type, dtype=dtype, enabled=dtype != torch.float32):
         logits = model(tokens)
-    else:
-        logits = functional_call(model, {name: weight.to(dtype) for name, weight in model.named_parameters()}, (tokens,))
     return F.cross_entropy(logits.float().flatten(0, -2), targets.flatten())
 
 
 class TrainStep:
-    """Takes steps with one model and its optimizer; compiled if `config` asks for it, as no hooks are at work here."""
+    """Takes steps with one model and its optimizer; compiled if `config` asks for it, as no hooks are at work here.
 
-    def __init__(self, model: Transformer, optimizer: torch.optim.AdamW, config: TrainConfig) -> None:
-        self._model, self._optimizer = model, optimizer
+    Where nothing can be compiled it says so once, by `tell`, and steps as it is.
+    """
+
+    def __init__(
+        self, model: Transformer, optimizer: torch.optim.AdamW, config: TrainConfig, *, tell: Callable[[str], None] = warnings.warn
+    ) -> None:
+        self._model, self._optimizer, self._tell = model, optimizer, tell
         self._max_grad_norm = config.max_grad_norm or float("inf")
         self._dtype = getattr(torch, config.dtype)
-        self._loss = torch.compile(next_token_loss) if config.compile else next_token_loss
+        device = model.embed.W_E.device
+        # For windows this short on a CPU, compiled loops over the pattern are faster than the fused kernel's backward pass.
+        self._kernels = [SDPBackend.MATH] if device.type == "cpu" and config.model.n_ctx <= _SHORT else list(_ALL_KERNELS)
+        self._loss = next_token_loss
+        if config.compile and device.type == "cpu" and compiler() is None:
+            tell("there is no C++ compiler here, so training runs as it is, somewhat slower; `cutaway doctor` says more")
+        elif config.compile:
+            self._loss = torch.compile(next_token_loss)
 
-    def __call__(self, batches: Sequence[tuple[Tensor, Tensor]], *, learning_rate: float) -> tuple[float, float]:
+    def __call__(self, batches: Sequence[Batch], *, learning_rate: float) -> tuple[float, float]:
         """Average the gradients of `batches`, clip them, step; return the loss in nats and the norm before clipping."""
-        loss = 0.0
-        for tokens, targets in batches:
-            batch_loss = self._loss(self._model, tokens, targets, dtype=self._dtype) / len(batches)
-            batch_loss.backward()
-            loss += batch_loss.item()
+        loss = sum(self._add_gradients(batch, weight=1 / len(batches)) for batch in batches)
         grad_norm = nn.utils.clip_grad_norm_(self._model.parameters(), self._max_grad_norm)
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         return loss, grad_norm.item()
+
+    def _add_gradients(self, batch: Batch, *, weight: float) -> float:
+        loss = self._loss_of(batch) * weight
+        loss.backward()
+        return loss.item()
+
+    def _loss_of(self, batch: Batch) -> Tensor:
+        if self._loss is next_token_loss:
+            return next_token_loss(self._model, *batch, dtype=self._dtype)
+        from torch._dynamo.exc import TorchDynamoException  # loaded with the compiler alone
+
+        try:
+            with sdpa_kernel(self._kernels):
+                return self._loss(self._model, *batch, dtype=self._dtype)
+        except TorchDynamoException as error:
+            self._tell(f"the training step could not be compiled ({type(error).__name__}), so it runs as it is")
+            self._loss = next_token_loss
+            return self._loss_of(batch)
