@@ -98,7 +98,7 @@ class LanguageModel:
             min_p=min_p,
             repetition_penalty=repetition_penalty,
         )
-        if num_beams > 1:
+        if num_beams != 1:
             search = {"num_beams": num_beams, "length_penalty": length_penalty, "max_new_tokens": max_new_tokens}
             texts = [text + self._beam(row, stop, search) for text, row in zip(prompts, rows, strict=True)]
         else:

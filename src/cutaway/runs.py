@@ -23,6 +23,8 @@ __all__ = [
     "list_runs",
     "latest_run",
     "open_run_or_checkpoint",
+    "file_sha256",
+    "values_sha256",
 ]
 
 _STEP_FOLDER = re.compile(r"step-(\d+)")
@@ -78,14 +80,19 @@ class Checkpoint:
     def verify(self) -> dict[str, Any]:
         """Return `state.json` after holding every file against the hash in it.
 
-        Raises ValueError for a file that is damaged or missing. A folder without hashes, not written by a run, is taken as it is.
+        Raises ValueError for a file that is damaged or missing. A folder without `state.json`, not written by a run, is taken as it is.
         """
         if not (self.path / "state.json").is_file():
             return {}
         state = _read_json(self.path / "state.json")
-        for name, sha256 in state.get("sha256", {}).items():
+        recorded = state.pop("sha256", {"state.json": None})
+        for name, sha256 in recorded.items():
             file = self.path / name
-            if not file.is_file() or _sha256(file) != sha256:
+            if name == "state.json":
+                found = values_sha256(state)
+            else:
+                found = file_sha256(file) if file.is_file() else ""
+            if found != sha256:
                 raise ValueError(
                     f"{file} is damaged (its sha256 is not the one recorded when it was written): use another checkpoint, "
                     f"or remove {self.name} to go on from the one before"
@@ -235,9 +242,15 @@ def open_run_or_checkpoint(source: str | Path) -> Run | Checkpoint:
     return Run(path)
 
 
-def _sha256(file: Path) -> str:
+def file_sha256(file: Path) -> str:
+    """Return the sha256 of a file's bytes."""
     with file.open("rb") as content:
         return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def values_sha256(values: Mapping[str, Any]) -> str:
+    """Return the sha256 of JSON values, however they are laid out in a file."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def _is_run(path: Path) -> bool:

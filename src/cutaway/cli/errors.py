@@ -6,8 +6,9 @@ import errno
 import os
 import sys
 import traceback
+from typing import Any
 
-__all__ = ["UsageError", "report_error"]
+__all__ = ["UsageError", "report_error", "report_warning"]
 
 _MISTAKES = (ValueError, FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError)
 _HOW_TO_SEE = "run it again with CUTAWAY_TRACEBACK=1 to see where"
@@ -32,10 +33,19 @@ def report_error(error: BaseException) -> int:
     return code
 
 
+def report_warning(message: Warning | str, *_: Any) -> None:
+    """Say a warning in one sentence on standard error: what `warnings.showwarning` is while a verb runs."""
+    from rich.text import Text
+
+    from cutaway.report import stderr_console
+
+    stderr_console().print(Text(f"[{message}]", style="dim"), soft_wrap=True)
+
+
 def _judge(error: BaseException) -> tuple[int, str]:
     match error:
         case KeyboardInterrupt():
-            return 130, "interrupted"
+            return 130, str(error) or "interrupted"
         case OSError(errno=errno.ENOSPC | errno.EDQUOT):
             return 1, f"the disk is full: {_file_of(error)} could not be written; free some space and run it again"
         case OSError():

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.text import Text
 
 from cutaway.cli.command import options_of
+from cutaway.cli.errors import report_warning
 from cutaway.generation.sampling import Sampling
 from cutaway.report import print_json, stderr_console, stdout_console, table
 
@@ -70,15 +71,19 @@ def generate(
         lm = cutaway.load("runs/shakespeare-char")
         lm.generate("ROMEO:", max_new_tokens=100, temperature=0.8, top_p=0.95, seed=0)
     """
+    chosen = Sampling.of(preset, **sampling)
     lm = _language_model(model, random, device)
     options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "stop": stop, "seed": seed, "compile": compile}
     if interactive:
         for prompt in _asked():
-            _stream(lm, prompt, Sampling.of(preset, **sampling), options)
+            try:
+                _stream(lm, prompt, chosen, options)
+            except ValueError as error:  # one prompt that cannot be read does not end the conversation
+                report_warning(str(error))
     elif compare:
         _compare(lm, prompts[0], options, as_json=json)
     elif len(prompts) == 1 and num_beams == 1 and not json:
-        _stream(lm, prompts[0], Sampling.of(preset, **sampling), options)
+        _stream(lm, prompts[0], chosen, options)
     else:
         options |= {"preset": preset, "num_beams": num_beams, "length_penalty": length_penalty, **sampling}
         _print_texts(prompts, lm.generate(list(prompts), **options), as_json=json)
@@ -97,16 +102,12 @@ def _language_model(model: str | None, random: str | None, device: str | None) -
 
 def _stream(lm: LanguageModel, prompt: str, sampling: Sampling, options: dict[str, Any]) -> None:
     """Print the prompt and its continuation piece by piece."""
-    pieces = lm.stream(prompt, sampling=sampling, tell=_tell, **options)
-    sys.stdout.write(prompt)
+    pieces = lm.stream(prompt, sampling=sampling, tell=report_warning, **options)
+    sys.stdout.write(prompt + next(pieces, ""))  # a prompt that cannot be read raises before anything is written
     for piece in pieces:
         sys.stdout.write(piece)
         sys.stdout.flush()
     sys.stdout.write("\n")
-
-
-def _tell(sentence: str) -> None:
-    stderr_console().print(Text(f"[{sentence}]", style="dim"))
 
 
 def _asked() -> Iterator[str]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import difflib
 import sys
+import warnings
 from collections.abc import Sequence
 from importlib import import_module
 
-from cutaway.cli.errors import UsageError, report_error
+from cutaway.cli.errors import UsageError, report_error, report_warning
 
 __all__ = ["VERBS", "main"]
 
@@ -24,7 +25,7 @@ VERBS: dict[str, dict[str, str]] = {
     },
     "Set up": {
         "download": "vocabularies and corpora: list, fetch, verify",
-        "bench": "how fast decoding and forward passes are, beside the machine's limits",
+        "bench": "decoding and forward passes, beside the limits of the machine",
         "doctor": "what this machine has: versions, device, memory, sources, compiler",
     },
 }
@@ -37,7 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):  # a character that the terminal lacks is no reason to stop
                 stream.reconfigure(errors="replace")
-        _run(list(sys.argv[1:] if arguments is None else arguments))
+        with warnings.catch_warnings():
+            warnings.showwarning = report_warning  # type: ignore[assignment]
+            _run(list(sys.argv[1:] if arguments is None else arguments))
         sys.stdout.flush()
     except Exception as error:
         return report_error(error)

@@ -47,12 +47,15 @@ def read_shard(path: Path) -> TokenArray:
     Raises ValueError for a file that is none of these or is shorter than it says.
     """
     if path.suffix == ".npy":
-        tokens: TokenArray = np.load(path, mmap_mode="r", allow_pickle=False)
+        try:
+            tokens: TokenArray = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (ValueError, EOFError) as error:
+            raise ValueError(f"{path} is no whole list of token ids: {error}") from None
         if tokens.ndim != 1 or tokens.dtype.kind != "u":
             raise ValueError(f"{path} holds a {tokens.ndim}-dimensional array of {tokens.dtype}; expected a list of token ids")
         return tokens
     size = path.stat().st_size
-    if size >= 4 * _HEADER_LENGTH:
+    if size >= 12:  # a shard that was cut short within its header is not taken for bare ids
         magic, version, n_tokens = (int(value) for value in np.fromfile(path, dtype="<i4", count=3))
         if magic in _FORMATS:
             known_version, dtype = _FORMATS[magic]

@@ -40,7 +40,8 @@ def beam_search(
 
     At each step the `num_beams` likeliest extensions go on, while those that end are set aside; at the end all are compared by
     `log_prob / length^length_penalty`, so that above 0 longer ones lose less (Wu et al. 2016, equation 14, without its constants).
-    With as many beams as there are continuations the search is exhaustive. Raises ValueError for fewer than one beam.
+    With as many beams as there are continuations the search is exhaustive. Raises ValueError for fewer than one beam
+    or than no new tokens, and for an empty prompt.
     """
     if num_beams < 1:
         raise ValueError(f"num_beams is {num_beams}; expected at least 1")
@@ -50,7 +51,7 @@ def beam_search(
         for step in range(max_new_tokens):
             logits = decoder.read_prompts() if step == 0 else decoder.append([beam.tokens[-1] for beam in going])
             log_probs = logits[:, :n_ids].double().log_softmax(dim=-1)
-            totals = log_probs + torch.tensor([[beam.log_prob] for beam in going], device=logits.device)
+            totals = log_probs + log_probs.new_tensor([[beam.log_prob] for beam in going])
             n_candidates = min(num_beams * (1 + len(stop_ids)), totals.numel())  # enough to fill the beams if all others end
             best = totals.flatten().topk(n_candidates)
             candidates = [

@@ -25,6 +25,8 @@ class CachedDecoder:
     ) -> None:
         if not prompts or not all(prompts):
             raise ValueError("a prompt has no tokens; give at least one token to go on from")
+        if max_new_tokens < 0:
+            raise ValueError(f"max_new_tokens is {max_new_tokens}; expected at least 0")
         self.rows = [list(prompt) for prompt in prompts]
         self._model = model
         n_slots = n_slots or min(model.config.n_ctx, max(map(len, prompts)) + max_new_tokens)

@@ -31,8 +31,6 @@ def decode(
     A row ends after the token for which `is_done(row, token)` holds; ids from `n_ids` on are never chosen. What a row gets does
     not depend on the other rows. `tell` hears once of anything that changes the cost.
     """
-    if max_new_tokens < 0:
-        raise ValueError(f"max_new_tokens is {max_new_tokens}; expected at least 0")
     if compile and len(prompts) == 1:
         decoder: CachedDecoder = CompiledDecoder(model, prompts, max_new_tokens=max_new_tokens, tell=tell)
     else:

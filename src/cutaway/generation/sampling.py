@@ -88,7 +88,8 @@ def shaped_log_probs(
 def _penalised(logits: Tensor, seen: Sequence[Sequence[int]], penalty: float) -> Tensor:
     logits = logits.clone()
     for row, tokens in enumerate(seen):
-        ids = torch.tensor(sorted(set(tokens)), device=logits.device)
+        choosable = sorted(token for token in set(tokens) if token < logits.shape[-1])
+        ids = torch.tensor(choosable, dtype=torch.long, device=logits.device)
         scores = logits[row, ids]
         logits[row, ids] = torch.where(scores > 0, scores / penalty, scores * penalty)
     return logits

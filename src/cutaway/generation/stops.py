@@ -34,10 +34,11 @@ class TextStream:
         if self.is_done:
             return ""
         text = self._held + new
-        starts = [start for stop in self._stop if (start := text.find(stop)) >= 0]
-        if starts:
+        found = [(start + len(stop), start) for stop in self._stop if (start := text.find(stop)) >= 0]
+        if found:
+            _, start = min(found)  # the one complete first, so that it makes no difference how tokens cut the text
             self.is_done, self._held = True, ""
-            return text[: min(starts)]
+            return text[:start]
         n_held = max((_overlap(text, stop) for stop in self._stop), default=0)
         self._held = text[len(text) - n_held :]
         return text[: len(text) - n_held]

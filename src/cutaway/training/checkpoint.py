@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from cutaway.model import Transformer
-from cutaway.runs import Checkpoint
+from cutaway.runs import Checkpoint, file_sha256, values_sha256
 from cutaway.runtime import atomic_path, atomic_write, remove_path
-from cutaway.weights import check_tensors, load_model, read_config, read_tensors, save_model
+from cutaway.weights import check_tensors, load_model, read_config, read_tensors, save_model, save_tensors
 
 __all__ = ["TrainState", "save_checkpoint", "load_checkpoint", "clear_unfinished"]
 
@@ -42,14 +40,11 @@ def save_checkpoint(state: TrainState, folder: Path) -> Path:
         with atomic_path(path) as temporary:
             temporary.mkdir()
             save_model(state.model, temporary)
-            save_file(_averages(state), temporary / "optimizer.safetensors")
-            values = {
-                "step": state.step,
-                "time_s": state.time_s,
-                "loader": state.loader,
-                "sha256": {file.name: _sha256(file) for file in sorted(temporary.iterdir())},
-            }
-            (temporary / "state.json").write_text(json.dumps(values, indent=2))
+            save_tensors(_averages(state), temporary / "optimizer.safetensors")
+            values = {"step": state.step, "time_s": state.time_s, "loader": state.loader}
+            sha256 = {file.name: file_sha256(file) for file in sorted(temporary.iterdir())}
+            sha256["state.json"] = values_sha256(values)
+            (temporary / "state.json").write_text(json.dumps({**values, "sha256": sha256}, indent=2))
     atomic_write(folder / "latest", path.name + "\n")
     return path
 
@@ -88,8 +83,3 @@ def _averages(state: TrainState) -> dict[str, Tensor]:
         for average in _AVERAGES
         if weight in state.optimizer.state
     }
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

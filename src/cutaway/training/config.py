@@ -111,37 +111,23 @@ class TrainConfig:
         return self.batch_size * self.n_accumulate * self.model.n_ctx
 
 
+_CHAR = TrainConfig(
+    name="shakespeare-char",
+    model=ModelConfig.preset("shakespeare-char"),
+    learning_rate=2e-3,  # nanoGPT's is 1e-3: in as many steps twice that reaches 1.83 instead of 1.91
+    min_learning_rate=1e-4,
+    n_validation_windows=500,
+)
+_ATTENTION_ONLY: dict[str, Any] = {"tokenizer": "bpe-4096", "batch_size": 8, "weight_decay": 0.01, "n_validation_windows": 100}
+
 TRAIN_PRESETS: dict[str, TrainConfig] = {
-    # nanoGPT's recipe for a CPU: 0.8 million parameters
-    "shakespeare-char": TrainConfig(
-        name="shakespeare-char",
-        model=ModelConfig.preset("shakespeare-char"),
-        n_validation_windows=500,
-    ),
+    # nanoGPT's recipe for a CPU, but for the learning rate: 0.8 million parameters
+    "shakespeare-char": _CHAR,
     # the same on the source of Python's standard library, which is on every machine
-    "stdlib": TrainConfig(
-        name="stdlib",
-        data="stdlib",
-        model=ModelConfig.preset("shakespeare-char"),
-        n_validation_windows=500,
-    ),
+    "stdlib": _CHAR.replace(name="stdlib", data="stdlib"),
     # the smallest models that interpretability begins with
-    "attn-only-1l": TrainConfig(
-        name="attn-only-1l",
-        model=ModelConfig.preset("attn-only-1l"),
-        tokenizer="bpe-4096",
-        batch_size=8,
-        weight_decay=0.01,
-        n_validation_windows=100,
-    ),
-    "attn-only-2l": TrainConfig(
-        name="attn-only-2l",
-        model=ModelConfig.preset("attn-only-2l"),
-        tokenizer="bpe-4096",
-        batch_size=8,
-        weight_decay=0.01,
-        n_validation_windows=100,
-    ),
+    "attn-only-1l": TrainConfig(name="attn-only-1l", model=ModelConfig.preset("attn-only-1l"), **_ATTENTION_ONLY),
+    "attn-only-2l": TrainConfig(name="attn-only-2l", model=ModelConfig.preset("attn-only-2l"), **_ATTENTION_ONLY),
 }
 
 _EXPECTED: dict[tuple[str, str], float] = {}

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from cutaway.runtime import atomic_write
 
-__all__ = ["Record", "Listener", "MetricsFile", "TensorBoard"]
+__all__ = ["Record", "Listener", "MetricsFile", "TensorBoard", "check_tensorboard"]
 
 Record = Mapping[str, Any]
 """What is known after a step: `step`, `loss`, and on some steps `val_loss`, `sample` and observers' values."""
@@ -43,13 +43,11 @@ class MetricsFile:
 
 
 class TensorBoard:
-    """TensorBoard's event files, from the same records; raises ValueError where the package is missing."""
+    """TensorBoard's event files, from the same records."""
 
     def __init__(self, folder: Path, *, n_done: int) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            raise ValueError("tensorboard is not installed: pip install 'cutaway[tensorboard]'") from None
+        from torch.utils.tensorboard import SummaryWriter
+
         self._writer = SummaryWriter(str(folder), purge_step=n_done + 1)
 
     def __enter__(self) -> Self:
@@ -65,6 +63,14 @@ class TensorBoard:
                 self._writer.add_scalar(name, value, record["step"])
             elif isinstance(value, str):
                 self._writer.add_text(name, value, record["step"])
+
+
+def check_tensorboard() -> None:
+    """Raise ValueError where TensorBoard's package is missing."""
+    try:
+        import torch.utils.tensorboard  # noqa: F401
+    except ImportError:
+        raise ValueError("tensorboard is not installed: pip install 'cutaway[tensorboard]'") from None
 
 
 def _step(line: str) -> int | None:

@@ -34,6 +34,11 @@ class ProgressLine:
         )
         self._task = self._progress.add_task("", total=config.n_steps, figures="")
 
+    def say(self, *sentences: str) -> None:
+        """Print sentences above the line."""
+        for sentence in sentences:
+            self._console.print(sentence, style="dim")
+
     def __enter__(self) -> Self:
         self._progress.start()
         return self
@@ -49,8 +54,8 @@ class ProgressLine:
             step = f"step {record['step']:>{len(str(self._n_steps))}}/{self._n_steps}"
             self._console.print(step, self._figures("loss", "val_loss", "speed", "memory"), sep="  ")
         if "sample" in record:
-            lines = str(record["sample"]).strip().split("\n")[:6]
-            self._console.print(Text("\n".join(f"  │ {line}" for line in lines), style="dim"))
+            for line in str(record["sample"]).strip().split("\n")[:6]:
+                self._console.print(Text(f"  │ {line}", style="dim"), no_wrap=True, overflow="ellipsis", crop=True)
 
     def _figures(self, *names: str) -> str:
         latest = self._latest

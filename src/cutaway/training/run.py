@@ -8,10 +8,11 @@ from typing import Any
 
 from cutaway.runs import Run
 from cutaway.runtime import pick_device, pick_dtype
-from cutaway.tokenizers import load_tokenizer
+from cutaway.tokenizers import load_tokenizer, tokenizer_hash
 from cutaway.training.config import TrainConfig
+from cutaway.training.log import check_tensorboard
 from cutaway.training.observers import Observer, resolve_observers
-from cutaway.training.setup import new_run_folder, prepare, write_run
+from cutaway.training.setup import Materials, new_run_folder, prepare, write_config, write_run
 from cutaway.training.trainer import run_training
 
 __all__ = ["train", "resume"]
@@ -29,9 +30,9 @@ def train(config: TrainConfig | str, *, observers: Mapping[str, Observer] | None
     Raises ValueError, before anything is written, for a configuration that cannot work.
     """
     config = TrainConfig.preset(config) if isinstance(config, str) else config
+    _check_surroundings(config)
     device = pick_device(config.device)
     config = config.replace(dtype=pick_dtype(config.dtype, device))
-    resolve_observers(config.watch)
     folder = new_run_folder(config.name, config.out)
     materials = prepare(config)
     write_run(folder, materials, device)
@@ -39,20 +40,50 @@ def train(config: TrainConfig | str, *, observers: Mapping[str, Observer] | None
     return folder
 
 
-def resume(folder: Path, *, observers: Mapping[str, Observer] | None = None, quiet: bool = False, **changes: Any) -> Path:
+def resume(folder: str | Path, *, observers: Mapping[str, Observer] | None = None, quiet: bool = False, **changes: Any) -> Path:
     """Go on with a run from its newest checkpoint; on a CPU the result is bit for bit that of a run never interrupted.
 
-    Raises ValueError for a folder that is no run, for text that is not what the run began with, and for `changes` that would make it
-    another run.
+    `changes` become part of the run's configuration. Raises ValueError for a folder that is no run, for text or a tokenizer that are
+    not what the run began with, and for `changes` that would make it another run.
     """
     if refused := sorted(changes.keys() - _MAY_CHANGE):
         raise ValueError(f"a resumed run keeps its {', '.join(refused)}; it may change {', '.join(sorted(_MAY_CHANGE))}")
-    run = Run(folder)
+    run = Run(Path(folder))
     config = TrainConfig.from_dict({**run.recipe, "model": run.model_config, **changes})
-    materials = prepare(config, tokenizer=load_tokenizer(folder / "tokenizer.json"))
-    if materials.corpus.sha256 != run.manifest["data"]["sha256"]:
+    _check_surroundings(config)
+    newest = run.latest_checkpoint()
+    if newest and (newest.step or 0) > config.n_steps:
+        raise ValueError(f"{run.path} has done {newest.step} steps already; n_steps is {config.n_steps}: give that many or more")
+    materials = prepare(config, tokenizer=load_tokenizer(run.path / "tokenizer.json"))
+    _check_origin(run, materials)
+    if changes:
+        write_config(run.path, materials.config)
+    run_training(materials, run.path, observers=observers, quiet=quiet)
+    return run.path
+
+
+def _check_surroundings(config: TrainConfig) -> None:
+    """Raise ValueError, before anything is written, for what this machine or this program does not have."""
+    pick_device(config.device)
+    resolve_observers(config.watch)
+    if config.tensorboard:
+        check_tensorboard()
+
+
+def _check_origin(run: Run, materials: Materials) -> None:
+    """Raise ValueError unless text and tokenizer are those that the manifest names."""
+    began = {part: run.manifest.get(part, {}).get("sha256") for part in ("data", "tokenizer")}
+    if None in began.values():
         raise ValueError(
-            f"{config.data} is not the text that {folder} began with (its sha256 differs): bring it back, or start a new run"
+            f"{run.path / 'manifest.json'} does not say what the run began with: it was lost or changed; bring it back"
         )
-    run_training(materials, folder, observers=observers, quiet=quiet)
-    return folder
+    if materials.corpus.sha256 != began["data"]:
+        raise ValueError(
+            f"{materials.config.data} is not the text that {run.path} began with (its sha256 differs): bring it back, "
+            "or start a new run"
+        )
+    if tokenizer_hash(materials.tokenizer) != began["tokenizer"]:
+        raise ValueError(
+            f"{run.path / 'tokenizer.json'} is not the tokenizer that the run began with (its sha256 differs): bring it back, "
+            "or start a new run"
+        )

@@ -18,7 +18,7 @@ from cutaway.runtime import atomic_write, describe_device
 from cutaway.tokenizers import BPETokenizer, BytePairTokenizer, CharTokenizer, Tokenizer, load_tokenizer, tokenizer_hash
 from cutaway.training.config import TrainConfig
 
-__all__ = ["Materials", "make_tokenizer", "prepare", "new_run_folder", "write_run"]
+__all__ = ["Materials", "make_tokenizer", "prepare", "new_run_folder", "write_run", "write_config"]
 
 
 @dataclass(frozen=True)
@@ -108,5 +108,10 @@ def write_run(folder: Path, materials: Materials, device: torch.device) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(folder / "tokenizer.json")
     atomic_write(folder / "manifest.json", json.dumps(manifest, indent=2))
+    write_config(folder, config)
+
+
+def write_config(folder: Path, config: TrainConfig) -> None:
+    """Write `config.json`, by which a folder is a run."""
     train = {name: value for name, value in config.to_dict().items() if name != "model"}
     atomic_write(folder / "config.json", json.dumps({"model": config.model.to_dict(), "train": train}, indent=2))

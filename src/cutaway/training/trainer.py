@@ -50,6 +50,7 @@ def run_training(
     with ExitStack() as stack:
         listeners = _listeners(config, folder, state.step, device, quiet, stack)
         stop = stack.enter_context(stop_request())
+        stack.enter_context(torch.enable_grad())  # whatever mode the caller is in
         stack.enter_context(torch.random.fork_rng())  # dropout is seeded step by step; the caller's randomness stays
         if state.step == 0:
             _tell(listeners, {"step": 0, "time_s": 0.0, **_look(state, materials, observers)})
@@ -63,27 +64,28 @@ def run_training(
             loss, grad_norm = take_step(batches, learning_rate=rate)
             n_timed, timed_s = n_timed + 1, timed_s + time.perf_counter() - step_started
             state.step, state.loader, state.time_s = state.step + 1, loader.state_dict(), time.perf_counter() - started
-            if not math.isfinite(loss):
-                raise TrainingError(_say_not_finite(loss, state.step, folder))
-
-            is_last = state.step == config.n_steps or stop.is_set
-            looks = is_last or state.step % config.validate_every == 0
+            record = {
+                "step": state.step,
+                "tokens": state.step * config.n_tokens_per_step,
+                "loss": loss,
+                "lr": rate,
+                "grad_norm": grad_norm,
+                "tokens_per_s": n_timed * config.n_tokens_per_step / timed_s,
+                "time_s": state.time_s,
+            }
+            _check_finite(record, folder)
+            is_last = state.step == config.n_steps
+            if looks := is_last or state.step % config.validate_every == 0:
+                record |= _look(state, materials, observers)
+                _check_finite(record, folder)
             if looks or state.step % config.log_every == 0:
-                record = {
-                    "step": state.step,
-                    "tokens": state.step * config.n_tokens_per_step,
-                    "loss": loss,
-                    "lr": rate,
-                    "grad_norm": grad_norm,
-                    "tokens_per_s": n_timed * config.n_tokens_per_step / timed_s,
-                    "time_s": state.time_s,
-                }
-                _tell(listeners, record | (_look(state, materials, observers) if looks else {}))
+                _tell(listeners, record)
                 n_timed, timed_s = 0, 0.0
             if is_last or state.step % config.save_every == 0:
                 save_checkpoint(state, folder / "checkpoints")
         if state.step < config.n_steps:
-            raise KeyboardInterrupt
+            save_checkpoint(state, folder / "checkpoints")
+            raise KeyboardInterrupt(f"stopped and saved after step {state.step}; go on by `cutaway train --resume {folder}`")
 
 
 def validation_loss(model: Transformer, tokens: TokenArray, *, batch_size: int = 64, max_windows: int | None = None) -> float:
@@ -128,15 +130,22 @@ def _look(state: TrainState, materials: Materials, observers: Mapping[str, Obser
     config, step = materials.config, state.step
     max_windows = None if step == config.n_steps else config.n_validation_windows
     found: dict[str, Any] = {"val_loss": validation_loss(state.model, materials.validation_tokens, max_windows=max_windows)}
+    if not math.isfinite(found["val_loss"]):  # the run stops here, and such a model can say nothing
+        return found
     for observe in observers.values():
         found |= observe(step, state.model)
     if config.sample_every and (step % config.sample_every == 0 or step == config.n_steps):
         lm = LanguageModel(state.model, materials.tokenizer)
-        found["sample"] = lm.generate(materials.prompt, max_new_tokens=200, seed=config.seed)
+        pieces = lm.stream(materials.prompt, max_new_tokens=200, seed=config.seed, tell=lambda _: None)  # may pass the context
+        found["sample"] = materials.prompt + "".join(pieces)
     return found
 
 
-def _say_not_finite(loss: float, step: int, folder: Path) -> str:
-    newest = Run(folder).latest_checkpoint()
-    kept = f"the checkpoint of step {newest.step} is whole" if newest else "no checkpoint was written yet"
-    return f"the loss is {loss} after step {step}, so training stopped; {kept}; try a lower learning rate"
+def _check_finite(record: Mapping[str, Any], folder: Path) -> None:
+    for name in ("loss", "grad_norm", "val_loss"):
+        if not math.isfinite(record.get(name, 0.0)):
+            newest = Run(folder).latest_checkpoint()
+            kept = f"the checkpoint of step {newest.step} is whole" if newest else "no checkpoint was written yet"
+            raise TrainingError(
+                f"{name} is {record[name]} after step {record['step']}, so training stopped; {kept}; try a lower learning rate"
+            )

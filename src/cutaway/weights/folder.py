@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from pathlib import Path
 
 import torch
@@ -14,7 +16,7 @@ from cutaway.config import ModelConfig
 from cutaway.model import Transformer
 from cutaway.runtime import atomic_path, atomic_write
 
-__all__ = ["save_model", "load_model", "read_config", "read_tensors", "check_tensors"]
+__all__ = ["save_model", "load_model", "save_tensors", "read_config", "read_tensors", "check_tensors"]
 
 
 def save_model(model: Transformer, folder: Path) -> None:
@@ -23,8 +25,19 @@ def save_model(model: Transformer, folder: Path) -> None:
     if model.config.tie_embeddings:
         del tensors["unembed.W_U.weight"]
     with atomic_path(folder / "model.safetensors") as temporary:
-        save_file(tensors, temporary, metadata={"format": "pt"})
+        save_tensors(tensors, temporary)
     atomic_write(folder / "config.json", json.dumps(model.config.to_dict(), indent=2))
+
+
+def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    """Write tensors as safetensors; raises OSError where the disk is full or cannot be written."""
+    try:
+        save_file(tensors, path, metadata={"format": "pt"})
+    except SafetensorError as error:  # which has the number of the system's error in its text alone
+        if match := re.search(r"os error (\d+)", str(error)):
+            number = int(match[1])
+            raise OSError(number, os.strerror(number), str(path)) from None
+        raise
 
 
 def load_model(folder: Path, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> Transformer:
@@ -48,9 +61,12 @@ def read_config(path: Path) -> ModelConfig:
     if not path.is_file():
         raise ValueError(f"{path.parent} holds no {path.name}, so it is no saved model")
     try:
-        return ModelConfig.from_dict(json.loads(path.read_text()))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is damaged: {error}") from None
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(values, dict):
+            raise ValueError(f"expected a JSON object, not a {type(values).__name__}")  # noqa: TRY004
+        return ModelConfig.from_dict(values)
+    except (ValueError, TypeError) as error:  # values of a wrong kind do not compare
+        raise ValueError(f"{path} holds no model's configuration: {error}") from None
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

@@ -1,0 +1,54 @@
+import json
+
+import pytest
+
+from cutaway import measure
+from cutaway.config import ModelConfig
+
+
+def test_decoding_is_faster_with_the_cache_the_longer_the_text(cutaway):
+    code, out, err = cutaway("bench", "decode", "--preset", "shakespeare-char", "--device", "cpu", "--json")
+    assert code == 0
+    assert err.startswith("shakespeare-char, float32, CPU")
+    rows = json.loads(out)
+    assert [row["length"] for row in rows] == [8, 16, 32]
+    for row in rows:
+        assert row["times faster"] == pytest.approx(row["with cache"] / row["tokens/s without cache"])
+        assert row["with cache"] > 0
+
+
+def test_limits_are_plausible(cutaway, monkeypatch):
+    monkeypatch.setattr("cutaway.measure.machine.compiler", lambda: None)  # the compiled read takes long to compile
+    code, out, _ = cutaway("bench", "limits", "--preset", "shakespeare-char", "--device", "cpu", "--json")
+    assert code == 0
+    (row,) = json.loads(out)
+    assert 0.1 < row["GB/s, memory read"] < 5000
+    assert 0.1 < row["GFLOP/s, matrix products"] < 100_000
+
+
+def test_the_table_fits_80_columns(cutaway):
+    code, out, _ = cutaway("bench", "forward", "--preset", "shakespeare-char", "--device", "cpu")
+    assert code == 0
+    assert "times the products" in " ".join(out.split())
+    assert max(len(line.rstrip()) for line in out.splitlines()) <= 80
+
+
+def test_bytes_a_token_are_the_weights_and_the_cache():
+    config = ModelConfig(d_vocab=10, n_ctx=8, n_layers=2, n_heads=2, d_model=4)
+    weights = 2 * (4 * 4 * 4 + 2 * 4 * 16) + 4 * 10
+    assert measure.bytes_a_token(config, length=5) == 4 * (weights + 2 * 2 * 4 * 5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["dreams"], "invalid choice"),
+        (["decode", "--preset", "gtp2"], "there is no model preset 'gtp2'; there are gpt2"),
+        (["decode", "--device", "abacus"], "'abacus' is not a device"),
+    ],
+)
+def test_mistakes_are_a_sentence(cutaway, arguments, sentence):
+    code, out, err = cutaway("bench", *arguments)
+    assert (code, out) == (2, "")
+    assert sentence in err
+    assert err.count("\n") == 1

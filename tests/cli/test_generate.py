@@ -1,0 +1,127 @@
+import io
+import json
+import shutil
+
+import pytest
+
+import cutaway as package
+from cutaway.generation.strategies import STRATEGIES
+from tiny_training import tiny_config, write_text
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    home = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CUTAWAY_CACHE", str(home / "cache"))
+        return package.train(tiny_config(write_text(home), out=str(home / "run"), n_steps=30, learning_rate=0.02), quiet=True)
+
+
+@pytest.fixture
+def run(trained, tmp_path):
+    """The latest run of this test's folder of runs."""
+    return shutil.copytree(trained, tmp_path / "runs/play")
+
+
+@pytest.fixture
+def lm(run):
+    return package.load(run)
+
+
+def test_the_latest_run_goes_on_as_the_library_does(cutaway, lm, run):
+    code, out, err = cutaway("generate", "the king", "--max-new-tokens", "8", "--seed", "3")
+    assert (code, err) == (0, f"{run}\n\n")
+    assert out == lm.generate("the king", max_new_tokens=8, seed=3) + "\n"
+    assert cutaway("generate", "the king", "--max-new-tokens", "8", "--seed", "3")[1] == out
+
+
+@pytest.mark.parametrize("source", ["play", "runs/play", "runs/play/checkpoints/step-000003"])
+def test_a_model_has_a_name_or_a_path(cutaway, run, source):
+    code, out, err = cutaway("generate", "the", "--model", source, "--max-new-tokens", "4")
+    assert (code, err) == (0, f"{source}\n\n")
+    assert out == package.load(source).generate("the", max_new_tokens=4) + "\n"
+
+
+def test_seeds_presets_and_options_change_the_text(cutaway, lm):
+    arguments = {
+        (): {},
+        ("--seed", "5"): {"seed": 5},
+        ("--preset", "creative"): {"preset": "creative"},
+        ("--temperature", "0"): {"temperature": 0.0},
+        ("--temperature", "2", "--top-k", "2"): {"temperature": 2.0, "top_k": 2},
+        ("--repetition-penalty", "3"): {"repetition_penalty": 3.0},
+        ("--num-beams", "3"): {"num_beams": 3},
+    }
+    texts = []
+    for given, options in arguments.items():
+        code, out, _ = cutaway("generate", "the", "--max-new-tokens", "12", *given)
+        assert code == 0
+        assert out == lm.generate("the", max_new_tokens=12, **options) + "\n"
+        texts.append(out)
+    assert len(set(texts)) >= 5
+
+
+def test_several_prompts_and_json(cutaway, lm):
+    arguments = ("generate", "the king", "a fool", "--max-new-tokens", "7")
+    texts = lm.generate(["the king", "a fool"], max_new_tokens=7)
+    assert cutaway(*arguments)[1] == "\n\n".join(texts) + "\n"
+    code, out, _ = cutaway(*arguments, "--json")
+    assert code == 0
+    assert json.loads(out) == [{"prompt": "the king", "text": texts[0]}, {"prompt": "a fool", "text": texts[1]}]
+    assert json.loads(cutaway(*arguments[:2], "--json")[1])[0]["prompt"] == "the king"
+
+
+def test_a_newline_is_the_prompt_unless_one_is_given(cutaway, lm):
+    assert cutaway("generate", "--max-new-tokens", "5")[1] == lm.generate("\n", max_new_tokens=5) + "\n"
+
+
+def test_it_stops_before_a_stop_text(cutaway, lm):
+    whole = lm.generate("the king", max_new_tokens=60, seed=1)
+    stop = whole[20:22]
+    expected = whole[: whole.index(stop, len("the king"))]
+    assert cutaway("generate", "the king", "--max-new-tokens", "60", "--seed", "1", "--stop", stop)[1] == expected + "\n"
+
+
+def test_past_the_context_is_said_once_in_a_sentence(cutaway, run):
+    for arguments in (["the"], ["the", "--json"], ["the", "a"], ["the", "--compare"]):
+        code, _, err = cutaway("generate", *arguments, "--max-new-tokens", "30")
+        assert code == 0
+        assert err.count("past the context of 16 tokens") == 1
+        assert ".py" not in err
+
+
+def test_compare_shows_every_strategy_in_80_columns(cutaway, lm):
+    code, out, _ = cutaway("generate", "the king", "--compare", "--max-new-tokens", "90")
+    assert code == 0
+    assert max(len(line.rstrip()) for line in out.splitlines()) <= 80
+    assert "…" not in out
+    assert all(name in " ".join(out.split()) for name in ("greedy", "top-k 10", "top-p 0.9", "min-p 0.1", "balanced"))
+    _, out, _ = cutaway("generate", "the king", "--compare", "--max-new-tokens", "9", "--json")
+    found = {each["strategy"]: each["text"] for each in json.loads(out)}
+    assert found == {name: lm.generate("the king", max_new_tokens=9, **options) for name, options in STRATEGIES.items()}
+
+
+def test_interactive_reads_prompts_until_an_empty_line(cutaway, lm, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("the king\na fool\n\nnever read\n"))
+    code, out, _ = cutaway("generate", "--interactive", "--max-new-tokens", "6")
+    assert code == 0
+    assert out == "".join(lm.generate(prompt, max_new_tokens=6) + "\n" for prompt in ("the king", "a fool"))
+
+
+def test_interactive_goes_on_after_a_prompt_that_cannot_be_read(cutaway, lm, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("ÜBER\na fool\n"))
+    code, out, err = cutaway("generate", "--interactive", "--max-new-tokens", "6")
+    assert code == 0
+    assert out == lm.generate("a fool", max_new_tokens=6) + "\n"
+    assert "the character(s) 'B', 'E', 'R', 'Ü' are not among" in err
+
+
+def test_random_weights_need_no_run(cutaway, tmp_path):
+    arguments = ("generate", "ROMEO:", "--random", "shakespeare-char", "--max-new-tokens", "20")
+    code, out, err = cutaway(*arguments)
+    assert (code, err) == (0, "")
+    assert out.startswith("ROMEO:")
+    assert len(out) == len("ROMEO:") + 20 + 1
+    assert cutaway(*arguments)[1] == out
+    assert cutaway(*arguments, "--seed", "1")[1] != out
+    assert not (tmp_path / "runs").exists()

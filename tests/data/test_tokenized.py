@@ -1,0 +1,103 @@
+"""A corpus as ids: encoded once, kept by the hashes of text and tokenizer, made again when damaged; and split as nanoGPT does."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cutaway.data import Corpus, split_tokens, tokenize_corpus
+from cutaway.tokenizers import BPETokenizer, CharTokenizer, Tokenizer, tokenizer_hash
+
+TEXT = "the quick brown fox jumps over the lazy dog\n" * 20
+
+
+def corpus_of(text: str) -> Corpus:
+    return Corpus("some text", text, hashlib.sha256(text.encode()).hexdigest())
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("CUTAWAY_CACHE", str(tmp_path))
+    return tmp_path / "tokens"
+
+
+@pytest.fixture
+def n_encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Grows by the length of each text that is encoded."""
+    lengths: list[int] = []
+    encode = Tokenizer.encode
+
+    def counting(self: Tokenizer, text: str, *, allow_special: bool = False) -> list[int]:
+        lengths.append(len(text))
+        return encode(self, text, allow_special=allow_special)
+
+    monkeypatch.setattr(Tokenizer, "encode", counting)
+    return lengths
+
+
+def test_the_ids_are_the_tokenizers(cache: Path) -> None:
+    for tokenizer in (CharTokenizer.fit(TEXT), BPETokenizer.train(TEXT, d_vocab=270)):
+        tokens = tokenize_corpus(corpus_of(TEXT), tokenizer)
+        assert isinstance(tokens, np.memmap)
+        assert tokens.tolist() == tokenizer.encode(TEXT)
+        assert tokenizer.decode(tokens.tolist()) == TEXT
+    assert len(list(cache.glob("*.bin"))) == 2
+
+
+def test_they_are_made_once(cache: Path, n_encoded: list[int]) -> None:
+    tokenizer = CharTokenizer.fit(TEXT)
+    first = tokenize_corpus(corpus_of(TEXT), tokenizer).tolist()
+    assert tokenize_corpus(corpus_of(TEXT), CharTokenizer.fit(TEXT)).tolist() == first
+    assert n_encoded == [len(TEXT)]
+    # another text, and the same text by another tokenizer, are others
+    assert len(tokenize_corpus(corpus_of(TEXT + "dog"), tokenizer)) == len(TEXT) + 3
+    assert tokenize_corpus(corpus_of(TEXT), CharTokenizer.fit(TEXT + "!")).tolist() != first
+    assert len(n_encoded) == 3
+
+
+@pytest.mark.parametrize("size", [0, 1, 500, 1024, -2])
+def test_they_are_made_again_when_damaged(cache: Path, n_encoded: list[int], size: int) -> None:
+    tokenizer = CharTokenizer.fit(TEXT)
+    first = tokenize_corpus(corpus_of(TEXT), tokenizer).tolist()
+    (path,) = cache.glob("*.bin")
+    path.write_bytes(path.read_bytes()[:size])
+    assert tokenize_corpus(corpus_of(TEXT), tokenizer).tolist() == first
+    assert len(n_encoded) == 2
+    assert tokenize_corpus(corpus_of(TEXT), tokenizer).tolist() == first
+    assert len(n_encoded) == 2
+
+
+def test_the_manifest_says_what_they_are(cache: Path) -> None:
+    tokenizer, corpus = CharTokenizer.fit(TEXT), corpus_of(TEXT)
+    tokenize_corpus(corpus, tokenizer)
+    (manifest,) = cache.glob("*.json")
+    assert json.loads(manifest.read_text()) == {
+        "n_tokens": len(TEXT),
+        "d_vocab": tokenizer.d_vocab,
+        "corpus": "some text",
+        "corpus_sha256": corpus.sha256,
+        "tokenizer": "char",
+        "tokenizer_sha256": tokenizer_hash(tokenizer),
+    }
+
+
+def test_the_split_is_nanogpts() -> None:
+    tokens = np.arange(1_115_394, dtype=np.uint32)  # the characters of tiny Shakespeare
+    train, validation = split_tokens(tokens)
+    assert (len(train), len(validation)) == (1_003_854, 111_540)  # data/shakespeare_char/readme.md
+    assert np.array_equal(np.concatenate([train, validation]), tokens)
+    assert np.shares_memory(train, tokens)
+
+
+@pytest.mark.parametrize(("fraction", "n_train"), [(0.0, 10), (0.5, 5), (0.25, 7), (0.99, 0)])
+def test_other_fractions(fraction: float, n_train: int) -> None:
+    train, validation = split_tokens(np.arange(10, dtype=np.uint16), validation_fraction=fraction)
+    assert (len(train), len(validation)) == (n_train, 10 - n_train)
+
+
+@pytest.mark.parametrize("fraction", [1.0, -0.1, 2.0, float("nan")])
+def test_fractions_that_are_none(fraction: float) -> None:
+    with pytest.raises(ValueError, match=f"validation_fraction is {fraction}; expected at least 0 and less than 1"):
+        split_tokens(np.arange(10, dtype=np.uint16), validation_fraction=fraction)

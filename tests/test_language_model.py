@@ -1,0 +1,325 @@
+"""Text in, text out: what a language model does is what its public parts do one after the other."""
+
+import hashlib
+import json
+import string
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from run_directories import TRAIN
+
+from cutaway.config import ModelConfig
+from cutaway.generation import Sampling, TextStream, beam_search, decode
+from cutaway.language_model import LanguageModel, load, random_model
+from cutaway.model import Transformer
+from cutaway.tokenizers import END_OF_TEXT, BPETokenizer, CharTokenizer, Tokenizer
+from cutaway.weights import save_model
+
+MakeModel = Callable[..., Transformer]
+
+SIZES: dict[str, Any] = {"n_ctx": 64, "n_layers": 2, "n_heads": 2, "d_model": 16}
+PROMPTS = ["ROMEO:\nBut soft", "a", "What light"]
+
+
+def make_lm(make_model: MakeModel, tokenizer: Tokenizer, **sizes: int) -> LanguageModel:
+    return LanguageModel(make_model(ModelConfig(**{"d_vocab": tokenizer.d_vocab} | SIZES | sizes)), tokenizer)
+
+
+@pytest.fixture
+def lm(make_model: MakeModel) -> LanguageModel:
+    """Of characters; the model has ids that the tokenizer has not."""
+    return make_lm(make_model, CharTokenizer.fit(string.printable), d_vocab=120)
+
+
+@pytest.fixture
+def bpe(make_model: MakeModel) -> LanguageModel:
+    """Of bytes and a token that ends a text: what it makes of itself is full of halves of characters."""
+    return make_lm(make_model, BPETokenizer(special_tokens=[END_OF_TEXT]))
+
+
+def test_the_tokenizer_must_fit(make_model: MakeModel) -> None:
+    with pytest.raises(ValueError, match="the tokenizer has 100 tokens and the model d_vocab 99: they do not belong together"):
+        make_lm(make_model, CharTokenizer.fit(string.printable), d_vocab=99)
+    make_lm(make_model, CharTokenizer.fit(string.printable), d_vocab=101)
+
+
+def test_tokens_and_text(lm: LanguageModel) -> None:
+    tokens = lm.tokens("hello")
+    assert tokens.shape == (1, 5)
+    assert tokens.dtype == torch.int64
+    assert tokens[0].tolist() == lm.tokenizer.encode("hello")
+    assert lm.text(tokens[0]) == lm.text(tokens[0].tolist()) == "hello"
+    assert lm.model(tokens).shape == (1, 5, 120)
+
+
+def test_shorter_rows_are_filled_up_where_nothing_sees_it(lm: LanguageModel, bpe: LanguageModel) -> None:
+    for each, fill in ((lm, 0), (bpe, bpe.tokenizer.eot)):
+        tokens = each.tokens(PROMPTS)
+        assert tokens.shape == (3, len(PROMPTS[0]))
+        for row, text in zip(tokens, PROMPTS, strict=True):
+            n = len(each.tokenizer.encode(text))
+            assert row[:n].tolist() == each.tokenizer.encode(text)
+            assert row[n:].tolist() == [fill] * (len(row) - n)
+            # float64, the same sums in another order
+            torch.testing.assert_close(each.model(tokens)[1, 0], each.model(each.tokens("a"))[0, 0], rtol=0, atol=1e-12)
+
+
+def test_the_beginning_of_text_token(lm: LanguageModel, bpe: LanguageModel) -> None:
+    plain = bpe.tokenizer.encode("hello")
+    assert bpe.tokens("hello").tolist() == bpe.tokens("hello", bos=False).tolist() == [plain]
+    assert bpe.tokens(["hello", ""], bos=True).tolist() == [[256, *plain], [256] * 6]
+    with pytest.raises(ValueError, match="bos=True, and the char tokenizer has no beginning-of-text token"):
+        lm.tokens("hello", bos=True)
+    assert bpe.generate("", bos=True, max_new_tokens=5) == "".join(bpe.stream("", bos=True, max_new_tokens=5))
+
+
+@pytest.mark.parametrize("text", ["", [], ["a", ""]])
+def test_a_text_without_tokens(lm: LanguageModel, text: str | list[str]) -> None:
+    for ask in (lm.tokens, lm.generate):
+        with pytest.raises(ValueError, match="a prompt has no tokens: give some text to go on from"):
+            ask(text)
+
+
+def test_special_tokens_in_a_prompt_are_ordinary_text(bpe: LanguageModel) -> None:
+    assert bpe.tokens(END_OF_TEXT).tolist() == [list(bpe.tokenizer.encode(END_OF_TEXT))]
+    assert bpe.tokenizer.eot not in bpe.tokens(END_OF_TEXT)[0].tolist()
+
+
+@pytest.mark.parametrize("name", ["lm", "bpe"])
+def test_generate_is_the_prompt_and_the_stream_joined(request: pytest.FixtureRequest, name: str) -> None:
+    model = request.getfixturevalue(name)
+    for seed in range(5):
+        pieces = list(model.stream("But soft", max_new_tokens=30, seed=seed))
+        assert model.generate("But soft", max_new_tokens=30, seed=seed) == "But soft" + "".join(pieces)
+
+
+def test_generate_is_a_composition_of_public_parts(bpe: LanguageModel) -> None:
+    prompt, stop, sampling = "But soft", ("e", "\n"), Sampling(temperature=1.3, top_k=150, top_p=0.99, repetition_penalty=1.2)
+    for seed in range(5):
+        text_stream, text = TextStream(bpe.tokenizer, stop), prompt
+        for ((_, token),) in decode(bpe.model, [bpe.tokenizer.encode(prompt)], max_new_tokens=40, sampling=sampling, seed=seed):
+            if token == bpe.tokenizer.eot:
+                break
+            text += text_stream.push(token)
+            if text_stream.is_done:
+                break
+        text += text_stream.flush()
+        choices = {"temperature": 1.3, "top_k": 150, "top_p": 0.99, "repetition_penalty": 1.2}
+        assert bpe.generate(prompt, max_new_tokens=40, stop=stop, seed=seed, **choices) == text
+        assert prompt + "".join(bpe.stream(prompt, max_new_tokens=40, stop=stop, seed=seed, sampling=sampling)) == text
+
+
+@pytest.mark.parametrize("choices", [{"temperature": 0.0}, {"temperature": 1.5}, {"num_beams": 3}])
+def test_a_batch_is_each_prompt_alone(lm: LanguageModel, choices: dict[str, Any]) -> None:
+    together = lm.generate(PROMPTS, max_new_tokens=20, stop=["e"], seed=4, **choices)
+    assert together == [lm.generate(prompt, max_new_tokens=20, stop=["e"], seed=4, **choices) for prompt in PROMPTS]
+    assert all(text.startswith(prompt) for text, prompt in zip(together, PROMPTS, strict=True))
+
+
+def test_the_same_seed_gives_the_same_text(lm: LanguageModel) -> None:
+    texts = [lm.generate("a", max_new_tokens=20, temperature=1.0, seed=seed) for seed in range(6)]
+    assert len(set(texts)) == 6
+    torch.manual_seed(99)
+    assert texts == [lm.generate("a", max_new_tokens=20, temperature=1.0, seed=seed) for seed in range(6)]
+    assert lm.generate("a", max_new_tokens=20, temperature=1.0) == texts[0]
+    assert len(set(lm.generate(["a"] * 4, max_new_tokens=20, temperature=1.0))) == 4
+
+
+def test_only_ids_of_the_tokenizer_come(make_model: MakeModel) -> None:
+    model = make_lm(make_model, CharTokenizer.fit("ab"), d_vocab=500)
+    for choices in ({"temperature": 9.0}, {"num_beams": 2}):
+        assert set(model.generate("ab", max_new_tokens=40, **choices)) == {"a", "b"}
+
+
+def test_the_text_ends_before_the_first_stop_string(lm: LanguageModel) -> None:
+    whole = lm.generate("a", max_new_tokens=40, temperature=1.0)[1:]
+    for stop in (whole[10:13], whole[20], whole[:2]):
+        assert lm.generate("a", max_new_tokens=40, temperature=1.0, stop=[stop, "not there"]) == "a" + whole[: whole.index(stop)]
+    assert lm.generate("a", max_new_tokens=40, temperature=1.0, stop=["not there"]) == "a" + whole
+    best = lm.generate("a", max_new_tokens=10, num_beams=3)[1:]
+    assert lm.generate("a", max_new_tokens=10, num_beams=3, stop=[best[4:6]]) == "a" + best[: best.index(best[4:6])]
+    with pytest.raises(ValueError, match="a stop string is empty"):
+        lm.generate("a", stop=[""])
+
+
+def test_decoding_ends_with_the_stop_string(lm: LanguageModel) -> None:
+    n_read = []
+    handle = lm.model.unembed.register_forward_hook(lambda *given: n_read.append(1))
+    whole = lm.generate("a", max_new_tokens=40, temperature=1.0)[1:]
+    stop = whole[10:13]
+    n_read.clear()
+    lm.generate("a", max_new_tokens=40, temperature=1.0, stop=[stop])
+    handle.remove()
+    assert len(n_read) == whole.index(stop) + 3
+
+
+def test_the_end_of_text_token_ends_the_text_and_is_not_shown(make_model: MakeModel) -> None:
+    tokenizer = BPETokenizer(special_tokens=[END_OF_TEXT])
+    config = ModelConfig(**{**SIZES, "d_vocab": 257, "unembed_bias": True})
+    lm = LanguageModel(make_model(config), tokenizer)
+    with torch.no_grad():
+        lm.model.unembed.W_U.bias[tokenizer.eot] += 100.0
+    assert lm.generate("abc", max_new_tokens=9) == "abc"
+    assert "".join(lm.stream("abc", max_new_tokens=9)) == ""
+    assert lm.generate("abc", max_new_tokens=9, num_beams=2) == "abc"
+    assert lm.generate(["abc", "d"], max_new_tokens=9) == ["abc", "d"]
+
+
+def test_presets_and_what_differs_from_them(lm: LanguageModel) -> None:
+    def by(sampling: Sampling) -> str:
+        return "a" + "".join(lm.stream("a", max_new_tokens=30, sampling=sampling, seed=2))
+
+    for preset in ("precise", "balanced", "creative"):
+        assert lm.generate("a", max_new_tokens=30, preset=preset, seed=2) == by(Sampling.of(preset))
+    assert lm.generate("a", max_new_tokens=30, seed=2) == by(Sampling.of("balanced"))
+    changed = lm.generate("a", max_new_tokens=30, seed=2, preset="creative", temperature=2.0, min_p=0.5)
+    assert changed == by(Sampling(temperature=2.0, min_p=0.5))
+    with pytest.raises(ValueError, match="no sampling preset 'wild'; there are precise, balanced, creative"):
+        lm.generate("a", preset="wild")
+
+
+def test_beams(lm: LanguageModel) -> None:
+    choices = {"num_beams": 3, "max_new_tokens": 6, "length_penalty": 0.5}
+    best = beam_search(lm.model, lm.tokenizer.encode("ab"), n_ids=lm.tokenizer.d_vocab, **choices)[0]
+    assert lm.generate("ab", **choices) == "ab" + lm.text(best.tokens)
+    assert lm.generate("ab", num_beams=1, max_new_tokens=6, seed=3) == lm.generate("ab", max_new_tokens=6, seed=3)
+
+
+@pytest.mark.parametrize(
+    ("choices", "sentence"),
+    [
+        ({"num_beams": 0}, "num_beams is 0; expected at least 1"),
+        ({"max_new_tokens": -1}, "max_new_tokens is -1; expected at least 0"),
+        ({"max_new_tokens": -1, "num_beams": 2}, "max_new_tokens is -1; expected at least 0"),
+        ({"temperature": -1.0}, "temperature is -1.0; expected 0"),
+        ({"top_p": 2.0}, "top_p is 2.0; expected"),
+    ],
+)
+def test_refusals(lm: LanguageModel, choices: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        lm.generate("a", **choices)
+
+
+def test_no_new_tokens(lm: LanguageModel) -> None:
+    assert lm.generate("abc", max_new_tokens=0) == lm.generate("abc", max_new_tokens=0, num_beams=2) == "abc"
+    assert "".join(lm.stream("abc", max_new_tokens=0)) == ""
+
+
+def test_past_the_context_is_told_once(lm: LanguageModel) -> None:
+    told: list[str] = []
+    text = "".join(lm.stream("a" * 60, max_new_tokens=12, tell=told.append))
+    assert len(told) == 1
+    assert "past the context of 64 tokens" in told[0]
+    with pytest.warns(UserWarning, match="past the context of 64 tokens"):
+        assert lm.generate("a" * 60, max_new_tokens=12) == "a" * 60 + text
+
+
+@pytest.fixture
+def folder(lm: LanguageModel, tmp_path: Path) -> Path:
+    """A saved language model that no run made."""
+    save_model(lm.model, tmp_path / "mine")
+    lm.tokenizer.save(tmp_path / "mine" / "tokenizer.json")
+    return tmp_path / "mine"
+
+
+@pytest.fixture
+def run(lm: LanguageModel, tmp_path: Path) -> Path:
+    """A run directory with two checkpoints of different weights and the hashes of their files."""
+    run = tmp_path / "runs" / "tiny"
+    run.mkdir(parents=True)
+    (run / "config.json").write_text(json.dumps({"model": lm.config.to_dict(), "train": TRAIN}))
+    lm.tokenizer.save(run / "tokenizer.json")
+    for step in (50, 100):
+        checkpoint = run / "checkpoints" / f"step-{step:06d}"
+        older = Transformer(lm.config).double()
+        save_model(lm.model if step == 100 else older, checkpoint)
+        sha256 = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in checkpoint.iterdir()}
+        (checkpoint / "state.json").write_text(json.dumps({"step": step, "sha256": sha256}))
+    return run
+
+
+def weights_of(model: Transformer) -> list[Any]:
+    return [weight.tolist() for weight in model.parameters()]
+
+
+def test_a_folder_is_loaded(folder: Path, lm: LanguageModel) -> None:
+    again = load(folder, device="cpu")
+    assert again.config == lm.config
+    assert again.tokenizer.state_dict() == lm.tokenizer.state_dict()
+    assert weights_of(again.model) == weights_of(lm.model)
+    assert not again.model.training
+    assert again.generate("But soft", max_new_tokens=10) == lm.generate("But soft", max_new_tokens=10)
+    assert again.model.unembed.W_U.weight is again.model.embed.W_E
+
+
+def test_dtype_and_device(folder: Path) -> None:
+    again = load(str(folder), device="cpu", dtype=torch.bfloat16)
+    assert {(weight.dtype, weight.device.type) for weight in again.model.parameters()} == {(torch.bfloat16, "cpu")}
+    assert again.tokens("a").device.type == "cpu"
+    assert again.generate("a", max_new_tokens=3).startswith("a")
+    with pytest.raises(ValueError, match="'abacus' is not a device"):
+        load(folder, device="abacus")
+
+
+def test_of_a_run_the_newest_checkpoint_is_taken(run: Path, lm: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    newest, older = run / "checkpoints" / "step-000100", run / "checkpoints" / "step-000050"
+    for source in (run, newest, newest / "model.safetensors"):
+        assert weights_of(load(source, device="cpu").model) == weights_of(lm.model)
+    assert weights_of(load(older, device="cpu").model) != weights_of(lm.model)
+    assert load(older, device="cpu").tokenizer.state_dict() == lm.tokenizer.state_dict()  # the run's
+    monkeypatch.setenv("CUTAWAY_RUNS", str(run.parent))
+    assert weights_of(load("tiny", device="cpu").model) == weights_of(lm.model)
+
+
+@pytest.mark.parametrize("place", [200, -1])
+def test_one_flipped_bit_is_noticed(run: Path, place: int) -> None:
+    path = run / "checkpoints" / "step-000100" / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="model.safetensors is damaged .its sha256 is not the one recorded"):
+        load(run, device="cpu")
+
+
+def test_a_run_without_a_checkpoint(run: Path) -> None:
+    (run / "checkpoints").rename(run / "elsewhere")
+    with pytest.raises(ValueError, match="has no checkpoint yet: go on with it by `cutaway train --resume"):
+        load(run)
+
+
+def test_what_is_not_there(tmp_path: Path, folder: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="there is no run"):
+        load(tmp_path / "absent")
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(FileNotFoundError):
+        load(folder, device="cpu")
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_folder_that_lacks_a_file_is_refused(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+    with pytest.raises(ValueError, match=str(folder)):
+        load(folder, device="cpu")
+
+
+def test_a_tokenizer_of_another_model(folder: Path) -> None:
+    CharTokenizer.fit("".join(map(chr, range(200)))).save(folder / "tokenizer.json")
+    with pytest.raises(ValueError, match="the tokenizer has 200 tokens and the model d_vocab 120"):
+        load(folder, device="cpu")
+
+
+def test_a_random_model_needs_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUTAWAY_CACHE", str(tmp_path))
+    lm = random_model("shakespeare-char", device="cpu")
+    assert lm.config == ModelConfig.preset("shakespeare-char", d_vocab=100)
+    assert lm.tokenizer.state_dict() == CharTokenizer.fit(string.printable).state_dict()
+    assert weights_of(random_model("shakespeare-char", device="cpu").model) == weights_of(lm.model)
+    assert weights_of(random_model("shakespeare-char", seed=1, device="cpu").model) != weights_of(lm.model)
+    assert not lm.model.training
+    assert len(lm.generate("a", max_new_tokens=5)) == 6
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(ValueError, match="no model preset 'gpt-17'"):
+        random_model("gpt-17")
