@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from run_directories import TRAIN
 
 from cutaway.config import ModelConfig
 from cutaway.generation import Sampling, TextStream, beam_search, decode
@@ -17,6 +16,7 @@ from cutaway.language_model import LanguageModel, load, random_model
 from cutaway.model import Transformer
 from cutaway.tokenizers import END_OF_TEXT, BPETokenizer, CharTokenizer, Tokenizer
 from cutaway.weights import save_model
+from run_directories import TRAIN
 
 MakeModel = Callable[..., Transformer]
 
@@ -280,7 +280,7 @@ def test_one_flipped_bit_is_noticed(run: Path, place: int) -> None:
     content = bytearray(path.read_bytes())
     content[place] ^= 1
     path.write_bytes(content)
-    with pytest.raises(ValueError, match="model.safetensors is damaged .its sha256 is not the one recorded"):
+    with pytest.raises(ValueError, match=r"model\.safetensors is damaged \(its sha256 is not the one recorded"):
         load(run, device="cpu")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,12 @@ from cutaway.runs import Run
 from cutaway.training import TrainConfig
 from cutaway.weights import read_tensors
 
-WORDS = "the a king queen fool speaks laughs of to his her crown night day and never always sees loves".split()
+WORDS = shlex.split("the a king queen fool speaks laughs of to his her crown night day and never always sees loves")
 
-OPTIONS = (
+OPTIONS = shlex.split(
     "--n-layers 1 --n-heads 2 --d-model 16 --n-ctx 16 --batch-size 4 --n-accumulate 2 --dropout 0.1 --n-warmup-steps 2 --n-steps 12 "
     "--validate-every 4 --sample-every 6 --save-every 3 --log-every 1 --device cpu --dtype float32 --no-compile"
-).split()
+)
 """The recipe of `tiny_config` as options of `cutaway train`, which takes the rest from shakespeare-char."""
 
 

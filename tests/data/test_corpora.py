@@ -91,7 +91,7 @@ def test_what_is_no_text(tmp_path: Path, content: bytes, sentence: str) -> None:
 
 def test_what_is_not_there(tmp_path: Path) -> None:
     for source in (tmp_path / "absent.txt", f"{tmp_path}/*.txt"):
-        with pytest.raises(ValueError, match="there is no file, folder or glob match .* tinyshakespeare, shakespeare, stdlib"):
+        with pytest.raises(ValueError, match=r"there is no file, folder or glob match .* tinyshakespeare, shakespeare, stdlib"):
             read_corpus(source)
     write(tmp_path / "picture.png", "x")
     with pytest.raises(ValueError, match="holds no text file"):

@@ -42,9 +42,9 @@ def test_batch_i_is_a_function_of_the_seed_and_i(tokens: TokenArray) -> None:
 
 
 def test_the_global_random_state_is_neither_read_nor_changed(tokens: TokenArray) -> None:
-    before = np.random.get_state()[1].copy(), torch.get_rng_state()  # noqa: NPY002
+    before = np.random.get_state()[1].copy(), torch.get_rng_state()
     Loader(tokens, batch_size=4, n_ctx=8, seed=3).next_batch()
-    assert np.array_equal(np.random.get_state()[1], before[0])  # noqa: NPY002
+    assert np.array_equal(np.random.get_state()[1], before[0])
     assert torch.equal(torch.get_rng_state(), before[1])
 
 

@@ -112,7 +112,7 @@ def test_an_npy_that_holds_something_else(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="expected a list of token ids"):
             read_shard(path)
     np.save(path, np.array([{}], dtype=object), allow_pickle=True)
-    with pytest.raises(ValueError, match="train.npy"):
+    with pytest.raises(ValueError, match=r"train\.npy"):
         read_shard(path)
 
 
@@ -121,7 +121,7 @@ def test_an_npy_that_was_cut_short(tmp_path: Path, size: int) -> None:
     path = tmp_path / "train.npy"
     np.save(path, np.arange(1000, dtype=np.uint16))
     path.write_bytes(path.read_bytes()[:size])
-    with pytest.raises(ValueError, match="train.npy"):
+    with pytest.raises(ValueError, match=r"train\.npy"):
         read_shard(path)
 
 

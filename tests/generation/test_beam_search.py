@@ -113,9 +113,7 @@ def test_ids_that_are_never_chosen(model: Transformer) -> None:
 def by_table(*rows: tuple[float, ...]) -> Transformer:
     """A model whose next token depends on the last alone, with the probabilities in its row."""
     n = len(rows)
-    config = ModelConfig(
-        d_vocab=n, n_ctx=8, n_layers=0, n_heads=1, d_model=n, norm="none", position="none", tie_embeddings=False
-    )
+    config = ModelConfig(d_vocab=n, n_ctx=8, n_layers=0, n_heads=1, d_model=n, norm="none", position="none", tie_embeddings=False)
     model = Transformer(config).double()
     with torch.no_grad():
         model.embed.W_E.copy_(torch.eye(n))
@@ -123,13 +121,14 @@ def by_table(*rows: tuple[float, ...]) -> Transformer:
     return model
 
 
-def test_what_the_length_penalty_does() -> None:
+@pytest.mark.parametrize("num_beams", [1, 2])
+def test_what_the_length_penalty_does(num_beams: int) -> None:
     # after 0: stop (2) at once with 0.5, or go on with 1, which stays at 1
     model = by_table((0.1, 0.4, 0.5), (0.1, 0.8, 0.1), (0.3, 0.3, 0.4))
     stopped, longer = (2,), (1, 1, 1)
 
     def best(length_penalty: float) -> Beam:
-        return beam_search(model, [0], num_beams=2, max_new_tokens=3, stop_ids=[2], length_penalty=length_penalty)[0]
+        return beam_search(model, [0], num_beams=num_beams, max_new_tokens=3, stop_ids=[2], length_penalty=length_penalty)[0]
 
     assert best(0.0).tokens == best(-1.0).tokens == stopped
     assert best(0.0).log_prob == pytest.approx(math.log(0.5), abs=1e-15)

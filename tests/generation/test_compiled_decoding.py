@@ -65,11 +65,11 @@ def run_alone(script: str, *arguments: str, **environment: str) -> str:
 @needs_compiler
 @pytest.mark.parametrize("shape", ["gpt2", "llama, grouped heads"])
 def test_compiled_is_eager(shape: str) -> None:
-    """From the first bucket of slots into the second, to the end of the context, and past it."""
+    """From the first bucket of slots into the rest, to the end of the context, and past it."""
     out = run_alone(
         """
         import sys
-        compiled._BUCKETS = (8, 64)
+        compiled._BUCKETS = (8,)  # and beyond the last bucket all slots
         model = make(sys.argv[1])
         prompt = [3, 1, 4]
         fast = CompiledDecoder(model, [prompt], max_new_tokens=20, tell=told.append)
@@ -125,6 +125,33 @@ def test_with_a_compiler_that_fails_one_sentence_and_the_same_text(tmp_path: Pat
     )
     assert out.startswith("the decoding step could not be compiled (")
     assert out.endswith("), so it runs as it is\n")
+
+
+def test_many_shapes_in_one_process() -> None:
+    """torch compiles a function eight times at most unless it is told otherwise, and every bucket of every shape takes one."""
+    out = run_alone("""
+        import functools
+        torch.compile = functools.partial(torch.compile, backend="eager")  # the graphs count, not their speed
+        compiled._BUCKETS = (4, 8, 12, 16, 64)
+        from torch._dynamo.utils import counters
+
+        def n_graphs(**changes):
+            text(Transformer(ModelConfig(**SIZES | changes)).eval(), 17, compile=True)
+            return counters["stats"]["unique_graphs"]
+
+        print(n_graphs(), n_graphs(), n_graphs(n_layers=1), n_graphs(d_model=8), told)
+        compiled._MOST_GRAPHS = 17
+        compiled._compiled_step.cache_clear()
+        n_graphs(n_layers=3)
+        print(told)
+        print(torch._dynamo.config.cache_size_limit)
+    """)
+    # other weights of one shape use the same graphs; past the limit it is told, and everyone else's limit stays
+    assert out.splitlines() == [
+        "5 5 10 15 []",
+        "['the decoding step could not be compiled (FailOnRecompileLimitHit), so it runs as it is']",
+        "8",
+    ]
 
 
 def test_several_prompts_are_refused(tiny_model: Transformer) -> None:

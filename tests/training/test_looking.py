@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+from itertools import pairwise
 
 import pytest
 import torch
@@ -64,7 +65,7 @@ def test_metrics_are_one_object_a_step(config):
         assert record["tokens"] == record["step"] * 4 * 2 * 16
     assert [record["step"] for record in records if "val_loss" in record] == [0, 4, 8, 12]
     assert [record["step"] for record in records if "sample" in record] == [0, 12]  # 6 is no step of validation
-    assert all(later["time_s"] > earlier["time_s"] for earlier, later in zip(records, records[1:], strict=False))
+    assert all(later["time_s"] > earlier["time_s"] for earlier, later in pairwise(records))
     assert records[0]["val_loss"] == pytest.approx(math.log(Run(folder).model_config.d_vocab), abs=0.1)
 
 

@@ -132,7 +132,9 @@ def test_fewer_steps_than_done_are_refused(run):
     assert hashes(run) == before
 
 
-@pytest.mark.parametrize("change", [{"batch_size": 8}, {"learning_rate": 0.1, "seed": 3}, {"data": "stdlib"}, {"out": "x"}, {"n_layers": 2}])
+@pytest.mark.parametrize(
+    "change", [{"batch_size": 8}, {"learning_rate": 0.1, "seed": 3}, {"data": "stdlib"}, {"out": "x"}, {"n_layers": 2}]
+)
 def test_what_would_make_it_another_run_is_refused(run, change):
     before = hashes(run)
     with pytest.raises(ValueError, match=f"a resumed run keeps its {', '.join(change)}; it may change compile, device"):
@@ -197,7 +199,9 @@ def test_a_flipped_bit_is_noticed_and_nothing_is_deleted(run, name):
         place = draw.randrange(len(content))
         file.write_bytes(content[:place] + bytes([content[place] ^ 1 << draw.randrange(8)]) + content[place + 1 :])
         before = hashes(run)
-        with pytest.raises(ValueError, match=rf"step-000012/{name} is damaged .* or remove step-000012 to go on from the one before"):
+        with pytest.raises(
+            ValueError, match=rf"step-000012/{name} is damaged .* or remove step-000012 to go on from the one before"
+        ):
             resume(run)
         assert hashes(run) == before
     shutil.rmtree(file.parent)
@@ -275,6 +279,6 @@ def test_a_run_that_was_spoilt_goes_on_as_if_it_had_not_been(config, home):
 
 def test_a_rate_far_too_high_is_noticed_at_the_last_step_too(config):
     config = config.replace(n_steps=1, learning_rate=1e39, min_learning_rate=1e39, n_warmup_steps=0)
-    with pytest.raises(TrainingError, match="val_loss is nan after step 1, .* the checkpoint of step 0 is whole; try a lower"):
+    with pytest.raises(TrainingError, match=r"val_loss is nan after step 1, .* the checkpoint of step 0 is whole; try a lower"):
         train(config, quiet=True)
     assert Run(Path(config.out)).latest_checkpoint().step == 0

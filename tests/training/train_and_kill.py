@@ -1,7 +1,8 @@
 """Train, be killed by SIGKILL again and again, go on each time: run by test_killed.py in a process of its own.
 
-One process loads torch once and forks for every life of the run. Half of the kills come at a random moment, the other half
-while a checkpoint is being written: the life is halted when its temporary folder is seen, and killed if that is still there.
+One process loads torch once and forks for every life of the run. A life is let go on for a random number of steps, maybe none.
+Then half of the kills come after a random time, the other half while a checkpoint is being written: the life is halted when its
+temporary folder is seen, and killed if that is still there.
 """
 
 import json
@@ -14,7 +15,6 @@ from pathlib import Path
 
 import torch
 
-from cutaway.runs import Run
 from cutaway.training import TrainConfig, resume, train
 from tiny_training import tiny_config
 
@@ -33,8 +33,9 @@ def live(config: TrainConfig) -> int:
     os._exit(0)
 
 
-def is_writing(folder: Path) -> bool:
-    return any((folder / "checkpoints").glob(".step-*.tmp"))
+def is_writing(child: int, folder: Path) -> bool:
+    """Return whether there is a part of a checkpoint by this very child: those before it left theirs to be cleared."""
+    return any((folder / "checkpoints").glob(f".step-*.{child}.tmp"))
 
 
 def is_over(child: int) -> bool:
@@ -44,9 +45,14 @@ def is_over(child: int) -> bool:
     return found != 0
 
 
-def kill_at(moment_s: float, child: int) -> bool:
+def last_step(folder: Path) -> int | None:
+    """Return the step of the newest whole checkpoint, None before the first."""
+    return max((int(path.name[5:]) for path in (folder / "checkpoints").glob("step-*")), default=None)
+
+
+def kill_after(time_s: float, child: int) -> bool:
     """Kill the child after so many seconds; return whether it was still alive."""
-    time.sleep(moment_s)
+    time.sleep(time_s)
     if is_over(child):
         return False
     os.kill(child, signal.SIGKILL)
@@ -57,10 +63,10 @@ def kill_at(moment_s: float, child: int) -> bool:
 def kill_while_writing(child: int, folder: Path) -> bool:
     """Kill the child while it writes a checkpoint; return False when it ended before it was caught at that."""
     while not is_over(child):
-        if is_writing(folder):
+        if is_writing(child, folder):
             os.kill(child, signal.SIGSTOP)
             time.sleep(0.02)
-            if is_writing(folder):
+            if is_writing(child, folder):
                 os.kill(child, signal.SIGKILL)
                 os.waitpid(child, 0)
                 return True
@@ -80,17 +86,19 @@ def main(data: str, out: str, n_kills: int, n_steps: int) -> None:
     config = whole.replace(out=str(folder))
     steps, n_while_writing = [], 0
     while len(steps) < n_kills:
+        done = last_step(folder) or 0
+        until = done + draw.randint(0, (n_steps - done) // (n_kills + 1 - len(steps)))
         child = live(config)
+        while (last_step(folder) or 0) < until:
+            time.sleep(0.0005)
         if len(steps) % 2:
-            time.sleep(draw.uniform(0, 0.5 * whole_s / n_kills))
             was_killed = kill_while_writing(child, folder)
         else:
-            was_killed = kill_at(draw.uniform(0, whole_s / n_kills), child)
+            was_killed = kill_after(draw.uniform(0, 4 * whole_s / n_steps), child)
         if not was_killed:
             break  # the run was over: fewer kills than asked for, which the test will say
-        n_while_writing += is_writing(folder)
-        newest = Run(folder).latest_checkpoint() if (folder / "config.json").exists() else None
-        steps.append(newest.step if newest else None)
+        n_while_writing += is_writing(child, folder)
+        steps.append(last_step(folder))
     os.waitpid(live(config), 0)
     print(json.dumps({"killed_after_steps": steps, "n_while_writing": n_while_writing}))
 

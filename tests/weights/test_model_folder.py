@@ -108,7 +108,10 @@ def test_saving_again_replaces(folder: Path, make_model: MakeModel, tiny_config:
     ("change", "sentence"),
     [
         (lambda t: t.pop("blocks.1.mlp.W_in.bias"), r"lacks blocks\.1\.mlp\.W_in\.bias, which the configuration beside it asks"),
-        (lambda t: [t.pop(n) for n in sorted(t) if n.startswith("blocks.0.attn")], r"lacks blocks\.0\.attn\.W_K\.bias, .* and 5 more"),
+        (
+            lambda t: [t.pop(n) for n in sorted(t) if n.startswith("blocks.0.attn")],
+            r"lacks blocks\.0\.attn\.W_K\.bias, .* and 5 more",
+        ),
         (lambda t: t.update(stray=torch.zeros(2)), "holds stray, which the configuration beside it does not know"),
         (lambda t: t.update({"unembed.W_U.weight": torch.zeros(31, 16)}), r"holds unembed\.W_U\.weight, which"),
         (
@@ -138,9 +141,7 @@ def test_tensors_that_do_not_fit(folder: Path, change: Callable[[dict[str, Tenso
         ({"n_kv_heads": 2}, r"blocks\.0\.attn\.W_K\.weight has shape \[16, 16\]; the configuration expects \[8, 16\]"),
     ],
 )
-def test_a_configuration_of_another_shape(
-    folder: Path, tiny_config: ModelConfig, changes: dict[str, Any], sentence: str
-) -> None:
+def test_a_configuration_of_another_shape(folder: Path, tiny_config: ModelConfig, changes: dict[str, Any], sentence: str) -> None:
     (folder / "config.json").write_text(json.dumps(tiny_config.replace(**changes).to_dict()))
     with pytest.raises(ValueError, match=sentence):
         load_model(folder)
@@ -160,7 +161,7 @@ def test_a_file_that_is_missing(folder: Path, name: str) -> None:
 )
 def test_a_configuration_that_is_damaged(folder: Path, content: bytes) -> None:
     (folder / "config.json").write_bytes(content)
-    with pytest.raises(ValueError, match="config.json"):
+    with pytest.raises(ValueError, match=r"config\.json"):
         load_model(folder)
 
 
@@ -168,7 +169,7 @@ def test_a_configuration_that_is_damaged(folder: Path, content: bytes) -> None:
 def test_a_configuration_with_values_of_a_wrong_kind(folder: Path, tiny_config: ModelConfig, field: str) -> None:
     values = tiny_config.to_dict() | {"position": "rotary", "rotary_dim": 2, field: "many"}
     (folder / "config.json").write_text(json.dumps(values))
-    with pytest.raises(ValueError, match="config.json"):
+    with pytest.raises(ValueError, match=r"config\.json"):
         read_config(folder / "config.json")
 
 
@@ -176,7 +177,7 @@ def test_a_configuration_with_values_of_a_wrong_kind(folder: Path, tiny_config: 
 def test_weights_that_were_cut_short(folder: Path, size: int) -> None:
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:size])
-    with pytest.raises(ValueError, match="model.safetensors is damaged"):
+    with pytest.raises(ValueError, match=r"model\.safetensors is damaged"):
         read_tensors(path)
 
 

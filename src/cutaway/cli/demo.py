@@ -31,7 +31,7 @@ def demo(*, data: str | None = None, steps: int = 2000) -> None:
     picture = folder / "loss.svg"
     _draw(folder, picture)
     console = stdout_console()
-    console.print(f"\nThe run is in [bold]{folder}[/], its loss curve in [bold]{picture}[/]. Try next:", highlight=False)
+    console.print(f"\nThe run is in [bold]{folder}[/], its loss curve in [bold]{picture}[/]. Try next:", soft_wrap=True)
     for command in ('generate "ROMEO:"', 'generate "ROMEO:" --compare', "inspect", "train --help"):
         console.print(f"  cutaway {command}", highlight=False)
 

@@ -6,9 +6,11 @@ import errno
 import os
 import sys
 import traceback
-from typing import Any
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-__all__ = ["UsageError", "report_error", "report_warning"]
+__all__ = ["UsageError", "report_error", "report_warning", "reporting_warnings"]
 
 _MISTAKES = (ValueError, FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError)
 _HOW_TO_SEE = "run it again with CUTAWAY_TRACEBACK=1 to see where"
@@ -33,13 +35,29 @@ def report_error(error: BaseException) -> int:
     return code
 
 
-def report_warning(message: Warning | str, *_: Any) -> None:
-    """Say a warning in one sentence on standard error: what `warnings.showwarning` is while a verb runs."""
+def report_warning(sentence: str) -> None:
+    """Say on standard error what does not stop the command."""
     from rich.text import Text
 
     from cutaway.report import stderr_console
 
-    stderr_console().print(Text(f"[{message}]", style="dim"), soft_wrap=True)
+    console = stderr_console()
+    console.print(Text(f"[{sentence}]", style="dim"), soft_wrap=not console.is_terminal)
+
+
+@contextmanager
+def reporting_warnings() -> Iterator[None]:
+    """Report each Python warning once, as a sentence, without the line of code that it comes from."""
+    said: set[str] = set()
+
+    def report_once(message: Warning | str, *_: object, **__: object) -> None:
+        if str(message) not in said:
+            said.add(str(message))
+            report_warning(str(message))
+
+    with warnings.catch_warnings():
+        warnings.showwarning = report_once
+        yield
 
 
 def _judge(error: BaseException) -> tuple[int, str]:

@@ -96,8 +96,9 @@ def _language_model(model: str | None, random: str | None, device: str | None) -
     if random is not None:
         return random_model(random, device=device)
     source = model or str(latest_run().path)
-    stderr_console().print(Text(f"{source}\n", style="dim"))
-    return load(source, device=device)
+    lm = load(source, device=device)
+    stderr_console().print(Text(f"{source}\n", style="dim"), soft_wrap=True)
+    return lm
 
 
 def _stream(lm: LanguageModel, prompt: str, sampling: Sampling, options: dict[str, Any]) -> None:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import difflib
 import sys
-import warnings
 from collections.abc import Sequence
 from importlib import import_module
 
-from cutaway.cli.errors import UsageError, report_error, report_warning
+from cutaway.cli.errors import UsageError, report_error, reporting_warnings
 
 __all__ = ["VERBS", "main"]
 
@@ -38,8 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):  # a character that the terminal lacks is no reason to stop
                 stream.reconfigure(errors="replace")
-        with warnings.catch_warnings():
-            warnings.showwarning = report_warning  # type: ignore[assignment]
+        with reporting_warnings():
             _run(list(sys.argv[1:] if arguments is None else arguments))
         sys.stdout.flush()
     except Exception as error:

@@ -38,8 +38,8 @@ def train(preset: str | None = None, /, *, resume: bool = False, **changes: Any)
 
     folder = training.resume(_run(preset), **changes) if resume else training.train(_config(preset, changes))
     console = stdout_console()
-    console.print(f"\nThe run is in [bold]{folder}[/]. Next:", highlight=False)
-    console.print(f"  cutaway generate --model {folder}\n  cutaway inspect {folder}", highlight=False)
+    console.print(f"\nThe run is in [bold]{folder}[/]. Next:", soft_wrap=True)  # a path is copied whole, however long
+    console.print(f"  cutaway generate --model {folder}\n  cutaway inspect {folder}", soft_wrap=True)
 
 
 def _config(preset: str | None, changes: dict[str, Any]) -> TrainConfig:

@@ -48,6 +48,8 @@ def read_corpus(source: str | Path) -> Corpus:
     AssetError when a named corpus cannot be fetched.
     """
     path = Path(source)
+    if not str(source):
+        raise ValueError(f"the name of the text is empty; give a file, a folder, a glob, or one of {', '.join(CORPORA)}")
     if str(source) in CORPORA:
         files = list(assets.fetch(str(source)).values())
     elif path.is_dir():

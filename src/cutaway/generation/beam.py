@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-import torch
-
 from cutaway.generation.cached import CachedDecoder
 from cutaway.model import Transformer
 from cutaway.runtime import evaluating
@@ -50,7 +48,7 @@ def beam_search(
         decoder = CachedDecoder(model, [prompt], max_new_tokens=max_new_tokens)
         for step in range(max_new_tokens):
             logits = decoder.read_prompts() if step == 0 else decoder.append([beam.tokens[-1] for beam in going])
-            log_probs = logits[:, :n_ids].double().log_softmax(dim=-1)
+            log_probs = logits[:, :n_ids].cpu().double().log_softmax(dim=-1)
             totals = log_probs + log_probs.new_tensor([[beam.log_prob] for beam in going])
             n_candidates = min(num_beams * (1 + len(stop_ids)), totals.numel())  # enough to fill the beams if all others end
             best = totals.flatten().topk(n_candidates)

@@ -28,6 +28,9 @@ __all__ = ["CompiledDecoder"]
 _BUCKETS = tuple(128 * 2**power for power in range(11))
 """How many slots a step attends to: the least that holds the text, so that few shapes are compiled and short texts are fast."""
 
+_MOST_GRAPHS = 128
+"""One for each bucket and shape of model in a process; torch would refuse the ninth."""
+
 
 class CompiledDecoder(CachedDecoder):
     """A CachedDecoder of one row whose steps are compiled; the prompt, and what slides past the context, is read as there.
@@ -56,14 +59,14 @@ class CompiledDecoder(CachedDecoder):
         position = len(self.rows[0])
         if not self._is_compiled or position >= self._kv.n_slots:
             return super().append(tokens)
-        from torch._dynamo.exc import TorchDynamoException  # loaded with the compiler alone
+        from torch._dynamo import exc  # loaded with the compiler alone
 
-        bucket = next(size for size in _BUCKETS if size > position)
+        bucket = next((size for size in _BUCKETS if size > position), self._kv.n_slots)
         k, v = self._kv.first_slots(min(bucket, self._kv.n_slots))
         new, positions = torch.tensor([tokens], device=self._device), torch.tensor([position], device=self._device)
         try:
             logits = _compiled_step()(self._model, new, positions, k, v)
-        except TorchDynamoException as error:
+        except (exc.TorchDynamoException, getattr(exc, "FailOnRecompileLimitHit", exc.TorchDynamoException)) as error:
             self._is_compiled = False
             self._tell(f"the decoding step could not be compiled ({type(error).__name__}), so it runs as it is")
             return super().append(tokens)
@@ -74,7 +77,10 @@ class CompiledDecoder(CachedDecoder):
 
 @cache
 def _compiled_step() -> Callable[..., Tensor]:
-    return torch.compile(_step, dynamic=False, fullgraph=True)
+    from torch._dynamo import config
+
+    step: Callable[..., Tensor] = torch.compile(_step, dynamic=False, fullgraph=True)
+    return config.patch(cache_size_limit=_MOST_GRAPHS)(step)  # type: ignore[no-any-return]
 
 
 def _step(

@@ -66,8 +66,8 @@ SAMPLING_PRESETS: dict[str, Sampling] = {
 def shaped_log_probs(
     logits: Float[Tensor, "batch d_vocab"], sampling: Sampling, *, seen: Sequence[Sequence[int]]
 ) -> Float[Tensor, "batch d_vocab"]:
-    """Return the log-probabilities to draw from, float64, -inf for tokens left out; `seen` holds each row's tokens so far."""
-    logits = logits.double()
+    """Return the log-probabilities to draw from, float64 on the CPU, -inf for those left out; `seen` holds each row's tokens."""
+    logits = logits.cpu().double()  # where every device continues alike, and Apple's has no float64
     if sampling.repetition_penalty != 1.0:
         logits = _penalised(logits, seen, sampling.repetition_penalty)
     if sampling.temperature == 0:

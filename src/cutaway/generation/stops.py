@@ -13,10 +13,11 @@ class TextStream:
     """Turns one row's tokens into text that is final: `push` returns what can be shown, `is_done` says that a stop string came."""
 
     def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = ()) -> None:
+        stop = (stop,) if isinstance(stop, str) else tuple(stop)
         if not all(stop):
             raise ValueError("a stop string is empty; give at least one character")
         self._characters = StreamDecoder(tokenizer)
-        self._stop = tuple(stop)
+        self._stop = stop
         self._held = ""
         self.is_done = False
 

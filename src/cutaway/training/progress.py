@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Self
 
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from cutaway.training.config import TrainConfig
+from cutaway.runtime import describe_device
+from cutaway.training.checkpoint import TrainState
+from cutaway.training.config import TrainConfig, expected_loss
 from cutaway.training.log import Record
+from cutaway.training.setup import Materials
 
-__all__ = ["ProgressLine"]
+__all__ = ["ProgressLine", "describe_run"]
 
 
 class ProgressLine:
@@ -66,3 +71,19 @@ class ProgressLine:
             "memory": f"{self._memory_gib():.2f} GiB",
         }
         return "  ".join(written[name] for name in names if written[name])
+
+
+def describe_run(materials: Materials, folder: Path, state: TrainState, device: torch.device) -> list[str]:
+    """Return what a person wants to know before waiting: what learns from what, where, and what loss to expect."""
+    config = materials.config
+    n_params = sum(weight.numel() for weight in state.model.parameters())
+    lines = [
+        f"{folder}: {n_params / 1e6:.2f} million parameters, {materials.tokenizer.d_vocab} tokens ({materials.tokenizer.kind})",
+        f"{materials.corpus.name}: {len(materials.train_tokens):,} tokens, {len(materials.validation_tokens):,} more to validate",
+        f"{describe_device(device)}, {config.dtype}{', compiled: the first step takes a while' if config.compile else ''}",
+    ]
+    if (loss := expected_loss(config)) is not None:
+        lines.append(f"expect a validation loss of about {loss:.2f} nats a token after {config.n_steps} steps")
+    if state.step:
+        lines.append(f"going on after step {state.step}")
+    return lines

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,11 @@ from cutaway.model import Transformer
 from cutaway.runs import Run
 from cutaway.runtime import evaluating, peak_memory_gib, pick_device, seeded_generator
 from cutaway.training.checkpoint import TrainState, clear_unfinished, load_checkpoint, save_checkpoint
-from cutaway.training.config import TrainConfig
 from cutaway.training.interrupt import stop_request
 from cutaway.training.log import Listener, MetricsFile, TensorBoard
 from cutaway.training.observers import Observer, resolve_observers
 from cutaway.training.optimizer import make_optimizer
-from cutaway.training.progress import ProgressLine
+from cutaway.training.progress import ProgressLine, describe_run
 from cutaway.training.schedule import learning_rate
 from cutaway.training.setup import Materials
 from cutaway.training.step import TrainStep, next_token_loss
@@ -43,12 +43,12 @@ def run_training(
     """
     config, device = materials.config, pick_device(materials.config.device)
     state, loader = _start(materials, folder, device)
-    take_step = TrainStep(state.model, state.optimizer, config)
     observers = {**resolve_observers(config.watch), **(observers or {})}
     started = time.perf_counter() - state.time_s
 
     with ExitStack() as stack:
-        listeners = _listeners(config, folder, state.step, device, quiet, stack)
+        listeners, tell = _listeners(materials, folder, state, device, quiet, stack)
+        take_step = TrainStep(state.model, state.optimizer, config, tell=tell)
         stop = stack.enter_context(stop_request())
         stack.enter_context(torch.enable_grad())  # whatever mode the caller is in
         stack.enter_context(torch.random.fork_rng())  # dropout is seeded step by step; the caller's randomness stays
@@ -111,13 +111,19 @@ def _start(materials: Materials, folder: Path, device: torch.device) -> tuple[Tr
     return state, loader
 
 
-def _listeners(config: TrainConfig, folder: Path, step: int, device: torch.device, quiet: bool, stack: ExitStack) -> list[Listener]:
-    listeners: list[Listener] = [stack.enter_context(MetricsFile(folder / "metrics.jsonl", n_done=step))]
+def _listeners(
+    materials: Materials, folder: Path, state: TrainState, device: torch.device, quiet: bool, stack: ExitStack
+) -> tuple[list[Listener], Callable[[str], None]]:
+    """Open what is told of each record, and a way to say a sentence."""
+    config = materials.config
+    listeners: list[Listener] = [stack.enter_context(MetricsFile(folder / "metrics.jsonl", n_done=state.step))]
     if config.tensorboard:
-        listeners.append(stack.enter_context(TensorBoard(folder / "tensorboard", n_done=step)))
-    if not quiet:
-        listeners.append(stack.enter_context(ProgressLine(config, memory_gib=lambda: peak_memory_gib(device))))
-    return listeners
+        listeners.append(stack.enter_context(TensorBoard(folder / "tensorboard", n_done=state.step)))
+    if quiet:
+        return listeners, warnings.warn
+    progress = stack.enter_context(ProgressLine(config, memory_gib=lambda: peak_memory_gib(device)))
+    progress.say(*describe_run(materials, folder, state, device))
+    return [*listeners, progress], progress.say
 
 
 def _tell(listeners: list[Listener], record: dict[str, Any]) -> None:

@@ -61,11 +61,8 @@ def read_config(path: Path) -> ModelConfig:
     if not path.is_file():
         raise ValueError(f"{path.parent} holds no {path.name}, so it is no saved model")
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(values, dict):
-            raise ValueError(f"expected a JSON object, not a {type(values).__name__}")  # noqa: TRY004
-        return ModelConfig.from_dict(values)
-    except (ValueError, TypeError) as error:  # values of a wrong kind do not compare
+        return ModelConfig.from_dict({**json.loads(path.read_text(encoding="utf-8"))})
+    except (ValueError, TypeError) as error:  # TypeError: no object, or values that do not compare with numbers
         raise ValueError(f"{path} holds no model's configuration: {error}") from None
 
 
