@@ -8,7 +8,7 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from cutaway.config import ModelConfig
-from cutaway.measure import bytes_a_token, measure_limits, next_token, seconds_in_turn
+from cutaway.measure import bytes_a_token, bytes_of_weights, next_token, reading_weights, seconds_in_turn
 from cutaway.model import Transformer
 from cutaway.runtime import evaluating, seeded_generator
 
@@ -38,16 +38,15 @@ def main() -> None:
     for dtype in (torch.float32, torch.bfloat16):
         model = Transformer(config, generator=seeded_generator(0)).to(dtype)
         with evaluating(model):
-            before = measure_limits(dtype)
             functions = {"compiled": next_token(model, prompt, compile=True), "as it is": next_token(model, prompt)}
             if arguments.preset == "gpt2":
                 functions["transformers, float32"] = transformers_token(LENGTH)
+            functions["reading the weights"] = reading_weights(model)
             times = seconds_in_turn(functions, n_rounds=arguments.rounds, n_warmups=3)
-            after = measure_limits(dtype)
-        read = max(before.read_gb_per_s, after.read_gb_per_s)
-        limit = read * 1e9 / bytes_a_token(config, length=LENGTH + arguments.rounds // 2, dtype=dtype)
-        name = str(dtype).removeprefix("torch.")
-        print(f"{name}: memory read at {read:.1f} GB/s, so at most {limit:.1f} tokens/s")
+        reading_s = times.pop("reading the weights")
+        limit = bytes_of_weights(model) / reading_s / bytes_a_token(model, length=LENGTH + arguments.rounds // 2)
+        rate = bytes_of_weights(model) / reading_s / 1e9
+        print(f"{str(dtype).removeprefix('torch.')}: weights read at {rate:.1f} GB/s, so at most {limit:.1f} tokens/s")
         for what, time_s in times.items():
             print(f"  {what:22} {1 / time_s:7.1f} tokens/s   {1 / time_s / limit:.2f} of the limit")
 

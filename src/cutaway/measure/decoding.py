@@ -8,25 +8,29 @@ from dataclasses import dataclass
 from itertools import cycle
 
 import torch
+from torch import Tensor, nn
 
 from cutaway.config import ModelConfig
 from cutaway.generation import CachedDecoder, CompiledDecoder
-from cutaway.measure.forward import matrix_shapes
 from cutaway.measure.timing import seconds, seconds_in_turn
 from cutaway.model import Transformer
-from cutaway.runtime import evaluating, seeded_generator
+from cutaway.runtime import compiler, evaluating, seeded_generator
 
-__all__ = ["DecodeRate", "decode_rates", "bytes_a_token", "next_token"]
+__all__ = ["DecodeRate", "decode_rates", "next_token", "reading_weights", "bytes_of_weights", "bytes_a_token"]
 
 
 @dataclass(frozen=True)
 class DecodeRate:
-    """Tokens a second after a text of `length` tokens: all of it read again, its keys and values kept, and compiled."""
+    """Tokens a second after a text of `length` tokens, and how many there could be if reading memory were all it took.
+
+    Uncached reads all of the text again for each token; cached keeps its keys and values; compiled is None unless it was asked for.
+    """
 
     length: int
     uncached_per_s: float
     cached_per_s: float
-    compiled_per_s: float | None = None
+    compiled_per_s: float | None
+    limit_per_s: float
 
     @property
     def speed_up(self) -> float:
@@ -51,14 +55,26 @@ def decode_rates(
         prompt = [token % config.d_vocab for token in range(length)]
         tokens = torch.tensor([prompt], device=device)
         with evaluating(model):
-            uncached_s = seconds(lambda tokens=tokens: model(tokens), n_rounds=3)  # type: ignore[misc]
-            steps = {"cached": next_token(model, prompt)}
+            uncached_s = seconds(lambda tokens=tokens: model(tokens)[0, 0, 0].item(), n_rounds=3)  # type: ignore[misc]
+            steps = {"cached": next_token(model, prompt), "reading": reading_weights(model)}
             if compile:
                 steps["compiled"] = next_token(model, prompt, compile=True)
             times = seconds_in_turn(steps, n_rounds=n_tokens, n_warmups=2)
-        per_s = {name: 1 / time_s for name, time_s in times.items()}
-        rates.append(DecodeRate(length, 1 / uncached_s, per_s["cached"], per_s.get("compiled")))
+        share = bytes_of_weights(model) / bytes_a_token(model, length=length)
+        compiled_per_s = 1 / times["compiled"] if compile else None
+        rates.append(DecodeRate(length, 1 / uncached_s, 1 / times["cached"], compiled_per_s, share / times["reading"]))
     return rates
+
+
+def reading_weights(model: Transformer) -> Callable[[], object]:
+    """Return a function that reads every matrix of the model once, adding up its rows: what decoding a token cannot do without."""
+    weights = [layer.weight for layer in model.modules() if isinstance(layer, nn.Linear)]
+
+    def add_up(weights: list[Tensor]) -> list[Tensor]:
+        return [weight.sum(dim=-1, dtype=torch.float32) for weight in weights]
+
+    add_up_fast = torch.compile(add_up, dynamic=False) if compiler() else add_up
+    return lambda: add_up_fast(weights)[-1][0].item()
 
 
 def next_token(model: Transformer, prompt: list[int], *, compile: bool = False) -> Callable[[], object]:
@@ -73,8 +89,13 @@ def next_token(model: Transformer, prompt: list[int], *, compile: bool = False) 
     return lambda: decoder.append([next(ids)]).argmax().item()  # reading the result waits for a GPU
 
 
-def bytes_a_token(config: ModelConfig, *, length: int, dtype: torch.dtype = torch.float32) -> int:
+def bytes_of_weights(model: Transformer) -> int:
+    """Return the bytes of all matrices that a token is multiplied with."""
+    return sum(layer.weight.nbytes for layer in model.modules() if isinstance(layer, nn.Linear))
+
+
+def bytes_a_token(model: Transformer, *, length: int) -> int:
     """Return how many bytes decoding must read for one token: every matrix once, and the keys and values so far."""
-    n_weights = sum(d_in * d_out for d_in, d_out in matrix_shapes(config))
+    config = model.config
     n_cached = 2 * config.n_layers * config.n_kv_heads * config.d_head * length
-    return (n_weights + n_cached) * dtype.itemsize
+    return bytes_of_weights(model) + n_cached * model.embed.W_E.itemsize
