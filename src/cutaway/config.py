@@ -46,7 +46,8 @@ class ModelConfig:
     """Logits, when they are not one for each token."""
     norm: Norm = "layernorm"
     norm_eps: float = 1e-5
-    norm_bias: bool = True
+    norm_bias: bool = _DERIVED
+    """Whether norms add a vector: LayerNorm's do."""
     position: Position = "learned"
     """attention_only adds learned positions to what queries and keys are made of, not to the residual stream."""
     rotary_dim: int = _DERIVED
@@ -80,6 +81,7 @@ class ModelConfig:
             "d_head": d_head,
             "d_mlp": 4 * self.d_model,
             "d_vocab_out": self.d_vocab,
+            "norm_bias": self.norm == "layernorm",
             "rotary_dim": (self.d_head or d_head) if self.position == "rotary" else 0,
         }
 

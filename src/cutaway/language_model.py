@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Int
@@ -85,8 +85,9 @@ class LanguageModel:
     ) -> _Prompt:
         """Return the prompt, or each of several, with its continuation; the same seed gives the same text.
 
-        What is left at None is as `preset` says (precise, balanced, creative). Text ends before the first of the strings `stop`, or
-        where the model ends it. With `num_beams` above 1 the likeliest continuation found is returned and nothing is drawn.
+        What is left at None is as `preset` says (precise, balanced, creative); top_p=1 takes all tokens. Text ends before the first of
+        the strings `stop`, or where the model ends it. With `num_beams` above 1 the likeliest continuation found is returned, cut at a
+        stop string; nothing is drawn, so that options of sampling raise ValueError.
         """
         prompts = [prompt] if isinstance(prompt, str) else prompt
         rows = self._encode(prompts, bos=bos)
@@ -99,6 +100,8 @@ class LanguageModel:
             repetition_penalty=repetition_penalty,
         )
         if num_beams != 1:
+            if any(value is not None for value in (temperature, top_k, top_p, min_p, repetition_penalty)):
+                raise ValueError("beam search draws nothing: leave out temperature, top_k, top_p, min_p and repetition_penalty")
             search = {"num_beams": num_beams, "length_penalty": length_penalty, "max_new_tokens": max_new_tokens}
             texts = [text + self._beam(row, stop, search) for text, row in zip(prompts, rows, strict=True)]
         else:
@@ -162,6 +165,7 @@ class LanguageModel:
             sampling=sampling,
             seed=seed,
             n_ids=self.tokenizer.d_vocab,
+            never=self.tokenizer.unused_ids,
             is_done=is_done,
             tell=tell,
             compile=compile,
@@ -172,9 +176,11 @@ class LanguageModel:
         for row, text_stream in enumerate(streams):
             yield row, text_stream.flush()
 
-    def _beam(self, row: list[int], stop: Sequence[str], search: dict[str, float]) -> str:
+    def _beam(self, row: list[int], stop: Sequence[str], search: dict[str, Any]) -> str:
         stop_ids = () if self.tokenizer.eot is None else (self.tokenizer.eot,)
-        best = beam_search(self.model, row, stop_ids=stop_ids, n_ids=self.tokenizer.d_vocab, **search)[0]  # type: ignore[arg-type]
+        best = beam_search(
+            self.model, row, stop_ids=stop_ids, n_ids=self.tokenizer.d_vocab, never=self.tokenizer.unused_ids, **search
+        )[0]
         text_stream = TextStream(self.tokenizer, stop)
         return "".join([text_stream.push(token) for token in best.tokens if token not in stop_ids] + [text_stream.flush()])
 

@@ -4,6 +4,7 @@ import pytest
 
 from cutaway import measure
 from cutaway.config import ModelConfig
+from cutaway.model import Transformer
 
 
 def test_decoding_is_faster_with_the_cache_the_longer_the_text(cutaway):
@@ -36,7 +37,7 @@ def test_the_table_fits_80_columns(cutaway):
 def test_bytes_a_token_are_the_weights_and_the_cache():
     config = ModelConfig(d_vocab=10, n_ctx=8, n_layers=2, n_heads=2, d_model=4)
     weights = 2 * (4 * 4 * 4 + 2 * 4 * 16) + 4 * 10
-    assert measure.bytes_a_token(config, length=5) == 4 * (weights + 2 * 2 * 4 * 5)
+    assert measure.bytes_a_token(Transformer(config), length=5) == 4 * (weights + 2 * 2 * 4 * 5)
 
 
 @pytest.mark.parametrize(

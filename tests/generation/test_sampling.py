@@ -141,7 +141,7 @@ def test_greedy_is_argmax_and_the_first_of_a_tie() -> None:
 
 def test_ties() -> None:
     equal = torch.zeros(1, 4, dtype=torch.float64)
-    assert probs_of(shaped(equal, top_k=2)) == [0.25] * 4  # none of them is less likely than the second
+    assert sorted(probs_of(shaped(equal, top_k=2))) == [0, 0, 0.5, 0.5]  # two, whichever they are
     assert sorted(probs_of(shaped(equal, top_p=0.5))) == [0, 0, 0.5, 0.5]  # the fewest that reach it
     assert probs_of(shaped(equal, min_p=1.0)) == [0.25] * 4
 

@@ -32,7 +32,7 @@ def folder(tmp_path_factory):
 def test_every_file_is_where_the_design_has_it(folder):
     steps = [f"step-{step:06d}" for step in (0, 3, 6, 9, 12)]
     parts = ("config.json", "model.safetensors", "optimizer.safetensors", "state.json")
-    expected = {"config.json", "manifest.json", "metrics.jsonl", "tokenizer.json", "checkpoints/latest"}
+    expected = {"config.json", "manifest.json", "metrics.jsonl", "tokenizer.json", "checkpoints/latest", ".lock"}
     assert set(hashes(folder)) == expected | {f"checkpoints/{step}/{part}" for step in steps for part in parts}
     assert (folder / "checkpoints/latest").read_text().strip() == "step-000012"
 

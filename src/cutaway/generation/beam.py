@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from cutaway.generation.cached import CachedDecoder
+from cutaway.generation.sampling import without
 from cutaway.model import Transformer
 from cutaway.runtime import evaluating
 
@@ -33,6 +34,7 @@ def beam_search(
     length_penalty: float = 1.0,
     stop_ids: Collection[int] = (),
     n_ids: int | None = None,
+    never: Collection[int] = (),
 ) -> list[Beam]:
     """Return up to `num_beams` continuations, best first; one that ends with a stop id keeps it.
 
@@ -48,7 +50,7 @@ def beam_search(
         decoder = CachedDecoder(model, [prompt], max_new_tokens=max_new_tokens)
         for step in range(max_new_tokens):
             logits = decoder.read_prompts() if step == 0 else decoder.append([beam.tokens[-1] for beam in going])
-            log_probs = logits[:, :n_ids].cpu().double().log_softmax(dim=-1)
+            log_probs = without(logits[:, :n_ids], tuple(never)).cpu().double().log_softmax(dim=-1)
             totals = log_probs + log_probs.new_tensor([[beam.log_prob] for beam in going])
             n_candidates = min(num_beams * (1 + len(stop_ids)), totals.numel())  # enough to fill the beams if all others end
             best = totals.flatten().topk(n_candidates)

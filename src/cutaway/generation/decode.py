@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from cutaway.generation.cached import CachedDecoder
 from cutaway.generation.compiled import CompiledDecoder
-from cutaway.generation.sampling import RowStreams, Sampling, draw, shaped_log_probs
+from cutaway.generation.sampling import RowStreams, Sampling, draw, shaped_log_probs, without
 from cutaway.model import Transformer
 from cutaway.runtime import evaluating
 
@@ -22,13 +22,15 @@ def decode(
     sampling: Sampling,
     seed: int = 0,
     n_ids: int | None = None,
+    never: Sequence[int] = (),
     is_done: Callable[[int, int], bool] | None = None,
     tell: Callable[[str], None] = warnings.warn,
     compile: bool = False,
 ) -> Iterator[list[tuple[int, int]]]:
     """Yield at each step the rows still going, each with its new token, as (row, token).
 
-    A row ends after the token for which `is_done(row, token)` holds; ids from `n_ids` on are never chosen. What a row gets does
+    A row ends after the token for which `is_done(row, token)` holds; ids from `n_ids` on, and those in `never`, are
+    not chosen. What a row gets does
     not depend on the other rows. `tell` hears once of anything that changes the cost.
     """
     if compile and len(prompts) == 1:
@@ -36,20 +38,22 @@ def decode(
     else:
         decoder = CachedDecoder(model, prompts, max_new_tokens=max_new_tokens)
     streams = RowStreams(seed, [tuple(prompt) for prompt in prompts])
-    going = set(range(len(prompts)))
-    tokens: list[int] = []
+    going, tokens = list(range(len(prompts))), list[int]()  # the rows that the decoder holds, and what each got last
     is_told = False
     for step in range(max_new_tokens):
         with evaluating(model):  # not around the yield: whoever reads the tokens keeps their own modes
             logits = decoder.read_prompts() if step == 0 else decoder.append(tokens)
-            log_probs = shaped_log_probs(logits[:, :n_ids], sampling, seen=decoder.rows)
-            tokens = draw(log_probs, streams.uniforms()).tolist()
+            log_probs = shaped_log_probs(without(logits[:, :n_ids], never), sampling, seen=decoder.rows)
+            tokens = draw(log_probs, streams.uniforms(going)).tolist()
         if decoder.is_sliding and not is_told:
             is_told = True
             n_ctx = model.config.n_ctx
             tell(f"past the context of {n_ctx} tokens each new token reads the last {n_ctx} anew, which is slower")
-        chosen = [(row, tokens[row]) for row in sorted(going)]
-        going -= {row for row, token in chosen if is_done and is_done(row, token)}
+        chosen = list(zip(going, tokens, strict=True))
+        kept = [place for place, (row, token) in enumerate(chosen) if not (is_done and is_done(row, token))]
         yield chosen
-        if not going:
+        if not kept:
             return
+        if len(kept) < len(going):  # rows that ended cost nothing more
+            decoder.select(kept)
+            going, tokens = [going[place] for place in kept], [tokens[place] for place in kept]

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from cutaway.runtime import seeded_generator
 
-__all__ = ["Sampling", "SAMPLING_PRESETS", "shaped_log_probs", "RowStreams", "draw"]
+__all__ = ["Sampling", "SAMPLING_PRESETS", "shaped_log_probs", "without", "RowStreams", "draw"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,14 +75,21 @@ def shaped_log_probs(
         return torch.full_like(logits, -math.inf).scatter(-1, best, 0.0)
     logits = logits / sampling.temperature
     if sampling.top_k is not None and sampling.top_k < logits.shape[-1]:
-        kth = logits.topk(sampling.top_k, dim=-1).values[:, -1:]
-        logits = logits.masked_fill(logits < kth, -math.inf)
+        top = logits.topk(sampling.top_k, dim=-1)
+        logits = torch.full_like(logits, -math.inf).scatter(-1, top.indices, top.values)
     if sampling.top_p is not None and sampling.top_p < 1:
         logits = _nucleus(logits, sampling.top_p)
     if sampling.min_p:
         floor = logits.max(dim=-1, keepdim=True).values + math.log(sampling.min_p)
         logits = logits.masked_fill(logits < floor, -math.inf)
     return logits.log_softmax(dim=-1)
+
+
+def without(logits: Float[Tensor, "batch d_vocab"], ids: Sequence[int]) -> Float[Tensor, "batch d_vocab"]:
+    """Return logits with which these ids are never chosen."""
+    if not ids:
+        return logits
+    return logits.index_fill(-1, torch.tensor(ids, device=logits.device), -math.inf)
 
 
 def _penalised(logits: Tensor, seen: Sequence[Sequence[int]], penalty: float) -> Tensor:
@@ -114,12 +121,13 @@ class RowStreams:
         self._generators = []
         for prompt in prompts:
             repeat = counts[prompt] = counts.get(prompt, -1) + 1
-            digest = hashlib.sha256(f"{seed}:{repeat}".encode()).digest()
+            digest = hashlib.sha256(f"{seed}:{repeat}:{prompt}".encode()).digest()
             self._generators.append(seeded_generator(int.from_bytes(digest[:8], "little") >> 1))
 
-    def uniforms(self) -> Float[Tensor, " batch"]:
-        """Draw one number in [0, 1) for each row, float64, on the CPU so that every device continues alike."""
-        return torch.stack([torch.rand((), generator=generator, dtype=torch.float64) for generator in self._generators])
+    def uniforms(self, rows: Sequence[int] | None = None) -> Float[Tensor, " batch"]:
+        """Draw one number in [0, 1) for each row, or each of `rows`, float64."""
+        generators = self._generators if rows is None else [self._generators[row] for row in rows]
+        return torch.stack([torch.rand((), generator=generator, dtype=torch.float64) for generator in generators])
 
 
 def draw(log_probs: Float[Tensor, "batch d_vocab"], uniforms: Float[Tensor, " batch"]) -> Int[Tensor, " batch"]:

@@ -44,7 +44,7 @@ def attend(
         scores = scores.masked_fill(~mask, -math.inf)
     pattern = hooks("attn_scores", scores).softmax(dim=-1)
     if mask is not None:
-        pattern = pattern.masked_fill(~mask, 0.0)  # a row of -inf alone has no softmax
+        pattern = pattern.masked_fill(~mask.any(dim=-1, keepdim=True), 0.0)  # a row of -inf alone has no softmax
     pattern = hooks("pattern", F.dropout(pattern, dropout))
     return pattern @ v
 

@@ -78,8 +78,17 @@ class KVCache:
         self.v = [v[rows] for v in self.v]
 
     def mask(self, positions: Int[Tensor, "*batch new_pos"], layer: int = 0) -> Mask:
-        """Return which slots the new positions may see in the run that adds them."""
+        """Return which slots the new positions may see in the run that adds them.
+
+        Raises ValueError unless they follow what is filled; a row that lags behind the longest may be at an earlier position.
+        """
         start, n_new = self.length(layer), positions.shape[-1]
+        if not self.k:
+            return None  # a model without layers attends to nothing
+        if not torch.compiler.is_compiling():
+            first, last = int(positions.min()), int(positions.max())
+            if last >= start + n_new or (positions.ndim == 1 and (first, last) != (start, start + n_new - 1)):
+                raise ValueError(f"positions {first} to {last} do not follow the {start} in the cache")
         if positions.ndim == 1 and start == 0:
             return "causal"
         if positions.ndim == 1 and n_new == 1:

@@ -82,8 +82,9 @@ class Unembedding(nn.Module):
 class Transformer(nn.Module):
     """A decoder (or with is_causal=False an encoder) of the shape that `config` gives.
 
-    Three parts make a forward pass, and each may be called alone: `embed`, `run_blocks`, `unembed`. The model holds weights and nothing
-    else: no mode, no hooks, no caches. Weights are drawn by `init_weights`, from `generator` or else torch's global one.
+    Three parts make a forward pass, and each may be called alone: `embed`, `run_blocks`, `unembed`. The model holds weights,
+    and torch's train or eval mode, which decides dropout: no hooks, no caches. Weights are drawn by `init_weights`, from `generator` or
+    else torch's global one.
 
     >>> import torch
     >>> from cutaway import ModelConfig
@@ -186,6 +187,7 @@ class Transformer(nn.Module):
             visible = "causal"
         if mask is None:
             return visible
+        mask = mask.unsqueeze(1) if mask.ndim == 3 else mask  # batch q_pos k_pos is for all heads
         n_new = positions.shape[-1]
         visible = explicit_mask(visible, n_new, n_new, mask.device)
         return mask if visible is None else mask & visible

@@ -51,6 +51,11 @@ class Tokenizer(ABC):
     def __repr__(self) -> str:
         return f"{type(self).__name__}(d_vocab={self.d_vocab})"
 
+    @cached_property
+    def unused_ids(self) -> list[int]:
+        """The ids below `d_vocab` that no token has."""
+        return [token_id for token_id in range(self.d_vocab) if token_id not in self._bytes_of]
+
     @property
     def eot(self) -> int | None:
         """The id of `<|endoftext|>`, None where there is no such token."""

@@ -47,7 +47,8 @@ class TrainConfig:
     sample_every: int = 1000
     """Steps between text samples; 0 for none."""
     save_every: int = 500
-    log_every: int = 10
+    log_every: int = 1
+    """Steps between lines of metrics.jsonl."""
     device: str = "auto"
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """What matrix products are computed in: auto is bfloat16 where the device has it. All that adds up stays in float32."""
@@ -62,9 +63,11 @@ class TrainConfig:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
         for name in ("n_warmup_steps", "sample_every", "seed", "weight_decay", "min_learning_rate"):
-            if getattr(self, name) < 0:
+            if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least 0")
-        if self.learning_rate <= 0:
+        if self.n_validation_windows is not None and self.n_validation_windows < 1:
+            raise ValueError(f"n_validation_windows is {self.n_validation_windows}; expected at least 1, or None for all")
+        if not self.learning_rate > 0:
             raise ValueError(f"learning_rate is {self.learning_rate}; expected more than 0")
         if self.max_grad_norm is not None and self.max_grad_norm <= 0:
             raise ValueError(f"max_grad_norm is {self.max_grad_norm}; expected more than 0, or None for no clipping")

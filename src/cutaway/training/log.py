@@ -35,7 +35,7 @@ class MetricsFile:
         self._file.close()
 
     def __call__(self, record: Record) -> None:
-        """Append a record and bring it onto the disk, so that no checkpoint is ahead of its records."""
+        """Append a record; one of a validation is brought onto the disk at once."""
         self._file.write(json.dumps(record) + "\n")
         self._file.flush()
         if "val_loss" in record:

@@ -23,7 +23,9 @@ __all__ = ["ProgressLine", "describe_run"]
 class ProgressLine:
     """A line that follows the run on a terminal, and one that stays for every validation and sample."""
 
-    def __init__(self, config: TrainConfig, *, memory_gib: Callable[[], float], console: Console | None = None) -> None:
+    def __init__(
+        self, config: TrainConfig, *, n_done: int = 0, memory_gib: Callable[[], float], console: Console | None = None
+    ) -> None:
         self._console = console or Console(stderr=True, highlight=False)
         self._memory_gib = memory_gib
         self._n_steps = config.n_steps
@@ -37,7 +39,7 @@ class ProgressLine:
             console=self._console,
             transient=True,
         )
-        self._task = self._progress.add_task("", total=config.n_steps, figures="")
+        self._task = self._progress.add_task("", total=config.n_steps, completed=n_done, figures="")
 
     def say(self, *sentences: str) -> None:
         """Print sentences above the line."""

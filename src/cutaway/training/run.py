@@ -20,7 +20,7 @@ __all__ = ["train", "resume"]
 _MAY_CHANGE = {
     "n_steps", "device", "compile", "validate_every", "sample_every", "save_every", "log_every", "tensorboard", "watch",
 }  # fmt: skip
-"""What a resumed run may do differently: nothing that decides what a step does, but for the schedule's length."""
+"""What a resumed run may do differently: nothing of the recipe, but for the schedule's length."""
 
 
 def train(config: TrainConfig | str, *, observers: Mapping[str, Observer] | None = None, quiet: bool = False) -> Path:
@@ -33,15 +33,17 @@ def train(config: TrainConfig | str, *, observers: Mapping[str, Observer] | None
     _check_surroundings(config)
     device = pick_device(config.device)
     config = config.replace(dtype=pick_dtype(config.dtype, device))
-    folder = new_run_folder(config.name, config.out)
+    new_run_folder(config.name, config.out)  # a folder that cannot be is refused before the work
     materials = prepare(config)
+    folder = new_run_folder(config.name, config.out)
     write_run(folder, materials, device)
     run_training(materials, folder, observers=observers, quiet=quiet)
     return folder
 
 
 def resume(folder: str | Path, *, observers: Mapping[str, Observer] | None = None, quiet: bool = False, **changes: Any) -> Path:
-    """Go on with a run from its newest checkpoint; on a CPU the result is bit for bit that of a run never interrupted.
+    """Go on with a run from its newest checkpoint; on a CPU the result is bit for bit that of a run never interrupted,
+    given the same torch, the same number of threads, and the same `compile`.
 
     `changes` become part of the run's configuration. Raises ValueError for a folder that is no run, for text or a tokenizer that are
     not what the run began with, and for `changes` that would make it another run.

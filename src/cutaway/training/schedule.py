@@ -10,7 +10,7 @@ __all__ = ["learning_rate"]
 
 
 def learning_rate(step: int, config: TrainConfig) -> float:
-    """Return the rate for step 0, 1, ...: a linear warm-up, then half a cosine down to `min_learning_rate` at the last step.
+    """Return the rate for step 0, 1, ...: a linear warm-up, then half a cosine towards `min_learning_rate`.
 
     Source: Radford et al. 2018, section 4.1.
     """

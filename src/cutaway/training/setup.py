@@ -80,7 +80,7 @@ def new_run_folder(name: str, out: str | None) -> Path:
         number = next(number for number in range(1, len(taken) + 2) if (f"{name}-{number}" if number > 1 else name) not in taken)
         return runs_root() / (f"{name}-{number}" if number > 1 else name)
     path = Path(out)
-    if (path / "config.json").exists():
+    if (path / "config.json").exists() or (path / "checkpoints").exists():
         raise ValueError(f"{path} holds a run already: go on with it by --resume {path}, or give another --out")
     if path.is_file():
         raise ValueError(f"{path} is a file; expected a folder for the run")

@@ -51,25 +51,27 @@ class TrainStep:
         # For windows this short on a CPU, compiled loops over the pattern are faster than the fused kernel's backward pass.
         self._kernels = [SDPBackend.MATH] if device.type == "cpu" and config.model.n_ctx <= _SHORT else list(_ALL_KERNELS)
         self._loss = next_token_loss
-        if config.compile and device.type == "cpu" and compiler() is None:
+        if config.compile and device.type == "mps":
+            tell("training on an Apple GPU is not compiled")
+        elif config.compile and device.type == "cpu" and compiler() is None:
             tell("there is no C++ compiler here, so training runs as it is, somewhat slower; `cutaway doctor` says more")
         elif config.compile:
             self._loss = torch.compile(next_token_loss)
 
     def __call__(self, batches: Sequence[Batch], *, learning_rate: float) -> tuple[float, float]:
         """Average the gradients of `batches`, clip them, step; return the loss in nats and the norm before clipping."""
-        loss = sum(self._add_gradients(batch, weight=1 / len(batches)) for batch in batches)
+        losses = [self._add_gradients(batch, weight=1 / len(batches)) for batch in batches]
         grad_norm = nn.utils.clip_grad_norm_(self._model.parameters(), self._max_grad_norm)
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
-        return loss, grad_norm.item()
+        return torch.stack(losses).sum().item(), grad_norm.item()
 
-    def _add_gradients(self, batch: Batch, *, weight: float) -> float:
+    def _add_gradients(self, batch: Batch, *, weight: float) -> Tensor:
         loss = self._loss_of(batch) * weight
         loss.backward()
-        return loss.item()
+        return loss.detach()
 
     def _loss_of(self, batch: Batch) -> Tensor:
         if self._loss is next_token_loss:

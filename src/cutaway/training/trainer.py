@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 
 from cutaway.data import Loader, TokenArray, validation_batches
 from cutaway.language_model import LanguageModel
@@ -42,11 +43,11 @@ def run_training(
     Raises TrainingError when the loss is no longer finite, and KeyboardInterrupt, after saving, when asked to stop.
     """
     config, device = materials.config, pick_device(materials.config.device)
-    state, loader = _start(materials, folder, device)
     observers = {**resolve_observers(config.watch), **(observers or {})}
-    started = time.perf_counter() - state.time_s
-
     with ExitStack() as stack:
+        stack.enter_context(_alone_in(folder))
+        state, loader = _start(materials, folder, device)
+        started = time.perf_counter() - state.time_s
         listeners, tell = _listeners(materials, folder, state, device, quiet, stack)
         take_step = TrainStep(state.model, state.optimizer, config, tell=tell)
         stop = stack.enter_context(stop_request())
@@ -88,8 +89,15 @@ def run_training(
             raise KeyboardInterrupt(f"stopped and saved after step {state.step}; go on by `cutaway train --resume {folder}`")
 
 
-def validation_loss(model: Transformer, tokens: TokenArray, *, batch_size: int = 64, max_windows: int | None = None) -> float:
-    """Return the mean loss in nats a token over windows of the whole context that tile `tokens`."""
+_MOST_LOGITS = 2**24
+"""How many to hold at once when validating: 64 MiB of them."""
+
+
+def validation_loss(
+    model: Transformer, tokens: TokenArray, *, batch_size: int | None = None, max_windows: int | None = None
+) -> float:
+    """Return the mean loss in nats a token over windows of the whole context that tile `tokens`, or `max_windows` of them."""
+    batch_size = batch_size or max(1, min(64, _MOST_LOGITS // (model.config.n_ctx * model.config.d_vocab_out)))
     total, n_tokens = 0.0, 0
     device = model.embed.W_E.device
     with evaluating(model):
@@ -121,9 +129,19 @@ def _listeners(
         listeners.append(stack.enter_context(TensorBoard(folder / "tensorboard", n_done=state.step)))
     if quiet:
         return listeners, warnings.warn
-    progress = stack.enter_context(ProgressLine(config, memory_gib=lambda: peak_memory_gib(device)))
+    progress = stack.enter_context(ProgressLine(config, n_done=state.step, memory_gib=lambda: peak_memory_gib(device)))
     progress.say(*describe_run(materials, folder, state, device))
     return [*listeners, progress], progress.say
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Keep other processes from training in the same folder; the lock ends with the process, however it ends."""
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            yield
+    except Timeout:
+        raise ValueError(f"another process is training in {folder}: wait for it, or stop it first") from None
 
 
 def _tell(listeners: list[Listener], record: dict[str, Any]) -> None:
