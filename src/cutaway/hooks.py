@@ -95,9 +95,6 @@ class Hooks:
 class _NoHooks(Hooks):
     """What a call without hooks passes down: everything goes through, nothing is wanted."""
 
-    def __init__(self) -> None:
-        super().__init__({})
-
     def __call__(self, name: str, x: Tensor) -> Tensor:  # noqa: ARG002
         return x
 
@@ -111,7 +108,7 @@ class _NoHooks(Hooks):
         return False
 
 
-NO_HOOKS: Hooks = _NoHooks()
+NO_HOOKS: Hooks = _NoHooks({})
 
 
 def canonical_name(name: str) -> str:

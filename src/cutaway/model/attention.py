@@ -60,8 +60,7 @@ def fused_attend(
     """Return what `attend` returns, in one kernel that never holds the pattern."""
     is_causal = isinstance(mask, str) and q.shape[-2] == k.shape[-2]
     attn_mask = None if is_causal else explicit_mask(mask, q.shape[-2], k.shape[-2], q.device)
-    is_grouped = q.shape[:-2] != k.shape[:-2]
-    return F.scaled_dot_product_attention(q, k, v, attn_mask, dropout, is_causal, enable_gqa=is_grouped)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask, dropout, is_causal, enable_gqa=q.shape[:-2] != k.shape[:-2])
 
 
 class Attention(nn.Module):

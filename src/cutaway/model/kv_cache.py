@@ -83,9 +83,7 @@ class KVCache:
         Raises ValueError unless they follow what is filled; a row that lags behind the longest may be at an earlier position.
         """
         start, n_new = self.length(layer), positions.shape[-1]
-        if not self.k:
-            return None  # a model without layers attends to nothing
-        if not torch.compiler.is_compiling():
+        if self.k and not torch.compiler.is_compiling():
             first, last = int(positions.min()), int(positions.max())
             if last >= start + n_new or (positions.ndim == 1 and (first, last) != (start, start + n_new - 1)):
                 raise ValueError(f"positions {first} to {last} do not follow the {start} in the cache")

@@ -188,8 +188,7 @@ class Transformer(nn.Module):
         if mask is None:
             return visible
         mask = mask.unsqueeze(1) if mask.ndim == 3 else mask  # batch q_pos k_pos is for all heads
-        n_new = positions.shape[-1]
-        visible = explicit_mask(visible, n_new, n_new, mask.device)
+        visible = explicit_mask(visible, positions.shape[-1], positions.shape[-1], mask.device)
         return mask if visible is None else mask & visible
 
     def hook_names(self) -> list[str]:
