@@ -25,7 +25,7 @@ def train(preset: str | None = None, /, *, resume: bool = False, **changes: Any)
         resume: go on with the latest run, or with the one named, from its newest checkpoint
 
     Examples:
-        cutaway train                                      nanoGPT's CPU recipe on tiny Shakespeare
+        cutaway train                                      a baby GPT on tiny Shakespeare
         cutaway train --data notes.txt --n-layers 2        any text, another shape
         cutaway train attn-only-2l --tokenizer bpe-1024
         cutaway train --resume
