@@ -190,7 +190,7 @@ def _show(findings: Mapping[str, Any]) -> None:
     for sentence in advice:
         console.print(Text.assemble(("! ", "bold yellow"), sentence))
     if not advice:
-        console.print(Text("Nothing is missing.", style="green"))
+        console.print(Text("All that is needed is here.", style="green"))
 
 
 def _machine_lines(findings: Mapping[str, Any]) -> dict[str, str]:

@@ -51,7 +51,7 @@ def read_corpus(source: str | Path) -> Corpus:
     if not str(source):
         raise ValueError(f"the name of the text is empty; give a file, a folder, a glob, or one of {', '.join(CORPORA)}")
     if str(source) in CORPORA:
-        files = list(assets.fetch(str(source)).values())
+        files = list(_fetch(str(source)).values())
     elif path.is_dir():
         files = sorted(file for file in path.rglob("*") if file.is_file() and file.suffix.lower() in _TEXT_SUFFIXES)
         if not files:
@@ -66,6 +66,14 @@ def read_corpus(source: str | Path) -> Corpus:
     if not text.strip():
         raise ValueError(f"{source} holds no text: give a file with something to learn from")
     return Corpus(str(source), text, hashlib.sha256(text.encode()).hexdigest())
+
+
+def _fetch(name: str) -> dict[str, Path]:
+    try:
+        return assets.fetch(name)
+    except assets.AssetError as error:
+        others = " or ".join(other for other in CORPORA if other != name)
+        raise assets.AssetError(f"{error}\n  another text will do: {others}, or a file of your own, by --data") from None
 
 
 def _read_text(file: Path) -> str:

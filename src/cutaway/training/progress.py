@@ -86,6 +86,8 @@ def describe_run(materials: Materials, folder: Path, state: TrainState, device: 
     ]
     if (loss := expected_loss(config)) is not None:
         lines.append(f"expect a validation loss of about {loss:.2f} nats a token after {config.n_steps} steps")
+    if state.step >= config.n_steps:
+        return [f"{folder}: all {config.n_steps} steps are done; a larger --n-steps goes on"]
     if state.step:
         lines.append(f"going on after step {state.step}")
     return lines
