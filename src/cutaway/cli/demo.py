@@ -56,4 +56,4 @@ def _draw(folder: Path, picture: Path) -> None:
     run = Run(folder)
     metrics = run.metrics()
     curves = {"train": metrics.curve("loss"), "validation": metrics.curve("val_loss")}
-    save_figure(loss_figure(curves, title=f"{run.manifest['data']['source']}"), picture)
+    save_figure(loss_figure(curves, title=Path(run.manifest["data"]["source"]).stem), picture)
