@@ -4,7 +4,7 @@ PYTHON      ?= python3
 VENV        ?= .venv
 BIN         := $(VENV)/bin
 TORCH_INDEX ?=
-ROCM_INDEX  ?= https://download.pytorch.org/whl/rocm7.0
+ROCM_INDEX  ?=
 PIP         := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 WORKERS     ?= 2
 
@@ -36,6 +36,7 @@ download: $(VENV)/.core  ## fetch and verify every vocabulary and corpus
 install: $(VENV)/.dev  ## a virtual environment with everything to work on cutaway
 
 install-rocm:  ## the same with PyTorch built for AMD GPUs
+	@test -n "$(ROCM_INDEX)" || { echo "give PyTorch's index for your ROCm version, as its install page names it: make install-rocm ROCM_INDEX=https://download.pytorch.org/whl/rocmX.Y"; exit 1; }
 	@$(MAKE) install TORCH_INDEX=$(ROCM_INDEX)
 
 clean:         ## remove the virtual environment
