@@ -183,9 +183,28 @@ def test_presets_and_what_differs_from_them(lm: LanguageModel) -> None:
 
 def test_beams(lm: LanguageModel) -> None:
     choices = {"num_beams": 3, "max_new_tokens": 6, "length_penalty": 0.5}
-    best = beam_search(lm.model, lm.tokenizer.encode("ab"), n_ids=lm.tokenizer.d_vocab, **choices)[0]
+    best = beam_search(lm.model, lm.tokenizer.encode("ab"), never=range(lm.tokenizer.d_vocab, lm.config.d_vocab), **choices)[0]
     assert lm.generate("ab", **choices) == "ab" + lm.text(best.tokens)
     assert lm.generate("ab", num_beams=1, max_new_tokens=6, seed=3) == lm.generate("ab", max_new_tokens=6, seed=3)
+
+
+def test_beams_end_at_a_stop_string(lm: LanguageModel) -> None:
+    """The beam that ends there competes by its own score, and is not a longer one cut."""
+    choices = {"num_beams": 3, "max_new_tokens": 6, "length_penalty": 1.0}
+    never = range(lm.tokenizer.d_vocab, lm.config.d_vocab)
+    stop = lm.text(beam_search(lm.model, lm.tokenizer.encode("ab"), max_new_tokens=2, num_beams=1, never=never)[0].tokens)
+    best = beam_search(lm.model, lm.tokenizer.encode("ab"), is_done=lambda tokens: stop in lm.text(tokens), never=never, **choices)[
+        0
+    ]
+    assert lm.generate("ab", stop=[stop], **choices) == "ab" + lm.text(best.tokens).partition(stop)[0]
+    assert stop in lm.text(best.tokens)
+
+
+def test_what_is_not_compiled_is_refused(lm: LanguageModel) -> None:
+    with pytest.raises(ValueError, match="takes one prompt at a time, not 2"):
+        lm.generate(["a", "b"], compile=True)
+    with pytest.raises(ValueError, match="several continuations at once, which is not compiled"):
+        lm.generate("a", num_beams=2, compile=True)
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,6 @@ from cutaway.runtime import (
     compiler,
     describe_device,
     evaluating,
-    is_main_process,
-    n_processes,
     peak_memory_gib,
     pick_device,
     remove_path,
@@ -217,12 +215,3 @@ def test_a_folder_is_removed_and_what_a_link_points_to_stays(tmp_path: Path) -> 
     remove_path(folder)  # nothing there: nothing happens
     assert not folder.exists()
     assert (tmp_path / "kept" / "file").read_text() == "x"
-
-
-def test_ranks_come_from_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("RANK", raising=False)
-    monkeypatch.delenv("WORLD_SIZE", raising=False)
-    assert (is_main_process(), n_processes()) == (True, 1)
-    monkeypatch.setenv("RANK", "3")
-    monkeypatch.setenv("WORLD_SIZE", "4")
-    assert (is_main_process(), n_processes()) == (False, 4)

@@ -14,6 +14,7 @@ Position = Literal["learned", "sinusoidal", "rotary", "attention_only", "none"]
 Activation = Literal["gelu", "gelu_new", "relu", "silu"]
 BlockKind = Literal["sequential", "parallel"]
 
+_SIZES = ("d_vocab", "n_ctx", "n_layers", "n_heads", "d_model", "n_kv_heads", "d_head", "d_mlp", "d_vocab_out")
 _DERIVED: Any = None  # a size that follows from the others unless it is given
 
 
@@ -86,17 +87,7 @@ class ModelConfig:
         }
 
     def _check_numbers(self) -> None:
-        for name in (
-            "d_vocab",
-            "n_ctx",
-            "n_layers",
-            "n_heads",
-            "d_model",
-            "n_kv_heads",
-            "d_head",
-            "d_mlp",
-            "d_vocab_out",
-        ):
+        for name in _SIZES:
             size, least = getattr(self, name), 0 if name in ("d_mlp", "n_layers") else 1
             if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size < least):
                 raise ValueError(f"{name} is {size!r}; expected a whole number of at least {least}")

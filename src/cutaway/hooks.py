@@ -41,16 +41,19 @@ class Hooks:
     def __call__(self, name: str, x: Tensor) -> Tensor:
         """Return what the model goes on with: `x`, or what a hook made of it.
 
-        Raises ValueError when a hook returns a tensor of another shape.
+        Raises ValueError when a hook returns a tensor of another shape, dtype or device.
         """
         full = self._prefix + name
         for pattern, function in self._matching(full):
             self._fired.add(pattern)
             replaced = function(x, full)
             if replaced is not None:
-                if not isinstance(replaced, Tensor) or replaced.shape != x.shape:
-                    got = tuple(replaced.shape) if isinstance(replaced, Tensor) else type(replaced).__name__
-                    raise ValueError(f"the hook on {full!r} returned {got}; expected a tensor of shape {tuple(x.shape)} or None")
+                if not isinstance(replaced, Tensor) or (replaced.shape, replaced.dtype, replaced.device) != (
+                    x.shape,
+                    x.dtype,
+                    x.device,
+                ):
+                    raise ValueError(f"the hook on {full!r} returned {_described(replaced)}; expected {_described(x)}, or None")
                 x = replaced
         return x
 
@@ -90,6 +93,12 @@ class Hooks:
                 for function in functions
             ]
         return self._resolved[full]
+
+
+def _described(x: object) -> str:
+    if not isinstance(x, Tensor):
+        return f"a value of type {type(x).__name__}"
+    return f"a tensor of shape {tuple(x.shape)}, {x.dtype}, on {x.device}"
 
 
 class _NoHooks(Hooks):

@@ -86,8 +86,8 @@ class LanguageModel:
         """Return the prompt, or each of several, with its continuation; the same seed gives the same text.
 
         What is left at None is as `preset` says (precise, balanced, creative); top_p=1 takes all tokens. Text ends before the first of
-        the strings `stop`, or where the model ends it. With `num_beams` above 1 the likeliest continuation found is returned, cut at a
-        stop string; nothing is drawn, so that options of sampling raise ValueError.
+        the strings `stop`, or where the model ends it. With `num_beams` above 1 the likeliest continuation found is returned; nothing
+        is drawn, so that options of sampling raise ValueError, as does `compile` with several prompts or beams.
         """
         prompts = [prompt] if isinstance(prompt, str) else prompt
         rows = self._encode(prompts, bos=bos)
@@ -102,8 +102,10 @@ class LanguageModel:
         if num_beams != 1:
             if any(value is not None for value in (temperature, top_k, top_p, min_p, repetition_penalty)):
                 raise ValueError("beam search draws nothing: leave out temperature, top_k, top_p, min_p and repetition_penalty")
+            if compile:
+                raise ValueError("beam search reads several continuations at once, which is not compiled: leave out compile")
             search = {"num_beams": num_beams, "length_penalty": length_penalty, "max_new_tokens": max_new_tokens}
-            texts = [text + self._beam(row, stop, search) for text, row in zip(prompts, rows, strict=True)]
+            texts = [text + self._best_beam(row, stop, search) for text, row in zip(prompts, rows, strict=True)]
         else:
             texts = list(prompts)
             for row, piece in self._continue(
@@ -164,8 +166,7 @@ class LanguageModel:
             max_new_tokens=max_new_tokens,
             sampling=sampling,
             seed=seed,
-            n_ids=self.tokenizer.d_vocab,
-            never=self.tokenizer.unused_ids,
+            never=self._wordless_ids,
             is_done=is_done,
             tell=tell,
             compile=compile,
@@ -176,13 +177,22 @@ class LanguageModel:
         for row, text_stream in enumerate(streams):
             yield row, text_stream.flush()
 
-    def _beam(self, row: list[int], stop: Sequence[str], search: dict[str, Any]) -> str:
-        stop_ids = () if self.tokenizer.eot is None else (self.tokenizer.eot,)
-        best = beam_search(
-            self.model, row, stop_ids=stop_ids, n_ids=self.tokenizer.d_vocab, never=self.tokenizer.unused_ids, **search
-        )[0]
-        text_stream = TextStream(self.tokenizer, stop)
-        return "".join([text_stream.push(token) for token in best.tokens if token not in stop_ids] + [text_stream.flush()])
+    def _best_beam(self, row: list[int], stop: Sequence[str], search: dict[str, Any]) -> str:
+        def text_of(tokens: Sequence[int]) -> tuple[str, bool]:
+            text_stream = TextStream(self.tokenizer, stop)
+            text = "".join([text_stream.push(token) for token in tokens if token != self.tokenizer.eot])
+            return text + text_stream.flush(), text_stream.is_done
+
+        def is_done(tokens: Sequence[int]) -> bool:
+            return tokens[-1] == self.tokenizer.eot or (bool(stop) and text_of(tokens)[1])
+
+        best = beam_search(self.model, row, is_done=is_done, never=self._wordless_ids, **search)[0]
+        return text_of(best.tokens)[0]
+
+    @property
+    def _wordless_ids(self) -> list[int]:
+        """The ids that the model has logits for and the tokenizer no token."""
+        return [*self.tokenizer.unused_ids, *range(self.tokenizer.d_vocab, self.config.d_vocab_out)]
 
     def _encode(self, texts: Sequence[str], *, bos: bool | None) -> list[list[int]]:
         first: list[int] = []

@@ -19,6 +19,7 @@ __all__ = [
     "Checkpoint",
     "Metrics",
     "read_metrics",
+    "parse_record",
     "runs_root",
     "list_runs",
     "latest_run",
@@ -204,7 +205,7 @@ def read_metrics(path: Path) -> Metrics:
     by_step: dict[int, dict[str, Any]] = {}
     damaged = []
     for number, line in enumerate(lines, start=1):
-        if (record := _parse_record(line)) is not None:
+        if (record := parse_record(line)) is not None:
             by_step[record["step"]] = by_step.get(record["step"], {}) | record
         elif line.strip():
             damaged.append(number)
@@ -285,7 +286,8 @@ def _model_config(values: dict[str, Any], path: Path) -> ModelConfig:
         raise ValueError(f"{path}: {error}") from None
 
 
-def _parse_record(line: str) -> dict[str, Any] | None:
+def parse_record(line: str) -> dict[str, Any] | None:
+    """Return the record in a line of metrics.jsonl, None for a line that holds no whole one."""
     try:
         record = json.loads(line)
     except ValueError:

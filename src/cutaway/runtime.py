@@ -21,13 +21,12 @@ __all__ = [
     "describe_device",
     "peak_memory_gib",
     "compiler",
+    "compile_obstacle",
     "seeded_generator",
     "atomic_path",
     "atomic_write",
     "remove_path",
     "evaluating",
-    "is_main_process",
-    "n_processes",
 ]
 
 
@@ -95,6 +94,15 @@ def compiler() -> str | None:
     return next((path for name in [named, "g++", "clang++", "c++"] if name and (path := shutil.which(name))), None)
 
 
+def compile_obstacle(device: torch.device) -> str | None:
+    """Return why nothing is compiled for this device, as a clause, None where it can be."""
+    if device.type == "mps":
+        return "nothing is compiled for an Apple GPU"
+    if device.type == "cpu" and compiler() is None:
+        return "there is no C++ compiler here (`cutaway doctor` shows what was looked for)"
+    return None
+
+
 def seeded_generator(seed: int, device: torch.device | str = "cpu") -> torch.Generator:
     """Return a generator of its own: the global random state is neither read nor changed."""
     import torch
@@ -158,13 +166,3 @@ def remove_path(path: Path) -> None:
         path.rmdir()
     else:
         path.unlink(missing_ok=True)
-
-
-def is_main_process() -> bool:
-    """Whether this process may talk and write: rank 0, or the only one."""
-    return int(os.environ.get("RANK", "0")) == 0
-
-
-def n_processes() -> int:
-    """Return how many processes torchrun started, 1 without it."""
-    return int(os.environ.get("WORLD_SIZE", "1"))

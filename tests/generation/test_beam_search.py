@@ -46,7 +46,7 @@ class FullPasses:
         ]
 
 
-def all_continuations(passes: FullPasses, prompt: list[int], stop_ids: Collection[int]) -> list[Beam]:
+def all_continuations(passes: FullPasses, prompt: list[int], stop_ids: Collection[int | None]) -> list[Beam]:
     complete, going = list[Beam](), [Beam((), 0.0)]
     for _ in range(LENGTH):
         longer = passes.extensions(prompt, going)
@@ -56,7 +56,7 @@ def all_continuations(passes: FullPasses, prompt: list[int], stop_ids: Collectio
 
 
 def slow_search(
-    passes: FullPasses, prompt: list[int], *, num_beams: int, max_new_tokens: int, stop_ids: Collection[int]
+    passes: FullPasses, prompt: list[int], *, num_beams: int, max_new_tokens: int, stop_ids: Collection[int | None]
 ) -> list[Beam]:
     """The same rule with every extension sorted and no end before the last step; all beams found, in no order."""
     going, ended = [Beam((), 0.0)], list[Beam]()
@@ -65,6 +65,10 @@ def slow_search(
         ended += [beam for beam in longer[:num_beams] if beam.tokens[-1] in stop_ids]
         going = [beam for beam in longer if beam.tokens[-1] not in stop_ids][:num_beams]
     return ended + going
+
+
+def ends_with(stop_ids: Collection[int | None]) -> Callable[[tuple[int, ...]], bool]:
+    return lambda tokens: tokens[-1] in stop_ids
 
 
 def by_score(beams: list[Beam], penalty: float) -> list[Beam]:
@@ -83,7 +87,7 @@ def test_with_beams_for_all_it_is_exhaustive(model: Transformer, stop_ids: tuple
     every = all_continuations(FullPasses(model), prompt, stop_ids)
     assert sum(math.exp(beam.log_prob) for beam in every) == pytest.approx(1, abs=1e-12)  # up to 125 float64 numbers
     for penalty in (0.0, 1.0, 2.5, -1.0):
-        choices: dict[str, Any] = {"stop_ids": stop_ids, "length_penalty": penalty}
+        choices: dict[str, Any] = {"is_done": ends_with(stop_ids), "length_penalty": penalty}
         got = beam_search(model, prompt, num_beams=D_VOCAB**LENGTH, max_new_tokens=LENGTH, **choices)
         assert_same(got, by_score(every, penalty))
 
@@ -92,21 +96,23 @@ def test_with_beams_for_all_it_is_exhaustive(model: Transformer, stop_ids: tuple
 def test_stopping_early_and_the_cache_change_nothing(model: Transformer, prompt: list[int]) -> None:
     passes = FullPasses(model)
     for num_beams, stop_ids in product((1, 3), ((3,), (0, 2))):
-        choices: dict[str, Any] = {"num_beams": num_beams, "stop_ids": stop_ids, "max_new_tokens": 6}
-        expected = slow_search(passes, prompt, **choices)
+        choices: dict[str, Any] = {"num_beams": num_beams, "max_new_tokens": 6}
+        expected = slow_search(passes, prompt, stop_ids=stop_ids, **choices)
         for penalty in (0.0, 1.0, 3.0, -1.0):
-            got = beam_search(model, prompt, length_penalty=penalty, **choices)
+            got = beam_search(
+                model, prompt, length_penalty=penalty, is_done=ends_with(stop_ids), tell=lambda sentence: None, **choices
+            )
             assert_same(got, by_score(expected, penalty)[:num_beams])
 
 
 def test_one_beam_is_greedy(model: Transformer) -> None:
-    (beam,) = beam_search(model, [1, 2], num_beams=1, max_new_tokens=10)
+    (beam,) = beam_search(model, [1, 2], num_beams=1, max_new_tokens=10, tell=lambda sentence: None)
     steps = decode(model, [[1, 2]], max_new_tokens=10, sampling=Sampling(temperature=0.0), tell=lambda sentence: None)
     assert list(beam.tokens) == [token for step in steps for _, token in step]
 
 
 def test_ids_that_are_never_chosen(model: Transformer) -> None:
-    got = beam_search(model, [1, 4], num_beams=3**LENGTH, max_new_tokens=LENGTH, n_ids=3)
+    got = beam_search(model, [1, 4], num_beams=3**LENGTH, max_new_tokens=LENGTH, never=range(3, 5))
     assert_same(got, by_score(all_continuations(FullPasses(model, n_ids=3), [1, 4], ()), 1.0))
 
 
@@ -128,7 +134,9 @@ def test_what_the_length_penalty_does(num_beams: int) -> None:
     stopped, longer = (2,), (1, 1, 1)
 
     def best(length_penalty: float) -> Beam:
-        return beam_search(model, [0], num_beams=num_beams, max_new_tokens=3, stop_ids=[2], length_penalty=length_penalty)[0]
+        return beam_search(
+            model, [0], num_beams=num_beams, max_new_tokens=3, is_done=ends_with([2]), length_penalty=length_penalty
+        )[0]
 
     assert best(0.0).tokens == best(-1.0).tokens == stopped
     assert best(0.0).log_prob == pytest.approx(math.log(0.5), abs=1e-15)
@@ -150,7 +158,7 @@ def test_where_greedy_is_led_astray() -> None:
 
 
 def test_a_stop_id_ends_a_beam_and_is_kept(model: Transformer) -> None:
-    beams = beam_search(model, [1], num_beams=40, max_new_tokens=4, stop_ids=[3])
+    beams = beam_search(model, [1], num_beams=40, max_new_tokens=4, is_done=ends_with([3]))
     assert any(beam.tokens[-1] == 3 for beam in beams)
     assert any(3 not in beam.tokens for beam in beams)
     assert all(3 not in beam.tokens[:-1] for beam in beams)
@@ -203,9 +211,7 @@ def test_the_librarys_search(tiny_model: Transformer, stop_id: int | None, penal
             return_dict_in_generate=True,
             output_scores=True,
         )
-        beams = beam_search(
-            tiny_model, prompt, num_beams=4, max_new_tokens=7, length_penalty=penalty, stop_ids=[] if stop_id is None else [stop_id]
-        )
+        beams = beam_search(tiny_model, prompt, num_beams=4, max_new_tokens=7, length_penalty=penalty, is_done=ends_with([stop_id]))
         expected = [tuple(row[3:]) for row in sequences.sequences.tolist()]
         assert [(*beam.tokens, *[30] * (len(expected[0]) - len(beam.tokens))) for beam in beams] == expected
         # their sums are in float32

@@ -45,12 +45,13 @@ def uncached(model: Transformer, prompt: list[int], sampling: Sampling, n_new: i
 
 
 def test_cached_logits_are_those_of_full_passes_at_every_step(causal_variant: ModelConfig, make_model: MakeModel) -> None:
-    """Rows of different lengths; after four steps one of them has outgrown the context, after eleven all but one."""
+    """Rows of different lengths; after five steps one of them has outgrown the context, after eleven all but one."""
     model = make_model(causal_variant)
-    decoder = CachedDecoder(model, PROMPTS, max_new_tokens=12)
+    told: list[str] = []
+    decoder = CachedDecoder(model, PROMPTS, max_new_tokens=12, tell=told.append)
     generator = torch.Generator().manual_seed(0)
     rows = [list(prompt) for prompt in PROMPTS]
-    was_sliding = []
+    n_told = []
     for step in range(12):
         if step == 0:
             logits = decoder.read_prompts()
@@ -58,11 +59,48 @@ def test_cached_logits_are_those_of_full_passes_at_every_step(causal_variant: Mo
             tokens = torch.randint(31, (len(rows),), generator=generator).tolist()
             rows = [[*row, token] for row, token in zip(rows, tokens, strict=True)]
             logits = decoder.append(tokens)
-        was_sliding.append(decoder.is_sliding)
+        n_told.append(len(told))
         expected = torch.stack([next_logits(model, row) for row in rows])
         torch.testing.assert_close(logits, expected, rtol=0, atol=TOLERANCE)
-    assert was_sliding == [False] * 5 + [True] * 7
+    assert n_told == [0] * 5 + [1] * 7
     assert decoder.rows == rows
+
+
+def test_only_rows_too_long_read_windows(tiny_model: Transformer) -> None:
+    """What is read past the context is the long row alone: the short one still adds a token at a time."""
+    widths = []
+    tiny_model.embed.register_forward_pre_hook(lambda module, args: widths.append(tuple(args[0].shape)))
+    n_ctx = tiny_model.config.n_ctx
+    decoder = CachedDecoder(tiny_model, [[1] * n_ctx, [2, 3]], max_new_tokens=3, tell=lambda sentence: None)
+    with torch.inference_mode():
+        decoder.read_prompts(), decoder.append([4, 5])
+    assert widths == [(2, n_ctx), (1, 1), (1, n_ctx)]
+
+
+def test_a_long_row_that_ends_leaves_the_others_their_room(tiny_model: Transformer) -> None:
+    """The cache then counts from the longest row that is left, and there is room for its tokens up to the context's end."""
+    n_ctx = tiny_model.config.n_ctx
+    row = [2, 3]
+    decoder = CachedDecoder(tiny_model, [[1] * (n_ctx - 1), row], max_new_tokens=n_ctx)
+    with torch.inference_mode():
+        decoder.read_prompts()
+        decoder.select([1])
+        for token in range(n_ctx - len(row)):
+            row.append(token)
+            logits = decoder.append([token])
+            torch.testing.assert_close(logits, next_logits(tiny_model, row)[None], rtol=0, atol=TOLERANCE)
+
+
+def test_rows_may_be_taken_twice_and_in_any_order_past_the_context(tiny_model: Transformer) -> None:
+    rows = [[1] * 30, [2, 3], [4] * 3]
+    decoder = CachedDecoder(tiny_model, rows, max_new_tokens=9, tell=lambda sentence: None)
+    assert len(rows[0]) > tiny_model.config.n_ctx
+    with torch.inference_mode():
+        decoder.read_prompts()
+        decoder.select([2, 0, 1, 0])
+        logits = decoder.append([5, 6, 7, 8])
+        expected = torch.stack([next_logits(tiny_model, row) for row in ([4, 4, 4, 5], [1] * 30 + [6], [2, 3, 7], [1] * 30 + [8])])
+    torch.testing.assert_close(logits, expected, rtol=0, atol=TOLERANCE)
 
 
 def test_rows_of_one_length_too(causal_variant: ModelConfig, make_model: MakeModel, tokens: Tensor) -> None:
@@ -163,12 +201,12 @@ def test_ids_that_are_never_chosen(tiny_config: ModelConfig, make_model: MakeMod
     with torch.no_grad():
         model.unembed.W_U.bias[20:] += 50.0  # without the limit it would always be one of these
     assert {token for row in rows_of(model, PROMPTS, sampling, 8) for token in row} <= set(range(20, 31))
-    assert {token for row in rows_of(model, PROMPTS, sampling, 8, n_ids=20) for token in row} <= set(range(20))
-    assert rows_of(model, [[30, 2]], sampling, 3, n_ids=1) == [[0, 0, 0]]
+    assert {token for row in rows_of(model, PROMPTS, sampling, 8, never=range(20, 31)) for token in row} <= set(range(20))
+    assert rows_of(model, [[30, 2]], sampling, 3, never=range(1, 31)) == [[0, 0, 0]]
 
 
 def test_a_prompt_may_hold_ids_that_are_never_chosen(tiny_model: Transformer) -> None:
-    rows = rows_of(tiny_model, [[30, 2]], Sampling(repetition_penalty=1.5), 8, n_ids=10)
+    rows = rows_of(tiny_model, [[30, 2]], Sampling(repetition_penalty=1.5), 8, never=range(10, 31))
     assert max(rows[0]) < 10
 
 

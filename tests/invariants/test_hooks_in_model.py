@@ -308,5 +308,7 @@ def test_hooks_are_asked_for_in_every_run(tiny_model: Transformer, tokens: Tenso
 
 def test_another_shape_is_refused_where_it_is_returned(tiny_model: Transformer, tokens: Tensor) -> None:
     hooks = Hooks({"blocks.1.attn.z": lambda x, _: x[:, :1]})
-    with pytest.raises(ValueError, match=r"'blocks.1.attn.z' returned \(2, 1, 4, 4\); expected .* \(2, 9, 4, 4\)"):
+    with pytest.raises(
+        ValueError, match=r"'blocks.1.attn.z' returned a tensor of shape \(2, 1, 4, 4\), .*; expected .* \(2, 9, 4, 4\)"
+    ):
         tiny_model(tokens, hooks=hooks)

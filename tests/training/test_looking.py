@@ -11,7 +11,7 @@ import torch
 import cutaway
 from cutaway.data import split_tokens
 from cutaway.model import Transformer
-from cutaway.runs import Run
+from cutaway.runs import Run, read_metrics
 from cutaway.runtime import seeded_generator
 from cutaway.training import OBSERVERS, resume, train, validation_loss
 from tiny_training import tiny_config
@@ -147,3 +147,17 @@ def test_a_missing_tensorboard_is_said_before_anything_is_written(config, tmp_pa
     with pytest.raises(ValueError, match="tensorboard is not installed"):
         resume(folder, tensorboard=True)
     assert (folder / "config.json").read_text() == before
+
+
+def test_what_is_not_finite_is_null_in_the_file(config):
+    folder = train(
+        config, observers={"odd": lambda step, model: {"none": float("nan"), "all": float("inf"), "one": 1.0}}, quiet=True
+    )
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    first = json.loads(lines[0], parse_constant=refuse)
+    assert (first["none"], first["all"], first["one"]) == (None, None, 1.0)
+    assert read_metrics(folder / "metrics.jsonl").note is None

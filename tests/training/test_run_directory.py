@@ -18,6 +18,7 @@ import cutaway
 from cutaway.runs import Run
 from cutaway.tokenizers import CharTokenizer, load_tokenizer, tokenizer_hash
 from cutaway.training import TrainConfig, train
+from cutaway.training.setup import claimed_folder
 from tiny_training import hashes, tiny_config, write_text
 
 
@@ -110,7 +111,29 @@ def test_a_folder_with_other_things_keeps_them(config, tmp_path):
 def test_a_text_too_short_leaves_nothing_behind(config, tmp_path):
     with pytest.raises(ValueError, match="each needs at least 17"):
         train(config.replace(data=str(write_text(tmp_path, n_words=8, name="short.txt"))), quiet=True)
-    assert not (tmp_path / "runs").exists()
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_a_name_is_taken_at_once(config):
+    """Two that start together do not share a folder, however long one of them reads its text."""
+    with claimed_folder("play", None) as first, claimed_folder("play", None) as second:
+        assert [first.name, second.name] == ["play", "play-2"]
+        assert train(config.replace(n_steps=1, name="play"), quiet=True).name == "play-3"
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({}, "shakespeare-char"),
+        ({"data": "tinyshakespeare"}, "shakespeare-char"),
+        ({"data": "/home/me/my notes.txt"}, "my-notes"),
+        ({"data": "src/*.py"}, "py"),
+        ({"data": "**"}, "shakespeare-char"),
+        ({"data": "notes.txt", "name": "mine"}, "mine"),
+    ],
+)
+def test_a_run_is_called_after_the_text_that_replaces_the_preset_s(changes, name):
+    assert TrainConfig.preset("shakespeare-char", **changes).name == name
 
 
 def test_no_pickle_is_written(config, monkeypatch):

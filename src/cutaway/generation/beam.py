@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import math
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+
+from torch import Tensor
 
 from cutaway.generation.cached import CachedDecoder
 from cutaway.generation.sampling import without
@@ -32,13 +36,14 @@ def beam_search(
     num_beams: int,
     max_new_tokens: int,
     length_penalty: float = 1.0,
-    stop_ids: Collection[int] = (),
-    n_ids: int | None = None,
-    never: Collection[int] = (),
+    is_done: Callable[[tuple[int, ...]], bool] | None = None,
+    never: Sequence[int] = (),
+    tell: Callable[[str], None] = warnings.warn,
 ) -> list[Beam]:
-    """Return up to `num_beams` continuations, best first; one that ends with a stop id keeps it.
+    """Return up to `num_beams` continuations, best first.
 
-    At each step the `num_beams` likeliest extensions go on, while those that end are set aside; at the end all are compared by
+    A continuation ends with the token after which `is_done(tokens)` holds; the ids in `never` are not chosen. At each step the
+    `num_beams` likeliest extensions go on, while those that end are set aside; at the end all are compared by
     `log_prob / length^length_penalty`, so that above 0 longer ones lose less (Wu et al. 2016, equation 14, without its constants).
     With as many beams as there are continuations the search is exhaustive. Raises ValueError for fewer than one beam
     or than no new tokens, and for an empty prompt.
@@ -47,26 +52,38 @@ def beam_search(
         raise ValueError(f"num_beams is {num_beams}; expected at least 1")
     going, ended = [Beam((), 0.0)], list[Beam]()
     with evaluating(model):
-        decoder = CachedDecoder(model, [prompt], max_new_tokens=max_new_tokens)
+        decoder = CachedDecoder(model, [prompt], max_new_tokens=max_new_tokens, tell=tell)
         for step in range(max_new_tokens):
             logits = decoder.read_prompts() if step == 0 else decoder.append([beam.tokens[-1] for beam in going])
-            log_probs = without(logits[:, :n_ids], tuple(never)).cpu().double().log_softmax(dim=-1)
+            log_probs = without(logits, never).cpu().double().log_softmax(dim=-1)
             totals = log_probs + log_probs.new_tensor([[beam.log_prob] for beam in going])
-            n_candidates = min(num_beams * (1 + len(stop_ids)), totals.numel())  # enough to fill the beams if all others end
-            best = totals.flatten().topk(n_candidates)
-            candidates = [
-                (int(index) // totals.shape[1], int(index) % totals.shape[1], total)
-                for total, index in zip(best.values.tolist(), best.indices.tolist(), strict=True)
-            ]
-            extended = [(row, Beam((*going[row].tokens, token), total)) for row, token, total in candidates]
-            ended += [beam for _, beam in extended[:num_beams] if beam.tokens[-1] in stop_ids]
-            kept = [(row, beam) for row, beam in extended if beam.tokens[-1] not in stop_ids][:num_beams]
+            kept = list[tuple[int, Beam]]()
+            for place, (row, token, total) in enumerate(_from_the_best(totals)):
+                beam = Beam((*going[row].tokens, token), total)
+                if not (is_done and is_done(beam.tokens)):
+                    kept.append((row, beam))
+                elif place < num_beams:
+                    ended.append(beam)
+                if len(kept) == num_beams:
+                    break
             if not kept or _is_settled(ended, kept[0][1], num_beams, length_penalty, max_new_tokens):
                 going = [beam for _, beam in kept]
                 break
             decoder.select([row for row, _ in kept])
             going = [beam for _, beam in kept]
     return sorted(ended + going, key=lambda beam: beam.score(length_penalty), reverse=True)[:num_beams]
+
+
+def _from_the_best(totals: Tensor) -> Iterator[tuple[int, int, float]]:
+    """Yield row, token and value of the entries that are not -inf, the highest first."""
+    n_taken, n_wanted = 0, 64
+    while n_taken < totals.numel():  # a few at a time: sorting all is slow, and more than a few are hardly ever asked for
+        best = totals.flatten().topk(min(n_wanted, totals.numel()))
+        for value, index in zip(best.values[n_taken:].tolist(), best.indices[n_taken:].tolist(), strict=True):
+            if value == -math.inf:
+                return
+            yield index // totals.shape[1], index % totals.shape[1], value
+        n_taken, n_wanted = len(best.values), 8 * n_wanted
 
 
 def _is_settled(ended: list[Beam], best: Beam, num_beams: int, length_penalty: float, max_length: int) -> bool:

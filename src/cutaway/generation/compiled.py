@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 
 from cutaway.generation.cached import CachedDecoder
 from cutaway.model import KVCache, Transformer, causal_mask
-from cutaway.runtime import compiler
+from cutaway.runtime import compile_obstacle
 
 __all__ = ["CompiledDecoder"]
 
@@ -48,11 +48,11 @@ class CompiledDecoder(CachedDecoder):
     ) -> None:
         if len(prompts) != 1:
             raise ValueError(f"compiled decoding takes one prompt at a time, not {len(prompts)}")
-        super().__init__(model, prompts, max_new_tokens=max_new_tokens, n_slots=model.config.n_ctx)
-        self._tell = tell
-        self._is_compiled = self._device.type == "cuda" or (self._device.type == "cpu" and compiler() is not None)
-        if not self._is_compiled:
-            tell("there is no C++ compiler here, so decoding runs as it is; `cutaway doctor` shows what was looked for")
+        super().__init__(model, prompts, max_new_tokens=max_new_tokens, n_slots=model.config.n_ctx, tell=tell)
+        obstacle = compile_obstacle(self._device)
+        self._is_compiled = obstacle is None
+        if obstacle:
+            tell(f"{obstacle}, so decoding runs as it is")
 
     def append(self, tokens: Sequence[int]) -> Float[Tensor, "batch d_vocab"]:
         """Add one token and return the logits after it."""

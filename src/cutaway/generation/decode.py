@@ -21,7 +21,6 @@ def decode(
     max_new_tokens: int,
     sampling: Sampling,
     seed: int = 0,
-    n_ids: int | None = None,
     never: Sequence[int] = (),
     is_done: Callable[[int, int], bool] | None = None,
     tell: Callable[[str], None] = warnings.warn,
@@ -29,26 +28,18 @@ def decode(
 ) -> Iterator[list[tuple[int, int]]]:
     """Yield at each step the rows still going, each with its new token, as (row, token).
 
-    A row ends after the token for which `is_done(row, token)` holds; ids from `n_ids` on, and those in `never`, are
-    not chosen. What a row gets does
-    not depend on the other rows. `tell` hears once of anything that changes the cost.
+    A row ends after the token for which `is_done(row, token)` holds; the ids in `never` are not chosen. What a row gets does not
+    depend on the other rows. `tell` hears once of anything that changes the cost. Raises ValueError for `compile` with several prompts.
     """
-    if compile and len(prompts) == 1:
-        decoder: CachedDecoder = CompiledDecoder(model, prompts, max_new_tokens=max_new_tokens, tell=tell)
-    else:
-        decoder = CachedDecoder(model, prompts, max_new_tokens=max_new_tokens)
+    make_decoder = CompiledDecoder if compile else CachedDecoder
+    decoder = make_decoder(model, prompts, max_new_tokens=max_new_tokens, tell=tell)
     streams = RowStreams(seed, [tuple(prompt) for prompt in prompts])
     going, tokens = list(range(len(prompts))), list[int]()  # the rows that the decoder holds, and what each got last
-    is_told = False
     for step in range(max_new_tokens):
         with evaluating(model):  # not around the yield: whoever reads the tokens keeps their own modes
             logits = decoder.read_prompts() if step == 0 else decoder.append(tokens)
-            log_probs = shaped_log_probs(without(logits[:, :n_ids], never), sampling, seen=decoder.rows)
+            log_probs = shaped_log_probs(without(logits, never), sampling, seen=decoder.rows)
             tokens = draw(log_probs, streams.uniforms(going)).tolist()
-        if decoder.is_sliding and not is_told:
-            is_told = True
-            n_ctx = model.config.n_ctx
-            tell(f"past the context of {n_ctx} tokens each new token reads the last {n_ctx} anew, which is slower")
         chosen = list(zip(going, tokens, strict=True))
         kept = [place for place, (row, token) in enumerate(chosen) if not (is_done and is_done(row, token))]
         yield chosen

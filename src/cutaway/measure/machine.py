@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cutaway.measure.timing import seconds
-from cutaway.runtime import compiler
+from cutaway.runtime import compile_obstacle
 
 __all__ = ["Limits", "measure_limits"]
 
@@ -22,14 +22,19 @@ class Limits:
     read_gb_per_s: float
 
 
-def measure_limits(dtype: torch.dtype = torch.float32, *, device: torch.device | str = "cpu", size: int = 2048) -> Limits:
-    """Multiply two square matrices and add up half a gigabyte, several times; the best of each counts, as a limit should."""
+def measure_limits(dtype: torch.dtype = torch.float32, *, device: torch.device | str = "cpu") -> Limits:
+    """Multiply two square matrices and add up some memory, several times; the best of each counts, as a limit should.
+
+    On a CPU the matrices are 2,048 wide and the memory is half a gigabyte; a GPU is not kept busy by so little.
+    """
+    device = torch.device(device)
+    size, n_bytes = (2048, 2**29) if device.type == "cpu" else (8192, 2**32)
     left, right = torch.randn(2, size, size, device=device).to(dtype)
     product_s = min(seconds(_finishing(lambda: left @ right), n_rounds=1) for _ in range(7))
-    memory = torch.ones(2**29 // dtype.itemsize, device=device, dtype=dtype)
+    memory = torch.ones(n_bytes // dtype.itemsize, device=device, dtype=dtype)
     rows = memory.view(-1, 4096)
     reads: list[Callable[[], Tensor]] = [lambda: memory.sum(dtype=torch.float32)]
-    if compiler():  # a plain loop over the rows reads faster than torch's own sum
+    if compile_obstacle(device) is None:  # a plain loop over the rows reads faster than torch's own sum
         add_up = torch.compile(lambda x: x.sum(dim=-1, dtype=torch.float32))
         reads.append(lambda: add_up(rows))
     read_s = min(seconds(_finishing(read), n_rounds=1) for read in reads for _ in range(7))
@@ -41,7 +46,7 @@ def _finishing(function: Callable[[], Tensor]) -> Callable[[], None]:
 
     def finish() -> None:
         result = function()
-        if result.is_cuda:
-            torch.cuda.synchronize(result.device)
+        if result.device.type != "cpu":
+            torch.accelerator.synchronize(result.device)
 
     return finish

@@ -77,6 +77,10 @@ class KVCache:
         self.k = [k[rows] for k in self.k]
         self.v = [v[rows] for v in self.v]
 
+    def rewind(self, n_slots: int) -> None:
+        """Forget what lies in the slots from `n_slots` on."""
+        self._lengths = [min(length, n_slots) for length in self._lengths]
+
     def mask(self, positions: Int[Tensor, "*batch new_pos"], layer: int = 0) -> Mask:
         """Return which slots the new positions may see in the run that adds them.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -13,10 +15,23 @@ from cutaway.hooks import NO_HOOKS, Hooks
 __all__ = ["LayerNorm", "RMSNorm", "NoNorm", "make_norm"]
 
 
-class LayerNorm(nn.Module):
+class _ScaledNorm(nn.Module):
+    """What LayerNorm and RMSNorm share: a weight for every coordinate, and perhaps a bias."""
+
+    def __init__(self, d_model: int, *, eps: float, bias: bool) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(d_model))
+        self.bias = nn.Parameter(torch.zeros(d_model)) if bias else None
+
+    def _stretch(self, x: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_model"]:
+        return x * self.weight if self.bias is None else x * self.weight + self.bias
+
+
+class LayerNorm(_ScaledNorm):
     """`(x - mean) / scale * weight + bias` with `scale = sqrt(var + eps)` (Ba et al. 2016).
 
-    Hooks: `scale`, computed apart only when asked for, and `normalized`, the output.
+    Hooks: `scale`, computed apart only when asked for, and `normalized`, the output with weight and bias.
 
     >>> import torch
     >>> from cutaway.model import LayerNorm
@@ -25,10 +40,7 @@ class LayerNorm(nn.Module):
     """
 
     def __init__(self, d_model: int, *, eps: float = 1e-5, bias: bool = True) -> None:
-        super().__init__()
-        self.eps = eps
-        self.weight = nn.Parameter(torch.ones(d_model))
-        self.bias = nn.Parameter(torch.zeros(d_model)) if bias else None
+        super().__init__(d_model, eps=eps, bias=bias)
 
     def forward(self, x: Float[Tensor, "... d_model"], *, hooks: Hooks = NO_HOOKS) -> Float[Tensor, "... d_model"]:
         """Normalise the last axis; 16-bit inputs are normalised in float32."""
@@ -37,13 +49,10 @@ class LayerNorm(nn.Module):
         wide = _at_least_float32(x)
         centred = wide - wide.mean(-1, keepdim=True)
         scale = hooks("scale", (centred.square().mean(-1, keepdim=True) + self.eps).sqrt())
-        normalized = centred / scale * self.weight
-        if self.bias is not None:
-            normalized = normalized + self.bias
-        return hooks("normalized", normalized.to(x.dtype))
+        return hooks("normalized", self._stretch(centred / scale).to(x.dtype))
 
 
-class RMSNorm(LayerNorm):
+class RMSNorm(_ScaledNorm):
     """`x / scale * weight` with `scale = sqrt(mean(x^2) + eps)` (Zhang & Sennrich 2019).
 
     Hooks: `scale` and `normalized`, as in LayerNorm.
@@ -61,10 +70,7 @@ class RMSNorm(LayerNorm):
         """Normalise the last axis; 16-bit inputs are normalised in float32."""
         wide = _at_least_float32(x)
         scale = hooks("scale", (wide.square().mean(-1, keepdim=True) + self.eps).sqrt())
-        normalized = (wide / scale).to(x.dtype) * self.weight
-        if self.bias is not None:
-            normalized = normalized + self.bias
-        return hooks("normalized", normalized)
+        return hooks("normalized", self._stretch((wide / scale).to(x.dtype)))
 
 
 class NoNorm(nn.Module):
@@ -78,14 +84,10 @@ class NoNorm(nn.Module):
         return x
 
 
-_NORMS: dict[Norm, type[LayerNorm] | type[NoNorm]] = {
-    "layernorm": LayerNorm,
-    "rmsnorm": RMSNorm,
-    "none": NoNorm,
-}
+_NORMS: dict[Norm, Callable[..., LayerNorm | RMSNorm | NoNorm]] = {"layernorm": LayerNorm, "rmsnorm": RMSNorm, "none": NoNorm}
 
 
-def make_norm(norm: Norm, d_model: int, *, eps: float = 1e-5, bias: bool = True) -> LayerNorm | NoNorm:
+def make_norm(norm: Norm, d_model: int, *, eps: float = 1e-5, bias: bool = True) -> LayerNorm | RMSNorm | NoNorm:
     """Return the normalisation of this name."""
     return _NORMS[norm](d_model, eps=eps, bias=bias)
 

@@ -15,7 +15,7 @@ from cutaway.hooks import NO_HOOKS, Hooks, recording
 from cutaway.model.block import Block
 from cutaway.model.kv_cache import KVCache
 from cutaway.model.masks import Mask, explicit_mask
-from cutaway.model.norms import LayerNorm, NoNorm, make_norm
+from cutaway.model.norms import LayerNorm, NoNorm, RMSNorm, make_norm
 from cutaway.model.positions import LearnedPositions, Rotary, SinusoidalPositions
 
 __all__ = ["Embedding", "Unembedding", "Transformer"]
@@ -67,7 +67,9 @@ class Unembedding(nn.Module):
     torch.Size([1, 3, 50])
     """
 
-    def __init__(self, d_model: int, d_vocab: int, *, ln_final: LayerNorm | NoNorm | None = None, bias: bool = False) -> None:
+    def __init__(
+        self, d_model: int, d_vocab: int, *, ln_final: LayerNorm | RMSNorm | NoNorm | None = None, bias: bool = False
+    ) -> None:
         super().__init__()
         self.ln_final = NoNorm(d_model) if ln_final is None else ln_final
         self.W_U = nn.Linear(d_model, d_vocab, bias=bias)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
 from typing import Any, Literal, Self
 
 from cutaway.config import ModelConfig
 
-__all__ = ["TrainConfig", "TRAIN_PRESETS", "expected_loss"]
+__all__ = ["TrainConfig", "TRAIN_PRESETS", "LOOKING", "expected_loss"]
+
+LOOKING = {"validate_every", "sample_every", "save_every", "log_every", "tensorboard", "watch"}
+"""The fields of TrainConfig that say how often a run is looked at and what is kept: they change nothing of what is learnt."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +25,7 @@ class TrainConfig:
     model: ModelConfig
     """The model's shape; its `d_vocab` is replaced by the tokenizer's."""
     name: str = "run"
-    """What the run directory is called unless `out` is given."""
+    """What the run directory is called unless `out` is given: in a preset after the preset, or after the text that replaces its own."""
     data: str = "tinyshakespeare"
     """A text file, a folder, a glob, or a corpus: tinyshakespeare, shakespeare, stdlib."""
     tokenizer: str = "char"
@@ -88,7 +93,12 @@ class TrainConfig:
         of_model = {field.name for field in fields(ModelConfig)}
         model = TRAIN_PRESETS[name].model.replace(**{name: value for name, value in changes.items() if name in of_model})
         rest = {name: value for name, value in changes.items() if name not in of_model}
-        return cls.from_dict({**TRAIN_PRESETS[name].to_dict(), "model": model, **rest})
+        named = (
+            {"name": _corpus_name(rest["data"]) or name}
+            if rest.get("data", TRAIN_PRESETS[name].data) != TRAIN_PRESETS[name].data
+            else {}
+        )
+        return cls.from_dict({**TRAIN_PRESETS[name].to_dict(), "model": model, **named, **rest})
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
@@ -146,8 +156,7 @@ def expected_loss(config: TrainConfig) -> float | None:
 
     What a run is called, where it goes, and how often it looks do not count, nor does the precision.
     """
-    free = {"name", "data", "out", "device", "dtype", "compile", "seed", "tensorboard", "watch", "n_validation_windows"}
-    free |= {"validate_every", "sample_every", "save_every", "log_every"}
+    free = LOOKING | {"name", "data", "out", "device", "dtype", "compile", "seed", "n_validation_windows"}
     for (name, corpus), loss in _EXPECTED.items():
         preset = TRAIN_PRESETS[name].replace(model=TRAIN_PRESETS[name].model.replace(d_vocab=config.model.d_vocab))
         same = all(getattr(config, field.name) == getattr(preset, field.name) for field in fields(config) if field.name not in free)
@@ -157,4 +166,4 @@ def expected_loss(config: TrainConfig) -> float | None:
 
 
 def _corpus_name(data: str) -> str:
-    return data.rsplit("/", 1)[-1].removesuffix(".txt")
+    return re.sub(r"[^\w.-]+", "-", Path(data).name.removesuffix(".txt")).strip("-.")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
+from cutaway.runs import parse_record
 from cutaway.runtime import atomic_write
 
 __all__ = ["Record", "Listener", "MetricsFile", "TensorBoard", "check_tensorboard"]
@@ -24,7 +26,7 @@ class MetricsFile:
     def __init__(self, path: Path, *, n_done: int) -> None:
         if path.exists():  # steps after the checkpoint are run again, and a killed writer may have left half a line
             lines = path.read_text(errors="replace").split("\n")
-            kept = [line for line in lines if n_done and (step := _step(line)) is not None and step <= n_done]
+            kept = [line for line in lines if n_done and (record := parse_record(line)) and record["step"] <= n_done]
             atomic_write(path, "".join(line + "\n" for line in kept))
         self._file = path.open("a")
 
@@ -35,8 +37,9 @@ class MetricsFile:
         self._file.close()
 
     def __call__(self, record: Record) -> None:
-        """Append a record; one of a validation is brought onto the disk at once."""
-        self._file.write(json.dumps(record) + "\n")
+        """Append a record; one of a validation is brought onto the disk at once. JSON has no NaN and no infinity: null stands there."""
+        finite = {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in record.items()}
+        self._file.write(json.dumps(finite, allow_nan=False) + "\n")
         self._file.flush()
         if "val_loss" in record:
             os.fsync(self._file.fileno())
@@ -71,11 +74,3 @@ def check_tensorboard() -> None:
         import torch.utils.tensorboard  # noqa: F401
     except ImportError:
         raise ValueError("tensorboard is not installed: pip install 'cutaway[tensorboard]'") from None
-
-
-def _step(line: str) -> int | None:
-    try:
-        record = json.loads(line)
-    except json.JSONDecodeError:
-        return None
-    return record.get("step") if isinstance(record, dict) else None

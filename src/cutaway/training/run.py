@@ -9,17 +9,15 @@ from typing import Any
 from cutaway.runs import Run
 from cutaway.runtime import pick_device, pick_dtype
 from cutaway.tokenizers import load_tokenizer, tokenizer_hash
-from cutaway.training.config import TrainConfig
+from cutaway.training.config import LOOKING, TrainConfig
 from cutaway.training.log import check_tensorboard
 from cutaway.training.observers import Observer, resolve_observers
-from cutaway.training.setup import Materials, new_run_folder, prepare, write_config, write_run
+from cutaway.training.setup import Materials, claimed_folder, prepare, write_config, write_run
 from cutaway.training.trainer import run_training
 
 __all__ = ["train", "resume"]
 
-_MAY_CHANGE = {
-    "n_steps", "device", "compile", "validate_every", "sample_every", "save_every", "log_every", "tensorboard", "watch",
-}  # fmt: skip
+_MAY_CHANGE = LOOKING | {"n_steps", "device", "compile"}
 """What a resumed run may do differently: nothing of the recipe, but for the schedule's length."""
 
 
@@ -33,10 +31,9 @@ def train(config: TrainConfig | str, *, observers: Mapping[str, Observer] | None
     _check_surroundings(config)
     device = pick_device(config.device)
     config = config.replace(dtype=pick_dtype(config.dtype, device))
-    new_run_folder(config.name, config.out)  # a folder that cannot be is refused before the work
-    materials = prepare(config)
-    folder = new_run_folder(config.name, config.out)
-    write_run(folder, materials, device)
+    with claimed_folder(config.name, config.out) as folder:
+        materials = prepare(config)
+        write_run(folder, materials, device)
     run_training(materials, folder, observers=observers, quiet=quiet)
     return folder
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import platform
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
+from itertools import count
 from pathlib import Path
 
 import torch
@@ -18,7 +21,7 @@ from cutaway.runtime import atomic_write, describe_device
 from cutaway.tokenizers import BPETokenizer, BytePairTokenizer, CharTokenizer, Tokenizer, load_tokenizer, tokenizer_hash
 from cutaway.training.config import TrainConfig
 
-__all__ = ["Materials", "make_tokenizer", "prepare", "new_run_folder", "write_run", "write_config"]
+__all__ = ["Materials", "make_tokenizer", "prepare", "claimed_folder", "write_run", "write_config"]
 
 
 @dataclass(frozen=True)
@@ -70,21 +73,34 @@ def make_tokenizer(name: str, corpus: Corpus) -> Tokenizer:
     )
 
 
-def new_run_folder(name: str, out: str | None) -> Path:
-    """Return where a new run goes, `out` or the first free of runs/NAME, runs/NAME-2, ...
+@contextmanager
+def claimed_folder(name: str, out: str | None) -> Iterator[Path]:
+    """Give the folder of a new run, `out` or the first free of runs/NAME, runs/NAME-2, ..., made here and so no one else's.
 
-    Raises ValueError when `out` holds a run already or is a file.
+    If what is done with it fails, a folder still empty is removed. Raises ValueError when `out` holds a run already or is a file.
     """
-    if out is None:
-        taken = {path.name for path in runs_root().glob(f"{name}*")}
-        number = next(number for number in range(1, len(taken) + 2) if (f"{name}-{number}" if number > 1 else name) not in taken)
-        return runs_root() / (f"{name}-{number}" if number > 1 else name)
-    path = Path(out)
-    if (path / "config.json").exists() or (path / "checkpoints").exists():
-        raise ValueError(f"{path} holds a run already: go on with it by --resume {path}, or give another --out")
-    if path.is_file():
-        raise ValueError(f"{path} is a file; expected a folder for the run")
-    return path
+    folder = _make_first_free(name) if out is None else Path(out)
+    if (folder / "config.json").exists() or (folder / "checkpoints").exists():
+        raise ValueError(f"{folder} holds a run already: go on with it by --resume {folder}, or give another --out")
+    if folder.is_file():
+        raise ValueError(f"{folder} is a file; expected a folder for the run")
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield folder
+    except BaseException:
+        with suppress(OSError):  # something was written after all
+            folder.rmdir()
+        raise
+
+
+def _make_first_free(name: str) -> Path:
+    runs_root().mkdir(parents=True, exist_ok=True)
+    for number in count(1):
+        folder = runs_root() / (f"{name}-{number}" if number > 1 else name)
+        with suppress(FileExistsError):
+            folder.mkdir()
+            return folder
+    raise AssertionError("numbers do not end")
 
 
 def write_run(folder: Path, materials: Materials, device: torch.device) -> None:

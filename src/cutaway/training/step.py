@@ -13,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from cutaway.data import Batch
 from cutaway.model import Transformer
-from cutaway.runtime import compiler
+from cutaway.runtime import compile_obstacle, pick_dtype
 from cutaway.training.config import TrainConfig
 
 __all__ = ["next_token_loss", "TrainStep"]
@@ -46,15 +46,14 @@ class TrainStep:
     ) -> None:
         self._model, self._optimizer, self._tell = model, optimizer, tell
         self._max_grad_norm = config.max_grad_norm or float("inf")
-        self._dtype = getattr(torch, config.dtype)
         device = model.embed.W_E.device
+        self._dtype = getattr(torch, pick_dtype(config.dtype, device))
         # For windows this short on a CPU, compiled loops over the pattern are faster than the fused kernel's backward pass.
         self._kernels = [SDPBackend.MATH] if device.type == "cpu" and config.model.n_ctx <= _SHORT else list(_ALL_KERNELS)
         self._loss = next_token_loss
-        if config.compile and device.type == "mps":
-            tell("training on an Apple GPU is not compiled")
-        elif config.compile and device.type == "cpu" and compiler() is None:
-            tell("there is no C++ compiler here, so training runs as it is, somewhat slower; `cutaway doctor` says more")
+        obstacle = compile_obstacle(device) if config.compile else None
+        if obstacle:
+            tell(f"{obstacle}, so training runs as it is, somewhat slower")
         elif config.compile:
             self._loss = torch.compile(next_token_loss)
 
