@@ -106,3 +106,9 @@ def test_no_hooks_hand_the_same_tensor_on() -> None:
     x = torch.ones(2)
     assert NO_HOOKS.at("blocks", 3)("resid_pre", x) is x
     NO_HOOKS.check_fired(lambda: ["resid_pre"])  # it asked for none, so none is missing
+
+
+def test_they_print_as_the_names_they_are_for() -> None:
+    hooks = Hooks({"blocks.*.attn.hook_pattern": lambda x, _: None, "logits": lambda x, _: None})
+    assert repr(hooks) == "Hooks('blocks.*.attn.pattern', 'logits')"
+    assert repr(NO_HOOKS) == "NoHooks()"

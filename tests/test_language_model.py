@@ -342,3 +342,10 @@ def test_a_random_model_needs_no_file(tmp_path: Path, monkeypatch: pytest.Monkey
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(ValueError, match="no model preset 'gpt-17'"):
         random_model("gpt-17")
+
+
+def test_it_prints_as_one_line(lm: LanguageModel) -> None:
+    line = repr(lm)
+    assert "\n" not in line
+    assert f"d_model={lm.config.d_model}" in line
+    assert repr(lm.tokenizer) in line

@@ -34,6 +34,7 @@ class ModelConfig:
     n_ctx: int
     """The most positions that the model reads."""
     n_layers: int
+    """Blocks of attention and MLP."""
     n_heads: int
     """Attention heads in a layer."""
     d_model: int
@@ -41,32 +42,41 @@ class ModelConfig:
     n_kv_heads: int = _DERIVED
     """Heads of keys and values, shared by groups of query heads."""
     d_head: int = _DERIVED
+    """Width of a head's queries, keys and values."""
     d_mlp: int = _DERIVED
     """Width of the hidden layer; 0 for attention alone."""
     d_vocab_out: int = _DERIVED
     """Logits, when they are not one for each token."""
     norm: Norm = "layernorm"
+    """How the residual stream is scaled before each part reads it."""
     norm_eps: float = 1e-5
+    """What is added to the variance, so that nothing is divided by 0."""
     norm_bias: bool = _DERIVED
     """Whether norms add a vector: LayerNorm's do."""
     position: Position = "learned"
-    """attention_only adds learned positions to what queries and keys are made of, not to the residual stream."""
+    """How the model knows positions; attention_only adds learned ones to what queries and keys read, not to the stream."""
     rotary_dim: int = _DERIVED
     """Coordinates of each head that turn."""
     rotary_base: float = 10_000.0
+    """What the rotations' wavelengths are powers of."""
     attn_bias: bool = True
+    """Whether the four matrices of attention add a vector."""
     is_causal: bool = True
     """Whether a position sees none after it."""
     act: Activation = "gelu_new"
-    """gelu_new is GPT-2's tanh form."""
+    """The nonlinearity of the MLP; gelu_new is GPT-2's tanh form."""
     gated_mlp: bool = False
+    """Whether a second matrix scales what the hidden layer holds."""
     mlp_bias: bool = True
+    """Whether the matrices of the MLP add a vector."""
     block: BlockKind = "sequential"
-    """parallel reads attention and MLP from the same normalised stream."""
+    """What the MLP reads: sequential, the stream after attention; parallel, what attention reads."""
     tie_embeddings: bool = True
     """Whether the unembedding is the embedding."""
     unembed_bias: bool = False
+    """Whether the unembedding adds a vector."""
     dropout: float = 0.0
+    """The share of activations put to 0 while training."""
 
     def __post_init__(self) -> None:
         self._check_numbers()

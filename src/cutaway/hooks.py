@@ -57,6 +57,9 @@ class Hooks:
                 x = replaced
         return x
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__.strip('_')}({', '.join(map(repr, self._functions))})"
+
     def at(self, *scope: str | int) -> Self:
         """Return the same hooks as a part of the model sees them: `hooks.at("blocks", 3)("resid_pre", x)`."""
         scoped = object.__new__(type(self))

@@ -45,6 +45,12 @@ class LanguageModel:
                 "they do not belong together"
             )
 
+    def __repr__(self) -> str:
+        config = self.config
+        shape = f"n_layers={config.n_layers}, n_heads={config.n_heads}, d_model={config.d_model}, n_ctx={config.n_ctx}"
+        n_parameters = sum(weight.numel() for weight in self.model.parameters())
+        return f"LanguageModel({shape}, {n_parameters:,} parameters, {self.tokenizer!r})"
+
     @property
     def config(self) -> ModelConfig:
         """The model's shape."""

@@ -33,33 +33,47 @@ class TrainConfig:
     out: str | None = None
     """The run directory; a new one under ./runs unless given."""
     n_steps: int = 2000
+    """How many times the weights are moved."""
     batch_size: int = 12
+    """Windows of n_ctx tokens that are read at once."""
     n_accumulate: int = 1
     """Batches whose gradients are averaged before each step."""
     learning_rate: float = 1e-3
+    """The highest, reached after warming up."""
     min_learning_rate: float = 1e-4
+    """Where the cosine ends, at the last step."""
     n_warmup_steps: int = 100
+    """Steps in which the learning rate rises from 0."""
     weight_decay: float = 0.1
+    """AdamW's, on matrices alone."""
     beta1: float = 0.9
+    """How slowly AdamW's mean of the gradients moves."""
     beta2: float = 0.99
+    """How slowly AdamW's mean of the squared gradients moves."""
     max_grad_norm: float | None = 1.0
+    """Longer gradients are scaled down to this norm; None leaves them."""
     seed: int = 0
     """Fixes the initial weights, the batches, dropout and the samples."""
     validation_fraction: float = 0.1
+    """How much of the text, at its end, is kept for validation."""
     n_validation_windows: int | None = None
     """Windows of the validation text to average over, spread evenly; after the last step, or unless given, all of them."""
     validate_every: int = 250
+    """Steps between validation losses."""
     sample_every: int = 1000
     """Steps between text samples; 0 for none."""
     save_every: int = 500
+    """Steps between checkpoints."""
     log_every: int = 1
     """Steps between lines of metrics.jsonl."""
     device: str = "auto"
+    """cpu, cuda, cuda:1 or mps; auto takes the fastest present."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """What matrix products are computed in: auto is bfloat16 where the device has it. All that adds up stays in float32."""
     compile: bool = True
     """Compile the step where there is a C++ compiler or a GPU; without one it runs as it is."""
     tensorboard: bool = False
+    """Write the numbers for TensorBoard too."""
     watch: tuple[str, ...] = ()
     """Observers by name, whose values are logged at each validation."""
 
