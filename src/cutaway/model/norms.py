@@ -55,7 +55,7 @@ class LayerNorm(_ScaledNorm):
 class RMSNorm(_ScaledNorm):
     """`x / scale * weight` with `scale = sqrt(mean(x^2) + eps)` (Zhang & Sennrich 2019).
 
-    Hooks: `scale` and `normalized`, as in LayerNorm.
+    Hooks: `scale`, and `normalized`, `x / scale` before the weight: as in TransformerLens 2, where LayerNorm's alone is after it.
 
     >>> import torch
     >>> from cutaway.model import RMSNorm
@@ -70,7 +70,7 @@ class RMSNorm(_ScaledNorm):
         """Normalise the last axis; 16-bit inputs are normalised in float32."""
         wide = _at_least_float32(x)
         scale = hooks("scale", (wide.square().mean(-1, keepdim=True) + self.eps).sqrt())
-        return hooks("normalized", self._stretch((wide / scale).to(x.dtype)))
+        return self._stretch(hooks("normalized", (wide / scale).to(x.dtype)))
 
 
 class NoNorm(nn.Module):
