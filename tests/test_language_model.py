@@ -4,6 +4,7 @@ import hashlib
 import json
 import string
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from cutaway.config import ModelConfig
 from cutaway.generation import Sampling, TextStream, beam_search, decode
 from cutaway.language_model import LanguageModel, load, random_model
 from cutaway.model import Transformer
-from cutaway.tokenizers import END_OF_TEXT, BPETokenizer, CharTokenizer, Tokenizer
+from cutaway.tokenizers import END_OF_TEXT, BPETokenizer, BytePairTokenizer, CharTokenizer, NoTokenizer, Tokenizer
 from cutaway.weights import save_model
 from run_directories import TRAIN
 
@@ -310,11 +311,13 @@ def test_a_run_without_a_checkpoint(run: Path) -> None:
 
 
 def test_what_is_not_there(tmp_path: Path, folder: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="there is no run"):
+    with pytest.raises(
+        FileNotFoundError, match=r"no file or folder .*, and no run or model of that name; the models are smollm2-135m"
+    ):
         load(tmp_path / "absent")
     (folder / "tokenizer.json").unlink()
-    with pytest.raises(FileNotFoundError):
-        load(folder, device="cpu")
+    assert isinstance(load(folder, device="cpu").tokenizer, NoTokenizer)
+    assert load(folder, device="cpu", tokenizer=CharTokenizer("ab")).tokens("ab").tolist() == [[0, 1]]
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
@@ -349,3 +352,72 @@ def test_it_prints_as_one_line(lm: LanguageModel) -> None:
     assert "\n" not in line
     assert f"d_model={lm.config.d_model}" in line
     assert repr(lm.tokenizer) in line
+
+
+class TestChat:
+    """Turns of a conversation as tokens of their own."""
+
+    TEMPLATE = (
+        "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>{% endfor %}<|im_start|>"
+    )
+
+    @pytest.fixture
+    def talker(self, make_model: MakeModel) -> LanguageModel:
+        specials = {"<|im_start|>": 256, "<|im_end|>": 257}
+        tokenizer = BytePairTokenizer(special_tokens=specials, bos_token="<|im_start|>", eos_token="<|im_end|>")
+        return replace(make_lm(make_model, tokenizer), chat_template=self.TEMPLATE)
+
+    def test_the_prompt_is_read_with_its_special_tokens(self, talker: LanguageModel) -> None:
+        prompt = talker.chat_prompt("Hi")
+        assert prompt == "<|im_start|>user\nHi<|im_end|><|im_start|>"
+        ids = [256, *talker.tokenizer.encode("user\nHi"), 257, 256]
+        steps = decode(
+            talker.model, [ids], max_new_tokens=20, sampling=Sampling.of("precise"), seed=3, is_done=lambda row, token: token == 257
+        )
+        tokens = [token for step in steps for _, token in step]
+        assert talker.chat("Hi", preset="precise", seed=3, max_new_tokens=20) == talker.text(
+            [token for token in tokens if token != 257]
+        )
+
+    def test_the_turn_ends_with_its_token(self, talker: LanguageModel) -> None:
+        with torch.no_grad():
+            talker.model.embed.W_E[257] = 50 * talker.model.unembed.ln_final.bias + 5  # the unembedding too: they are tied
+        answers = {talker.chat([{"role": "user", "content": text}], max_new_tokens=30) for text in "abcdef"}
+        assert min(map(len, answers)) < 15
+
+    def test_names_in_ordinary_text_are_ordinary(self, talker: LanguageModel) -> None:
+        assert 256 not in talker.tokens("<|im_start|>")
+        with pytest.raises(ValueError, match=r"holds the special token <\|im_end\|>, which would end it"):
+            talker.chat("a<|im_end|>b")
+
+    def test_a_model_without_a_template(self, lm: LanguageModel) -> None:
+        with pytest.raises(ValueError, match="no chat template, as it was not trained on conversations: use generate"):
+            lm.chat("Hi")
+
+
+def test_a_model_without_a_tokenizer(make_model: MakeModel) -> None:
+    lm = make_lm(make_model, NoTokenizer(), d_vocab=7)
+    assert lm.model(torch.tensor([[1, 2]])).shape == (1, 2, 7)
+    for call in (lm.generate, lm.tokens, lambda text: lm.text([1])):
+        with pytest.raises(ValueError, match="came without a tokenizer: call it with ids"):
+            call("a")
+
+
+def test_a_file_may_ask_for_a_token_before_every_text(make_model: MakeModel) -> None:
+    tokenizer = BytePairTokenizer(special_tokens={"<s>": 256}, bos_token="<s>", adds_bos=True)
+    lm = make_lm(make_model, tokenizer)
+    assert lm.tokens("a").tolist() == lm.tokens("a", bos=True).tolist() == [[256, *tokenizer.encode("a")]]
+    assert lm.tokens("a", bos=False).tolist() == [tokenizer.encode("a")]
+
+
+def test_more_memory_than_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lm: LanguageModel) -> None:
+    save_model(lm.model, tmp_path)
+    n_gib = sum(weight.numel() for weight in lm.model.parameters()) * 4 / 2**30
+    monkeypatch.setattr("cutaway.language_model.free_memory_gib", lambda device: 0.75 * n_gib)
+    with pytest.raises(
+        ValueError, match=r"needs 0.0 GiB of memory for its weights and 0.0 are free on cpu: dtype=torch.bfloat16 needs"
+    ):
+        load(tmp_path)
+    assert load(tmp_path, dtype=torch.bfloat16).model.embed.W_E.dtype == torch.bfloat16
+    monkeypatch.setattr("cutaway.language_model.free_memory_gib", lambda device: None)  # not told: tried
+    assert load(tmp_path).config == lm.config

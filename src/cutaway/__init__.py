@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cutaway.config import ModelConfig
+    from cutaway.evaluation import compare
     from cutaway.hooks import Hooks
     from cutaway.language_model import LanguageModel, load
     from cutaway.model import Transformer
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
     __version__: str
 
-__all__ = ["ModelConfig", "Transformer", "LanguageModel", "Hooks", "load", "TrainConfig", "train"]
+__all__ = ["ModelConfig", "Transformer", "LanguageModel", "Hooks", "load", "compare", "TrainConfig", "train"]
 
 # Every name comes from its module when it is first used (PEP 562): `cutaway --help` waits for no torch.
 _HOMES = {
@@ -22,6 +23,7 @@ _HOMES = {
     "LanguageModel": "cutaway.language_model",
     "Hooks": "cutaway.hooks",
     "load": "cutaway.language_model",
+    "compare": "cutaway.evaluation",
     "TrainConfig": "cutaway.training",
     "train": "cutaway.training",
 }

@@ -14,12 +14,12 @@ from jaxtyping import Int
 from torch import Tensor
 
 from cutaway.config import ModelConfig
-from cutaway.generation import Sampling, TextStream, beam_search, decode
+from cutaway.generation import Message, Sampling, TextStream, beam_search, decode, render_chat
 from cutaway.model import Transformer
-from cutaway.runs import Checkpoint, Run, open_run_or_checkpoint
-from cutaway.runtime import pick_device, seeded_generator
-from cutaway.tokenizers import BytePairTokenizer, CharTokenizer, Tokenizer, load_tokenizer
-from cutaway.weights import load_model
+from cutaway.report import fetch_progress
+from cutaway.runtime import free_memory_gib, pick_device, seeded_generator
+from cutaway.tokenizers import BytePairTokenizer, CharTokenizer, NoTokenizer, Tokenizer
+from cutaway.weights import ModelSource, open_model, read_model
 
 __all__ = ["LanguageModel", "load", "random_model"]
 
@@ -37,6 +37,8 @@ class LanguageModel:
 
     model: Transformer
     tokenizer: Tokenizer
+    chat_template: str | None = None
+    """How a conversation is written, in Jinja; None for a model that was not trained on conversations."""
 
     def __post_init__(self) -> None:
         if self.tokenizer.d_vocab > self.config.d_vocab:
@@ -60,7 +62,7 @@ class LanguageModel:
         """Return the ids of a text, or of several, a row each, on the model's device.
 
         Shorter rows are filled up on the right, which no earlier position sees. `bos` puts the beginning-of-text token first (True),
-        leaves it out (False), or does as the tokenizer does (None). Raises ValueError for a text without tokens.
+        leaves it out (False), or does as the tokenizer's file says (None). Raises ValueError for a text without tokens.
         """
         rows = self._encode([text] if isinstance(text, str) else text, bos=bos)
         width = max(map(len, rows))
@@ -135,16 +137,52 @@ class LanguageModel:
         stop: Sequence[str] = (),
         seed: int = 0,
         bos: bool | None = None,
+        allow_special: bool = False,
         compile: bool = False,
         tell: Callable[[str], None] = warnings.warn,
     ) -> Iterator[str]:
-        """Yield the continuation piece by piece, each of whole characters; joined, the pieces are what `generate` adds."""
-        rows = self._encode([prompt], bos=bos)
+        """Yield the continuation piece by piece, each of whole characters; joined, the pieces are what `generate` adds.
+
+        A special token's name in the prompt stands for that token with `allow_special`, otherwise it is ordinary text.
+        """
+        rows = self._encode([prompt], bos=bos, allow_special=allow_special)
         sampling = sampling or Sampling.of("balanced")
         for _, piece in self._continue(
             rows, stop, max_new_tokens=max_new_tokens, sampling=sampling, seed=seed, compile=compile, tell=tell
         ):
             yield piece
+
+    def chat_prompt(self, messages: str | Sequence[Message]) -> str:
+        """Return a conversation as the model reads it, special tokens and all, up to where its answer begins.
+
+        A string is one message of the user. Raises ValueError for a model without a chat template, and for messages without role and
+        content.
+        """
+        if self.chat_template is None:
+            raise ValueError("this model has no chat template, as it was not trained on conversations: use generate")
+        messages = [{"role": "user", "content": messages}] if isinstance(messages, str) else messages
+        tokenizer = self.tokenizer
+        names = {"bos_token": tokenizer.bos_token, "eos_token": tokenizer.eos_token}
+        return render_chat(messages, self.chat_template, special_tokens=tokenizer.special_tokens, **names)
+
+    def chat(
+        self,
+        messages: str | Sequence[Message],
+        *,
+        max_new_tokens: int = 256,
+        preset: str = "balanced",
+        stop: Sequence[str] = (),
+        seed: int = 0,
+        **sampling: float | None,
+    ) -> str:
+        """Return the model's answer to a conversation, messages as `{"role": "user", "content": "..."}`; a string is one of them.
+
+        `sampling` are fields of `Sampling` that differ from the preset's. Raises ValueError as `chat_prompt` does.
+        """
+        chosen = Sampling.of(preset, **sampling)
+        prompt = self.chat_prompt(messages)
+        options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "stop": stop, "seed": seed}
+        return "".join(self.stream(prompt, sampling=chosen, bos=False, allow_special=True, **options))
 
     def _continue(
         self,
@@ -160,8 +198,10 @@ class LanguageModel:
         streams = [TextStream(self.tokenizer, stop) for _ in rows]
         pieces = [""] * len(rows)
 
+        ends = self._end_ids
+
         def is_done(row: int, token: int) -> bool:
-            if token == self.tokenizer.eot:
+            if token in ends:
                 return True
             pieces[row] = streams[row].push(token)
             return streams[row].is_done
@@ -184,51 +224,80 @@ class LanguageModel:
             yield row, text_stream.flush()
 
     def _best_beam(self, row: list[int], stop: Sequence[str], search: dict[str, Any]) -> str:
+        ends = self._end_ids
+
         def text_of(tokens: Sequence[int]) -> tuple[str, bool]:
             text_stream = TextStream(self.tokenizer, stop)
-            text = "".join([text_stream.push(token) for token in tokens if token != self.tokenizer.eot])
+            text = "".join([text_stream.push(token) for token in tokens if token not in ends])
             return text + text_stream.flush(), text_stream.is_done
 
         def is_done(tokens: Sequence[int]) -> bool:
-            return tokens[-1] == self.tokenizer.eot or (bool(stop) and text_of(tokens)[1])
+            return tokens[-1] in ends or (bool(stop) and text_of(tokens)[1])
 
         best = beam_search(self.model, row, is_done=is_done, never=self._wordless_ids, **search)[0]
         return text_of(best.tokens)[0]
+
+    @property
+    def _end_ids(self) -> set[int]:
+        """The ids with which a model ends what it writes: a text, or its turn in a conversation."""
+        return {self.tokenizer.eot, self.tokenizer.eos} - {None}  # type: ignore[return-value]
 
     @property
     def _wordless_ids(self) -> list[int]:
         """The ids that the model has logits for and the tokenizer no token."""
         return [*self.tokenizer.unused_ids, *range(self.tokenizer.d_vocab, self.config.d_vocab_out)]
 
-    def _encode(self, texts: Sequence[str], *, bos: bool | None) -> list[list[int]]:
+    def _encode(self, texts: Sequence[str], *, bos: bool | None, allow_special: bool = False) -> list[list[int]]:
         first: list[int] = []
-        if bos:
-            if self.tokenizer.eot is None:
+        if self.tokenizer.adds_bos if bos is None else bos:
+            begin = self.tokenizer.eot if self.tokenizer.bos is None else self.tokenizer.bos
+            if begin is None:
                 raise ValueError(f"bos=True, and the {self.tokenizer.kind} tokenizer has no beginning-of-text token")
-            first = [self.tokenizer.eot]  # GPT-2's family begins a text with the token that ends one
-        rows = [first + self.tokenizer.encode(text) for text in texts]
+            first = [begin]  # GPT-2's family begins a text with the token that ends one
+        rows = [first + self.tokenizer.encode(text, allow_special=allow_special) for text in texts]
         if not rows or not all(rows):
             raise ValueError("a prompt has no tokens: give some text to go on from")
         return rows
 
 
-def load(source: str | Path, *, device: str | None = None, dtype: torch.dtype | None = None) -> LanguageModel:
-    """Load a language model from a run directory, whose newest checkpoint is taken, or from one checkpoint.
+def load(
+    source: str | Path,
+    *,
+    config: ModelConfig | None = None,
+    tokenizer: Tokenizer | None = None,
+    device: str | None = None,
+    dtype: torch.dtype | None = None,
+) -> LanguageModel:
+    """Load a language model: a name of the catalogue, a run, a checkpoint, a Hugging Face folder, a .gguf or a foreign checkpoint.
 
-    Raises ValueError for what is no model, is damaged, or does not fit its configuration.
+    What is computed is what the file holds, nothing folded and nothing centred. Weights of 16 bits become float32, which holds them
+    exactly, unless a `dtype` is given. `config` is the shape of a TransformerLens state, which does not hold it. Raises ValueError for
+    what is no model, is damaged, does not fit its configuration, or needs more memory than is free; AssetError for a model that cannot
+    be fetched.
+
+    >>> lm = load("smollm2-135m")  # doctest: +SKIP
     """
-    found = open_run_or_checkpoint(source)
-    checkpoint = found.latest_checkpoint() if isinstance(found, Run) else found
-    if checkpoint is None:
-        raise ValueError(f"{source} has no checkpoint yet: go on with it by `cutaway train --resume {source}`")
-    checkpoint.verify()
-    model = load_model(checkpoint.path, device=pick_device(device), dtype=dtype)
-    return LanguageModel(model.eval(), load_tokenizer(_tokenizer_file(checkpoint)))
+    with fetch_progress() as report:
+        found = open_model(source, config=config, report=report)
+    where = pick_device(device)
+    _check_memory(found, where, dtype)
+    model = read_model(found, device=where, dtype=dtype)
+    return LanguageModel(model, tokenizer or found.tokenizer() or NoTokenizer(), found.chat_template())
 
 
-def _tokenizer_file(checkpoint: Checkpoint) -> Path:
-    own = checkpoint.path / "tokenizer.json"
-    return own if own.is_file() or checkpoint.run is None else checkpoint.run.path / "tokenizer.json"
+def _check_memory(source: ModelSource, device: torch.device, dtype: torch.dtype | None) -> None:
+    """Raise ValueError for weights that would not fit, before any is read."""
+    free = free_memory_gib(device)
+    with torch.device("meta"):
+        n_parameters = sum(weight.numel() for weight in Transformer(source.config).parameters())
+    needed = n_parameters * (dtype or torch.float32).itemsize / 2**30
+    if free is not None and needed > free:
+        half = n_parameters * 2 / 2**30
+        hint = f"dtype=torch.bfloat16 needs {half:.1f}; " if half < min(free, needed) else ""
+        raise ValueError(
+            f"{source.path} needs {needed:.1f} GiB of memory for its weights and {free:.1f} are free on {device}: "
+            f"{hint}free some, or use a larger machine"
+        )
 
 
 def random_model(preset: str, *, seed: int = 0, device: str | None = None) -> LanguageModel:

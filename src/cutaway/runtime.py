@@ -20,6 +20,7 @@ __all__ = [
     "pick_dtype",
     "describe_device",
     "peak_memory_gib",
+    "free_memory_gib",
     "compiler",
     "compile_obstacle",
     "seeded_generator",
@@ -86,6 +87,35 @@ def peak_memory_gib(device: torch.device) -> float:
         return torch.mps.driver_allocated_memory() / 2**30
     unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss counts bytes on macOS and kibibytes on Linux
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
+def free_memory_gib(device: torch.device) -> float | None:
+    """Return the free memory in GiB: of the device, or for a CPU of this machine and its container; None where it is not told."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0] / 2**30
+    free = [left for left in (_free_on_machine(), _free_in_container()) if left is not None]
+    return min(free) / 2**30 if free else None
+
+
+def _free_on_machine() -> int | None:
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    kib = {name: int(value.split()[0]) for name, _, value in (line.partition(":") for line in lines)}
+    return 1024 * (kib["MemAvailable"] + kib.get("SwapFree", 0)) if "MemAvailable" in kib else None
+
+
+def _free_in_container() -> int | None:
+    folder = Path("/sys/fs/cgroup")
+    try:
+        limit, used = ((folder / name).read_text().strip() for name in ("memory.max", "memory.current"))
+        cached = next(int(line.split()[1]) for line in (folder / "memory.stat").read_text().splitlines() if line.startswith("file "))
+    except (OSError, StopIteration):
+        return None
+    return None if limit == "max" else int(limit) - int(used) + cached  # what files are cached in is given back when it is needed
 
 
 def compiler() -> str | None:

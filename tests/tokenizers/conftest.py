@@ -2,9 +2,14 @@
 
 import argparse
 import difflib
+import random
+import string
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import gguf
 import pytest
 import tiktoken
 import tiktoken.load
@@ -85,6 +90,28 @@ def texts() -> st.SearchStrategy[str]:
     return st.one_of(st.text(assigned), st.lists(pieces, max_size=12).map("".join))
 
 
+_BLOCKS = [(0x20, 0x24F), (0x391, 0x3C9), (0x410, 0x44F), (0x5D0, 0x5EA), (0x2190, 0x21FF), (0x3041, 0x3096), (0x4E00, 0x9FFF)]
+
+
+@pytest.fixture(scope="session")
+def mixtures() -> Callable[[int], list[str]]:
+    """Draw texts of words, numbers, blanks, made-up words and characters of many scripts: long ones, where `texts` are short."""
+
+    def draw(n_texts: int) -> list[str]:
+        chance = random.Random(0)
+        kinds = [
+            lambda: chance.choice(_PIECES),
+            lambda: chance.choice(_PIECES),
+            lambda: str(chance.randrange(10 ** chance.randint(1, 9))),
+            lambda: " " * chance.randint(1, 9),
+            lambda: "".join(chance.choices(string.ascii_letters, k=chance.randint(1, 12))),
+            lambda: chr(chance.randint(*chance.choice(_BLOCKS))),
+        ]
+        return ["".join(chance.choice(kinds)() for _ in range(chance.randint(1, 40))) for _ in range(n_texts)]
+
+    return draw
+
+
 @pytest.fixture(scope="session")
 def corpus() -> str:
     """Text that every machine has."""
@@ -105,7 +132,7 @@ def _files(name: str) -> dict[str, Path]:
 
 @pytest.fixture(scope="session")
 def gpt2_files() -> dict[str, Path]:
-    return _files("gpt2")
+    return _files("gpt2-vocab")
 
 
 @pytest.fixture(scope="session")
@@ -143,6 +170,16 @@ def tiktoken_cl100k() -> tiktoken.Encoding:
         load = tiktoken.load.load_tiktoken_bpe
         patch.setattr(openai_public, "load_tiktoken_bpe", lambda url, expected_hash: load(str(file), expected_hash))
         return tiktoken.Encoding(**openai_public.cl100k_base())
+
+
+@pytest.fixture(scope="session")
+def smollm2_fields() -> dict[str, Any]:
+    """The metadata of SmolLM2's GGUF file, read by the `gguf` package; skips where the model was not downloaded."""
+    files = assets.locate("smollm2-135m")
+    if files is None:
+        pytest.skip("needs the model smollm2-135m, 93 MB: cutaway download smollm2-135m")
+    reader = gguf.GGUFReader(next(path for name, path in files.items() if name.endswith(".gguf")))
+    return {name: field.contents() for name, field in reader.fields.items() if name.startswith("tokenizer.")}
 
 
 @pytest.fixture(params=["char", "bpe", "byte_pair", "gpt2", "cl100k"])

@@ -93,6 +93,28 @@ def test_the_longest_special_token_is_meant(trained: BPETokenizer):
         assert ids == [longer, tokenizer.eot, tokenizer.eot]
 
 
+def test_added_tokens_are_found_before_text_is_cut():
+    tokenizer = BytePairTokenizer(special_tokens={"<|x|>": 256}, added_tokens={"  ": 257, "    ": 258, " <": 259})
+    a, blank = tokenizer.encode("a")[0], tokenizer.encode(" ")[0]
+    assert tokenizer.encode("a       a") == [a, 258, 257, blank, a]
+    assert tokenizer.encode("a <|x|>")[:2] == [a, 259]
+    assert tokenizer.encode("a  <|x|>", allow_special=True) == [a, 257, 256]
+    assert tokenizer.decode([257, 256, 258]) == "  <|x|>    "
+
+
+def test_a_state_names_what_begins_and_ends_texts_only_where_it_is_set():
+    plain = BytePairTokenizer(special_tokens={"<|x|>": 256})
+    assert (plain.bos, plain.eos, plain.adds_bos, plain.added_tokens) == (None, None, False, {})
+    assert set(plain.state_dict()) == {"kind", "pattern", "special_tokens", "ids", "tokens"}  # or old hashes would change
+    told = BytePairTokenizer(
+        special_tokens={"<|x|>": 256}, added_tokens={"  ": 257}, bos_token="<|x|>", eos_token="  ", adds_bos=True
+    )
+    assert (told.bos, told.eos, told.eot) == (256, 257, None)
+    loaded = BytePairTokenizer().load_state_dict(json.loads(json.dumps(told.state_dict())))
+    assert (loaded.bos, loaded.eos, loaded.adds_bos, loaded.added_tokens) == (256, 257, True, {"  ": 257})
+    assert tokenizer_hash(loaded) == tokenizer_hash(told) != tokenizer_hash(plain)
+
+
 def test_special_tokens_need_names_and_ids_of_their_own():
     with pytest.raises(ValueError, match=r"the ids \[7\] are given to ordinary and to special tokens"):
         BytePairTokenizer(special_tokens={"<|x|>": 7})
@@ -102,6 +124,14 @@ def test_special_tokens_need_names_and_ids_of_their_own():
         BytePairTokenizer(special_tokens={"": 300})
     with pytest.raises(ValueError, match="the id -1 is negative"):
         BytePairTokenizer(special_tokens={"<|x|>": -1})
+    with pytest.raises(ValueError, match="share an id, or one a name with an added token"):
+        BytePairTokenizer(special_tokens={"<|x|>": 300}, added_tokens={"<|x|>": 301})
+    with pytest.raises(ValueError, match=r"the ids \[7\] are given to ordinary and to special tokens"):
+        BytePairTokenizer(added_tokens={"  ": 7})
+    with pytest.raises(ValueError, match=r"\['<s>'\] begins or ends a text and is no special token"):
+        BytePairTokenizer(bos_token="<s>")
+    with pytest.raises(ValueError, match="adds_bos is set and there is no bos_token"):
+        BytePairTokenizer(adds_bos=True)
     with pytest.raises(ValueError, match="comes twice"):
         BPETokenizer(special_tokens=["<|x|>", "<|x|>"])
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from cutaway.assets.catalogue import Asset, File
+from cutaway.assets.asset import Asset, File
 from cutaway.assets.sources import Provenance, SourceError, file_sha256
 from cutaway.runtime import atomic_path, atomic_write
 

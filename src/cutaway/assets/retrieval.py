@@ -7,11 +7,12 @@ import errno
 from dataclasses import dataclass
 from pathlib import Path
 
+from cutaway.assets.asset import Asset, File
 from cutaway.assets.cache import Shelf
-from cutaway.assets.catalogue import CATALOGUE, Asset, File
+from cutaway.assets.catalogue import CATALOGUE
 from cutaway.assets.sources import Report, Request, SourceError
 
-__all__ = ["AssetError", "AssetStatus", "fetch", "locate", "verify", "status"]
+__all__ = ["AssetError", "AssetStatus", "fetch", "obtain", "locate", "verify", "status"]
 
 
 class AssetError(RuntimeError):
@@ -20,7 +21,10 @@ class AssetError(RuntimeError):
 
 @dataclass(frozen=True)
 class AssetStatus:
-    """One row of the table of assets: what it is, its size in bytes where known, and where it is or would come from."""
+    """One row of the table of assets: what it is, its size in bytes where known, and where it is or would come from.
+
+    `memory` is the bytes of a model's weights in float32, None for what is no model.
+    """
 
     name: str
     kind: str
@@ -29,6 +33,7 @@ class AssetStatus:
     size: int | None
     is_present: bool
     where: str
+    memory: int | None
 
 
 def fetch(name: str, *, report: Report | None = None) -> dict[str, Path]:
@@ -37,10 +42,14 @@ def fetch(name: str, *, report: Report | None = None) -> dict[str, Path]:
     `report(done_bytes, total_bytes, what)` is called as bytes arrive. Raises ValueError for an unknown name, and
     AssetError when no source gives a file or the cache cannot be written; nothing half-written counts as a file then.
     """
-    asset = _asset(name)
+    return obtain(_asset(name), report=report)
+
+
+def obtain(asset: Asset, *, report: Report | None = None) -> dict[str, Path]:
+    """Return the verified files of an asset, in the catalogue or not, as `fetch` does; raises AssetError as that does."""
     shelf = Shelf(asset)
     try:
-        if (found := locate(name)) is not None:
+        if (found := _held(shelf)) is not None:
             return found
         with shelf.locked(), shelf.workspace() as work:
             for file in asset.files:
@@ -56,11 +65,7 @@ def locate(name: str) -> dict[str, Path] | None:
 
     Raises ValueError for an unknown name.
     """
-    asset = _asset(name)
-    shelf = Shelf(asset)
-    if not all(shelf.holds(file) for file in asset.files):
-        return None
-    return {file.name: shelf.path(file) for file in asset.files}
+    return _held(Shelf(_asset(name)))
 
 
 def verify(name: str) -> list[str]:
@@ -99,7 +104,13 @@ def _status(asset: Asset) -> AssetStatus:
         size=asset.size if found is None else sum(path.stat().st_size for path in found.values()),
         is_present=found is not None,
         where=str(Shelf(asset).folder if found else asset.sources[0]),
+        memory=asset.memory,
     )
+
+
+def _held(shelf: Shelf) -> dict[str, Path] | None:
+    files = shelf.asset.files
+    return {file.name: shelf.path(file) for file in files} if all(map(shelf.holds, files)) else None
 
 
 def _asset(name: str) -> Asset:
@@ -140,7 +151,7 @@ def _say_nothing(n_done: int, n_total: int, what: str) -> None:
 
 def _disk_failure(error: OSError, shelf: Shelf) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        needed = f"{shelf.asset.size:,} bytes" if shelf.asset.size else "a few MiB"
+        needed = f"{shelf.asset.size:,} bytes" if shelf.asset.size else "more than there is"
         return (
             f"the disk that holds {shelf.folder} is full: {shelf.asset.name} needs {needed}; "
             "free some space, or set CUTAWAY_CACHE to a folder on another disk"

@@ -34,12 +34,12 @@ def download(names: tuple[str, ...] = (), /, *, all: bool = False, verify: bool 
 
     Examples:
         cutaway download                  what there is, and what is here
-        cutaway download gpt2 shakespeare
+        cutaway download gpt2-vocab shakespeare
         cutaway download --verify         has anything in the cache changed?
 
     In Python:
         from cutaway import assets
-        assets.fetch("gpt2")              # {'encoder.json': Path(...), ...}
+        assets.fetch("gpt2-vocab")        # {'encoder.json': Path(...), ...}
     """
     from cutaway import assets
 

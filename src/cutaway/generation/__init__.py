@@ -2,6 +2,7 @@
 
 from cutaway.generation.beam import Beam, beam_search
 from cutaway.generation.cached import CachedDecoder
+from cutaway.generation.chat import Message, render_chat
 from cutaway.generation.compiled import CompiledDecoder
 from cutaway.generation.decode import decode
 from cutaway.generation.sampling import SAMPLING_PRESETS, RowStreams, Sampling, draw, shaped_log_probs
@@ -19,4 +20,6 @@ __all__ = [
     "Beam",
     "beam_search",
     "TextStream",
+    "Message",
+    "render_chat",
 ]

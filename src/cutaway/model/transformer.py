@@ -116,7 +116,8 @@ class Transformer(nn.Module):
         self.to_empty(device=device)
         if config.tie_embeddings:
             self.unembed.W_U.weight = self.embed.W_E
-        self.init_weights(generator)
+        if device.type != "meta":
+            self.init_weights(generator)
 
     def forward(
         self,

@@ -1,6 +1,7 @@
 """Results made visible in a terminal: tables in one house style, human numbers, a curve of characters."""
 
 from cutaway.report.curve import Curve, draw_curves
+from cutaway.report.fetching import fetch_progress
 from cutaway.report.numbers import format_bytes, format_count, format_duration, format_share
 from cutaway.report.terminal import (
     fields_table,
@@ -22,6 +23,7 @@ __all__ = [
     "format_count",
     "format_duration",
     "format_share",
+    "fetch_progress",
     "Curve",
     "draw_curves",
 ]

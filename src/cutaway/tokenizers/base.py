@@ -25,25 +25,51 @@ class Tokenizer(ABC):
     """A fixed set of tokens, each some bytes with an id, and a way to write any text with them.
 
     `tokens` gives each id its bytes; `special_tokens` are names that stand for one id each, which ordinary text never
-    encodes to. `d_vocab` is one more than the largest id: some vocabularies leave ids unused.
-    Raises ValueError when two tokens share an id, an id is negative, or a special token is empty.
+    encodes to. `added_tokens` are ordinary text that is one token wherever it stands, found before the text is cut into words:
+    Phi-2's runs of blanks. `d_vocab` is one more than the largest id: some vocabularies leave ids unused.
+    Raises ValueError when two tokens share an id, an id is negative, a special or added token is empty, or `bos_token` or
+    `eos_token` is neither.
     """
 
     kind: ClassVar[str]
     """How the JSON state names the class."""
     special_tokens: dict[str, int]
+    added_tokens: dict[str, int]
+    bos_token: str | None
+    """The token that begins a text, by its name."""
+    eos_token: str | None
+    """The token that ends what a model writes, by its name; in a conversation often another than `<|endoftext|>`."""
+    adds_bos: bool
+    """Whether the model was trained on texts that begin with `bos_token`, as its tokenizer's file says."""
     d_vocab: int
 
-    def __init__(self, tokens: Mapping[int, bytes], special_tokens: Mapping[str, int]) -> None:
-        specials = {token_id: token.encode() for token, token_id in special_tokens.items()}
-        if shared := sorted(specials.keys() & tokens.keys()):
+    def __init__(
+        self,
+        tokens: Mapping[int, bytes],
+        special_tokens: Mapping[str, int],
+        *,
+        added_tokens: Mapping[str, int] | None = None,
+        bos_token: str | None = None,
+        eos_token: str | None = None,
+        adds_bos: bool = False,
+    ) -> None:
+        self.special_tokens, self.added_tokens = dict(special_tokens), dict(added_tokens or {})
+        self.bos_token, self.eos_token, self.adds_bos = bos_token, eos_token, adds_bos
+        self._named = {**self.added_tokens, **self.special_tokens}
+        named = {token_id: token.encode() for token, token_id in self._named.items()}
+        if shared := sorted(named.keys() & tokens.keys()):
             raise ValueError(f"the ids {shared} are given to ordinary and to special tokens; give each token its own id")
-        if len(specials) < len(special_tokens):
-            raise ValueError(f"two special tokens share an id in {dict(special_tokens)}; give each token its own id")
-        if "" in special_tokens:
+        if len(named) < len(self.special_tokens) + len(self.added_tokens):
+            raise ValueError(
+                f"two special tokens share an id, or one a name with an added token, in {self._named}; give each its own"
+            )
+        if "" in self._named:
             raise ValueError("a special token is empty; give it at least one character")
-        self.special_tokens = dict(special_tokens)
-        self._bytes_of = {**tokens, **specials}
+        if unknown := {bos_token, eos_token} - {None} - self._named.keys():
+            raise ValueError(f"{sorted(map(str, unknown))} begins or ends a text and is no special token; give it an id as one")
+        if adds_bos and bos_token is None:
+            raise ValueError("adds_bos is set and there is no bos_token; name the token that begins a text")
+        self._bytes_of = {**tokens, **named}
         self.d_vocab = max(self._bytes_of, default=-1) + 1
         if min(self._bytes_of, default=0) < 0:
             raise ValueError(f"the id {min(self._bytes_of)} is negative; ids begin at 0")
@@ -61,17 +87,28 @@ class Tokenizer(ABC):
         """The id of `<|endoftext|>`, None where there is no such token."""
         return self.special_tokens.get(END_OF_TEXT)
 
+    @property
+    def bos(self) -> int | None:
+        """The id of `bos_token`, None where there is none."""
+        return None if self.bos_token is None else self._named[self.bos_token]
+
+    @property
+    def eos(self) -> int | None:
+        """The id of `eos_token`, None where there is none."""
+        return None if self.eos_token is None else self._named[self.eos_token]
+
     def encode(self, text: str, *, allow_special: bool = False) -> list[int]:
         """Return the ids of a text; a special token's name in it is ordinary text unless `allow_special`.
 
         Raises ValueError for text that cannot be written: lone surrogates, or characters the vocabulary lacks.
         """
         check_text(text)
-        if not (allow_special and self.special_tokens):
+        named, around = (self._named, self._around_named) if allow_special else (self.added_tokens, self._around_added)
+        if not named:
             return self._encode_ordinary(text)
         ids: list[int] = []
-        for part in self._around_specials.split(text):
-            ids += [self.special_tokens[part]] if part in self.special_tokens else self._encode_ordinary(part)
+        for part in around.split(text):
+            ids += [named[part]] if part in named else self._encode_ordinary(part)
         return ids
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -115,13 +152,25 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def _encode_ordinary(self, text: str) -> list[int]:
-        """Return the ids of text without surrogates in which no special token counts."""
+        """Return the ids of text without surrogates in which no special and no added token counts."""
+
+    def _own_settings(self) -> dict[str, Any]:
+        """Return what the tokenizer says of added tokens and of where texts begin and end, for its state: only what is set."""
+        settings = {
+            "added_tokens": self.added_tokens,
+            "bos_token": self.bos_token,
+            "eos_token": self.eos_token,
+            "adds_bos": self.adds_bos,
+        }
+        return {name: value for name, value in settings.items() if value}
 
     @cached_property
-    def _around_specials(self) -> re.Pattern[str]:
-        """Splits text around special tokens, and keeps them; where one begins another, the longer is meant."""
-        longest_first = sorted(self.special_tokens, key=len, reverse=True)
-        return re.compile(f"({'|'.join(map(re.escape, longest_first))})")
+    def _around_named(self) -> re.Pattern[str]:
+        return _splitter(self._named)
+
+    @cached_property
+    def _around_added(self) -> re.Pattern[str]:
+        return _splitter(self.added_tokens)
 
 
 class StreamDecoder:
@@ -144,6 +193,12 @@ def tokenizer_hash(tokenizer: Tokenizer) -> str:
     """Return the sha256 of the tokenizer's state as JSON with sorted keys, no spaces and ASCII only."""
     canonical = json.dumps(tokenizer.state_dict(), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _splitter(tokens: Iterable[str]) -> re.Pattern[str]:
+    """Return what splits text around tokens, and keeps them; where one begins another, the longer is meant."""
+    longest_first = sorted(tokens, key=len, reverse=True)
+    return re.compile(f"({'|'.join(map(re.escape, longest_first))})")
 
 
 def check_text(text: str) -> None:

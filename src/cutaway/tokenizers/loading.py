@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from cutaway.tokenizers.absent import NoTokenizer
 from cutaway.tokenizers.base import Tokenizer
 from cutaway.tokenizers.bpe import BPETokenizer
 from cutaway.tokenizers.byte_pair import BytePairTokenizer
@@ -14,7 +15,7 @@ from cutaway.tokenizers.char import CharTokenizer
 
 __all__ = ["load_tokenizer"]
 
-_KINDS: dict[str, type[Tokenizer]] = {each.kind: each for each in (CharTokenizer, BPETokenizer, BytePairTokenizer)}
+_KINDS: dict[str, type[Tokenizer]] = {each.kind: each for each in (CharTokenizer, BPETokenizer, BytePairTokenizer, NoTokenizer)}
 
 
 def load_tokenizer(source: str | Path | Mapping[str, Any]) -> Tokenizer:

@@ -24,18 +24,22 @@ class TrainConfig:
 
     model: ModelConfig
     """The model's shape; its `d_vocab` is replaced by the tokenizer's."""
+    from_model: str | None = None
+    """The model to go on from, whatever `cutaway.load` takes, with its shape and tokenizer; new weights unless given."""
     name: str = "run"
     """What the run directory is called unless `out` is given: in a preset after the preset, or after the text that replaces its own."""
     data: str = "tinyshakespeare"
     """A text file, a folder, a glob, or a corpus: tinyshakespeare, shakespeare, stdlib."""
     tokenizer: str = "char"
-    """char, bpe-N (N tokens, trained on the data), gpt2, cl100k, or a tokenizer.json."""
+    """char, bpe-N (N tokens, trained on the data), gpt2, cl100k, or a tokenizer.json; own, from_model's, is the only one it reads."""
     out: str | None = None
     """The run directory; a new one under ./runs unless given."""
     n_steps: int = 2000
     """How many times the weights are moved."""
     batch_size: int = 12
-    """Windows of n_ctx tokens that are read at once."""
+    """Windows of text that are read at once."""
+    n_window: int | None = None
+    """Tokens in a window; the model's n_ctx unless given."""
     n_accumulate: int = 1
     """Batches whose gradients are averaged before each step."""
     learning_rate: float = 1e-3
@@ -84,6 +88,13 @@ class TrainConfig:
         for name in ("n_warmup_steps", "sample_every", "seed", "weight_decay", "min_learning_rate"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least 0")
+        if self.n_window is not None and not 1 <= self.n_window <= self.model.n_ctx:
+            raise ValueError(f"n_window is {self.n_window}; expected at least 1 and at most the model's n_ctx, {self.model.n_ctx}")
+        if (self.from_model is not None) != (self.tokenizer == "own"):
+            raise ValueError(
+                f"from_model is {self.from_model!r} and tokenizer {self.tokenizer!r}: a model to go on from reads its own tokenizer "
+                "(tokenizer='own'), and a new one has none yet"
+            )
         if self.n_validation_windows is not None and self.n_validation_windows < 1:
             raise ValueError(f"n_validation_windows is {self.n_validation_windows}; expected at least 1, or None for all")
         if not self.learning_rate > 0:
@@ -105,6 +116,10 @@ class TrainConfig:
         if name not in TRAIN_PRESETS:
             raise ValueError(f"there is no training preset {name!r}; there are {', '.join(TRAIN_PRESETS)}")
         of_model = {field.name for field in fields(ModelConfig)}
+        if changes.get("from_model", TRAIN_PRESETS[name].from_model) is not None:
+            changes = {"tokenizer": "own"} | changes
+            if shape := sorted((of_model - {"dropout"}) & changes.keys()):
+                raise ValueError(f"a model to go on from has its own {', '.join(shape)}: leave out what is given, or from_model")
         model = TRAIN_PRESETS[name].model.replace(**{name: value for name, value in changes.items() if name in of_model})
         rest = {name: value for name, value in changes.items() if name not in of_model}
         named = (
@@ -135,7 +150,12 @@ class TrainConfig:
     @property
     def n_tokens_per_step(self) -> int:
         """How many tokens one step learns from."""
-        return self.batch_size * self.n_accumulate * self.model.n_ctx
+        return self.batch_size * self.n_accumulate * self.window
+
+    @property
+    def window(self) -> int:
+        """Tokens in a window of training or validation text."""
+        return self.n_window or self.model.n_ctx
 
 
 _CHAR = TrainConfig(
@@ -152,6 +172,26 @@ TRAIN_PRESETS: dict[str, TrainConfig] = {
     "shakespeare-char": _CHAR,
     # the same on the source of Python's standard library, which is on every machine
     "stdlib": _CHAR.replace(name="stdlib", data="stdlib"),
+    # a language model that goes on to learn from other text; a small fraction of the rate that it was trained with
+    "fine-tune": TrainConfig(
+        name="fine-tune",
+        model=ModelConfig.preset("smollm2-135m"),
+        from_model="smollm2-135m",
+        data="shakespeare",
+        tokenizer="own",
+        n_steps=200,
+        batch_size=4,
+        n_window=128,
+        learning_rate=5e-5,
+        min_learning_rate=5e-6,
+        n_warmup_steps=10,
+        weight_decay=0.01,
+        beta2=0.999,
+        n_validation_windows=32,
+        validate_every=50,
+        sample_every=100,
+        save_every=200,
+    ),
     # the smallest models that interpretability begins with
     "attn-only-1l": TrainConfig(name="attn-only-1l", model=ModelConfig.preset("attn-only-1l"), **_ATTENTION_ONLY),
     "attn-only-2l": TrainConfig(name="attn-only-2l", model=ModelConfig.preset("attn-only-2l"), **_ATTENTION_ONLY),

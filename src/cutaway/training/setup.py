@@ -18,8 +18,17 @@ import torch
 from cutaway.data import Corpus, TokenArray, read_corpus, split_tokens, tokenize_corpus
 from cutaway.runs import runs_root
 from cutaway.runtime import atomic_write, describe_device
-from cutaway.tokenizers import BPETokenizer, BytePairTokenizer, CharTokenizer, Tokenizer, load_tokenizer, tokenizer_hash
+from cutaway.tokenizers import (
+    BPETokenizer,
+    BytePairTokenizer,
+    CharTokenizer,
+    NoTokenizer,
+    Tokenizer,
+    load_tokenizer,
+    tokenizer_hash,
+)
 from cutaway.training.config import TrainConfig
+from cutaway.weights import open_model
 
 __all__ = ["Materials", "make_tokenizer", "prepare", "claimed_folder", "write_run", "write_config"]
 
@@ -41,19 +50,27 @@ class Materials:
 
 
 def prepare(config: TrainConfig, *, tokenizer: Tokenizer | None = None) -> Materials:
-    """Read the text, make or load the tokenizer, encode and split; raises ValueError for a text too short to use."""
+    """Read the text, make or load the tokenizer, encode and split; raises ValueError for a text too short to use.
+
+    A run that goes on gives the `tokenizer` that it has, and then its model has its shape too.
+    """
     corpus = read_corpus(config.data)
-    tokenizer = tokenizer or make_tokenizer(config.tokenizer, corpus)
+    if tokenizer is None and config.from_model is not None:
+        source = open_model(config.from_model)
+        tokenizer = source.tokenizer() or NoTokenizer()
+        config = config.replace(model=source.config.replace(dropout=config.model.dropout))
+    elif tokenizer is None:
+        tokenizer = make_tokenizer(config.tokenizer, corpus)
+        config = config.replace(model=config.model.replace(d_vocab=tokenizer.d_vocab))
     train_tokens, validation_tokens = split_tokens(
         tokenize_corpus(corpus, tokenizer), validation_fraction=config.validation_fraction
     )
-    n_least = config.model.n_ctx + 1
+    n_least = config.window + 1
     if min(len(train_tokens), len(validation_tokens)) < n_least:
         raise ValueError(
             f"{config.data} gives {len(train_tokens)} tokens to train on and {len(validation_tokens)} to validate; "
-            f"each needs at least {n_least} (n_ctx {config.model.n_ctx} and one): give more text or a smaller n_ctx"
+            f"each needs at least {n_least} (a window of {config.window} and one): give more text or a smaller window"
         )
-    config = config.replace(model=config.model.replace(d_vocab=tokenizer.d_vocab))
     return Materials(config, corpus, tokenizer, train_tokens, validation_tokens)
 
 

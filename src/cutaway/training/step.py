@@ -49,7 +49,7 @@ class TrainStep:
         device = model.embed.W_E.device
         self._dtype = getattr(torch, pick_dtype(config.dtype, device))
         # For windows this short on a CPU, compiled loops over the pattern are faster than the fused kernel's backward pass.
-        self._kernels = [SDPBackend.MATH] if device.type == "cpu" and config.model.n_ctx <= _SHORT else list(_ALL_KERNELS)
+        self._kernels = [SDPBackend.MATH] if device.type == "cpu" and config.window <= _SHORT else list(_ALL_KERNELS)
         self._loss = next_token_loss
         obstacle = compile_obstacle(device) if config.compile else None
         if obstacle:

@@ -27,6 +27,7 @@ from cutaway.training.progress import ProgressLine, describe_run
 from cutaway.training.schedule import learning_rate
 from cutaway.training.setup import Materials
 from cutaway.training.step import TrainStep, next_token_loss
+from cutaway.weights import assemble, open_model
 
 __all__ = ["TrainingError", "run_training", "validation_loss"]
 
@@ -94,14 +95,23 @@ _MOST_LOGITS = 2**24
 
 
 def validation_loss(
-    model: Transformer, tokens: TokenArray, *, batch_size: int | None = None, max_windows: int | None = None
+    model: Transformer,
+    tokens: TokenArray,
+    *,
+    n_window: int | None = None,
+    batch_size: int | None = None,
+    max_windows: int | None = None,
 ) -> float:
-    """Return the mean loss in nats a token over windows of the whole context that tile `tokens`, or `max_windows` of them."""
-    batch_size = batch_size or max(1, min(64, _MOST_LOGITS // (model.config.n_ctx * model.config.d_vocab_out)))
+    """Return the mean loss in nats a token over windows that tile `tokens`, or `max_windows` of them.
+
+    A window has `n_window` tokens, the whole context unless given.
+    """
+    n_window = n_window or model.config.n_ctx
+    batch_size = batch_size or max(1, min(64, _MOST_LOGITS // (n_window * model.config.d_vocab_out)))
     total, n_tokens = 0.0, 0
     device = model.embed.W_E.device
     with evaluating(model):
-        for inputs, targets in validation_batches(tokens, batch_size=batch_size, n_ctx=model.config.n_ctx, max_windows=max_windows):
+        for inputs, targets in validation_batches(tokens, batch_size=batch_size, n_ctx=n_window, max_windows=max_windows):
             loss = next_token_loss(model, inputs.to(device), targets.to(device))
             total, n_tokens = total + loss.item() * targets.numel(), n_tokens + targets.numel()
     return total / n_tokens
@@ -109,11 +119,16 @@ def validation_loss(
 
 def _start(materials: Materials, folder: Path, device: torch.device) -> tuple[TrainState, Loader]:
     config = materials.config
-    model = Transformer(config.model, generator=seeded_generator(config.seed)).to(device)
-    loader = Loader(materials.train_tokens, batch_size=config.batch_size, n_ctx=config.model.n_ctx, seed=config.seed)
+    newest = Run(folder).latest_checkpoint()
+    if config.from_model is None or newest:
+        model = Transformer(config.model, generator=seeded_generator(config.seed))
+    else:
+        model = assemble(config.model, open_model(config.from_model).tensors(), source=config.from_model)
+    model = model.to(device).train()
+    loader = Loader(materials.train_tokens, batch_size=config.batch_size, n_ctx=config.window, seed=config.seed)
     state = TrainState(model=model, optimizer=make_optimizer(model, config), loader=loader.state_dict())
     clear_unfinished(folder / "checkpoints")
-    if newest := Run(folder).latest_checkpoint():
+    if newest:
         load_checkpoint(newest.path, state)
         loader.load_state_dict(state.loader)
     return state, loader
@@ -153,7 +168,8 @@ def _look(state: TrainState, materials: Materials, observers: Mapping[str, Obser
     """Measure what takes a while: the validation loss, the observers' values, and now and then a sample."""
     config, step = materials.config, state.step
     max_windows = None if step == config.n_steps else config.n_validation_windows
-    found: dict[str, Any] = {"val_loss": validation_loss(state.model, materials.validation_tokens, max_windows=max_windows)}
+    loss = validation_loss(state.model, materials.validation_tokens, n_window=config.window, max_windows=max_windows)
+    found: dict[str, Any] = {"val_loss": loss}
     if not math.isfinite(found["val_loss"]):  # the run stops here, and such a model can say nothing
         return found
     for observe in observers.values():

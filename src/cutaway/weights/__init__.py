@@ -1,5 +1,22 @@
-"""Weights on disk."""
+"""Models on disk, in every format that is read, and how they become a Transformer."""
 
 from cutaway.weights.folder import check_tensors, load_model, read_config, read_tensors, save_model, save_tensors
+from cutaway.weights.hugging_face import HuggingFaceFolder, save_hugging_face
+from cutaway.weights.opening import open_model
+from cutaway.weights.source import ModelSource, StoredTensor, assemble, read_model
 
-__all__ = ["save_model", "load_model", "save_tensors", "read_config", "read_tensors", "check_tensors"]
+__all__ = [
+    "ModelSource",
+    "StoredTensor",
+    "open_model",
+    "read_model",
+    "assemble",
+    "HuggingFaceFolder",
+    "save_hugging_face",
+    "save_model",
+    "load_model",
+    "save_tensors",
+    "read_config",
+    "read_tensors",
+    "check_tensors",
+]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -16,7 +18,7 @@ from cutaway.config import ModelConfig
 from cutaway.model import Transformer
 from cutaway.runtime import atomic_path, atomic_write
 
-__all__ = ["save_model", "load_model", "save_tensors", "read_config", "read_tensors", "check_tensors"]
+__all__ = ["save_model", "load_model", "save_tensors", "read_config", "read_tensors", "stream_tensors", "check_tensors"]
 
 
 def save_model(model: Transformer, folder: Path) -> None:
@@ -68,11 +70,24 @@ def read_config(path: Path) -> ModelConfig:
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Read every tensor of a safetensors file into memory; raises ValueError for a file that is missing or damaged."""
+    return dict(stream_tensors(path))
+
+
+def stream_tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
+    """Read a safetensors file tensor by tensor, each into memory of its own; raises ValueError as `read_tensors` does.
+
+    A tensor is for a moment there twice, so the largest comes first, while there is room. The file is opened anew for each: the
+    pages of an open one stay in memory as they are read.
+    """
     if not path.is_file():
         raise ValueError(f"{path.parent} holds no {path.name}, so it is no saved model")
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+            n_numbers = {name: math.prod(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+        for name in sorted(n_numbers, key=n_numbers.__getitem__, reverse=True):
+            with safe_open(path, framework="pt") as file:
+                tensor = file.get_tensor(name).clone()
+            yield name, tensor
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged: {error}") from None
 

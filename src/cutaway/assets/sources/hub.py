@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,7 +33,7 @@ class HubFile(Source):
         try:
             facts = get_hf_file_metadata(hf_hub_url(self.repo, self.path, revision=enforced or "main"), timeout=url.CONNECT_S)
         except Exception as error:  # the hub's client raises its transport's exceptions, which change with its version
-            raise SourceError(f"the hub did not name the file ({_first_line(error)})") from error
+            raise SourceError(f"the hub did not name the file ({_reason(error)})") from error
         commit, digest, size = facts.commit_hash, facts.etag, facts.size
         if commit is None or digest is None or size is None:
             raise SourceError("the hub did not state the file's commit, hash and size")
@@ -72,5 +73,7 @@ def _check_hub_hash(path: Path, digest: str) -> None:
     return None
 
 
-def _first_line(error: Exception) -> str:
+def _reason(error: Exception) -> str:
+    if any(isinstance(cause, socket.gaierror) for cause in url.causes_of(error)):
+        return "its host name cannot be resolved; is this machine offline?"
     return next(iter(str(error).splitlines()), "") or type(error).__name__

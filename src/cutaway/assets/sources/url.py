@@ -14,7 +14,7 @@ from cutaway.assets.sources.base import Provenance, Report, Request, Source, Sou
 if TYPE_CHECKING:
     import requests
 
-__all__ = ["Url", "download", "probe", "connection_failure", "CONNECT_S", "READ_S"]
+__all__ = ["Url", "download", "probe", "connection_failure", "causes_of", "CONNECT_S", "READ_S"]
 
 CONNECT_S, READ_S = 3.0, 30.0
 """Seconds to wait for a connection, and for the next bytes: an offline machine should hear so at once."""
@@ -172,14 +172,15 @@ def connection_failure(error: requests.RequestException) -> str:
         return "its certificate is not accepted"
     if isinstance(error, requests.exceptions.ChunkedEncodingError):
         return "the connection broke"
-    causes = list(_causes(error))
+    causes = list(causes_of(error))
     if any(isinstance(cause, socket.gaierror) for cause in causes):
         return "its host name cannot be resolved (is this machine offline?)"
     said = next((cause.strerror for cause in reversed(causes) if isinstance(cause, OSError) and cause.strerror), None)
     return f"no connection ({said})" if said else f"the connection failed ({type(error).__name__})"
 
 
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
+def causes_of(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error and what it came from, back to the first."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__

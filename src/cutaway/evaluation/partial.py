@@ -1,0 +1,96 @@
+"""Scores kept on the disk as they come, so that an evaluation that was stopped goes on with the same result."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cutaway.evaluation.scoring import Request, Score, Scores, score_batches
+from cutaway.language_model import LanguageModel
+from cutaway.runtime import atomic_write
+from cutaway.tokenizers import tokenizer_hash
+
+__all__ = ["Report", "score_resumably", "language_model_hash"]
+
+Report = Callable[[int, int], None]
+"""Called with how many rows are done, and of how many."""
+
+
+def score_resumably(
+    lm: LanguageModel,
+    requests: Sequence[Request],
+    *,
+    partial: Path | None = None,
+    report: Report | None = None,
+    batch_tokens: int = 4096,
+) -> list[Scores]:
+    """Return the scores of every request in order, keeping them in the folder `partial` as they come.
+
+    A file there belongs to one model, tokenizer and list of requests, by hash; an evaluation of the same takes up what it holds, and
+    its result is to the last bit that of one that never stopped on the same machine.
+    """
+    found: dict[int, Scores] = {}
+    path = None
+    if partial is not None:
+        path = partial / f"{_key(lm, requests, batch_tokens)}.jsonl"
+        found = _read(path, requests)
+        atomic_write(path, "".join(_line(number, scores) for number, scores in found.items()))  # without a line half-written
+    report = report or _say_nothing
+    report(len(found), len(requests))
+    for batch in score_batches(lm.model, requests, done=frozenset(found), batch_tokens=batch_tokens):
+        found.update(batch)
+        if path is not None:
+            with path.open("a", encoding="utf-8") as file:
+                file.write("".join(_line(number, scores) for number, scores in batch.items()))
+        report(len(found), len(requests))
+    return [found[number] for number in range(len(requests))]
+
+
+def language_model_hash(lm: LanguageModel) -> str:
+    """Return the sha256 of what a model's scores follow from: its configuration, weights with their dtypes, and tokenizer."""
+    digest = hashlib.sha256(json.dumps(lm.config.to_dict(), sort_keys=True).encode())
+    digest.update(tokenizer_hash(lm.tokenizer).encode())
+    for name, weight in lm.model.named_parameters():
+        digest.update(f"{name} {weight.dtype}".encode())
+        digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _key(lm: LanguageModel, requests: Sequence[Request], batch_tokens: int) -> str:
+    digest = hashlib.sha256(f"{language_model_hash(lm)} {batch_tokens}\n".encode())
+    for request in requests:
+        digest.update(json.dumps([request.context, request.continuations]).encode())
+    return digest.hexdigest()
+
+
+def _line(number: int, scores: Scores) -> str:
+    continuations = [[score.log_probs, score.is_greedy] for score in scores.continuations]
+    return json.dumps({"request": number, "continuations": continuations, "is_truncated": scores.is_truncated}) + "\n"
+
+
+def _read(path: Path, requests: Sequence[Request]) -> dict[int, Scores]:
+    """Return what a file holds; a line cut off or changed counts as absent."""
+    if not path.is_file():
+        return {}
+    found = {}
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            record: dict[str, Any] = json.loads(line)
+            number = record["request"]
+            continuations = tuple(
+                Score(tuple(map(float, log_probs)), is_greedy) for log_probs, is_greedy in record["continuations"]
+            )
+            if [score.n_tokens for score in continuations] == [len(tokens) for tokens in requests[number].continuations]:
+                found[number] = Scores(continuations, record["is_truncated"])
+        except (ValueError, TypeError, KeyError, IndexError):
+            continue
+    return found
+
+
+def _say_nothing(n_done: int, n_total: int) -> None:
+    """Report to nobody."""

@@ -1,0 +1,127 @@
+"""Telling what a file or a folder is by looking at it, never by trying."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from cutaway.assets import CATALOGUE
+from cutaway.assets.sources import Report
+from cutaway.config import ModelConfig
+from cutaway.runs import Checkpoint, Run, list_runs, runs_root
+from cutaway.weights.derived import catalogue_source
+from cutaway.weights.foreign import read_checkpoint
+from cutaway.weights.gguf_file import GGUFFile
+from cutaway.weights.hugging_face import HuggingFaceFolder
+from cutaway.weights.nanogpt import NanoGPTCheckpoint
+from cutaway.weights.saved import SavedModel
+from cutaway.weights.source import ModelSource
+from cutaway.weights.transformer_lens import TransformerLensState, is_transformer_lens
+
+__all__ = ["open_model"]
+
+_ACCEPTED = (
+    "a run or a checkpoint, a folder with the config.json and the safetensors of a Hugging Face model, a .gguf file, "
+    "nanoGPT's ckpt.pt, or a TransformerLens state dictionary (.pt or .safetensors)"
+)
+
+
+def open_model(source: str | Path, *, config: ModelConfig | None = None, report: Report | None = None) -> ModelSource:
+    """Return the model of a path, of a run's name or of a name in the catalogue; of files that are here headers alone are read.
+
+    `config` is for states that do not hold their shape; `report(done_bytes, total_bytes, what)` is called while a model is fetched.
+    Raises FileNotFoundError where there is no such thing, ValueError for what is no model of a format that is read, is damaged, or
+    does not fit `config`, and AssetError for a model that cannot be fetched.
+    """
+    path = _find(source)
+    if path is None:
+        found = catalogue_source(str(source), report=report)
+    elif path.is_dir():
+        found = _open_folder(path)
+    elif path.name == "model.safetensors" and (path.parent / "config.json").is_file():
+        found = _open_folder(path.parent)
+    elif _kind_of(path) == "gguf":
+        found = GGUFFile(path)
+    else:
+        found = _open_state(path, config)
+    if config is not None and not isinstance(found, TransformerLensState):
+        raise ValueError(f"{source} is a {found.kind}, which holds its own configuration: leave out config=")
+    return found
+
+
+def _find(source: str | Path) -> Path | None:
+    """Return the path that a source is or the run that it names, None for a model of the catalogue."""
+    path = Path(source)
+    if path.exists():
+        return path
+    if (runs_root() / path).exists():
+        return runs_root() / path
+    models = [asset.name for asset in CATALOGUE.values() if asset.kind == "model"]
+    if str(source) in models:
+        return None
+    runs = ", ".join(run.name for run in list_runs()[-5:]) or "none yet"
+    raise FileNotFoundError(
+        f"there is no file or folder {source}, and no run or model of that name; the models are {', '.join(models)}, the runs {runs}"
+    )
+
+
+def _kind_of(path: Path) -> str:
+    """Say what a file is by its first bytes; raises ValueError when its name says something else."""
+    with path.open("rb") as file:
+        start = file.read(9)
+    if start[:4] == b"GGUF":
+        kind = "gguf"
+    elif start[:4] == b"PK\x03\x04":
+        kind = "zip"
+    elif start[8:] == b"{":  # after the length of the header comes the header, which is JSON
+        kind = "safetensors"
+    else:
+        kind = "unknown"
+    expected = {".gguf": "gguf", ".safetensors": "safetensors", ".pt": "zip", ".pth": "zip"}.get(path.suffix.lower())
+    if kind == "unknown" and expected == "zip":
+        raise ValueError(
+            f"{path} is not a file that torch.save has written since torch 1.6: if you trust it, read it with torch.load and save it "
+            "again; nothing of it was run"
+        )
+    if kind == "unknown" or (expected is not None and kind != expected):
+        found = {"unknown": "something else", "zip": "a file of torch.save"}.get(kind, f"a {kind} file")
+        named = f"is called {path.suffix} and is" if expected else "is"
+        raise ValueError(f"{path} {named} {found}; expected {_ACCEPTED}")
+    return kind
+
+
+def _open_folder(path: Path) -> ModelSource:
+    config_file = path / "config.json"
+    if not config_file.is_file():
+        raise ValueError(f"{path} holds no config.json, so it is no model; expected {_ACCEPTED}")
+    try:
+        values = json.loads(config_file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{config_file} is not JSON: {error}") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{config_file} holds no JSON object, so {path} is no model; expected {_ACCEPTED}")  # noqa: TRY004 (data)
+    if "model_type" in values:
+        return HuggingFaceFolder(path)
+    if "train" in values:
+        run = Run(path)
+        if (newest := run.latest_checkpoint()) is None:
+            raise ValueError(f"{path} has no checkpoint yet: go on with it by `cutaway train --resume {path}`")
+        return SavedModel(newest)
+    if "d_model" in values:
+        return SavedModel(Checkpoint.at(path))
+    raise ValueError(f"{config_file} is neither cutaway's nor, without a model_type, Hugging Face's; expected {_ACCEPTED}")
+
+
+def _open_state(path: Path, config: ModelConfig | None) -> ModelSource:
+    names = read_checkpoint(path).keys()
+    if "model_args" in names:
+        return NanoGPTCheckpoint(path)
+    if not is_transformer_lens(names):
+        held = ", ".join(map(str, sorted(names, key=str)[:3])) or "nothing"
+        hint = f"; to open a Hugging Face model, give its folder {path.parent}" if path.suffix == ".safetensors" else ""
+        raise ValueError(f"{path} holds {held}: neither nanoGPT's model_args nor TransformerLens's embed.W_E and unembed.W_U{hint}")
+    if config is None:
+        raise ValueError(
+            f"{path} is a TransformerLens state, which does not hold the model's shape: give it with config=ModelConfig(...)"
+        )
+    return TransformerLensState(path, config)

