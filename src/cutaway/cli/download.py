@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
+from cutaway.cli.command import excludes
 from cutaway.report import format_bytes, print_json, stderr_console, stdout_console, table
 
 if TYPE_CHECKING:
@@ -19,7 +20,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Fetched", "download", "fetch_all", "verify_all", "held"]
 
+_LEAST_WIDE = 72  # columns, with fewer the kind is left out
 
+
+@excludes("all", "names", why="all are all there is; leave out one of the two")
 def download(names: tuple[str, ...] = (), /, *, all: bool = False, verify: bool = False, json: bool = False) -> None:
     """List the vocabularies and corpora, or fetch those named into the cache.
 
@@ -33,13 +37,13 @@ def download(names: tuple[str, ...] = (), /, *, all: bool = False, verify: bool 
         json: print JSON
 
     Examples:
-        cutaway download                  what there is, and what is here
-        cutaway download gpt2 shakespeare
-        cutaway download --verify         has anything in the cache changed?
+        cutaway download              what there is, what is here
+        cutaway download gpt2         fetch it
+        cutaway download --verify     has anything changed?
 
     In Python:
         from cutaway import assets
-        assets.fetch("gpt2")              # {'encoder.json': Path(...), ...}
+        assets.fetch("gpt2")    # {'encoder.json': Path(...), ...}
     """
     from cutaway import assets
 
@@ -153,17 +157,18 @@ def _show_catalogue(rows: Sequence[AssetStatus], *, as_json: bool) -> None:
     from cutaway.assets import cache_dir
 
     console = stdout_console()
-    console.print(_catalogue_table(rows))
+    console.print(_catalogue_table(rows, is_wide=console.width >= _LEAST_WIDE))
     console.print(Text(f"\nThe cache is {cache_dir()}.", style="dim"), soft_wrap=True)
     if absent := [row.name for row in rows if not row.is_present]:
         console.print(Text(f"Fetch with `cutaway download {absent[0]}`, or all with --all.", style="dim"))
     return None
 
 
-def _catalogue_table(rows: Sequence[AssetStatus]) -> Table:
-    grid = table("name", "kind", "size", "state", "what it is, and its licence", right=["size"])
+def _catalogue_table(rows: Sequence[AssetStatus], *, is_wide: bool) -> Table:
+    columns = ["name", "size", "state", "what it is, and its licence"]
+    grid = table(*columns[:1], *(["kind"] if is_wide else []), *columns[1:], right=["size"])
     for row in rows:
         state = Text("here", style="green") if row.is_present else Text("absent", style="dim")
         about = Text.assemble(row.about, (f"\n{row.licence}", "dim"))
-        grid.add_row(Text(row.name, style="cyan"), row.kind, format_bytes(row.size), state, about)
+        grid.add_row(Text(row.name, style="cyan"), *([row.kind] if is_wide else []), format_bytes(row.size), state, about)
     return grid
