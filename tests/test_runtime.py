@@ -55,8 +55,10 @@ def test_a_gpu_beyond_the_last_is_refused(monkeypatch: pytest.MonkeyPatch) -> No
         pick_device("cuda:2")
 
 
-def test_the_cpu_is_described() -> None:
-    assert describe_device(torch.device("cpu")) == f"CPU, {torch.get_num_threads()} threads"
+@pytest.mark.parametrize(("n_threads", "said"), [(1, "1 thread"), (3, "3 threads")])
+def test_the_cpu_is_described(monkeypatch: pytest.MonkeyPatch, n_threads: int, said: str) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: n_threads)
+    assert describe_device(torch.device("cpu")) == f"CPU, {said}"
 
 
 def test_peak_memory_is_this_process() -> None:
@@ -78,6 +80,8 @@ def test_a_compiler_is_found_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert compiler() == str(tmp_path / "g++")
     monkeypatch.setenv("CXX", "my-c++")
     assert compiler() == str(tmp_path / "my-c++")
+    monkeypatch.setenv("CXX", "absent-c++")
+    assert compiler() is None  # torch would look no further either
 
 
 def test_a_seeded_generator_is_its_own() -> None:

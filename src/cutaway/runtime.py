@@ -74,7 +74,8 @@ def describe_device(device: torch.device) -> str:
         return f"{torch.cuda.get_device_name(device)} ({kind})"
     if device.type == "mps":
         return "Apple GPU (mps)"
-    return f"CPU, {torch.get_num_threads()} threads"
+    n_threads = torch.get_num_threads()
+    return f"CPU, {n_threads} thread{'s' if n_threads > 1 else ''}"
 
 
 def peak_memory_gib(device: torch.device) -> float:
@@ -119,9 +120,9 @@ def _free_in_container() -> int | None:
 
 
 def compiler() -> str | None:
-    """Return the C++ compiler that torch.compile would use on a CPU, None where there is none."""
-    named = os.environ.get("CXX")
-    return next((path for name in [named, "g++", "clang++", "c++"] if name and (path := shutil.which(name))), None)
+    """Return the C++ compiler that torch.compile would use on a CPU, the one that $CXX names if it is set; None where there is none."""
+    names = [named] if (named := os.environ.get("CXX")) else ["g++", "clang++", "c++"]
+    return next((path for name in names if (path := shutil.which(name))), None)
 
 
 def compile_obstacle(device: torch.device) -> str | None:

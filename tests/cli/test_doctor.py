@@ -59,6 +59,14 @@ def test_it_says_what_is_lost_without_sources_and_space():
     findings["compiler"] |= {"version": "g++ 12", "has_python_headers": True}
     findings["cache"] |= {"n_free_bytes": 2e9}
     assert list(advise(findings)) == []
+    unreachable = {"source": "a host", "is_answering": False, "why_not": "no connection", "assets": ("tinyshakespeare", "gpt2")}
+    one_absent = findings | {"sources": [*findings["sources"], unreachable]}
+    (sentence,) = advise(one_absent)  # GPT-2's vocabulary comes from the registry
+    assert sentence.startswith("tinyshakespeare cannot be fetched here")
+    assert "`cutaway train --data shakespeare`" in sentence
+    plays = {"source": "another", "is_answering": False, "why_not": "no connection", "assets": ("shakespeare",)}
+    assert "`cutaway train --data stdlib`" in next(advise(one_absent | {"sources": [*one_absent["sources"], plays]}))
+    assert list(advise(one_absent | {"cache": findings["cache"] | {"assets": ["tinyshakespeare"]}})) == []
     findings["sources"] = [answer | {"is_answering": answer["source"] == "this Python"} for answer in findings["sources"]]
     findings["cache"] |= {"n_free_bytes": 1e6}
     no_source, no_space = advise(findings)

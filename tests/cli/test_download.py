@@ -30,6 +30,14 @@ def test_the_catalogue_is_listed(cutaway):
         assert name in out
         assert asset.licence in out
     assert max(len(line.rstrip()) for line in out.splitlines()[:-3]) <= 80
+    assert out.splitlines()[0].split()[:2] == ["name", "kind"]
+
+
+def test_a_narrow_terminal_gets_fewer_columns(cutaway, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    lines = cutaway("download")[1].splitlines()
+    assert max(len(line.rstrip()) for line in lines[:-3]) <= 60
+    assert any(line.split()[:3] == ["name", "size", "state"] for line in lines)
 
 
 def test_the_catalogue_can_be_read_by_a_program(cutaway):
@@ -54,6 +62,12 @@ def test_all_goes_on_past_what_cannot_be_had(cutaway, one_small_asset):
     assert rows["gpt2"]["files"] == {}
     assert err.startswith(f"cutaway: {len(assets.CATALOGUE) - 1} of {len(assets.CATALOGUE)} could not be fetched")
     assert "no connection" in err
+
+
+def test_everything_and_a_name_do_not_go_together(cutaway, one_small_asset):
+    code, out, err = cutaway("download", "--all", "stdlib")
+    assert (code, out) == (2, "")
+    assert err == "cutaway: --all and NAME do not go together: all are all there is; leave out one of the two\n"
 
 
 def test_an_unknown_name_stops_before_anything_is_fetched(cutaway, one_small_asset):

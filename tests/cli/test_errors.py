@@ -75,3 +75,9 @@ def test_the_traceback_is_shown_when_asked_for(capsys, monkeypatch):
     said = capsys.readouterr().err
     assert "Traceback" in said
     assert said.endswith("cutaway: no\n")
+
+
+def test_of_another_library_s_failure_the_first_line_is_told(capsys):
+    error = type("CompilerError", (RuntimeError,), {})("no compiler was found\n\nset SOME_VARIABLE to learn more")
+    assert report_error(raised(error)) == 1
+    assert capsys.readouterr().err == "cutaway: no compiler was found\n"

@@ -1,6 +1,8 @@
 import io
 import json
 import shutil
+import subprocess
+import sys
 
 import pytest
 
@@ -90,15 +92,42 @@ def test_past_the_context_is_said_once_in_a_sentence(cutaway, run):
         assert ".py" not in err
 
 
-def test_compare_shows_every_strategy_in_80_columns(cutaway, lm):
-    code, out, _ = cutaway("generate", "the king", "--compare", "--max-new-tokens", "90")
+@pytest.mark.parametrize(("columns", "most_lines"), [(60, 60), (80, 40), (160, 25)])
+def test_compare_shows_every_strategy_on_a_screen_or_two(cutaway, lm, monkeypatch, columns, most_lines):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    code, out, _ = cutaway("generate", "the king", "--compare")
     assert code == 0
-    assert max(len(line.rstrip()) for line in out.splitlines()) <= 80
+    assert max(len(line.rstrip()) for line in out.splitlines()) <= columns
+    assert len(out.splitlines()) <= most_lines
     assert "…" not in out
+    assert out.startswith("'the king' goes on  60 tokens, seed 0; ↵ is a new line\n")
+    if columns == 160:
+        assert out.splitlines()[2].split() == ["strategy", "text"] * 2, "two tables side by side"
+        return
     assert all(name in " ".join(out.split()) for name in ("greedy", "top-k 10", "top-p 0.9", "min-p 0.1", "balanced"))
     _, out, _ = cutaway("generate", "the king", "--compare", "--max-new-tokens", "9", "--json")
     found = {each["strategy"]: each["text"] for each in json.loads(out)}
     assert found == {name: lm.generate("the king", max_new_tokens=9, **options) for name, options in STRATEGIES.items()}
+
+
+def test_what_there_is_to_say_does_not_come_in_the_middle_of_the_text(cutaway, run):
+    done = subprocess.run(
+        [sys.executable, "-m", "cutaway", "generate", "the", "--max-new-tokens", "40"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    text, _, said = done.stdout.removesuffix("]\n").rpartition("[")
+    assert text == f"{run}\n\n" + cutaway("generate", "the", "--max-new-tokens", "40")[1]
+    assert said.startswith("past the context of 16 tokens")
+
+
+def test_several_stop_texts_are_given_one_by_one(cutaway, lm):
+    arguments = ("generate", "--max-new-tokens", "60", "--seed", "1", "--stop", "e", "--stop", "a", "the king")
+    expected = lm.generate("the king", max_new_tokens=60, seed=1, stop=("e", "a"))
+    assert cutaway(*arguments)[1] == expected + "\n"
 
 
 def test_interactive_reads_prompts_until_an_empty_line(cutaway, lm, monkeypatch):

@@ -20,7 +20,7 @@ def test_a_run_is_shown_in_full(cutaway, runs):
     text = "\n".join(" ".join(line.split()) for line in out.splitlines())
     for expected in (
         "progress step 100 of 100, 9.6k tokens, 1.0 s",
-        "n_layers 2 n_steps 100",
+        "d_vocab 11 n_steps 100",
         "W_U 11 × 8 the same as W_E",
         "W_in 32 × 8 2 512",
         "Loss, nats a token",

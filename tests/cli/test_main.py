@@ -31,18 +31,25 @@ def test_help_lists_every_verb_in_80_columns(cutaway):
             assert any(line.startswith(name) and summary in line for line in lines), f"{name} has no line of its own"
     assert max(map(len, out.splitlines())) <= 80
     assert cutaway() == (code, out, err)
-    assert cutaway("-h")[1] == out
+    assert cutaway("-h")[1] == cutaway("help")[1] == out
 
 
+def test_help_may_stand_before_the_verb(cutaway):
+    assert cutaway("help", "doctor") == cutaway("--help", "doctor") == cutaway("doctor", "--help")
+
+
+@pytest.mark.parametrize("columns", [60, 80])
 @pytest.mark.parametrize("name", NAMES)
-def test_each_verb_has_help(cutaway, name):
+def test_each_verb_has_help(cutaway, monkeypatch, name, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
     code, out, err = cutaway(name, "--help")
     assert (code, err) == (0, "")
     assert out.startswith(f"Usage  cutaway {name}")
     assert "\nOptions\n" in out
     assert "--help" in out
-    assert max(len(line.rstrip()) for line in out.splitlines()) <= 80
+    assert max(len(line.rstrip()) for line in out.splitlines()) <= columns
     assert "\x1b" not in out
+    assert "None|" not in out
     assert not set("╭│╰{}") & set(out.partition("In Python")[0])
 
 
@@ -55,9 +62,12 @@ def test_the_version_is_the_package_s(cutaway):
     ("arguments", "sentence"),
     [
         (["dowload"], "there is no command 'dowload'; did you mean `cutaway download`?"),
+        (["TRAIN"], "there is no command 'TRAIN'; did you mean `cutaway train`?"),
+        (["--versio"], "there is no command '--versio'; did you mean `cutaway --version`?"),
         (["xyzzy"], "there is no command 'xyzzy'; there are"),
         (["--bogus"], "there is no command '--bogus'"),
         (["doctor", "--jsn"], "has no option --jsn; did you mean --json?"),
+        (["doctor", "--json=yes"], "--json takes no value"),
         (["doctor", "thoroughly"], "`cutaway doctor` has no use for 'thoroughly'"),
         (["download", "gpt3"], "'gpt3' is no asset; did you mean 'gpt2'?"),
         (["inspect"], "there is no run in"),
@@ -81,14 +91,16 @@ def test_as_a_process_it_is_the_same():
     assert done.stderr == "cutaway: there is no command 'dowload'; did you mean `cutaway download`?\n"
 
 
-@pytest.mark.parametrize("argument", ["--help", "--version"])
+@pytest.mark.parametrize(
+    "argument", ["--help", "--version", *(f"{verb} --help" for verb in ("inspect", "download", "bench", "doctor", "demo"))]
+)
 def test_help_needs_neither_torch_nor_matplotlib(argument):
     code = (
         "import sys; from cutaway.cli.main import main; main(sys.argv[1:]);"
         "heavy = {'torch', 'numpy', 'matplotlib', 'tyro', 'requests', 'huggingface_hub', 'tiktoken', 'questionary'};"
         "sys.exit(', '.join(heavy & set(sys.modules)) or 0)"
     )
-    done = run_process("-c", code, argument)
+    done = run_process("-c", code, *argument.split())
     assert (done.returncode, done.stderr) == (0, "")
 
 

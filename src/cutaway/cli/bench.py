@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
+from cutaway.cli.errors import UsageError
 from cutaway.report import print_json, stderr_console, stdout_console, table
 
 if TYPE_CHECKING:
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 
 __all__ = ["bench"]
 
+_PRESET = "gpt2"
+
 _Row = Mapping[str, float | None]
 
 
@@ -21,7 +24,7 @@ def bench(
     what: Literal["decode", "forward", "limits"] = "decode",
     /,
     *,
-    preset: str = "gpt2",
+    preset: str = _PRESET,
     dtype: Literal["float32", "bfloat16"] = "float32",
     compile: bool = False,
     device: str | None = None,
@@ -33,10 +36,10 @@ def bench(
     forward holds a pass over 4 x 64 tokens against its matrix products alone. limits shows what the machine can do at most.
 
     Args:
-        what: decode, forward or limits
-        preset: the model's shape
+        what: what to measure
+        preset NAME: the model's shape; limits need none
         dtype: what it computes in
-        compile: also measure the compiled decoding step
+        compile: with decode, also measure the compiled step
         device NAME: auto, cpu, cuda or mps
         json: print JSON
 
@@ -46,16 +49,21 @@ def bench(
         cutaway bench forward
 
     In Python:
-        from cutaway import measure
-        measure.decode_rates(cutaway.ModelConfig.preset("gpt2"))
+        from cutaway import ModelConfig, measure
+        measure.decode_rates(ModelConfig.preset("gpt2"))
     """
+    if compile and what != "decode":
+        raise UsageError(f"--compile is for `cutaway bench decode`; {what} knows no compiled step")
+    if what == "limits" and preset != _PRESET:
+        raise UsageError("`cutaway bench limits` measures the machine, and no model: leave out --preset")
     import torch
 
     from cutaway.config import ModelConfig
     from cutaway.runtime import describe_device, pick_device
 
     config, place = ModelConfig.preset(preset), pick_device(device)
-    stderr_console().print(f"{preset}, {dtype}, {describe_device(place)}", style="dim")
+    measured = ([] if what == "limits" else [preset]) + [dtype, describe_device(place)]
+    stderr_console().print(", ".join(measured), style="dim")
     measurements = {"decode": _decode, "forward": _forward, "limits": _limits}
     rows = measurements[what](config, getattr(torch, dtype), place, compile)
     print_json(rows) if json else _show(rows)

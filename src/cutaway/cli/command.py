@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
-import ast
 import difflib
 import inspect
 import re
-import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass, field, fields, make_dataclass
+from dataclasses import dataclass, field, fields, make_dataclass, replace
 from functools import cached_property
 from io import BytesIO, TextIOWrapper
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from cutaway.cli.docstrings import entries_of, field_texts, sections_of
 from cutaway.cli.errors import UsageError
 
-__all__ = ["Verb", "Command", "Option", "options_of"]
+__all__ = ["Verb", "Command", "Option", "options_of", "excludes", "before_dashes"]
 
 Verb = Callable[..., None]
 """A function that does what a verb says and prints the result."""
 
-_SECTION = re.compile(r"(Args|Examples|In Python):")
-_ENTRY = re.compile(r"(\w+)(?: ([^:]+))?: (.*)")
 _NUMBER = re.compile(r"-\.?\d")
-_MAX_CHOICES = 20
+_MAX_USAGE = 30
 _METAVARS = {int: "N", float: "X", str: "TEXT", Path: "PATH"}
+_EXPECTED = {int: "a whole number", float: "a number", str: "a text", Path: "a path", NoneType: "None"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +40,7 @@ class Option:
     about: str = ""
     metavar: str = ""
     group: str = "Options"
+    choices: tuple[str, ...] = ()
 
     @property
     def flag(self) -> str:
@@ -69,19 +68,67 @@ class Option:
     @property
     def shown_default(self) -> str:
         """The value that it has when left out, where that says something."""
-        is_telling = isinstance(self.default, int | float | str | Path) and not isinstance(self.default, bool)
-        return str(self.default) if is_telling and not self.is_field else ""
+        match self.default:
+            case bool():
+                return ("on" if self.default else "off") if self.is_field else ""
+            case float():
+                return f"{self.default:g}"
+            case int() | str() | Path():
+                return str(self.default)
+        return ""
+
+    def is_set(self, value: Any) -> bool:
+        """Return whether a value makes a difference: one that is the default is as good as not given."""
+        return self.is_field or bool(value != self.default)
+
+    def expected(self) -> str:
+        """Return what its value must be, in words."""
+        kinds = _alternatives(self.annotation)
+        if not self.is_field:  # None is only how a function says that nothing was given
+            kinds = tuple(kind for kind in kinds if kind is not NoneType)
+        if _is_many(self.annotation):
+            kinds = (get_args(kinds[0])[0],)
+        return _either([*self.choices, *(_EXPECTED[kind] for kind in kinds if kind in _EXPECTED)])
 
 
-def options_of(config: type, *, group: str, omit: Sequence[str] = ()) -> Callable[[Verb], Verb]:
+@dataclass(frozen=True, kw_only=True)
+class _Fields:
+    """A configuration whose fields are options."""
+
+    config: type
+    group: str
+    omit: Collection[str]
+    metavars: Mapping[str, str]
+    defaults: Callable[[Sequence[str]], tuple[str, Any]]
+
+
+def options_of(
+    config: type,
+    *,
+    group: str,
+    defaults: Callable[[Sequence[str]], tuple[str, Any]],
+    omit: Collection[str] = (),
+    metavars: Mapping[str, str] | None = None,
+) -> Callable[[Verb], Verb]:
     """Let a verb take a configuration's fields as options: those given on the command line arrive in its `**changes`.
 
-    Their help is the text under each field in the class; `group` heads them there.
+    Their help is the text under each field in the class; `group` heads them there, and `metavars` names the values of some.
+    `defaults` returns, for the command line that asks for help, which preset holds for what is not given, and its configuration.
     """
 
     def decorate(function: Verb) -> Verb:
-        before: tuple[Any, ...] = getattr(function, "takes_fields_of", ())
-        function.takes_fields_of = ((config, group, frozenset(omit)), *before)  # type: ignore[attr-defined]
+        taken = _Fields(config=config, group=group, omit=omit, metavars=metavars or {}, defaults=defaults)
+        function.takes_fields_of = (taken, *getattr(function, "takes_fields_of", ()))  # type: ignore[attr-defined]
+        return function
+
+    return decorate
+
+
+def excludes(name: str, *others: str, why: str) -> Callable[[Verb], Verb]:
+    """Let a verb refuse an option together with any of the others, which it would pass over, and say why."""
+
+    def decorate(function: Verb) -> Verb:
+        function.exclusions = ((name, others, why), *getattr(function, "exclusions", ()))  # type: ignore[attr-defined]
         return function
 
     return decorate
@@ -100,26 +147,50 @@ class Command:
     sections: dict[str, str] = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "sections", _sections(inspect.getdoc(self.function) or ""))
+        object.__setattr__(self, "sections", sections_of(inspect.getdoc(self.function) or ""))
 
     @cached_property
     def options(self) -> list[Option]:
         """Everything that the command takes, arguments first."""
-        about = _entries(self.sections.get("Args", ""))
+        about = entries_of(self.sections.get("Args", ""))
         hints = get_type_hints(self.function)
         options = [
             _option(name, hints[name], parameter.default, *about.get(name, ("", "")), parameter=parameter)
             for name, parameter in inspect.signature(self.function).parameters.items()
             if parameter.kind is not parameter.VAR_KEYWORD
         ]
-        for config, group, omit in getattr(self.function, "takes_fields_of", ()):
-            hints, texts = get_type_hints(config), _field_texts(config)
+        for taken in self._fields:
+            hints, texts = get_type_hints(taken.config), field_texts(taken.config)
             options += [
-                _option(each.name, hints[each.name], None, "", texts.get(each.name, ""), group=group)
-                for each in fields(config)
-                if each.name not in omit
+                _option(
+                    each.name,
+                    hints[each.name],
+                    False if hints[each.name] is bool else inspect.Parameter.empty,
+                    taken.metavars.get(each.name, ""),
+                    texts.get(each.name, ""),
+                    group=taken.group,
+                )
+                for each in fields(taken.config)
+                if each.name not in taken.omit
             ]
         return options
+
+    def options_with_defaults(self, arguments: Sequence[str]) -> list[Option]:
+        """Return the options with what holds where none is given, after the preset that the arguments name."""
+        options = [option for option in self.options if not option.is_field]
+        for taken in self._fields:
+            preset, values = taken.defaults(arguments)
+            group = f"{taken.group}, with the defaults of {preset}"
+            options += [
+                replace(option, default=getattr(values, option.name), group=group)
+                for option in self.options
+                if option.is_field and option.group == taken.group
+            ]
+        return options
+
+    @property
+    def _fields(self) -> tuple[_Fields, ...]:
+        return getattr(self.function, "takes_fields_of", ())
 
     def __call__(self, arguments: Sequence[str]) -> None:
         """Read the arguments and call the function; raises UsageError for arguments that it does not take."""
@@ -130,12 +201,16 @@ class Command:
         """Return what the function is to be called with; fields of a configuration only where they are given."""
         import tyro
 
+        flags = [argument for argument in before_dashes(arguments) if argument.startswith("--")]
+        given = {flag.partition("=")[0].replace("_", "-") for flag in flags}
+        taken = [option for option in self.options if not option.is_field or not given.isdisjoint(option.flags)]
+        self._refuse_values(flags)
         values: Any
         said = TextIOWrapper(BytesIO(), encoding="utf-8")  # tyro draws its box in the encoding of the stream
         try:
             with redirect_stderr(said), redirect_stdout(said):
                 values, unknown = tyro.cli(
-                    self._arguments(),
+                    _arguments(taken),
                     args=arguments,
                     prog=f"cutaway {self.name}",
                     return_unknown_args=True,
@@ -143,45 +218,93 @@ class Command:
                 )
         except SystemExit:
             said.seek(0)
-            raise UsageError(f"{_plain(said.read())}; see `cutaway {self.name} --help`") from None
+            raise UsageError(f"{self._complaint(_plain(said.read()), arguments)}; {self._see}") from None
         if unknown:
             raise UsageError(self._unknown(unknown))
-        given = {argument.partition("=")[0].replace("_", "-") for argument in arguments}
-        positional = tuple(getattr(values, option.name) for option in self.options if option.is_positional)
-        keywords = {
-            option.name: getattr(values, option.name)
-            for option in self.options
-            if not option.is_positional and not (option.is_field and given.isdisjoint(option.flags))
-        }
+        self._refuse_together({option.name: option for option in taken if option.is_set(getattr(values, option.name))})
+        positional = tuple(getattr(values, option.name) for option in taken if option.is_positional)
+        keywords = {option.name: getattr(values, option.name) for option in taken if not option.is_positional}
         return positional, keywords
 
-    def _arguments(self) -> type:
-        """Return a class with a field for everything that the command takes, which tyro can fill."""
-        import tyro
+    @property
+    def _see(self) -> str:
+        return f"see `cutaway {self.name} --help`"
 
-        positional: Any = tyro.conf.Positional
-        return make_dataclass(
-            "Arguments",
-            [
-                (
-                    option.name,
-                    positional[option.annotation] if option.is_positional else option.annotation,
-                    field(default=option.default) if option.has_default else field(),
-                )
-                for option in self.options
-            ],
-            kw_only=True,
-        )
+    def _refuse_values(self, flags: Sequence[str]) -> None:
+        """Raise UsageError for `--json=yes`, which tyro would read as `--json` and an argument."""
+        switches = {"--help"}.union(*(option.flags for option in self.options if option.annotation is bool))
+        for flag in flags:
+            name, sign, _ = flag.partition("=")
+            if sign and name.replace("_", "-") in switches:
+                raise UsageError(f"{name} takes no value; {self._see}")
+
+    def _refuse_together(self, given: Mapping[str, Option]) -> None:
+        for name, others, why in getattr(self.function, "exclusions", ()):
+            if name in given and (present := [other for other in others if other in given]):
+                raise UsageError(f"{given[name].flag} and {given[present[0]].flag} do not go together: {why}")
+
+    def _complaint(self, said: str, arguments: Sequence[str]) -> str:
+        """Return in the command's own words what tyro says about a value: what was given, and what is expected."""
+        for option in self.options:
+            if re.search(rf"'{option.name}'" if option.is_positional else rf"(?<!\S)'?{option.flag}(?![\w-])", said):
+                value = _value_of(option, said, arguments)
+                name = "the argument" if option.is_positional else option.flag
+                what = f"{name} lacks its value" if value is None else f"{name} is {value!r}"
+                return f"{what}; expected {option.expected()}"
+        return said
 
     def _unknown(self, unknown: Sequence[str]) -> str:
-        see = f"see `cutaway {self.name} --help`"
         wrong = next((each for each in unknown if each.startswith("-") and not _NUMBER.match(each)), None)
+        if wrong is None and any(option.is_positional and _is_many(option.annotation) for option in self.options):
+            return f"{unknown[0]!r} stands apart from the other arguments: put it beside them, before the options; {self._see}"
         if wrong is None:
-            return f"`cutaway {self.name}` has no use for {unknown[0]!r}; {see}"
+            return f"`cutaway {self.name}` has no use for {unknown[0]!r}; {self._see}"
         wrong = wrong.partition("=")[0]
         known = [flag for option in self.options if not option.is_positional for flag in option.flags]
-        near = difflib.get_close_matches(wrong.replace("_", "-"), known, n=1)
-        return f"`cutaway {self.name}` has no option {wrong}; {f'did you mean {near[0]}? ' if near else ''}{see}"
+        near = difflib.get_close_matches(wrong.replace("_", "-"), [*known, "--help"], n=1)
+        return f"`cutaway {self.name}` has no option {wrong}; {f'did you mean {near[0]}? ' if near else ''}{self._see}"
+
+
+def before_dashes(arguments: Sequence[str]) -> Sequence[str]:
+    """Return the arguments up to a bare `--`, after which nothing is an option."""
+    return arguments[: arguments.index("--")] if "--" in arguments else arguments
+
+
+def _arguments(options: Sequence[Option]) -> type:
+    """Return a class with a field for each option, which tyro can fill."""
+    import tyro
+
+    positional: Any = tyro.conf.Positional
+    repeated: Any = tyro.conf.UseAppendAction
+    return make_dataclass(
+        "Arguments",
+        [
+            (
+                option.name,
+                positional[option.annotation]
+                if option.is_positional
+                else repeated[option.annotation]
+                if _is_many(option.annotation)
+                else option.annotation,
+                field(default=option.default) if option.has_default else field(),
+            )
+            for option in options
+        ],
+        kw_only=True,
+    )
+
+
+def _value_of(option: Option, said: str, arguments: Sequence[str]) -> str | None:
+    """Return the value that was given for an option last, None where it has none."""
+    if option.is_positional:
+        match = re.search(r"invalid choice '(.*?)'", said)
+        return match[1] if match else None
+    for place in reversed(range(len(arguments))):
+        name, sign, value = arguments[place].partition("=")
+        if name.replace("_", "-") == option.flag:
+            after = value if sign else next(iter(arguments[place + 1 :]), None)
+            return None if after is None or after.startswith("--") else after
+    return None
 
 
 def _option(
@@ -195,14 +318,11 @@ def _option(
     group: str = "",
 ) -> Option:
     is_positional = parameter is not None and parameter.kind is parameter.POSITIONAL_ONLY
-    is_field = parameter is None
-    if is_field and annotation is bool:
-        default = False
-    elif is_field:
-        annotation = annotation | None
     choices = _choices(annotation)
-    if choices and len("|".join(choices)) > _MAX_CHOICES:  # too long beside the option: said in its text
-        metavar, about = metavar or "NAME", f"{', '.join(choices)}{'; ' if about else ''}{about}"
+    if choices and len(f"--{name} {'|'.join(choices)}") <= _MAX_USAGE:
+        metavar = "|".join(choices)
+    elif choices:  # too long beside the option: said in its text
+        metavar, about = metavar or "NAME", f"{_either(choices)}{'; ' if about else ''}{about}"
     if not metavar:
         metavar = name.upper().removesuffix("S") if is_positional else _metavar(annotation)
     return Option(
@@ -210,20 +330,21 @@ def _option(
         annotation=annotation,
         default=default,
         is_positional=is_positional,
-        is_field=is_field,
+        is_field=parameter is None,
         about=about,
         metavar=metavar,
         group="Arguments" if is_positional else group or "Options",
+        choices=tuple(choices),
     )
 
 
 def _metavar(annotation: Any) -> str:
     kinds = [kind for kind in _alternatives(annotation) if kind is not NoneType]
-    if choices := _choices(annotation):
-        return "|".join(choices)
-    if _is_many(annotation):
-        return f"{_metavar(get_args(kinds[0])[0])} ..."
-    return _METAVARS.get(kinds[0], "VALUE")
+    return _metavar(get_args(kinds[0])[0]) if _is_many(annotation) else _METAVARS.get(kinds[0], "VALUE")
+
+
+def _either(words: Sequence[str]) -> str:
+    return " or ".join(filter(None, (", ".join(words[:-1]), *words[-1:])))
 
 
 def _choices(annotation: Any) -> list[str]:
@@ -237,44 +358,6 @@ def _alternatives(annotation: Any) -> tuple[Any, ...]:
 
 def _is_many(annotation: Any) -> bool:
     return any(get_origin(kind) in (tuple, list) for kind in _alternatives(annotation))
-
-
-def _sections(text: str) -> dict[str, str]:
-    """Return a docstring's sections by their heads; what stands before the first is under the empty head."""
-    sections: dict[str, list[str]] = {"": []}
-    head = ""
-    for line in text.splitlines():
-        if match := _SECTION.fullmatch(line):
-            head = match[1]
-            sections[head] = []
-        else:
-            sections[head].append(line)
-    return {head: textwrap.dedent("\n".join(lines)).strip("\n") for head, lines in sections.items()}
-
-
-def _entries(text: str) -> dict[str, tuple[str, str]]:
-    """Return the name of the value and the text of each entry of Args."""
-    entries: dict[str, tuple[str, str]] = {}
-    name = ""
-    for line in text.splitlines():
-        if match := _ENTRY.fullmatch(line):
-            name, metavar, about = match[1], match[2] or "", match[3]
-            entries[name] = metavar, about
-        elif name:
-            metavar, about = entries[name]
-            entries[name] = metavar, f"{about} {line.strip()}".rstrip()
-    return entries
-
-
-def _field_texts(config: type) -> dict[str, str]:
-    """Return the text that stands under each field of a class."""
-    body = ast.parse(textwrap.dedent(inspect.getsource(config))).body[0]
-    texts = {}
-    for statement, after in zip(body.body, body.body[1:], strict=False):  # type: ignore[attr-defined]
-        match statement, after:
-            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
-                texts[name] = text.rstrip(".")
-    return texts
 
 
 def _plain(said: str) -> str:

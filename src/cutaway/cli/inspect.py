@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 __all__ = ["inspect", "describe", "final_numbers"]
 
 _MAX_WIDTH = 100
+_LEAST_BESIDE = 64  # columns that two configurations need beside each other
+_SAID_ABOVE = {"name", "out", "data", "tokenizer"}
 
 
 def inspect(runs: tuple[str, ...] = (), /, *, json: bool = False) -> None:
@@ -44,9 +46,9 @@ def inspect(runs: tuple[str, ...] = (), /, *, json: bool = False) -> None:
         json: print JSON
 
     Examples:
-        cutaway inspect                                    the latest run
-        cutaway inspect shakespeare-char shakespeare-char-2
-        cutaway inspect runs/stdlib/checkpoints/step-000500
+        cutaway inspect                 the latest run
+        cutaway inspect demo stdlib     side by side
+        cutaway inspect runs/demo/checkpoints/step-000500
 
     In Python:
         from cutaway.runs import latest_run
@@ -113,9 +115,12 @@ def _single(source: Run | Checkpoint, console: Console) -> list[RenderableType]:
         return [fields_table(_checkpoint_lines(checkpoint), title=_label(source)), model, parameters]
     run = _run_of(source)
     metrics = run.metrics()
+    recipe = {name: value for name, value in run.recipe.items() if name not in _SAID_ABOVE}
+    training = fields_table(_shown(recipe), title="Training")
     beside = Table.grid(padding=(0, 3))
-    beside.add_row(model, fields_table(_shown(run.recipe), title="Training"))
-    parts: list[RenderableType] = [fields_table(_run_lines(run, metrics), title=_label(source)), beside, parameters]
+    beside.add_row(model, training)
+    configurations: list[RenderableType] = [beside] if console.width >= _LEAST_BESIDE else [model, training]
+    parts: list[RenderableType] = [fields_table(_run_lines(run, metrics), title=_label(source)), *configurations, parameters]
     curves = [Curve(label, *metrics.curve(name)) for label, name in (("train", "loss"), ("validation", "val_loss"))]
     parts += _curve_parts("Loss, nats a token", curves, console)
     if metrics.note:

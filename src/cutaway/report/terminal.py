@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+import re
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from rich.box import Box
@@ -11,7 +12,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["stdout_console", "stderr_console", "is_unicode", "table", "fields_table", "print_json"]
+__all__ = ["stdout_console", "stderr_console", "is_unicode", "print_sentence", "table", "fields_table", "print_json"]
+
+_WORD = re.compile(r"\S*`[^`]*`\S*|\S+")  # a command between backticks is one word
 
 # A thin rule under the header and above the footer, no frame: what stands in the table is its own frame.
 _RULES = Box("    \n    \n ── \n    \n    \n ── \n    \n    \n")
@@ -30,6 +33,30 @@ def stderr_console() -> Console:
 def is_unicode(console: Console) -> bool:
     """Return whether the console's encoding has the drawing characters."""
     return not console.options.ascii_only
+
+
+def print_sentence(console: Console, sentence: Text) -> None:
+    """Print by whole words on a terminal, a command between backticks in one piece, to be copied; a pipe gets whole lines."""
+    for line in sentence.split("\n"):
+        for part in _broken(line, console.width) if console.is_terminal else [line]:
+            console.print(part, soft_wrap=True)
+
+
+def _broken(line: Text, width: int) -> Iterator[Text]:
+    """Yield the lines that words fill, each indented as the first."""
+    indent = len(line.plain) - len(line.plain.lstrip())
+    start = 0
+    for word in _WORD.finditer(line.plain):
+        room = width if start == 0 else width - indent
+        if word.end() - start > room and word.start() > max(start, indent):
+            yield Text(" " * indent if start else "").append_text(_without_end(line[start : word.start()]))
+            start = word.start()
+    yield Text(" " * indent if start else "").append_text(line[start:])
+
+
+def _without_end(text: Text) -> Text:
+    text.rstrip()
+    return text
 
 
 def table(*headers: str, right: Collection[str] = (), title: str | None = None, footer: Mapping[str, str] | None = None) -> Table:

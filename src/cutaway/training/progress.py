@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from cutaway.report import print_sentence
 from cutaway.runtime import describe_device
 from cutaway.training.checkpoint import TrainState
 from cutaway.training.config import TrainConfig, expected_loss
@@ -44,7 +45,7 @@ class ProgressLine:
     def say(self, *sentences: str) -> None:
         """Print sentences above the line."""
         for sentence in sentences:
-            self._console.print(sentence, style="dim")
+            print_sentence(self._console, Text(sentence, style="dim"))
 
     def __enter__(self) -> Self:
         self._progress.start()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -87,7 +88,8 @@ def run_training(
                 save_checkpoint(state, folder / "checkpoints")
         if state.step < config.n_steps:
             save_checkpoint(state, folder / "checkpoints")
-            raise KeyboardInterrupt(f"stopped and saved after step {state.step}; go on by `cutaway train --resume {folder}`")
+            command = f"cutaway train --resume {shlex.quote(str(folder))}"
+            raise KeyboardInterrupt(f"stopped and saved after step {state.step}; go on by `{command}`")
 
 
 _MOST_LOGITS = 2**24
