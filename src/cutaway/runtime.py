@@ -113,7 +113,9 @@ def _free_in_container() -> int | None:
     folder = Path("/sys/fs/cgroup")
     try:
         limit, used = ((folder / name).read_text().strip() for name in ("memory.max", "memory.current"))
-        cached = next(int(line.split()[1]) for line in (folder / "memory.stat").read_text().splitlines() if line.startswith("file "))
+        cached = next(
+            int(line.split()[1]) for line in (folder / "memory.stat").read_text().splitlines() if line.startswith("file ")
+        )
     except (OSError, StopIteration):
         return None
     return None if limit == "max" else int(limit) - int(used) + cached  # what files are cached in is given back when it is needed

@@ -12,7 +12,7 @@ from functools import cached_property
 from io import BytesIO, TextIOWrapper
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from cutaway.cli.docstrings import entries_of, field_texts, sections_of
 from cutaway.cli.errors import UsageError
@@ -24,6 +24,7 @@ Verb = Callable[..., None]
 
 _NUMBER = re.compile(r"-\.?\d")
 _MAX_USAGE = 30
+_SPELLINGS = {"from_model": "from"}  # words that Python keeps for itself
 _METAVARS = {int: "N", float: "X", str: "TEXT", Path: "PATH"}
 _EXPECTED = {int: "a whole number", float: "a number", str: "a text", Path: "a path", NoneType: "None"}
 
@@ -45,7 +46,7 @@ class Option:
     @property
     def flag(self) -> str:
         """How it is written on the command line."""
-        return self.metavar if self.is_positional else f"--{self.name.replace('_', '-')}"
+        return self.metavar if self.is_positional else f"--{_spelling(self.name)}"
 
     @property
     def flags(self) -> tuple[str, ...]:
@@ -285,13 +286,17 @@ def _arguments(options: Sequence[Option]) -> type:
                 if option.is_positional
                 else repeated[option.annotation]
                 if _is_many(option.annotation)
-                else option.annotation,
+                else Annotated[option.annotation, tyro.conf.arg(name=_spelling(option.name))],
                 field(default=option.default) if option.has_default else field(),
             )
             for option in options
         ],
         kw_only=True,
     )
+
+
+def _spelling(name: str) -> str:
+    return _SPELLINGS.get(name, name).replace("_", "-")
 
 
 def _value_of(option: Option, said: str, arguments: Sequence[str]) -> str | None:

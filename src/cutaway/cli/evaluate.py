@@ -38,15 +38,15 @@ def evaluate(
 ) -> None:
     """Measure models side by side: perplexity on a text, HellaSwag, LAMBADA; or see where two of them part.
 
-    What was measured is kept as it comes: the same command, stopped and given again, goes on. Standard errors follow the +-.
+    What was measured is kept as it comes: the same command, stopped and given again, goes on. Standard errors follow each number.
 
     Args:
         models: runs, checkpoints, catalogue names, folders or files; the latest run unless given
-        task: what to measure
+        task NAME: what to measure
         data: a JSONL file for hellaswag and lambada, which are fetched unless given; text for perplexity, a run's own
             validation text unless given
-        protocol: hellaswag as lm-eval does it, or completion, per token
-        limit: only the first rows, or for perplexity tokens
+        protocol NAME: hellaswag as lm-eval has it, or completion: raw text, per token
+        limit: only so many rows, or for perplexity so many tokens
         window: perplexity reads so many tokens at once; n_ctx unless given
         stride: perplexity predicts so many new tokens at once; half of the window unless given
         checkpoints: every checkpoint of each run

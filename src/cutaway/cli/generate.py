@@ -1,9 +1,9 @@
-"""`cutaway generate`: text from a run, a checkpoint, or random weights."""
+"""`cutaway generate`: text from a run, a pretrained model, or random weights."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ __all__ = ["generate"]
 
 _NEW_LINE = ("\n",)
 _SAMPLING = tuple(field.name for field in fields(Sampling))
+_OFFERED = "smollm2-135m"
 _COLUMN = 70  # of a terminal's columns for a strategy and its text
 _COMPARED_TOKENS = 60  # twelve texts of so many fit on a screen or two
 
@@ -32,7 +33,9 @@ def _preset(arguments: Sequence[str]) -> tuple[str, Sampling]:
     return name, SAMPLING_PRESETS[name]
 
 
-@excludes("random", "model", why="one has untrained weights, the other trained ones")
+@excludes("random", "model", "chat", why="its weights are untrained")
+@excludes("chat", "compare", "num_beams", "length_penalty", why="a conversation is answered as it comes")
+@excludes("chat", "json", why="the answer is shown as it comes")
 @excludes("json", "interactive", why="what is typed is answered as it comes; give the prompts as arguments instead")
 @excludes(
     "interactive",
@@ -59,6 +62,7 @@ def generate(
     seed: int = 0,
     compare: bool = False,
     interactive: bool = False,
+    chat: bool = False,
     compile: bool = False,
     device: str | None = None,
     json: bool = False,
@@ -66,12 +70,12 @@ def generate(
 ) -> None:
     """Continue a prompt, shown as it comes, or several prompts together.
 
-    Without --model the latest run goes on. The same seed gives the same text. The values of a sampling preset hold for what is not
-    given below.
+    Without --model the latest run goes on; where there is none yet, SmolLM2 is offered. The same seed gives the same text. The values
+    of a sampling preset hold for what is not given below.
 
     Args:
         prompts: what to go on from; a new line unless given
-        model PATH: a run or a checkpoint
+        model: a run, a checkpoint, a catalogue name (smollm2-135m), a Hugging Face folder, a .gguf
         random PRESET: untrained weights of this shape, to see what training changes
         max_new_tokens: how many tokens to add at most (default 200; 60 with --compare)
         preset NAME: precise, balanced or creative
@@ -81,6 +85,7 @@ def generate(
         seed: which of the possible texts to draw
         compare: one prompt under every strategy and several temperatures
         interactive: ask for prompts until an empty line
+        chat: take the prompt as a message to a model trained on conversations; what it reads is shown, special tokens and all
         compile: compile the decoding step first; pays for long texts of large models; one prompt
         device NAME: auto, cpu, cuda or mps
         json: print JSON
@@ -90,6 +95,7 @@ def generate(
         cutaway generate "ROMEO:" --compare
         cutaway generate "ROMEO:" --stop "JULIET:"
         cutaway generate "Hello" --random gpt2
+        cutaway generate "Why is the sky blue?" --chat --model smollm2-135m
 
     In Python:
         lm = cutaway.load("runs/shakespeare-char")
@@ -104,9 +110,13 @@ def generate(
         raise UsageError("--length-penalty is for beam search: give --num-beams above 1 with it")
     if max_new_tokens is None:
         max_new_tokens = _COMPARED_TOKENS if compare else 200
+    if chat and not interactive and (len(prompts) > 1 or prompts == _NEW_LINE):
+        raise UsageError("--chat takes one message, quoted, or --interactive to ask for them")
     lm = _language_model(model, random, device)
     options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "stop": stop, "seed": seed, "compile": compile}
-    if interactive:
+    if chat:
+        _chat(lm, _asked() if interactive else prompts, chosen, options, is_asked=interactive)
+    elif interactive:
         for prompt in _asked():
             try:
                 _stream(lm, prompt, chosen, options)
@@ -123,14 +133,60 @@ def generate(
 
 def _language_model(model: str | None, random: str | None, device: str | None) -> LanguageModel:
     from cutaway.language_model import load, random_model
-    from cutaway.runs import latest_run
 
     if random is not None:
         return random_model(random, device=device)
-    source = model or str(latest_run().path)
+    source = model or _latest_or_offered()
     lm = load(source, device=device)
     stderr_console().print(Text(f"{source}\n", style="dim"), soft_wrap=True)
     return lm
+
+
+def _latest_or_offered() -> str:
+    """Return the latest run; where there is none, the small pretrained model if it is here already or wanted."""
+    from cutaway import assets
+    from cutaway.runs import latest_run, list_runs
+
+    if list_runs():
+        return str(latest_run().path)
+    if assets.locate(_OFFERED):
+        return _OFFERED
+    size = "93 MB to fetch, 540 MB of disk once unpacked"
+    if not sys.stdin.isatty():
+        raise UsageError(
+            f"there is no run yet: make one by `cutaway demo`, or take a pretrained model ({size}) by `--model {_OFFERED}`"
+        )
+    import questionary
+
+    said = f"There is no run yet. Take SmolLM2-135M-Instruct, a pretrained language model ({size})?"
+    if not questionary.confirm(said, default=True).ask():
+        raise UsageError("there is no run yet: make one by `cutaway demo`")
+    return _OFFERED
+
+
+def _chat(lm: LanguageModel, messages: Iterable[str], sampling: Sampling, options: dict[str, Any], *, is_asked: bool) -> None:
+    """Answer messages one after the other, each after all before; what the model reads is shown before what it writes."""
+    talk: list[dict[str, str]] = []
+    shown = ""
+    for message in messages:
+        asked = [*talk, {"role": "user", "content": message}]
+        try:
+            prompt = lm.chat_prompt(asked)
+        except ValueError as error:
+            if lm.chat_template is None or not is_asked:
+                raise
+            report_warning(str(error))  # one message that cannot be read does not end the conversation
+            continue
+        new = prompt.removeprefix(shown)
+        stdout_console().print(Text(new, style="dim"), end="", soft_wrap=True)
+        answer = ""
+        for piece in lm.stream(prompt, sampling=sampling, allow_special=True, bos=False, tell=report_warning, **options):
+            answer += piece
+            sys.stdout.write(piece)
+            sys.stdout.flush()
+        print(flush=True)
+        shown = prompt + answer
+        talk = [*asked, {"role": "assistant", "content": answer}]
 
 
 def _stream(lm: LanguageModel, prompt: str, sampling: Sampling, options: dict[str, Any]) -> None:

@@ -1,16 +1,18 @@
-"""`cutaway inspect`: runs and checkpoints, one in full or several side by side."""
+"""`cutaway inspect`: runs, checkpoints and models of any format, one in full or several side by side."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from cutaway.cli.opened import OpenedModel, open_subject
 from cutaway.cli.parameters import COMPONENTS, Parameter, count_parameters
 from cutaway.report import (
     Curve,
@@ -29,6 +31,8 @@ from cutaway.report import (
 if TYPE_CHECKING:
     from cutaway.runs import Checkpoint, Metrics, Run
 
+    Subject = Run | Checkpoint | OpenedModel
+
 __all__ = ["inspect", "describe", "final_numbers"]
 
 _MAX_WIDTH = 100
@@ -36,36 +40,40 @@ _LEAST_BESIDE = 64  # columns that two configurations need beside each other
 _SAID_ABOVE = {"name", "out", "data", "tokenizer"}
 
 
-def inspect(runs: tuple[str, ...] = (), /, *, json: bool = False) -> None:
-    """Show a run or a checkpoint: configuration, parameters by component, loss curve, checkpoints.
+def inspect(models: tuple[str, ...] = (), /, *, config: Path | None = None, json: bool = False) -> None:
+    """Show a run or a model: configuration, parameters by component, and of a run its loss curve and checkpoints.
+
+    Of a model headers alone are read, however large it is: a Hugging Face folder, a .gguf, nanoGPT's or TransformerLens's file.
 
     Several are shown side by side: where their configurations differ, the losses they reached, their curves in one picture.
 
     Args:
-        runs: run directories, names of runs, or checkpoint folders; without one, the latest run
+        models: runs, checkpoints, catalogue names, folders or files; without one, the latest run
+        config FILE: the shape of a TransformerLens state, which does not hold it: the config.json of a model of cutaway's
         json: print JSON
 
     Examples:
         cutaway inspect                 the latest run
         cutaway inspect demo stdlib     side by side
         cutaway inspect runs/demo/checkpoints/step-000500
+        cutaway inspect smollm2-135m    a model of the catalogue
 
     In Python:
         from cutaway.runs import latest_run
         run = latest_run()
         steps, losses = run.metrics().curve("val_loss")
     """
-    from cutaway.runs import latest_run, open_run_or_checkpoint
+    from cutaway.runs import latest_run
 
-    sources = [open_run_or_checkpoint(run) for run in runs] or [latest_run()]
+    sources = [open_subject(name, config=config) for name in models] or [latest_run()]
     if json:
         print_json({"runs": [describe(source) for source in sources]})
     else:
         _show(sources)
 
 
-def describe(source: Run | Checkpoint) -> dict[str, Any]:
-    """Return what is known about a run or a checkpoint, as values that JSON can hold."""
+def describe(source: Subject) -> dict[str, Any]:
+    """Return what is known about a run, a checkpoint or a model, as values that JSON can hold."""
     parameters = count_parameters(source.model_config)
     described: dict[str, Any] = {
         "path": str(source.path),
@@ -73,6 +81,8 @@ def describe(source: Run | Checkpoint) -> dict[str, Any]:
         "n_parameters": sum(parameter.count for parameter in parameters),
         "parameters": [asdict(parameter) | {"count": parameter.count} for parameter in parameters],
     }
+    if isinstance(source, OpenedModel):
+        return described | source.to_dict()
     if (checkpoint := _as_checkpoint(source)) is not None:
         return described | {"kind": "checkpoint", "step": checkpoint.step, "n_bytes": checkpoint.n_bytes}
     run = _run_of(source)
@@ -98,7 +108,7 @@ def final_numbers(metrics: Metrics) -> dict[str, float | None]:
     return {name: metrics.last(name) for name in names} | {"best_val_loss": best[0], "best_val_step": best[1]}
 
 
-def _show(sources: Sequence[Run | Checkpoint]) -> None:
+def _show(sources: Sequence[Subject]) -> None:
     console = stdout_console()
     console.width = min(console.width, _MAX_WIDTH)
     shown = _single(sources[0], console) if len(sources) == 1 else _side_by_side(sources, console)
@@ -107,10 +117,12 @@ def _show(sources: Sequence[Run | Checkpoint]) -> None:
         console.print()
 
 
-def _single(source: Run | Checkpoint, console: Console) -> list[RenderableType]:
+def _single(source: Subject, console: Console) -> list[RenderableType]:
     """Return the parts that show one run or checkpoint in full."""
     model = fields_table(_shown(source.model_config.to_dict()), title="Model")
     parameters = _parameter_table(count_parameters(source.model_config), is_wide=is_unicode(console))
+    if isinstance(source, OpenedModel):
+        return [fields_table(source.lines(), title=source.name), model, parameters]
     if (checkpoint := _as_checkpoint(source)) is not None:
         return [fields_table(_checkpoint_lines(checkpoint), title=_label(source)), model, parameters]
     run = _run_of(source)
@@ -128,7 +140,7 @@ def _single(source: Run | Checkpoint, console: Console) -> list[RenderableType]:
     return [*parts, _checkpoint_table(run.checkpoints(), metrics)]
 
 
-def _side_by_side(sources: Sequence[Run | Checkpoint], console: Console) -> list[RenderableType]:
+def _side_by_side(sources: Sequence[Subject], console: Console) -> list[RenderableType]:
     """Return the parts that compare several: only what differs, what was reached, and the curves together."""
     labels = [_label(source) for source in sources]
     configs = [_flat_config(source) for source in sources]
@@ -222,7 +234,7 @@ def _checkpoint_lines(checkpoint: Checkpoint) -> dict[str, str]:
     return lines | ({"step": f"{checkpoint.step:,}"} if checkpoint.step is not None else {})
 
 
-def _reached(source: Run | Checkpoint) -> dict[str, str]:
+def _reached(source: Subject) -> dict[str, str]:
     """Return what a run came to, or the run of a checkpoint, in the words of the table."""
     run = _run_of_any(source)
     final = final_numbers(run.metrics()) if run else dict.fromkeys(("step", "tokens", "time_s", "tokens_per_s", "loss"))
@@ -239,23 +251,25 @@ def _reached(source: Run | Checkpoint) -> dict[str, str]:
     }
 
 
-def _flat_config(source: Run | Checkpoint) -> dict[str, Any]:
+def _flat_config(source: Subject) -> dict[str, Any]:
     run = _run_of_any(source)
     return source.model_config.to_dict() | (run.recipe if run else {})
 
 
-def _run_of_any(source: Run | Checkpoint) -> Run | None:
+def _run_of_any(source: Subject) -> Run | None:
+    if isinstance(source, OpenedModel):
+        return None
     checkpoint = _as_checkpoint(source)
     return _run_of(source) if checkpoint is None else checkpoint.run
 
 
-def _as_checkpoint(source: Run | Checkpoint) -> Checkpoint | None:
+def _as_checkpoint(source: Subject) -> Checkpoint | None:
     from cutaway.runs import Checkpoint
 
     return source if isinstance(source, Checkpoint) else None
 
 
-def _run_of(source: Run | Checkpoint) -> Run:
+def _run_of(source: Subject) -> Run:
     from cutaway.runs import Run
 
     if not isinstance(source, Run):
@@ -263,7 +277,7 @@ def _run_of(source: Run | Checkpoint) -> Run:
     return source
 
 
-def _label(source: Run | Checkpoint) -> str:
+def _label(source: Subject) -> str:
     checkpoint = _as_checkpoint(source)
     run = None if checkpoint is None else checkpoint.run
     return source.name if run is None else f"{run.name}/{source.name}"

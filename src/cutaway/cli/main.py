@@ -17,13 +17,14 @@ VERBS: dict[str, dict[str, str]] = {
     },
     "Make": {
         "train": "a model from a preset, or go on with a run",
-        "generate": "text from a run, a checkpoint or random weights",
+        "generate": "text from a run, a pretrained model or random weights",
     },
     "Look": {
-        "inspect": "a run: its configuration, parameters, loss curve, checkpoints",
+        "inspect": "a run or a model: configuration, parameters, loss curve, checkpoints",
+        "evaluate": "perplexity, HellaSwag, LAMBADA; where two models part",
     },
     "Set up": {
-        "download": "vocabularies and corpora: list, fetch, verify",
+        "download": "models, vocabularies, corpora: list, fetch, verify",
         "bench": "decoding and forward passes, beside the limits of the machine",
         "doctor": "what this machine has: versions, device, memory, sources, compiler",
     },

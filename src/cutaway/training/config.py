@@ -61,7 +61,7 @@ class TrainConfig:
     validation_fraction: float = 0.1
     """How much of the text, at its end, is kept for validation."""
     n_validation_windows: int | None = None
-    """Windows of the validation text to average over, spread evenly; after the last step, or unless given, all of them."""
+    """Windows of the validation text to average over, spread evenly; all of them unless given."""
     validate_every: int = 250
     """Steps between validation losses."""
     sample_every: int = 1000

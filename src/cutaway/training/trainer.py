@@ -169,8 +169,8 @@ def _tell(listeners: list[Listener], record: dict[str, Any]) -> None:
 def _look(state: TrainState, materials: Materials, observers: Mapping[str, Observer]) -> dict[str, Any]:
     """Measure what takes a while: the validation loss, the observers' values, and now and then a sample."""
     config, step = materials.config, state.step
-    max_windows = None if step == config.n_steps else config.n_validation_windows
-    loss = validation_loss(state.model, materials.validation_tokens, n_window=config.window, max_windows=max_windows)
+    tokens, n_windows = materials.validation_tokens, config.n_validation_windows
+    loss = validation_loss(state.model, tokens, n_window=config.window, max_windows=n_windows)
     found: dict[str, Any] = {"val_loss": loss}
     if not math.isfinite(found["val_loss"]):  # the run stops here, and such a model can say nothing
         return found

@@ -1,0 +1,94 @@
+"""What `cutaway inspect` is given: a run, a checkpoint, or a model in any format that is read."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cutaway.report import format_bytes
+
+if TYPE_CHECKING:
+    from cutaway.config import ModelConfig
+    from cutaway.runs import Checkpoint, Run
+    from cutaway.weights import ModelSource
+
+__all__ = ["OpenedModel", "open_subject"]
+
+
+@dataclass(frozen=True)
+class OpenedModel:
+    """A model that no run of ours made, described from its headers."""
+
+    name: str
+    source: ModelSource
+
+    @property
+    def path(self) -> Path:
+        """Where it lies."""
+        return self.source.path
+
+    @property
+    def model_config(self) -> ModelConfig:
+        """Its shape."""
+        return self.source.config
+
+    @cached_property
+    def n_bytes(self) -> int:
+        """The size of its file, or of the files of its folder."""
+        files = [self.path] if self.path.is_file() else [file for file in self.path.iterdir() if file.is_file()]
+        return sum(file.stat().st_size for file in files)
+
+    def lines(self) -> dict[str, str]:
+        """Return what there is to say of it, a line each."""
+        stored, tokenizer = self.source.stored(), self.source.tokenizer()
+        dtypes = ", ".join(sorted({tensor.dtype for tensor in stored.values()}))
+        n_numbers = sum(math.prod(tensor.shape) for tensor in stored.values())
+        return {
+            "path": str(self.path),
+            "format": self.source.kind,
+            **self.source.details(),
+            "size": f"{format_bytes(self.n_bytes)}, {len(stored)} tensors of {n_numbers:,} numbers in {dtypes}",
+            "tokenizer": f"{tokenizer.kind}, {tokenizer.d_vocab:,} tokens" if tokenizer else "none",
+            "chat template": "yes" if self.source.chat_template() else "none",
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the same, with every tensor, as values that JSON can hold."""
+        stored = {name: {"dtype": tensor.dtype, "shape": list(tensor.shape)} for name, tensor in self.source.stored().items()}
+        return {"kind": self.source.kind, "n_bytes": self.n_bytes, "details": self.source.details(), "tensors": stored}
+
+
+def open_subject(name: str, *, config: Path | None = None) -> Run | Checkpoint | OpenedModel:
+    """Return what a path, a run's name or a catalogue name stands for; `config` is the shape of a state that does not hold it.
+
+    Raises ValueError for a model of the catalogue that is not here yet, and as `open_run_or_checkpoint` and `open_model` do.
+    """
+    from cutaway import assets
+    from cutaway.runs import open_run_or_checkpoint
+    from cutaway.weights import open_model, read_config
+
+    path = Path(name)
+    asset = assets.CATALOGUE.get(name)
+    if not path.exists() and asset is not None and asset.kind == "model":
+        if (files := assets.locate(name)) is None:
+            raise ValueError(f"{name} is not here yet: fetch it by `cutaway download {name}`")
+        first = next(iter(files.values()))
+        path = first if len(files) == 1 else first.parent
+    is_state = path.is_file() and not (path.name == "model.safetensors" and (path.parent / "config.json").is_file())
+    if not (is_state or _is_hugging_face(path)):
+        return open_run_or_checkpoint(name)
+    return OpenedModel(
+        name.rstrip("/").rpartition("/")[2], open_model(path, config=None if config is None else read_config(config))
+    )
+
+
+def _is_hugging_face(path: Path) -> bool:
+    try:
+        values = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(values, dict) and "model_type" in values
