@@ -43,6 +43,8 @@ def test_names_and_files():
         "shakespeare": ["shakespeare.txt"],
         "tinyshakespeare": ["input.txt"],
         "stdlib": ["stdlib.txt"],
+        "hellaswag": ["hellaswag_val.jsonl"],
+        "lambada": ["lambada_test.jsonl"],
     }
     assert all(asset.name == name for name, asset in assets.CATALOGUE.items())
 

@@ -47,7 +47,7 @@ def test_fewer_windows_are_spread_evenly(play, long_tokens):
 
 
 def test_the_last_validation_loss_is_that_of_the_model_saved(config, play):
-    folder = train(config.replace(n_validation_windows=2), quiet=True)
+    folder = train(config, quiet=True)
     lm = cutaway.load(folder)
     ids = torch.tensor(lm.tokenizer.encode(play.read_text())).numpy().astype("uint16")
     _, validation = split_tokens(ids)

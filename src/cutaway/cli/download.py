@@ -21,7 +21,7 @@ __all__ = ["Fetched", "download", "fetch_all", "verify_all", "held"]
 _LEAST_WIDE = 72  # columns, with fewer the kind is left out
 
 
-@excludes("all", "names", why="all vocabularies and corpora, or what is named; leave out one of the two")
+@excludes("all", "names", why="all vocabularies and corpora, or what is named; leave out one")
 def download(names: tuple[str, ...] = (), /, *, all: bool = False, verify: bool = False, json: bool = False) -> None:
     """List models, vocabularies, corpora and datasets, or fetch those named into the cache.
 
@@ -41,7 +41,7 @@ def download(names: tuple[str, ...] = (), /, *, all: bool = False, verify: bool 
 
     In Python:
         from cutaway import assets
-        assets.fetch("gpt2-vocab")    # {'encoder.json': Path(...), ...}
+        assets.fetch("cl100k")    # {name: path, ...}
     """
     from cutaway import assets
 

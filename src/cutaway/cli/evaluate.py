@@ -62,8 +62,9 @@ def evaluate(
 
     In Python:
         from cutaway import evaluation
-        evaluation.multiple_choice(cutaway.load("smollm2-135m"), limit=200)
-        cutaway.compare(a, b, "some text")
+        lm = cutaway.load("smollm2-135m")
+        evaluation.multiple_choice(lm, limit=200)
+        cutaway.compare(lm, other, "some text")
     """
     _check(task, protocol, window, stride, limit, compare, models)
     sources = [source for model in models or (_latest(),) for source in (_checkpoints(model) if checkpoints else [model])]

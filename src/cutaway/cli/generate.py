@@ -33,7 +33,7 @@ def _preset(arguments: Sequence[str]) -> tuple[str, Sampling]:
     return name, SAMPLING_PRESETS[name]
 
 
-@excludes("random", "model", "chat", why="its weights are untrained")
+@excludes("random", "model", "chat", why="one has untrained weights, the other trained ones")
 @excludes("chat", "compare", "num_beams", "length_penalty", why="a conversation is answered as it comes")
 @excludes("chat", "json", why="the answer is shown as it comes")
 @excludes("json", "interactive", why="what is typed is answered as it comes; give the prompts as arguments instead")
@@ -95,7 +95,7 @@ def generate(
         cutaway generate "ROMEO:" --compare
         cutaway generate "ROMEO:" --stop "JULIET:"
         cutaway generate "Hello" --random gpt2
-        cutaway generate "Why is the sky blue?" --chat --model smollm2-135m
+        cutaway generate "Why?" --chat --model smollm2-135m
 
     In Python:
         lm = cutaway.load("runs/shakespeare-char")

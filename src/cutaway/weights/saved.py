@@ -33,8 +33,10 @@ class SavedModel(ModelSource):
         yield from stream_tensors(self.path / "model.safetensors")
 
     def tokenizer(self) -> Tokenizer | None:
-        """Return the tokenizer in the folder, or else that of the run."""
+        """Return the tokenizer in the folder, or else that of the run; raises ValueError for a run that has lost it."""
         file = self._beside("tokenizer.json")
+        if file is None and self._checkpoint.run is not None:
+            raise ValueError(f"{self._checkpoint.run.path} has lost its tokenizer.json: bring it back")
         return None if file is None else load_tokenizer(file)
 
     def chat_template(self) -> str | None:
