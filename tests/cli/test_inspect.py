@@ -1,9 +1,14 @@
 import json
 
 import pytest
+import torch
 
 from cutaway.cli.parameters import count_parameters
 from cutaway.config import ModelConfig
+from cutaway.model import Transformer
+from cutaway.tokenizers import BPETokenizer
+from cutaway.weights import save_hugging_face
+from gguf_files import write_llama
 from run_directories import make_run, record
 
 
@@ -123,3 +128,53 @@ def test_the_counts_are_the_model_s(variant):
     assert sum(parameter.count for parameter in parameters) == sum(p.numel() for p in Transformer(variant).parameters())
     assert all(parameter.n_places == variant.n_layers for parameter in parameters if parameter.component == "attention")
     assert [each.tied_to for each in parameters if each.name == "W_U"] == ["W_E" if variant.tie_embeddings else None]
+
+
+class TestModelsOfOtherMakers:
+    """Anything that loads is described, from headers alone."""
+
+    @pytest.fixture
+    def hub(self, tmp_path):
+        model = Transformer(ModelConfig(d_vocab=300, n_ctx=16, n_layers=2, n_heads=2, d_model=16))
+        save_hugging_face(model, tmp_path / "hub", tokenizer=BPETokenizer())
+        return tmp_path / "hub"
+
+    def test_a_hugging_face_folder(self, cutaway, hub, monkeypatch):
+        monkeypatch.setattr("cutaway.weights.hugging_face.HuggingFaceFolder.tensors", None)  # no weight is read
+        code, out, err = cutaway("inspect", "hub")
+        assert (code, err) == (0, "")
+        text = "\n".join(" ".join(line.split()) for line in out.splitlines())
+        for expected in ("format Hugging Face folder", "family gpt2", "d_vocab 300", "W_in 64 × 16 2 2,048", "chat template none"):
+            assert expected in text
+        found = json.loads(cutaway("inspect", "hub", "--json")[1])["runs"][0]
+        assert found["tensors"]["transformer.wte.weight"] == {"dtype": "F32", "shape": [300, 16]}
+
+    def test_beside_a_run(self, cutaway, hub, runs):
+        code, out, err = cutaway("inspect", "hub", "small")
+        assert (code, err) == (0, "")
+        assert any(line.split() == ["d_vocab", "300", "11"] for line in out.splitlines())
+
+    def test_a_gguf_file(self, cutaway, tmp_path):
+        write_llama(tmp_path / "model.gguf")
+        code, out, err = cutaway("inspect", "model.gguf")
+        assert (code, err) == (0, "")
+        assert "architecture   llama" in out
+
+    def test_a_transformer_lens_state_and_its_shape(self, cutaway, tmp_path):
+        config = ModelConfig(
+            d_vocab=5, n_ctx=8, n_layers=0, n_heads=1, d_model=4, norm="none", position="none", tie_embeddings=False
+        )
+        state = {"embed.W_E": torch.zeros(5, 4), "unembed.W_U": torch.zeros(4, 5), "unembed.b_U": torch.zeros(5)}
+        torch.save(state, tmp_path / "state.pt")
+        (tmp_path / "shape.json").write_text(json.dumps(config.to_dict()))
+        code, _, err = cutaway("inspect", "state.pt")
+        assert code == 2
+        assert "does not hold the model's shape" in err
+        code, out, err = cutaway("inspect", "state.pt", "--config", "shape.json")
+        assert (code, err) == (0, "")
+        assert "TransformerLens" in out
+
+    def test_a_model_that_is_not_here_is_not_fetched(self, cutaway):
+        code, _, err = cutaway("inspect", "gpt2-xl")
+        assert code == 2
+        assert err == "cutaway: gpt2-xl is not here yet: fetch it by `cutaway download gpt2-xl`\n"

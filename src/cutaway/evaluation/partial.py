@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from cutaway.evaluation.scoring import Request, Score, Scores, score_batches
+from cutaway.evaluation.scoring import Request, Score, Scores, default_batch_tokens, score_batches
 from cutaway.language_model import LanguageModel
 from cutaway.runtime import atomic_write
 from cutaway.tokenizers import tokenizer_hash
@@ -27,7 +27,7 @@ def score_resumably(
     *,
     partial: Path | None = None,
     report: Report | None = None,
-    batch_tokens: int = 4096,
+    batch_tokens: int | None = None,
 ) -> list[Scores]:
     """Return the scores of every request in order, keeping them in the folder `partial` as they come.
 
@@ -36,6 +36,7 @@ def score_resumably(
     """
     found: dict[int, Scores] = {}
     path = None
+    batch_tokens = batch_tokens or default_batch_tokens(lm.model)
     if partial is not None:
         path = partial / f"{_key(lm, requests, batch_tokens)}.jsonl"
         found = _read(path, requests)
