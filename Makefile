@@ -18,7 +18,7 @@ demo: $(VENV)/.core  ## train a small GPT on Shakespeare, show text before and a
 test: $(VENV)/.dev   ## the tests (two workers)
 	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal -m "not slow"
 
-test-all: $(VENV)/.dev  ## the tests and the minutes-long ones
+test-all: $(VENV)/.oracles  ## the tests and the minutes-long ones, some against other libraries
 	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal
 
 check: $(VENV)/.dev  ## format, lint, types, architecture
@@ -56,6 +56,11 @@ $(VENV)/.torch: constraints.txt | $(BIN)/python
 $(VENV)/.core: pyproject.toml constraints.txt $(VENV)/.torch
 	@echo "installing cutaway"
 	@$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.oracles: pyproject.toml constraints.txt $(VENV)/.dev
+	@echo "installing what the longer tests measure against"
+	@$(PIP) --editable ".[dev,oracles]"
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt $(VENV)/.core

@@ -76,7 +76,7 @@ def test_replace_lets_sizes_follow_again_and_keeps_those_given() -> None:
         ({"position": "rotary", "rotary_dim": 3}, "rotary_dim is 3; expected an even number of at most d_head 4"),
         ({"position": "rotary", "rotary_dim": 6}, "rotary_dim is 6"),
         ({"position": "rotary", "d_head": 5}, "rotary_dim is 5"),
-        ({"d_vocab_out": 7}, "tied embeddings need d_vocab_out 7 equal to d_vocab 31"),
+        ({"d_vocab_out": 7}, "d_vocab_out 7 is not d_vocab 31: set tie_embeddings=False"),
     ],
     ids=str,
 )
@@ -125,3 +125,10 @@ def test_baby_gpt_has_the_number_of_parameters_that_nanogpt_prints() -> None:
     n_parameters = sum(weight.numel() for name, weight in model.named_parameters() if "W_pos" not in name)
     assert n_parameters == 65 * 128 + 4 * (12 * 128**2 + 2 * 128) + 128
     assert round(n_parameters / 1e6, 2) == 0.80
+
+
+@pytest.mark.parametrize("name", ["norm_eps", "rotary_base"])
+@pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf")])
+def test_numbers_that_make_no_sense(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f"{name} is {value}; expected a number above 0"):
+        ModelConfig.preset("gpt2", **{name: value})

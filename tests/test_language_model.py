@@ -15,6 +15,7 @@ from cutaway.config import ModelConfig
 from cutaway.generation import Sampling, TextStream, beam_search, decode
 from cutaway.language_model import LanguageModel, load, random_model
 from cutaway.model import Transformer
+from cutaway.runs import values_sha256
 from cutaway.tokenizers import END_OF_TEXT, BPETokenizer, BytePairTokenizer, CharTokenizer, NoTokenizer, Tokenizer
 from cutaway.weights import save_model
 from run_directories import TRAIN
@@ -257,6 +258,7 @@ def run(lm: LanguageModel, tmp_path: Path) -> Path:
         older = Transformer(lm.config).double()
         save_model(lm.model if step == 100 else older, checkpoint)
         sha256 = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in checkpoint.iterdir()}
+        sha256["state.json"] = values_sha256({"step": step})
         (checkpoint / "state.json").write_text(json.dumps({"step": step, "sha256": sha256}))
     return run
 
@@ -354,6 +356,14 @@ def test_it_prints_as_one_line(lm: LanguageModel) -> None:
     assert repr(lm.tokenizer) in line
 
 
+def _always(config: ModelConfig, token: int) -> Transformer:
+    """A model that gives one token whatever it reads."""
+    model = Transformer(config.replace(unembed_bias=True))
+    with torch.no_grad():
+        model.unembed.W_U.bias[token] = 1e3
+    return model.eval()
+
+
 class TestChat:
     """Turns of a conversation as tokens of their own."""
 
@@ -385,6 +395,13 @@ class TestChat:
         answers = {talker.chat([{"role": "user", "content": text}], max_new_tokens=30) for text in "abcdef"}
         assert min(map(len, answers)) < 15
 
+    def test_any_special_token_ends_a_turn(self, talker: LanguageModel) -> None:
+        """Otherwise its name would stand in the answer, and the next turn could not be written."""
+        tokenizer = BytePairTokenizer(special_tokens={**talker.tokenizer.special_tokens, "<other>": 258}, eos_token="<|im_end|>")
+        other = replace(make_lm(lambda config: _always(config, 258), tokenizer), chat_template=self.TEMPLATE)
+        assert other.chat("Hi") == ""
+        assert other.generate("Hi", max_new_tokens=2) == "Hi<other><other>"
+
     def test_names_in_ordinary_text_are_ordinary(self, talker: LanguageModel) -> None:
         assert 256 not in talker.tokens("<|im_start|>")
         with pytest.raises(ValueError, match=r"holds the special token <\|im_end\|>, which would end it"):
@@ -399,7 +416,7 @@ def test_a_model_without_a_tokenizer(make_model: MakeModel) -> None:
     lm = make_lm(make_model, NoTokenizer(), d_vocab=7)
     assert lm.model(torch.tensor([[1, 2]])).shape == (1, 2, 7)
     for call in (lm.generate, lm.tokens, lambda text: lm.text([1])):
-        with pytest.raises(ValueError, match="came without a tokenizer: call it with ids"):
+        with pytest.raises(ValueError, match="came without a tokenizer: give one by --tokenizer"):
             call("a")
 
 

@@ -7,11 +7,13 @@ from cutaway.config import ModelConfig
 from cutaway.runs import (
     Checkpoint,
     Run,
+    file_sha256,
     latest_run,
     list_runs,
     open_run_or_checkpoint,
     read_metrics,
     runs_root,
+    values_sha256,
 )
 from run_directories import TRAIN, make_run, record
 
@@ -144,3 +146,62 @@ def test_a_damaged_checkpoint_is_refused_in_a_sentence(tmp_path):
     assert Run(folder).latest_checkpoint() is None
     with pytest.raises(ValueError, match=r"no model\.safetensors"):
         Checkpoint.at(weights.parent)
+
+
+class TestWhatIsVerified:
+    """Everything that was recorded, or the files that are asked for and the state that holds their hashes."""
+
+    WEIGHTS = ("config.json", "model.safetensors")
+
+    @pytest.fixture
+    def checkpoint(self, tmp_path):
+        path = make_run(tmp_path / "tiny", checkpoint_steps=(50,)) / "checkpoints/step-000050"
+        (path / "optimizer.safetensors").write_bytes(b"averages")
+        state = {"step": 50}
+        sha256 = {file.name: file_sha256(file) for file in path.iterdir()} | {"state.json": values_sha256(state)}
+        (path / "state.json").write_text(json.dumps({**state, "sha256": sha256}))
+        return Checkpoint.at(path)
+
+    def test_what_is_whole(self, checkpoint):
+        assert checkpoint.verify() == checkpoint.verify(self.WEIGHTS) == {"step": 50}
+
+    def test_a_missing_file(self, checkpoint):
+        (checkpoint.path / "optimizer.safetensors").unlink()
+        with pytest.raises(ValueError, match=r"optimizer\.safetensors is missing: use another checkpoint, or remove step-000050"):
+            checkpoint.verify()
+        assert checkpoint.verify(self.WEIGHTS) == {"step": 50}
+
+    @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "optimizer.safetensors"])
+    def test_a_damaged_file(self, checkpoint, name):
+        file = checkpoint.path / name
+        file.write_bytes(file.read_bytes()[:-1] + b"?")
+        with pytest.raises(
+            ValueError, match=rf"{name} is damaged \(its sha256 is not the one recorded .*\): use another checkpoint"
+        ):
+            checkpoint.verify()
+        if name in self.WEIGHTS:
+            with pytest.raises(ValueError, match=f"{name} is damaged"):
+                checkpoint.verify(self.WEIGHTS)
+        else:
+            assert checkpoint.verify(self.WEIGHTS) == {"step": 50}
+
+    @pytest.mark.parametrize(
+        ("change", "name"),
+        [
+            (lambda state: state.update(step=51), "state.json"),
+            (lambda state: state.pop("sha256"), "state.json"),
+            (lambda state: state["sha256"].pop("model.safetensors"), "model.safetensors"),
+        ],
+        ids=["another step", "no hashes", "no hash of the weights"],
+    )
+    def test_a_state_that_was_changed(self, checkpoint, change, name):
+        file = checkpoint.path / "state.json"
+        state = json.loads(file.read_text())
+        change(state)
+        file.write_text(json.dumps(state))
+        with pytest.raises(ValueError, match=f"{name} is damaged"):
+            checkpoint.verify(self.WEIGHTS)
+
+    def test_a_folder_of_another_maker_is_taken_as_it_is(self, checkpoint):
+        (checkpoint.path / "state.json").unlink()
+        assert checkpoint.verify() == {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, Self, get_args
 
@@ -104,24 +105,22 @@ class ModelConfig:
         for name, kind in (("norm", Norm), ("position", Position), ("act", Activation), ("block", BlockKind)):
             if getattr(self, name) not in get_args(kind):
                 raise ValueError(f"{name} is {getattr(self, name)!r}; expected one of {', '.join(get_args(kind))}")
+        for name in ("norm_eps", "rotary_base"):
+            number = getattr(self, name)
+            if not isinstance(number, int | float) or not 0 < number < math.inf:
+                raise ValueError(f"{name} is {number!r}; expected a number above 0")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout is {self.dropout}; expected at least 0 and less than 1")
         if self.d_head is None and self.d_model % self.n_heads:
-            raise ValueError(
-                f"d_model {self.d_model} does not divide into n_heads {self.n_heads}: change one of them, or give d_head"
-            )
+            raise ValueError(f"d_model {self.d_model} does not divide into n_heads {self.n_heads}: change one, or give d_head")
 
     def _check_fit(self) -> None:
         if self.n_heads % self.n_kv_heads:
             raise ValueError(f"n_heads {self.n_heads} does not divide into n_kv_heads {self.n_kv_heads} groups")
         if self.position == "rotary" and (self.rotary_dim % 2 or not 0 < self.rotary_dim <= self.d_head):
-            raise ValueError(
-                f"rotary_dim is {self.rotary_dim}; expected an even number of at most d_head {self.d_head}, as it turns pairs"
-            )
+            raise ValueError(f"rotary_dim is {self.rotary_dim}; expected an even number of at most d_head {self.d_head}")
         if self.tie_embeddings and self.d_vocab_out != self.d_vocab:
-            raise ValueError(
-                f"tied embeddings need d_vocab_out {self.d_vocab_out} equal to d_vocab {self.d_vocab}: set tie_embeddings=False"
-            )
+            raise ValueError(f"d_vocab_out {self.d_vocab_out} is not d_vocab {self.d_vocab}: set tie_embeddings=False")
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> Self:

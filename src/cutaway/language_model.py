@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import string
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,9 +19,9 @@ from cutaway.model import Transformer
 from cutaway.report import fetch_progress
 from cutaway.runtime import free_memory_gib, pick_device, seeded_generator
 from cutaway.tokenizers import BytePairTokenizer, CharTokenizer, NoTokenizer, Tokenizer
-from cutaway.weights import ModelSource, open_model, read_model
+from cutaway.weights import ModelSource, open_model, parameter_shapes, read_model
 
-__all__ = ["LanguageModel", "load", "random_model"]
+__all__ = ["LanguageModel", "load", "random_model", "check_memory"]
 
 _Prompt = TypeVar("_Prompt", str, list[str])
 
@@ -119,6 +119,7 @@ class LanguageModel:
             for row, piece in self._continue(
                 rows,
                 stop,
+                self._end_ids,
                 max_new_tokens=max_new_tokens,
                 sampling=sampling,
                 seed=seed,
@@ -143,12 +144,14 @@ class LanguageModel:
     ) -> Iterator[str]:
         """Yield the continuation piece by piece, each of whole characters; joined, the pieces are what `generate` adds.
 
-        A special token's name in the prompt stands for that token with `allow_special`, otherwise it is ordinary text.
+        A special token's name in the prompt is ordinary text; with `allow_special` it stands for that token, and any such token ends
+        the continuation: a turn of a conversation is what stands between two of them.
         """
         rows = self._encode([prompt], bos=bos, allow_special=allow_special)
         sampling = sampling or Sampling.of("balanced")
+        ends = set(self.tokenizer.special_tokens.values()) if allow_special else self._end_ids
         for _, piece in self._continue(
-            rows, stop, max_new_tokens=max_new_tokens, sampling=sampling, seed=seed, compile=compile, tell=tell
+            rows, stop, ends, max_new_tokens=max_new_tokens, sampling=sampling, seed=seed, compile=compile, tell=tell
         ):
             yield piece
 
@@ -188,6 +191,7 @@ class LanguageModel:
         self,
         rows: list[list[int]],
         stop: Sequence[str],
+        ends: Collection[int],
         *,
         max_new_tokens: int,
         sampling: Sampling,
@@ -197,8 +201,6 @@ class LanguageModel:
     ) -> Iterator[tuple[int, str]]:
         streams = [TextStream(self.tokenizer, stop) for _ in rows]
         pieces = [""] * len(rows)
-
-        ends = self._end_ids
 
         def is_done(row: int, token: int) -> bool:
             if token in ends:
@@ -280,22 +282,23 @@ def load(
     with fetch_progress() as report:
         found = open_model(source, config=config, report=report)
     where = pick_device(device)
-    _check_memory(found, where, dtype)
+    check_memory(found, where, dtype=dtype)
     model = read_model(found, device=where, dtype=dtype)
     return LanguageModel(model, tokenizer or found.tokenizer() or NoTokenizer(), found.chat_template())
 
 
-def _check_memory(source: ModelSource, device: torch.device, dtype: torch.dtype | None) -> None:
-    """Raise ValueError for weights that would not fit, before any is read."""
+def check_memory(
+    source: ModelSource, device: torch.device, *, dtype: torch.dtype | None = None, n_copies: int = 1, what: str = "its weights"
+) -> None:
+    """Raise ValueError, before any is read, for weights of which `n_copies` would not fit into the free memory."""
     free = free_memory_gib(device)
-    with torch.device("meta"):
-        n_parameters = sum(weight.numel() for weight in Transformer(source.config).parameters())
-    needed = n_parameters * (dtype or torch.float32).itemsize / 2**30
+    n_parameters = sum(shape.numel() for shape in parameter_shapes(source.config).values())
+    needed = n_copies * n_parameters * (dtype or torch.float32).itemsize / 2**30
     if free is not None and needed > free:
         half = n_parameters * 2 / 2**30
-        hint = f"dtype=torch.bfloat16 needs {half:.1f}; " if half < min(free, needed) else ""
+        hint = f"dtype=torch.bfloat16 needs {half:.1f}; " if n_copies == 1 and half < min(free, needed) else ""
         raise ValueError(
-            f"{source.path} needs {needed:.1f} GiB of memory for its weights and {free:.1f} are free on {device}: "
+            f"{source.path} needs {needed:.1f} GiB of memory for {what} and {free:.1f} are free on {device}: "
             f"{hint}free some, or use a larger machine"
         )
 

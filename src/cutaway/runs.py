@@ -78,8 +78,8 @@ class Checkpoint:
         folder = self.path.parent.parent
         return Run(folder) if self.path.parent.name == "checkpoints" and _is_run(folder) else None
 
-    def verify(self) -> dict[str, Any]:
-        """Return `state.json` after holding every file against the hash in it.
+    def verify(self, names: Sequence[str] | None = None) -> dict[str, Any]:
+        """Return `state.json` after holding it and the files of these names, or else all of them, against the hashes in it.
 
         Raises ValueError for a file that is damaged or missing. A folder without `state.json`, not written by a run, is taken as it is.
         """
@@ -87,17 +87,15 @@ class Checkpoint:
             return {}
         state = _read_json(self.path / "state.json")
         recorded = state.pop("sha256", {"state.json": None})
-        for name, sha256 in recorded.items():
+        for name in recorded if names is None else ("state.json", *names):
             file = self.path / name
-            if name == "state.json":
-                found = values_sha256(state)
+            if not file.is_file():
+                wrong = "is missing"
+            elif recorded.get(name) != (values_sha256(state) if name == "state.json" else file_sha256(file)):
+                wrong = "is damaged (its sha256 is not the one recorded when it was written)"
             else:
-                found = file_sha256(file) if file.is_file() else ""
-            if found != sha256:
-                raise ValueError(
-                    f"{file} is damaged (its sha256 is not the one recorded when it was written): use another checkpoint, "
-                    f"or remove {self.name} to go on from the one before"
-                )
+                continue
+            raise ValueError(f"{file} {wrong}: use another checkpoint, or remove {self.name} to go on from the one before")
         return state
 
     def tensors(self) -> dict[str, tuple[str, tuple[int, ...]]]:

@@ -1,11 +1,18 @@
+import hashlib
 import json
 import shutil
+import weakref
 
+import numpy as np
 import pytest
 
 import cutaway as package
 from cutaway import evaluation
+from cutaway.cli.evaluate import _n_within
 from cutaway.data import split_tokens
+from cutaway.language_model import LanguageModel, load
+from cutaway.tokenizers import END_OF_TEXT, BPETokenizer
+from cutaway.weights import save_hugging_face
 from tiny_training import tiny_config, write_text
 
 ROW = {"activity_label": "a king", "ctx_a": "the king", "ctx_b": "and", "ctx": "the king and", "label": 1}
@@ -37,10 +44,10 @@ def test_a_run_is_measured_on_the_text_that_it_kept_for_validation(cutaway, run,
     code, out, err = cutaway("evaluate", "--json")
     assert (code, err) == (0, "")
     (found,) = json.loads(out).values()
-    lm = package.load(run)
-    tokens = lm.tokens((trained.parent / "play.txt").read_text())[0].numpy().astype("uint32")
-    kept = lm.text(split_tokens(tokens)[1].tolist())
-    assert found == json.loads(json.dumps(evaluation.perplexity(lm, kept).to_dict()))
+    lm, text = package.load(run), trained.parent / "play.txt"
+    kept = split_tokens(np.asarray(lm.tokenizer.encode(text.read_text()), dtype="uint32"))[1].tolist()
+    expected = evaluation.perplexity(lm, kept, source=f"validation part of {text}")
+    assert found == json.loads(json.dumps(expected.to_dict()))
     assert f"{found['metrics']['nats_per_token']['value']:.4g}" in " ".join(cutaway("evaluate")[1].split())
 
 
@@ -50,7 +57,11 @@ def test_a_given_text_with_its_own_window(cutaway, run, tmp_path):
     assert code == 0
     settings = json.loads(out)["play"]["settings"]
     assert (settings["window"], settings["stride"]) == (16, 4)
-    assert settings["n_tokens"] <= 60
+    assert settings["n_bytes"] == 59  # of 60 characters the first is not predicted
+    assert settings["source"] == "notes.txt"
+    assert settings["sha256"] == hashlib.sha256((tmp_path / "notes.txt").read_bytes()[:60]).hexdigest()
+    table = " ".join(cutaway("evaluate", "play", "--data", "notes.txt", "--limit", "60")[1].split())
+    assert f"source notes.txt, sha256 {settings['sha256'][:12]}, " in table
 
 
 @pytest.mark.parametrize("protocol", ["lm-eval", "completion"])
@@ -83,12 +94,104 @@ def test_every_checkpoint_stands_in_one_table(cutaway, run):
     ]
 
 
-def test_what_was_measured_is_kept_and_taken_up(cutaway, run, rows, monkeypatch):
+def test_what_was_stopped_goes_on_and_what_is_complete_is_not_kept(cutaway, run, rows, monkeypatch):
     arguments = ("evaluate", "play", "--task", "hellaswag", "--data", str(rows), "--json")
-    first = cutaway(*arguments)
-    assert list((run.parent.parent / "cache" / "evaluations").iterdir())
-    monkeypatch.setattr("cutaway.evaluation.scoring._score_rows", None)  # nothing is computed again
-    assert cutaway(*arguments) == first
+    folder = run.parent.parent / "cache" / "evaluations"
+    expected = cutaway(*arguments)
+    assert list(folder.iterdir()) == []
+    score_batches = evaluation.partial.score_batches
+
+    def interrupted(*given, **options):
+        yield next(score_batches(*given, **options | {"batch_tokens": 60}))
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("cutaway.evaluation.partial.score_batches", interrupted)
+        assert cutaway(*arguments)[0] == 130
+    (left,) = folder.iterdir()
+    n_left = len(left.read_text().splitlines())
+    assert 0 < n_left < 5
+    done = []
+
+    def counted(*given, **options):
+        done.append(len(options["done"]))
+        return score_batches(*given, **options)
+
+    monkeypatch.setattr("cutaway.evaluation.partial.score_batches", counted)
+    assert cutaway(*arguments)[0] == expected[0]
+    assert done == [n_left]
+    assert list(folder.iterdir()) == []
+
+
+def test_models_with_other_tokenizers_read_the_same_span(cutaway, run, tmp_path, make_model):
+    """Of a given text the limit cuts characters, whose number does not depend on who reads."""
+    lm = load(run)
+    tokenizer = BPETokenizer(special_tokens=[END_OF_TEXT])
+    other = LanguageModel(make_model(lm.config.replace(d_vocab=tokenizer.d_vocab)).float(), tokenizer)
+    save_hugging_face(other.model, tmp_path / "bytes", tokenizer=other.tokenizer)
+    (tmp_path / "notes.txt").write_text("the naïve fool laughs at the king — at night. " * 9)
+    code, out, err = cutaway("evaluate", "play", "bytes", "--data", "notes.txt", "--limit", "50", "--json")
+    assert (code, err) == (0, "")
+    settings = [found["settings"] for found in json.loads(out).values()]
+    assert settings[0]["n_tokens"] != settings[1]["n_tokens"]
+    assert {each["sha256"] for each in settings} == {hashlib.sha256((tmp_path / "notes.txt").read_text()[:50].encode()).hexdigest()}
+
+
+@pytest.mark.parametrize("limit", [1, 2, 37, 99, 10_000])
+def test_of_a_runs_own_ids_the_limit_takes_those_within_so_many_characters(cutaway, run, trained, limit):
+    lm = load(run)
+    kept = split_tokens(np.asarray(lm.tokenizer.encode((trained.parent / "play.txt").read_text()), dtype="uint32"))[1].tolist()
+    expected = [place for place in range(len(kept) + 1) if len(lm.text(kept[:place])) <= limit][-1]
+    code, out, err = cutaway("evaluate", "play", "--limit", str(limit), "--json")
+    if expected < 2:
+        assert (code, "the text has fewer than two tokens" in err) == (2, True)
+    else:
+        assert json.loads(out)["play"]["settings"]["n_tokens"] == expected - 1
+
+
+def test_characters_of_several_ids_are_not_cut():
+    tokenizer = BPETokenizer()  # bytes
+    ids = tokenizer.encode("a—b😀c")
+    found = [_n_within(ids, tokenizer, n_characters) for n_characters in range(7)]
+    assert found == [len("a—b😀c"[:n_characters].encode()) for n_characters in range(7)]
+
+
+def test_runs_with_texts_of_their_own(cutaway, run, trained, tmp_path):
+    other_text = write_text(tmp_path, seed=1, name="other.txt")
+    other = shutil.copytree(run, tmp_path / "runs/other")
+    config, manifest = (json.loads((other / name).read_text()) for name in ("config.json", "manifest.json"))
+    config["train"]["data"] = str(other_text)
+    manifest["data"]["sha256"] = hashlib.sha256(other_text.read_bytes()).hexdigest()
+    (other / "config.json").write_text(json.dumps(config))
+    (other / "manifest.json").write_text(json.dumps(manifest))
+    code, out, err = cutaway("evaluate", "play", "other", "--json")
+    assert code == 0
+    assert len({found["settings"]["sha256"] for found in json.loads(out).values()}) == 2
+    assert "each run was read on its own validation text and these differ" in err
+    assert cutaway("evaluate", "play", "other", "--data", str(other_text))[2] == ""
+
+    other_text.write_text(other_text.read_text() + "and on")
+    code, _, err = cutaway("evaluate", "other")
+    assert code == 2
+    assert "other.txt has changed since runs/other was trained on it" in err.replace(f"{tmp_path}/", "")
+    assert err.count("\n") == 1
+    (other / "manifest.json").unlink()  # nothing to hold it against
+    assert cutaway("evaluate", "other")[0] == 0
+
+
+def test_a_model_is_gone_before_the_next_is_loaded(cutaway, run, monkeypatch):
+    loaded = []
+
+    def load_alone(*given, **options):
+        assert [model for model in loaded if model() is not None] == []
+        lm = load(*given, **options)
+        loaded.append(weakref.ref(lm.model))
+        return lm
+
+    monkeypatch.setattr("cutaway.language_model.load", load_alone)
+    code, _, err = cutaway("evaluate", "play", "--checkpoints")
+    assert (code, err) == (0, "")
+    assert len(loaded) == 3
 
 
 def test_two_models_are_compared(cutaway, run):
@@ -96,7 +199,9 @@ def test_two_models_are_compared(cutaway, run):
     code, out, _ = cutaway("evaluate", first, last, "--compare", "--limit", "50")
     assert code == 0
     assert "the first activation to differ by more than 1e-05 of its norm is embed" in out
+    assert "on validation part of " in out
     found = json.loads(cutaway("evaluate", first, first, "--compare", "--json")[1])
+    assert found["source"].endswith("play.txt")
     assert (found["kl"], found["agreement"], found["first_difference"]) == (0.0, 1.0, None)
 
 
@@ -109,6 +214,7 @@ def test_two_models_are_compared(cutaway, run):
         (["--limit", "0"], "--limit is 0; expected at least 1"),
         (["--window", "99"], "the window is 99 tokens; expected 1 to n_ctx 32"),
         (["play", "--compare"], "--compare takes two models and a text, not 1"),
+        (["play", "play", "--compare", "--checkpoints"], "--compare takes two models, not all checkpoints of a run"),
         (["runs/play/checkpoints/step-000006", "--checkpoints"], "is one checkpoint: --checkpoints takes runs"),
         (["play", "--task", "hellaswag", "--data", "absent.jsonl"], "there is no file 'absent.jsonl'"),
         (["play", "--task", "hellaswag", "--data", "bad.jsonl"], "bad.jsonl, line 2: the field 'endings' is missing"),
@@ -127,8 +233,6 @@ def test_bad_input_is_a_sentence(cutaway, run, rows, tmp_path, arguments, senten
 
 def test_a_model_without_a_run_has_no_text_of_its_own(cutaway, run, tmp_path):
     lm = package.load(run)
-    from cutaway.weights import save_hugging_face
-
     save_hugging_face(lm.model, tmp_path / "hub", tokenizer=lm.tokenizer)
     code, _, err = cutaway("evaluate", "hub")
     assert code == 2

@@ -8,6 +8,9 @@ import pytest
 
 import cutaway as package
 from cutaway.generation.strategies import STRATEGIES
+from cutaway.runtime import seeded_generator
+from cutaway.tokenizers import BytePairTokenizer
+from cutaway.weights import save_hugging_face
 from tiny_training import tiny_config, write_text
 
 
@@ -154,3 +157,62 @@ def test_random_weights_need_no_run(cutaway, tmp_path):
     assert cutaway(*arguments)[1] == out
     assert cutaway(*arguments, "--seed", "1")[1] != out
     assert not (tmp_path / "runs").exists()
+
+
+class TestConversations:
+    """A model trained on conversations, in a Hugging Face folder with its template."""
+
+    TEMPLATE = "{% for message in messages %}<|{{ message.role }}|>{{ message.content }}{% endfor %}<|assistant|>"
+
+    @pytest.fixture
+    def talker(self, tmp_path):
+        specials = {"<|user|>": 256, "<|assistant|>": 257, "<|end|>": 258}
+        tokenizer = BytePairTokenizer(special_tokens=specials, eos_token="<|end|>")
+        config = package.ModelConfig(d_vocab=tokenizer.d_vocab, n_ctx=128, n_layers=1, n_heads=2, d_model=16)
+        model = package.Transformer(config, generator=seeded_generator(0))
+        save_hugging_face(model, tmp_path / "talker", tokenizer=tokenizer, chat_template=self.TEMPLATE)
+        return package.load(tmp_path / "talker")
+
+    def test_what_is_read_is_shown_before_the_answer(self, cutaway, talker):
+        code, out, err = cutaway("generate", "Hi", "--chat", "--model", "talker", "--max-new-tokens", "5", "--seed", "2")
+        assert (code, err) == (0, "talker\n\n")
+        assert out == "<|user|>Hi<|assistant|>" + talker.chat("Hi", max_new_tokens=5, seed=2) + "\n"
+
+    def test_each_message_follows_all_before(self, cutaway, talker, monkeypatch):
+        monkeypatch.setattr("sys.stdin", io.StringIO("Hi\n<|end|>\nWhy?\n\n"))
+        code, out, err = cutaway("generate", "--chat", "--interactive", "--model", "talker", "--max-new-tokens", "4")
+        assert code == 0
+        assert "message 3 holds the special token <|end|>, which would end it" in err
+        first = talker.chat("Hi", max_new_tokens=4)
+        talk = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": first}, {"role": "user", "content": "Why?"}]
+        second = talker.chat(talk, max_new_tokens=4)
+        assert out == f"<|user|>Hi<|assistant|>{first}\n<|user|>Why?<|assistant|>{second}\n"
+
+    def test_a_model_without_a_template(self, cutaway, run):
+        code, _, err = cutaway("generate", "Hi", "--chat")
+        assert code == 2
+        assert "no chat template, as it was not trained on conversations: use generate" in err
+
+    @pytest.mark.parametrize(
+        "arguments", [["--chat"], ["a", "b", "--chat"], ["a", "--chat", "--compare"], ["a", "--chat", "--json"]], ids=" ".join
+    )
+    def test_what_does_not_go_together(self, cutaway, talker, arguments):
+        code, out, err = cutaway("generate", *arguments, "--model", "talker")
+        assert (code, out) == (2, "")
+        assert err.count("\n") == 1
+
+
+def test_without_a_run_a_pretrained_model_is_offered(cutaway, monkeypatch):
+    code, _, err = cutaway("generate", "Hello")
+    assert code == 2
+    assert "there is no run yet: make one by `cutaway demo`, or take a pretrained model (93 MB to fetch" in err
+    asked = []
+
+    class Answer:
+        def ask(self):
+            return False
+
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("questionary.confirm", lambda question, default: asked.append(question) or Answer())
+    assert cutaway("generate", "Hello")[0] == 2
+    assert "93 MB" in asked[0]

@@ -7,7 +7,7 @@ from cutaway.cli.parameters import count_parameters
 from cutaway.config import ModelConfig
 from cutaway.model import Transformer
 from cutaway.tokenizers import BPETokenizer
-from cutaway.weights import save_hugging_face
+from cutaway.weights import save_hugging_face, save_model
 from gguf_files import write_llama
 from run_directories import make_run, record
 
@@ -178,3 +178,28 @@ class TestModelsOfOtherMakers:
         code, _, err = cutaway("inspect", "gpt2-xl")
         assert code == 2
         assert err == "cutaway: gpt2-xl is not here yet: fetch it by `cutaway download gpt2-xl`\n"
+
+    def test_a_run_comes_before_a_model_of_the_same_name(self, cutaway, tmp_path):
+        make_run(tmp_path / "runs" / "gpt2")
+        code, out, err = cutaway("inspect", "gpt2")
+        assert (code, err) == (0, "")
+        assert "step 100 of 100" in out
+
+    def test_a_folder_of_ours_is_a_checkpoint(self, cutaway, tmp_path):
+        save_model(Transformer(ModelConfig(d_vocab=7, n_ctx=4, n_layers=1, n_heads=1, d_model=4)), tmp_path / "ours")
+        for name in ("ours", "ours/model.safetensors"):
+            assert json.loads(cutaway("inspect", name, "--json")[1])["runs"][0]["kind"] == "checkpoint"
+
+    @pytest.mark.parametrize(
+        ("name", "sentence"),
+        [
+            ("nowhere", "there is no file or folder nowhere, and no run or model of that name"),
+            (".", ". holds no config.json, so it is no model; expected a run or a checkpoint"),
+            ("gpt2-vocab", "there is no file or folder gpt2-vocab, and no run or model of that name"),
+        ],
+    )
+    def test_what_is_no_model(self, cutaway, name, sentence):
+        code, out, err = cutaway("inspect", name)
+        assert (code, out) == (2, "")
+        assert sentence in err
+        assert err.count("\n") == 1

@@ -71,8 +71,8 @@ def test_the_version_is_the_package_s(cutaway):
         (["doctor", "thoroughly"], "`cutaway doctor` has no use for 'thoroughly'"),
         (["download", "gpt3"], "'gpt3' is no asset; did you mean 'gpt2'?"),
         (["inspect"], "there is no run in"),
-        (["inspect", "nowhere"], "there is no run nowhere"),
-        (["inspect", "."], ". is no run"),
+        (["inspect", "nowhere"], "there is no file or folder nowhere, and no run or model of that name"),
+        (["inspect", "."], ". holds no config.json, so it is no model"),
     ],
 )
 def test_mistakes_are_one_sentence_and_code_2(cutaway, arguments, sentence):

@@ -210,3 +210,17 @@ def test_metrics_are_json_to_any_reader(train, tmp_path):
     train("--out", "run")
     for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines():
         json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+
+
+def test_a_run_goes_on_from_another_model(train, cutaway, tmp_path):
+    assert train("--out", "base")[0] == 0
+    options = ["--n-window", "8", "--n-steps", "3", "--batch-size", "2", "--no-compile", "--device", "cpu", "--dtype", "float32"]
+    code, out, _ = cutaway("train", "--from", "base", "--data", "play.txt", "--out", "tuned", *options)
+    assert code == 0
+    assert "The run is in tuned. Next:" in out
+    base, tuned = Run(tmp_path / "base"), Run(tmp_path / "tuned")
+    assert (tuned.model_config, tuned.recipe["from_model"]) == (base.model_config.replace(dropout=0.0), "base")
+    assert tuned.metrics().records[0]["val_loss"] == pytest.approx(base.metrics().last("val_loss"), abs=0.2)
+    code, _, err = cutaway("train", "--from", "base", "--data", "play.txt", "--n-layers", "3")
+    assert code == 2
+    assert "a model to go on from has its own n_layers" in err

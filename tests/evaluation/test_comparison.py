@@ -4,6 +4,7 @@ import copy
 import json
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -98,6 +99,7 @@ def test_models_of_other_shapes_are_compared_by_their_predictions(
     other = LanguageModel(make_model(byte_lm.config.replace(n_layers=3, n_ctx=40)), byte_lm.tokenizer)
     result = compare(byte_lm, other, TEXT)
     assert result.layers == result.finer == []
+    assert result.n_compared == 0
     assert result.kl > 0
     assert result.note == "the models have 2 layers of d_model 16 and 3 layers of d_model 16, so their activations are not compared"
     assert result.note in str(result)
@@ -110,6 +112,34 @@ def test_another_kind_of_block_is_compared_by_the_names_both_have(
     result = compare(byte_lm, other, TEXT)
     assert result.first_difference == "embed"  # drawn from other places of the same stream of random numbers, or equal: then later
     assert json.loads(json.dumps(result.to_dict()))["kl"] == result.kl
+
+
+def test_activations_are_compared_on_few_positions(
+    byte_lm: LanguageModel, make_model: Callable[..., Transformer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A block's scores and patterns grow with the square of the positions: on 8,192 they would take gigabytes."""
+    seen: list[int] = []
+    given = Transformer.forward
+
+    def forward(model: Transformer, tokens: Tensor, **options: Any) -> Tensor:
+        seen.append(tokens.shape[-1])
+        return given(model, tokens, **options)
+
+    lm = LanguageModel(make_model(byte_lm.config.replace(n_ctx=1024)), byte_lm.tokenizer)
+    monkeypatch.setattr(Transformer, "forward", forward)
+    result = compare(lm, changed(lm, "blocks.0.attn.W_V.weight"), TEXT * 3)
+    assert max(seen) == 256  # and 1, to learn the names
+    assert len(result.positions) == len(TEXT * 3) - 1 > 256
+    assert (result.n_compared, result.first_difference) == (256, "blocks.0.attn.v")
+    assert "activations are compared on the first 256 positions" in str(result)
+    assert compare(byte_lm, byte_lm, TEXT).n_compared == 64
+    assert compare(byte_lm, byte_lm, TEXT[:10]).n_compared == 10
+
+
+def test_ids_are_read_as_they_are(byte_lm: LanguageModel) -> None:
+    other = changed(byte_lm, "blocks.0.attn.W_V.weight")
+    ids = byte_lm.tokens(TEXT)[0]
+    assert compare(byte_lm, other, ids) == compare(byte_lm, other, ids.tolist()) == compare(byte_lm, other, TEXT)
 
 
 def test_relative_differences() -> None:

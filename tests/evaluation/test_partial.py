@@ -1,5 +1,6 @@
 """An evaluation that was killed and taken up again gives, to the last bit, what one that never stopped gives."""
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,11 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from cutaway.evaluation import Evaluation, multiple_choice, perplexity
+from cutaway.evaluation import multiple_choice, perplexity
 from cutaway.evaluation.partial import language_model_hash, score_resumably
 from cutaway.evaluation.scoring import Request
 from cutaway.language_model import LanguageModel
-from cutaway.model import Transformer
 
 N_ROWS = 120
 
@@ -31,7 +31,7 @@ class Killed(Exception):
     """Stands for a process that ends."""
 
 
-def evaluate_until(lm: LanguageModel, rows: Path, partial: Path, n_done: int) -> list[int]:
+def evaluate_until(lm: LanguageModel, rows: Path, partial: Path, n_done: int, **choices: Any) -> list[int]:
     """Evaluate until at least so many rows are done, and return how many were each time it was told."""
     told: list[int] = []
 
@@ -42,8 +42,15 @@ def evaluate_until(lm: LanguageModel, rows: Path, partial: Path, n_done: int) ->
             raise Killed
 
     with pytest.raises(Killed):
-        multiple_choice(lm, rows, partial=partial, report=report)
+        multiple_choice(lm, rows, partial=partial, report=report, **choices)
     return told
+
+
+def taken_up(lm: LanguageModel, rows: Path, partial: Path, **choices: Any) -> int:
+    """Evaluate to the end, and return how many rows were there at the start."""
+    told: list[int] = []
+    multiple_choice(lm, rows, partial=partial, report=lambda done, _: told.append(done), **choices)
+    return told[0]
 
 
 def test_killed_and_resumed(lm: LanguageModel, rows: Path, tmp_path: Path) -> None:
@@ -59,34 +66,66 @@ def test_killed_and_resumed(lm: LanguageModel, rows: Path, tmp_path: Path) -> No
     assert found == expected
 
 
-def test_what_is_finished_is_not_computed_again(
-    lm: LanguageModel, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    expected = multiple_choice(lm, rows, partial=tmp_path / "partial")
-    with monkeypatch.context() as patch:
-        patch.setattr(Transformer, "run_blocks", None)
-        assert multiple_choice(lm, rows, partial=tmp_path / "partial") == expected
-        with pytest.raises(TypeError):
-            multiple_choice(lm, rows, partial=tmp_path / "partial", limit=5)  # other rows together: another file
+def test_what_is_finished_leaves_no_file(lm: LanguageModel, rows: Path, tmp_path: Path) -> None:
+    partial = tmp_path / "partial"
+    evaluate_until(lm, rows, partial, 1)
+    assert len(list(partial.iterdir())) == 1
+    assert taken_up(lm, rows, partial) > 0
+    assert list(partial.iterdir()) == []
+    assert taken_up(lm, rows, partial) == 0  # computed anew
 
 
-def test_another_model_or_protocol_has_another_file(lm: LanguageModel, rows: Path, tmp_path: Path) -> None:
-    def evaluate(**choices: Any) -> Evaluation:
-        return multiple_choice(lm, rows, partial=tmp_path / "partial", limit=4, **choices)
-
-    first = evaluate()
-    evaluate(protocol="completion")
+def test_another_model_or_protocol_or_other_rows_have_another_file(lm: LanguageModel, rows: Path, tmp_path: Path) -> None:
+    partial = tmp_path / "partial"
+    evaluate_until(lm, rows, partial, 1)
+    (left,) = partial.iterdir()
+    assert taken_up(lm, rows, partial, protocol="completion") == 0
+    assert taken_up(lm, rows, partial, limit=N_ROWS - 1) == 0
+    other = copy.deepcopy(lm.model)
     with torch.no_grad():
-        lm.model.blocks[1].attn.W_O.bias[3] += 1.0
-    assert evaluate().rows[0]["log_probs"] != first.rows[0]["log_probs"]
-    assert len(list((tmp_path / "partial").iterdir())) == 3
+        other.blocks[1].attn.W_O.bias[3] += 1.0
+    assert taken_up(LanguageModel(other, lm.tokenizer), rows, partial) == 0
+    assert list(partial.iterdir()) == [left]
+    assert taken_up(lm, rows, partial) > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("cutaway.evaluation.partial.SCORER", "scores 0"),
+        ("cutaway.evaluation.partial.version", lambda package: f"{package} 0.0"),
+        ("torch.__version__", "1.0"),
+        ("torch.get_num_threads", lambda: 99),
+    ],
+)
+def test_what_other_code_left_is_not_read(
+    lm: LanguageModel, rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: object
+) -> None:
+    partial = tmp_path / "partial"
+    with monkeypatch.context() as patch:
+        patch.setattr(name, value)
+        evaluate_until(lm, rows, partial, 1)
+    (left,) = partial.iterdir()
+    assert taken_up(lm, rows, partial) == 0
+    assert list(partial.iterdir()) == [left]
 
 
 def test_nonsense_in_the_file_counts_as_absent(lm: LanguageModel, tmp_path: Path) -> None:
     requests = [Request((1, 2), ((3,), (4, 5))), Request((6,), ((7,),))]
-    expected = score_resumably(lm, requests, partial=tmp_path)
+    expected = score_resumably(lm, requests)
+
+    def stop_at(n_stop: int) -> Callable[[int, int], None]:
+        def report(done: int, total: int) -> None:
+            if done >= n_stop:
+                raise Killed
+
+        return report
+
+    with pytest.raises(Killed):
+        score_resumably(lm, requests, partial=tmp_path, report=stop_at(2))
     (file,) = tmp_path.iterdir()
     good = file.read_text().splitlines()
+    assert len(good) == 2
     nonsense = [
         "",
         "{}",
@@ -97,14 +136,25 @@ def test_nonsense_in_the_file_counts_as_absent(lm: LanguageModel, tmp_path: Path
         "\x00",
     ]
     file.write_text("\n".join([*nonsense, good[0]]) + "\n")
+    with pytest.raises(Killed):
+        score_resumably(lm, requests, partial=tmp_path, report=stop_at(1))
+    assert file.read_text().splitlines() == good[:1]
     assert score_resumably(lm, requests, partial=tmp_path) == expected
-    assert set(file.read_text().splitlines()) == set(good)
 
 
 def test_perplexity_resumes_too(lm: LanguageModel, tmp_path: Path) -> None:
-    text = "a text of some length, " * 20
-    expected = perplexity(lm, text, window=16, partial=tmp_path)
-    assert perplexity(lm, text, window=16, partial=tmp_path) == expected == perplexity(lm, text, window=16)
+    text = "a text of some length, " * 100
+    told: list[int] = []
+
+    def report(done: int, total: int) -> None:
+        told.append(done)
+        if 0 < done < total and len(told) == 2:
+            raise Killed
+
+    with pytest.raises(Killed):
+        perplexity(lm, text, window=16, partial=tmp_path, report=report)
+    assert perplexity(lm, text, window=16, partial=tmp_path, report=report) == perplexity(lm, text, window=16)
+    assert told[2] == told[1] > 0
 
 
 def test_the_hash_is_of_all_that_counts(lm: LanguageModel, table_lm: Callable[..., LanguageModel]) -> None:

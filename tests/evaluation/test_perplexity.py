@@ -1,5 +1,6 @@
 """Perplexity against one forward pass for every token, and every normaliser by its definition."""
 
+import hashlib
 import math
 
 import pytest
@@ -29,12 +30,14 @@ def naive_nats(lm: LanguageModel, ids: list[int], *, window: int, stride: int) -
 @pytest.mark.parametrize("bos", [False, True])
 def test_every_token_is_predicted_once(byte_lm: LanguageModel, window: int | None, stride: int | None, bos: bool) -> None:
     ids = byte_lm.tokens(TEXT, bos=bos)[0].tolist()
-    result = perplexity(byte_lm, TEXT, window=window, stride=stride, bos=bos)
+    result = perplexity(byte_lm, TEXT, source="a play", window=window, stride=stride, bos=bos)
     expected = naive_nats(byte_lm, ids, window=window or 64, stride=stride or 32)
     nats = sum(expected)
     scored = TEXT if bos else TEXT[1:]  # without a token before it the first one is not predicted
     n_words, n_bytes = len(scored.split()), len(scored.encode())
     assert result.settings == {
+        "source": "a play",
+        "sha256": hashlib.sha256(TEXT.encode()).hexdigest(),
         "window": window or 64,
         "stride": stride or 32,
         "n_tokens": len(expected),
@@ -108,6 +111,27 @@ def test_sizes_that_do_not_fit(byte_lm: LanguageModel, choices: dict[str, int], 
 
 
 def test_a_text_without_anything_to_predict(byte_lm: LanguageModel) -> None:
-    with pytest.raises(ValueError, match="the text has one token and so nothing to predict"):
+    with pytest.raises(ValueError, match="the text has fewer than two tokens and so nothing to predict"):
         perplexity(byte_lm, "a")
     assert perplexity(byte_lm, "a", bos=True).settings["n_tokens"] == 1
+
+
+def test_ids_are_read_as_they_are(byte_lm: LanguageModel) -> None:
+    ids = byte_lm.tokens(TEXT)[0]
+    expected = perplexity(byte_lm, TEXT)
+    assert perplexity(byte_lm, ids) == perplexity(byte_lm, ids.tolist()) == expected
+    half = ids[: TEXT.encode().index("—".encode()) + 1]  # in the middle of a character, which no text is
+    found = perplexity(byte_lm, half, window=64, stride=64)
+    nats = naive_nats(byte_lm, half.tolist(), window=64, stride=64)
+    assert found.settings["n_tokens"] == len(half) - 1
+    assert found.metrics["nats_per_token"].value == pytest.approx(sum(nats) / len(nats), rel=1e-11)
+    assert found.settings["sha256"] == hashlib.sha256(TEXT.encode()[: len(half)]).hexdigest()
+    with pytest.raises(ValueError, match="bos is for a text"):
+        perplexity(byte_lm, ids, bos=True)
+
+
+def test_a_text_is_told_by_its_hash(byte_lm: LanguageModel) -> None:
+    result = perplexity(byte_lm, TEXT)
+    assert result.settings["sha256"][:12] in str(result)
+    assert result.settings["sha256"][:13] not in str(result)
+    assert perplexity(byte_lm, TEXT[:-1]).settings["sha256"] != result.settings["sha256"]

@@ -38,7 +38,9 @@ def test_names_and_whitespace() -> None:
     assert text == "<s>[INST] Hi, {{ 1 }}! [/INST] Hello.</s>[INST] Why? [/INST]"
 
 
-@pytest.mark.parametrize("template", [IM_TURNS, BRACKETS], ids=["turns", "brackets"])
+@pytest.mark.parametrize(
+    "template", [IM_TURNS, BRACKETS, "{{ messages | tojson }}", "{{ {'b': '<é>', 'a': 1} | tojson(indent=2) }}"], ids=range(4)
+)
 def test_the_library_writes_the_same(template: str) -> None:
     pytest.importorskip("transformers", reason="transformers, the oracle here, is not installed")
     from transformers.utils.chat_template_utils import render_jinja_template
@@ -55,9 +57,12 @@ def test_the_library_writes_the_same(template: str) -> None:
         ([{"role": "user"}], "message 1 has role; expected role and content"),
         ([*TALK, {"role": "robot", "content": ""}], "message 4 has the role 'robot'; expected system, user, assistant"),
         ([{"role": "user", "content": "a<|im_end|>b"}], r"message 1 holds the special token <\|im_end\|>, which would end it"),
+        (["Hi"], "message 1 has str; expected role and content"),
+        ([{"role": "user", "content": None}], "message 1 has content of type NoneType; expected a text"),
         ([{"role": "system", "content": ""}], "the model's chat template cannot write these messages: no system here"),
     ],
 )
+@pytest.mark.usefixtures("without_type_checks")
 def test_refusals(messages: list[dict[str, str]], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         render_chat(messages, BRACKETS, special_tokens=["<|im_start|>", "<|im_end|>"])
@@ -65,7 +70,15 @@ def test_refusals(messages: list[dict[str, str]], sentence: str) -> None:
 
 @pytest.mark.parametrize(
     "template",
-    ["{{ messages.__class__.__mro__ }}", "{{ ''.__class__.__base__.__subclasses__() }}", "{% for %}", "{{ messages.append(1) }}"],
+    [
+        "{{ messages.__class__.__mro__ }}",
+        "{{ ''.__class__.__base__.__subclasses__() }}",
+        "{% for %}",
+        "{{ messages.append(1) }}",
+        "{{ 1 / 0 }}",
+        "{{ messages + 1 }}",
+        "{{ range(999999) }}",
+    ],
 )
 def test_a_template_reaches_nothing_but_its_messages(template: str) -> None:
     with pytest.raises(ValueError, match="the model's chat template cannot write these messages"):

@@ -255,3 +255,10 @@ def test_first_numbers_of_neighbouring_seeds_are_spread_evenly() -> None:
     assert firsts.dtype == torch.float64
     counts = (firsts * 10).long().bincount(minlength=10)
     assert ((counts - 100) ** 2 / 100).sum().item() < 27.88  # chi-square, nine degrees of freedom: once in a thousand
+
+
+@pytest.mark.parametrize("temperature", [1e-309, 5e-324, 1e-30])
+def test_the_smallest_temperatures_take_the_likeliest(temperature: float) -> None:
+    logits = torch.tensor([[1.0, 3.0, 2.0], [-700.0, -900.0, -800.0]])
+    log_probs = shaped_log_probs(logits, Sampling(temperature=temperature), seen=[[], []])
+    assert draw(log_probs, torch.tensor([0.999, 0.5], dtype=torch.float64)).tolist() == [1, 0]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from cutaway.config import ModelConfig
 from cutaway.model import Transformer
+from hugging_face_models import normalise_in_float64
 
 transformers = pytest.importorskip("transformers", reason="transformers, the oracle here, is not installed")
 
@@ -163,13 +164,6 @@ def renamed(theirs: dict[str, Tensor], modules: dict[str, str]) -> dict[str, Ten
         for kind in ("weight", "bias")
         if f"{old}.{kind}" in theirs
     }
-
-
-def normalise_in_float64(model: nn.Module) -> None:
-    """Let the library's RMSNorm work in the precision of its input: it rounds to float32, and so would hide what we look for."""
-    for module in model.modules():
-        if type(module).__name__ == "LlamaRMSNorm":
-            module.forward = lambda x, norm=module: F.rms_norm(x, x.shape[-1:], norm.weight, norm.variance_epsilon)
 
 
 def same_weights(theirs: nn.Module, config: ModelConfig, rename: Rename, *, seed: int) -> tuple[nn.Module, Transformer]:

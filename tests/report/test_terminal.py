@@ -1,6 +1,7 @@
 import doctest
 import io
 import json
+import math
 
 import pytest
 from rich.console import Console
@@ -115,6 +116,12 @@ def test_json_is_plain(capsys):
     out = capsys.readouterr().out
     assert json.loads(out) == {"é": [1, None, True]}
     assert out.isascii()
+
+
+def test_what_json_has_no_number_for_is_null(capsys):
+    print_json({"a": math.inf, "b": [1.5, -math.inf, (math.nan, 2)], "c": {"d": math.nan, "e": True, "f": "NaN"}})
+    found = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert found == {"a": None, "b": [1.5, None, [None, 2]], "c": {"d": None, "e": True, "f": "NaN"}}
 
 
 def test_a_pipe_is_80_columns_wide(monkeypatch, capsys):

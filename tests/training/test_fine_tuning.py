@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from cutaway.assets import AssetError
 from cutaway.data import split_tokens
 from cutaway.language_model import load
 from cutaway.runs import Run
@@ -67,6 +68,48 @@ def test_a_run_goes_on_without_the_model_it_came_from(config: TrainConfig, base:
     assert Run(half).latest_checkpoint().step == 12
 
 
+def test_what_the_model_came_with_stays_with_the_run(config: TrainConfig, base: Path, tmp_path: Path) -> None:
+    lm = load(base)
+    save_hugging_face(lm.model, tmp_path / "hub", tokenizer=lm.tokenizer, chat_template="{{ messages[0].content }}")
+    folder = train(config.replace(from_model=str(tmp_path / "hub"), n_steps=1), quiet=True)
+    assert load(folder).chat_prompt("Hi") == "Hi"
+    assert Run(folder).manifest["from_model"] == {"path": str(tmp_path / "hub"), "format": "Hugging Face folder"}
+
+
+def test_a_run_stopped_before_its_first_checkpoint_begins_with_the_model_again(config: TrainConfig) -> None:
+    folder = train(config.replace(n_steps=1), quiet=True)
+    expected = load(folder / "checkpoints/step-000000").model.state_dict()
+    shutil.rmtree(folder / "checkpoints")
+    resume(folder, quiet=True)
+    found = load(folder / "checkpoints/step-000000").model.state_dict()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_a_window_longer_than_the_context_is_the_context(config: TrainConfig, tmp_path: Path) -> None:
+    preset = TrainConfig.preset("fine-tune", from_model=config.from_model, data=config.data, out=str(tmp_path / "out"), n_steps=1)
+    folder = train(preset.replace(compile=False, device="cpu", dtype="float32"), quiet=True)
+    assert Run(folder).recipe["n_window"] == 16
+
+
+def test_a_model_without_a_tokenizer_takes_the_one_that_is_given(config: TrainConfig, base: Path, tmp_path: Path) -> None:
+    lm = load(base)
+    save_hugging_face(lm.model, tmp_path / "hub")
+    bare = config.replace(from_model=str(tmp_path / "hub"))
+    with pytest.raises(ValueError, match="came without a tokenizer: give the one that it was trained with"):
+        train(bare, quiet=True)
+    folder = train(bare.replace(tokenizer=str(base / "tokenizer.json"), n_steps=1), quiet=True)
+    assert tokenizer_hash(load(folder).tokenizer) == tokenizer_hash(lm.tokenizer)
+    with pytest.raises(ValueError, match=r"the tokenizer has 297 tokens and .* d_vocab 280"):
+        train(bare.replace(tokenizer="bpe-297", out=str(tmp_path / "other")), quiet=True)
+
+
+def test_memory_is_asked_for_before_anything_is_written(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cutaway.language_model.free_memory_gib", lambda device: 1e-6)
+    with pytest.raises(ValueError, match=r"memory for weights, gradients and AdamW's two averages and 0\.0 are free"):
+        train(config, quiet=True)
+    assert not Path(config.out or "").exists()
+
+
 def test_the_preset() -> None:
     config = TrainConfig.preset("fine-tune", data="notes.txt")
     assert (config.from_model, config.tokenizer, config.name) == ("smollm2-135m", "own", "notes")
@@ -77,7 +120,9 @@ def test_the_preset() -> None:
     ("changes", "sentence"),
     [
         ({"n_layers": 2, "d_model": 32}, "a model to go on from has its own d_model, n_layers: leave out what is given"),
-        ({"tokenizer": "gpt2"}, "a model to go on from reads its own tokenizer"),
+        ({"dtype": "float16"}, "dtype is 'float16'; expected auto, float32, bfloat16"),
+        ({"learning_rate": float("inf")}, "learning_rate is inf; expected more than 0"),
+        ({"max_grad_norm": float("nan")}, "max_grad_norm is nan; expected more than 0"),
         ({"n_window": 9000}, "n_window is 9000; expected at least 1 and at most the model's n_ctx, 8192"),
     ],
 )
@@ -87,5 +132,17 @@ def test_what_cannot_be_chosen(changes: dict[str, object], sentence: str) -> Non
 
 
 def test_a_new_model_has_no_tokenizer_of_its_own() -> None:
-    with pytest.raises(ValueError, match="from_model is None and tokenizer 'own'"):
+    with pytest.raises(ValueError, match="tokenizer is 'own', and a new model has none of its own"):
         TrainConfig.preset("shakespeare-char", tokenizer="own")
+
+
+@pytest.mark.slow
+def test_smollm2_learns_shakespeare(tmp_path: Path) -> None:
+    """Twenty steps lower its loss on text that it is not trained on."""
+    try:
+        config = TrainConfig.preset("fine-tune", n_steps=20, out=str(tmp_path / "run"), n_validation_windows=16, sample_every=0)
+        folder = train(config.replace(compile=False, validate_every=20), quiet=True)
+    except AssetError as error:
+        pytest.skip(f"SmolLM2 or Shakespeare cannot be fetched here: {error}")
+    losses = Run(folder).metrics().curve("val_loss")[1]
+    assert losses[-1] < losses[0] - 0.1

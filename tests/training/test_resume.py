@@ -226,7 +226,7 @@ def test_a_flipped_bit_in_the_state_changes_nothing_unnoticed(run):
 
 def test_a_missing_file_of_a_checkpoint_is_named(run):
     (run / "checkpoints/step-000012/optimizer.safetensors").unlink()
-    with pytest.raises(ValueError, match=r"optimizer\.safetensors is damaged"):
+    with pytest.raises(ValueError, match=r"optimizer\.safetensors is missing"):
         resume(run)
 
 

@@ -13,7 +13,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from gguf import GGMLQuantizationType as Type
-from gguf_files import TOKENIZER, convert, write_gguf, write_llama
 from torch import nn
 
 from cutaway import assets
@@ -21,6 +20,7 @@ from cutaway.config import ModelConfig
 from cutaway.weights.gguf_file import GGUFFile
 from cutaway.weights.gguf_header import read_header
 from cutaway.weights.source import read_model
+from gguf_files import TOKENIZER, convert, write_gguf, write_llama
 
 transformers = pytest.importorskip("transformers", reason="transformers, the oracle here, is not installed")
 
@@ -182,6 +182,13 @@ def test_a_file_is_described_with_its_tokenizer_and_template(tmp_path: Path) -> 
     assert source.config.n_kv_heads == 2
     silent = GGUFFile(write_llama(tmp_path / "silent.gguf", changes=dict.fromkeys(TOKENIZER)))
     assert (silent.tokenizer(), silent.chat_template()) == (None, None)
+
+
+def test_a_tokenizer_that_does_not_hold_together_names_its_file(tmp_path: Path) -> None:
+    path = write_llama(tmp_path / "model.gguf", changes={"tokenizer.ggml.token_type": [1]})
+    with pytest.raises(ValueError, match=r"token_type has 1 entries for \d+ tokens") as caught:
+        GGUFFile(path).tokenizer()
+    assert str(caught.value).startswith(f"{path}: ")
 
 
 def small(*shape: int) -> np.ndarray:

@@ -107,12 +107,16 @@ def test_saving_again_replaces(folder: Path, make_model: MakeModel, tiny_config:
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (lambda t: t.pop("blocks.1.mlp.W_in.bias"), r"lacks blocks\.1\.mlp\.W_in\.bias, which the configuration beside it asks"),
+        (lambda t: t.pop("blocks.1.mlp.W_in.bias"), r"lacks blocks\.1\.mlp\.W_in\.bias, which the configuration asks"),
         (
             lambda t: [t.pop(n) for n in sorted(t) if n.startswith("blocks.0.attn")],
             r"lacks blocks\.0\.attn\.W_K\.bias, .* and 5 more",
         ),
-        (lambda t: t.update(stray=torch.zeros(2)), "holds stray, which the configuration beside it does not know"),
+        (lambda t: t.update(stray=torch.zeros(2)), "holds stray, which the configuration does not know"),
+        (
+            lambda t: t.update({f"stray.{i}": torch.zeros(i) for i in range(5)}),
+            r"holds stray\.0, stray\.1, stray\.2 and 2 more, which",
+        ),
         (lambda t: t.update({"unembed.W_U.weight": torch.zeros(31, 16)}), r"holds unembed\.W_U\.weight, which"),
         (
             lambda t: t.update({"blocks.0.attn.W_O.weight": torch.zeros(16, 8)}),
@@ -120,7 +124,7 @@ def test_saving_again_replaces(folder: Path, make_model: MakeModel, tiny_config:
         ),
         (lambda t: t.update({"embed.W_E": torch.zeros(16, 31)}), r"embed\.W_E has shape \[16, 31\].* expects \[31, 16\]"),
     ],
-    ids=["missing", "many missing", "extra", "a second embedding", "wrong shape", "transposed"],
+    ids=["missing", "many missing", "extra", "many extra", "a second embedding", "wrong shape", "transposed"],
 )
 def test_tensors_that_do_not_fit(folder: Path, change: Callable[[dict[str, Tensor]], object], sentence: str) -> None:
     change_tensors(folder, change)

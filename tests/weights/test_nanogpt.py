@@ -194,23 +194,34 @@ def test_describing_reads_no_weights(tmp_path: Path) -> None:
         (lambda c: c["model_args"].update(n_head="4"), "its model_args fit no model: n_heads is '4'"),
         (lambda c: c["model_args"].update(dropout="much"), "its model_args fit no model"),
         (lambda c: c["model_args"].update(bias=1), "bias in its model_args is 1; expected True or False"),
-        (lambda c: c["model_args"].update(n_layer=10**12), "holds 3 layers; the configuration expects n_layers 1000000000000"),
-        (lambda c: c["model_args"].update(vocab_size=2**60), r"lm_head\.weight has shape \[29, 24\]"),
+        (lambda c: c["model_args"].update(n_layer=10**12), "asks for 1000000000000 layers; there are 41 tensors in all"),
+        (lambda c: c["model_args"].update(n_layer=2), r"the tensor transformer\.h\.2\.ln_1\.weight \[24\] is none that"),
+        (lambda c: c["model_args"].update(n_layer=4), r"transformer\.h\.3\.ln_1\.weight .* and 11 more is missing"),
+        (
+            lambda c: c["model_args"].update(vocab_size=2**30),
+            r"wte\.weight \(embed\.W_E\) has shape \[29, 24\]; the configuration expects \[1073741824, 24\]",
+        ),
+        (lambda c: c["model_args"].update(vocab_size=2**60), "make tensors that no machine can hold"),
         (
             lambda c: c["model_args"].update(block_size=17),
-            r"transformer\.wpe\.weight has shape \[16, 24\]; the configuration expects \[17, 24\] \(n_ctx, d_model\)",
+            r"transformer\.wpe\.weight \(embed\.pos_embed\.W_pos\) has shape \[16, 24\]; the configuration expects \[17, 24\]",
         ),
         (
             lambda c: c["model"].update({"transformer.h.1.attn.c_attn.weight": torch.zeros(70, 24)}),
-            r"transformer\.h\.1\.attn\.c_attn\.weight has shape \[70, 24\]; the configuration expects \[72, 24\] \(d_qkv, d_model\), "
-            r"which becomes blocks\.1\.attn\.W_Q\.weight, .* of \[24, 24\]",
+            r"transformer\.h\.1\.attn\.c_attn\.weight \(blocks\.1\.attn\.W_Q\.weight, .*\) has shape \[70, 24\]; .* expects \[72, 24\]",
         ),
-        (lambda c: c["model"].pop("transformer.h.2.ln_2.bias"), r"lacks transformer\.h\.2\.ln_2\.bias, which"),
+        (
+            lambda c: c["model"].pop("transformer.h.2.ln_2.bias"),
+            r"transformer\.h\.2\.ln_2\.bias \(blocks\.2\.ln2\.bias\) is missing, which",
+        ),
         (
             lambda c: c["model_args"].update(bias=False),
-            r"holds transformer\..*bias and 18 more, which the configuration does not know",
+            r"the tensor transformer\..*bias \[.*\] is none that the configuration knows",
         ),
-        (lambda c: c["model"].update({"stray.weight": torch.zeros(3)}), r"holds stray\.weight, which"),
+        (
+            lambda c: c["model"].update({"stray.weight": torch.zeros(3)}),
+            r"the tensor stray\.weight \[3\] is none that the configuration knows",
+        ),
         (lambda c: c["model"].update({"stray.weight": "no tensor"}), r"'stray\.weight' is no plain tensor"),
         (
             lambda c: c["model"].update({"transformer.ln_f.bias": torch.zeros(24, dtype=torch.int32)}),

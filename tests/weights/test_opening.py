@@ -14,11 +14,15 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import cutaway.weights.opening
+from cutaway import assets
 from cutaway.config import ModelConfig
+from cutaway.runs import Checkpoint, Run, file_sha256, values_sha256
 from cutaway.weights.foreign import read_checkpoint
 from cutaway.weights.nanogpt import NanoGPTCheckpoint
-from cutaway.weights.opening import open_model
+from cutaway.weights.opening import open_model, resolve
+from cutaway.weights.saved import SavedModel
 from cutaway.weights.transformer_lens import TransformerLensState
+from run_directories import make_run
 
 TINY = ModelConfig(d_vocab=5, n_ctx=3, n_layers=0, n_heads=1, d_model=2, norm="none", tie_embeddings=False)
 
@@ -104,6 +108,48 @@ def test_a_folder_is_known_by_its_model_type(tmp_path: Path, monkeypatch: pytest
 def test_nanogpt_holds_its_own_configuration(tmp_path: Path) -> None:
     torch.save(nanogpt_content(), tmp_path / "ckpt.pt")
     assert_refused(tmp_path / "ckpt.pt", "nanoGPT checkpoint, which holds its own configuration: leave out config=", config=TINY)
+
+
+def test_a_name_is_a_path_or_else_a_run_or_else_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUTAWAY_RUNS", str(tmp_path / "runs"))
+    monkeypatch.chdir(tmp_path)
+    assert resolve("gpt2") == assets.CATALOGUE["gpt2"]
+    run = make_run(tmp_path / "runs" / "gpt2")
+    step = run / "checkpoints" / "step-000050"
+    assert resolve("gpt2") == resolve(run) == Run(run)
+    for source in ("gpt2/checkpoints/step-000050", step, step / "model.safetensors"):
+        assert resolve(source) == Checkpoint(step, 50)
+    source = open_model("gpt2")
+    assert isinstance(source, SavedModel)
+    assert source.path.name == "step-000100"
+    (tmp_path / "gpt2").mkdir()
+    (tmp_path / "gpt2" / "config.json").write_text('{"model_type": "gpt2"}')
+    assert resolve("gpt2") == Path("gpt2")
+    torch.save(nanogpt_content(), tmp_path / "ckpt.pt")
+    assert resolve("ckpt.pt") == Path("ckpt.pt")
+
+
+@pytest.mark.parametrize("name", ["absent", "gpt2-vocab"])
+def test_what_no_name_stands_for(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUTAWAY_RUNS", str(tmp_path))
+    make_run(tmp_path / "tiny")
+    with pytest.raises(FileNotFoundError, match=f"no file or folder {name}, .* the models are smollm2-135m, .*, the runs tiny$"):
+        resolve(name)
+
+
+def test_only_what_is_read_of_a_checkpoint_has_to_be_whole(tmp_path: Path) -> None:
+    path = make_run(tmp_path / "tiny") / "checkpoints" / "step-000100"
+    recorded = {file.name: file_sha256(file) for file in path.iterdir()}
+    state = {"step": 100}
+    recorded |= {"optimizer.safetensors": "0" * 64, "state.json": values_sha256(state)}
+    (path / "state.json").write_text(json.dumps({**state, "sha256": recorded}))
+    source = open_model(path)
+    assert [name for name, _ in source.tensors()] == ["embed.W_E"]  # where nobody has the optimizer's averages
+    (path / "optimizer.safetensors").write_bytes(b"others")
+    assert [name for name, _ in source.tensors()] == ["embed.W_E"]
+    (path / "config.json").write_text((path / "config.json").read_text() + " ")
+    with pytest.raises(ValueError, match=r"config\.json is damaged"):
+        list(source.tensors())
 
 
 def test_nothing_there(tmp_path: Path) -> None:

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from rich.text import Text
 
-from cutaway.cli.errors import UsageError
+from cutaway.cli.errors import UsageError, report_warning
+from cutaway.cli.loading import load_named
 from cutaway.report import print_json, stderr_console, stdout_console
 
 if TYPE_CHECKING:
     from cutaway.evaluation import Evaluation
-    from cutaway.evaluation.partial import Report
+    from cutaway.evaluation.partial import Progress
     from cutaway.language_model import LanguageModel
+    from cutaway.runs import Run
+    from cutaway.tokenizers import Tokenizer
 
 __all__ = ["evaluate"]
 
+_Load = Callable[[str], "LanguageModel"]
 _Task = Literal["perplexity", "hellaswag", "lambada"]
 
 
@@ -33,12 +39,15 @@ def evaluate(
     stride: int | None = None,
     checkpoints: bool = False,
     compare: bool = False,
+    tokenizer: str | None = None,
+    config: Path | None = None,
     device: str | None = None,
     json: bool = False,
 ) -> None:
     """Measure models side by side: perplexity on a text, HellaSwag, LAMBADA; or see where two of them part.
 
-    What was measured is kept as it comes: the same command, stopped and given again, goes on. Standard errors follow each number.
+    Stopped and given again, the same command goes on where it was; once complete, it measures anew. Standard errors follow each
+    number.
 
     Args:
         models: runs, checkpoints, catalogue names, folders or files; the latest run unless given
@@ -46,11 +55,13 @@ def evaluate(
         data: a JSONL file for hellaswag and lambada, which are fetched unless given; text for perplexity, a run's own
             validation text unless given
         protocol NAME: hellaswag as lm-eval has it, or completion: raw text, per token
-        limit: only so many rows, or for perplexity so many tokens
+        limit: only the first so many rows, or for perplexity and --compare so many characters of the text
         window: perplexity reads so many tokens at once; n_ctx unless given
         stride: perplexity predicts so many new tokens at once; half of the window unless given
         checkpoints: every checkpoint of each run
         compare: how the predictions of two models differ on the text, and at which layer they part
+        tokenizer NAME: gpt2, cl100k or a tokenizer.json, for models that came without one
+        config FILE: the shape of a TransformerLens state, which does not hold it: a config.json of cutaway's
         device NAME: auto, cpu, cuda or mps
         json: print JSON
 
@@ -66,16 +77,15 @@ def evaluate(
         evaluation.multiple_choice(lm, limit=200)
         cutaway.compare(lm, other, "some text")
     """
-    _check(task, protocol, window, stride, limit, compare, models)
+    _check(task, protocol, window, stride, limit, compare, checkpoints, models)
     sources = [source for model in models or (_latest(),) for source in (_checkpoints(model) if checkpoints else [model])]
+    load = partial(load_named, tokenizer=tokenizer, config=config, device=device)
     if compare:
-        return _compare(sources, data, limit, device, as_json=json)
-    options = {"limit": limit} if task != "perplexity" else {"window": window, "stride": stride}
-    results = {}
-    for source in sources:
-        lm = _load(source, device)
-        given = options | ({"protocol": protocol} if task == "hellaswag" else {})
-        results[source] = _evaluate(task, lm, source, data, limit, given)
+        return _compare(load, sources, data, limit, as_json=json)
+    options: dict[str, Any] = {"limit": limit} if task != "perplexity" else {"window": window, "stride": stride}
+    options |= {"protocol": protocol} if task == "hellaswag" else {}
+    results = {source: _evaluate(load, task, source, data, limit, options) for source in sources}
+    _warn_of_different_texts(results)
     _show(results, as_json=json)
     return None
 
@@ -87,6 +97,7 @@ def _check(
     stride: int | None,
     limit: int | None,
     compare: bool,
+    checkpoints: bool,
     models: tuple[str, ...],
 ) -> None:
     """Refuse options that would go unheard."""
@@ -96,43 +107,75 @@ def _check(
         raise UsageError("--window and --stride are for --task perplexity")
     if limit is not None and limit < 1:
         raise UsageError(f"--limit is {limit}; expected at least 1")
+    if compare and checkpoints:
+        raise UsageError("--compare takes two models, not all checkpoints of a run: name two of them, without --checkpoints")
     if compare and (len(models) != 2 or task != "perplexity"):
         raise UsageError(f"--compare takes two models and a text, not {len(models)} models and --task {task}")
 
 
-def _evaluate(
-    task: _Task, lm: LanguageModel, source: str, data: str | None, limit: int | None, options: dict[str, Any]
-) -> Evaluation:
+def _evaluate(load: _Load, task: _Task, source: str, data: str | None, limit: int | None, options: dict[str, Any]) -> Evaluation:
+    """Load a model and measure it; it is gone when the next one is loaded."""
     from cutaway import evaluation
     from cutaway.assets import cache_dir
 
-    partial = cache_dir() / "evaluations"
+    lm, kept = load(source), cache_dir() / "evaluations"
     with _progress(source) as report:
         if task == "perplexity":
-            text = _text(source, data, lm, limit)
-            return evaluation.perplexity(lm, text, partial=partial, report=report, **options)
+            text, name = _text(source, data, lm.tokenizer, limit)
+            return evaluation.perplexity(lm, text, source=name, partial=kept, report=report, **options)
         measure: Any = evaluation.multiple_choice if task == "hellaswag" else evaluation.lambada
-        return measure(lm, data or task, partial=partial, report=report, **options)  # type: ignore[no-any-return]
+        return measure(lm, data or task, partial=kept, report=report, **options)  # type: ignore[no-any-return]
 
 
-def _text(source: str, data: str | None, lm: LanguageModel, limit: int | None) -> str:
-    """Return the text to read: of `data`, or else what the run kept for validation; its first `limit` tokens."""
-    from cutaway.data import read_corpus, split_tokens
-    from cutaway.runs import Run, open_run_or_checkpoint
+def _text(source: str, data: str | None, tokenizer: Tokenizer, limit: int | None) -> tuple[str | list[int], str]:
+    """Return what to read, and what it is called: the text of `data`, or else the ids that the run validates on.
+
+    Of either the first `limit` characters, so that models with other tokenizers read the same.
+    """
+    from cutaway.data import read_corpus
 
     if data is not None:
-        text = read_corpus(data).text
-        return text if limit is None else lm.text(lm.tokens(text)[0, :limit])
+        return read_corpus(data).text[:limit], data
+    run = _run_of(source)
+    if run is None:
+        raise UsageError(f"{source} is no run, which would have a text of its own: give one with --data")
+    ids = _validation_ids(run, tokenizer)
+    return ids if limit is None else ids[: _n_within(ids, tokenizer, limit)], f"validation part of {run.recipe['data']}"
+
+
+def _run_of(source: str) -> Run | None:
+    """Return the run that a model is, or comes from."""
+    from cutaway.runs import Run, open_run_or_checkpoint
+
     try:
         found = open_run_or_checkpoint(source)
     except (OSError, ValueError):
-        found = None
-    run = found if isinstance(found, Run) else found.run if found else None
-    if run is None:
-        raise UsageError(f"{source} is no run, which would have a text of its own: give one with --data")
-    tokens = lm.tokens(read_corpus(run.recipe["data"]).text)[0]
-    kept = split_tokens(tokens.numpy(force=True).astype("uint32"), validation_fraction=run.recipe["validation_fraction"])[1]
-    return lm.text(kept[:limit].tolist())
+        return None
+    return found if isinstance(found, Run) else found.run
+
+
+def _validation_ids(run: Run, tokenizer: Tokenizer) -> list[int]:
+    """Return the ids that training kept for validation; raises ValueError where the text is not the one it read."""
+    from cutaway.data import read_corpus, split_tokens, tokenize_corpus
+
+    corpus = read_corpus(run.recipe["data"])
+    if corpus.sha256 != run.manifest.get("data", {}).get("sha256", corpus.sha256):
+        raise ValueError(
+            f"{corpus.name} has changed since {run.path} was trained on it, so what was kept for validation is not known: "
+            "put the old text back, or give a text with --data"
+        )
+    kept = split_tokens(tokenize_corpus(corpus, tokenizer), validation_fraction=run.recipe["validation_fraction"])[1]
+    return [int(token) for token in kept]
+
+
+def _n_within(ids: Sequence[int], tokenizer: Tokenizer, n_characters: int) -> int:
+    """Return how many ids lie within the first characters of their text; a character begins where a byte does not go on with one."""
+    n_begun = 0
+    for place, token in enumerate(ids):
+        n_begun += sum(byte & 0b1100_0000 != 0b1000_0000 for byte in tokenizer.decode_bytes([token]))
+        if n_begun > n_characters:
+            return place
+    return len(ids)
 
 
 def _latest() -> str:
@@ -150,24 +193,25 @@ def _checkpoints(model: str) -> list[str]:
     return [str(checkpoint.path) for checkpoint in run.checkpoints()]
 
 
-def _load(source: str, device: str | None) -> LanguageModel:
-    from cutaway.language_model import load
-
-    return load(source, device=device)
-
-
-def _compare(sources: list[str], data: str | None, limit: int | None, device: str | None, *, as_json: bool) -> None:
+def _compare(load: _Load, sources: list[str], data: str | None, limit: int | None, *, as_json: bool) -> None:
     from cutaway.evaluation import compare
 
-    a, b = (_load(source, device) for source in sources)
-    found = compare(a, b, _text(sources[0], data, a, limit))
+    a, b = map(load, sources)
+    text, origin = _text(sources[0], data, a.tokenizer, limit)
+    found = compare(a, b, text)
     if as_json:
-        return print_json(found.to_dict())
+        return print_json({"source": origin, **found.to_dict()})
     console = stdout_console()
     for name, source in zip("ab", sources, strict=True):
         console.print(Text.assemble((f"{name}  ", "bold"), source), soft_wrap=True)
-    console.print(Text(f"\n{found}"), soft_wrap=True)
+    console.print(Text(f"on {origin}\n\n{found}"), soft_wrap=True)
     return None
+
+
+def _warn_of_different_texts(results: Mapping[str, Evaluation]) -> None:
+    """Say so where runs were read on texts of their own that differ."""
+    if len({result.settings.get("sha256") for result in results.values()}) > 1:
+        report_warning("each run was read on its own validation text and these differ: give one text with --data to compare them")
 
 
 def _show(results: dict[str, Evaluation], *, as_json: bool) -> None:
@@ -193,12 +237,13 @@ def _short(results: dict[str, Evaluation]) -> dict[str, Evaluation]:
 
 
 @contextmanager
-def _progress(source: str) -> Iterator[Report]:
+def _progress(source: str) -> Iterator[Progress]:
     """Give a function that shows how many rows are done, on a terminal."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as ProgressBar
 
     console = stderr_console()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(compact=True))
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(source.rstrip("/").rpartition("/")[2], total=None)
-        yield lambda n_done, n_total: progress.update(task, completed=n_done, total=n_total)
+    with ProgressBar(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(source.rstrip("/").rpartition("/")[2], total=None)
+        yield lambda n_done, n_total: bar.update(task, completed=n_done, total=n_total)

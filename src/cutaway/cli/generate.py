@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
@@ -12,6 +13,7 @@ from rich.text import Text
 
 from cutaway.cli.command import excludes, options_of
 from cutaway.cli.errors import UsageError, report_warning
+from cutaway.cli.loading import load_named
 from cutaway.generation.sampling import SAMPLING_PRESETS, Sampling
 from cutaway.report import is_unicode, print_json, stderr_console, stdout_console, table
 
@@ -33,7 +35,7 @@ def _preset(arguments: Sequence[str]) -> tuple[str, Sampling]:
     return name, SAMPLING_PRESETS[name]
 
 
-@excludes("random", "model", "chat", why="one has untrained weights, the other trained ones")
+@excludes("random", "model", "tokenizer", "config", "chat", why="one has untrained weights, the other trained ones")
 @excludes("chat", "compare", "num_beams", "length_penalty", why="a conversation is answered as it comes")
 @excludes("chat", "json", why="the answer is shown as it comes")
 @excludes("json", "interactive", why="what is typed is answered as it comes; give the prompts as arguments instead")
@@ -53,6 +55,8 @@ def generate(
     /,
     *,
     model: str | None = None,
+    tokenizer: str | None = None,
+    config: Path | None = None,
     random: str | None = None,
     max_new_tokens: int | None = None,
     preset: str = "balanced",
@@ -76,6 +80,8 @@ def generate(
     Args:
         prompts: what to go on from; a new line unless given
         model: a run, a checkpoint, a catalogue name (smollm2-135m), a Hugging Face folder, a .gguf
+        tokenizer NAME: gpt2, cl100k or a tokenizer.json, for a model that came without one
+        config FILE: the shape of a TransformerLens state, which does not hold it: a config.json of cutaway's
         random PRESET: untrained weights of this shape, to see what training changes
         max_new_tokens: how many tokens to add at most (default 200; 60 with --compare)
         preset NAME: precise, balanced or creative
@@ -102,17 +108,17 @@ def generate(
         lm.generate("ROMEO:", temperature=0.8, top_p=0.95)
     """
     chosen = Sampling.of(preset, **sampling)
-    if compare and len(prompts) > 1:
-        raise UsageError(f"--compare takes one prompt, and there are {len(prompts)}: quote a prompt that has spaces")
-    if compile and len(prompts) > 1:
-        raise UsageError(f"--compile takes one prompt, and there are {len(prompts)}: leave one of the two out")
-    if length_penalty != 1 and num_beams == 1:
-        raise UsageError("--length-penalty is for beam search: give --num-beams above 1 with it")
+    _check(prompts, {"--compare": compare, "--compile": compile, "--chat": chat}, interactive, num_beams, length_penalty)
     if max_new_tokens is None:
         max_new_tokens = _COMPARED_TOKENS if compare else 200
-    if chat and not interactive and (len(prompts) > 1 or prompts == _NEW_LINE):
-        raise UsageError("--chat takes one message, quoted, or --interactive to ask for them")
-    lm = _language_model(model, random, device)
+    from cutaway.language_model import random_model
+
+    if random is not None:
+        lm = random_model(random, device=device)
+    else:
+        source = model or _latest_or_offered()
+        lm = load_named(source, tokenizer=tokenizer, config=config, device=device)
+        stderr_console().print(Text(f"{source}\n", style="dim"), soft_wrap=True)
     options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "stop": stop, "seed": seed, "compile": compile}
     if chat:
         _chat(lm, _asked() if interactive else prompts, chosen, options, is_asked=interactive)
@@ -131,15 +137,15 @@ def generate(
         _print_texts(prompts, lm.generate(list(prompts), **options), as_json=json)
 
 
-def _language_model(model: str | None, random: str | None, device: str | None) -> LanguageModel:
-    from cutaway.language_model import load, random_model
-
-    if random is not None:
-        return random_model(random, device=device)
-    source = model or _latest_or_offered()
-    lm = load(source, device=device)
-    stderr_console().print(Text(f"{source}\n", style="dim"), soft_wrap=True)
-    return lm
+def _check(prompts: Sequence[str], one: dict[str, bool], interactive: bool, num_beams: int, length_penalty: float) -> None:
+    """Refuse what would go unheard; the options in `one` take a single prompt."""
+    given = [name for name, is_given in one.items() if is_given]
+    if given and len(prompts) > 1:
+        raise UsageError(f"{given[0]} takes one prompt, and there are {len(prompts)}: quote a prompt that has spaces")
+    if "--chat" in given and not interactive and prompts == _NEW_LINE:
+        raise UsageError("--chat takes a message, or --interactive to ask for messages")
+    if length_penalty != 1 and num_beams == 1:
+        raise UsageError("--length-penalty is for beam search: give --num-beams above 1 with it")
 
 
 def _latest_or_offered() -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from functools import cached_property
@@ -63,32 +62,21 @@ class OpenedModel:
 
 
 def open_subject(name: str, *, config: Path | None = None) -> Run | Checkpoint | OpenedModel:
-    """Return what a path, a run's name or a catalogue name stands for; `config` is the shape of a state that does not hold it.
+    """Return what `weights.resolve` takes a name for; `config` is the shape of a state that does not hold it.
 
-    Raises ValueError for a model of the catalogue that is not here yet, and as `open_run_or_checkpoint` and `open_model` do.
+    Raises ValueError for a model of the catalogue that is not here yet, and as `resolve` and `open_model` do.
     """
     from cutaway import assets
-    from cutaway.runs import open_run_or_checkpoint
-    from cutaway.weights import open_model, read_config
+    from cutaway.runs import Checkpoint, Run
+    from cutaway.weights import open_model, read_config, resolve
 
-    path = Path(name)
-    asset = assets.CATALOGUE.get(name)
-    if not path.exists() and asset is not None and asset.kind == "model":
-        if (files := assets.locate(name)) is None:
+    found = resolve(name)
+    if isinstance(found, Run | Checkpoint):
+        return found
+    if isinstance(found, assets.Asset):
+        if (files := assets.locate(found.name)) is None:
             raise ValueError(f"{name} is not here yet: fetch it by `cutaway download {name}`")
         first = next(iter(files.values()))
-        path = first if len(files) == 1 else first.parent
-    is_state = path.is_file() and not (path.name == "model.safetensors" and (path.parent / "config.json").is_file())
-    if not (is_state or _is_hugging_face(path)):
-        return open_run_or_checkpoint(name)
-    return OpenedModel(
-        name.rstrip("/").rpartition("/")[2], open_model(path, config=None if config is None else read_config(config))
-    )
-
-
-def _is_hugging_face(path: Path) -> bool:
-    try:
-        values = json.loads((path / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(values, dict) and "model_type" in values
+        found = first if len(files) == 1 else first.parent
+    source = open_model(found, config=None if config is None else read_config(config))
+    return OpenedModel(name.rstrip("/").rpartition("/")[2], source)

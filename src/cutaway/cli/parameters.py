@@ -54,16 +54,13 @@ _SILENT = {"blocks", "attn", "mlp", "embed", "unembed", "pos_embed", "qk_positio
 
 def _named_shapes(config: ModelConfig) -> Iterator[tuple[str, tuple[int, ...], str | None]]:
     """Yield each parameter's name and shape, and the name of the one that it is tied to."""
-    import torch
+    from cutaway.weights import parameter_shapes
 
-    from cutaway.model import Transformer
-
-    with torch.device("meta"):
-        model = Transformer(config)
-    first_names: dict[int, str] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        first = first_names.setdefault(id(parameter), name)
-        yield name, tuple(parameter.shape), None if first == name else first.rpartition(".")[2]
+    shapes = parameter_shapes(config)
+    for name, shape in shapes.items():
+        yield name, tuple(shape), None
+    if config.tie_embeddings:
+        yield "unembed.W_U.weight", tuple(shapes["embed.W_E"]), "W_E"
 
 
 def _component(name: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from cutaway.evaluation.encoding import text_ids
 from cutaway.hooks import Hooks, recording
 from cutaway.language_model import LanguageModel
 from cutaway.runtime import evaluating
@@ -20,6 +21,9 @@ __all__ = ["Comparison", "Position", "Difference", "compare", "relative_differen
 
 _LOGITS_AT_ONCE = 2**22
 """Logits of each model held together in float64: 32 MiB."""
+
+_ACTIVATIONS_AT_MOST = 256
+"""Positions on which activations are compared: those of a block are held together, and patterns grow with the square."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,7 @@ class Position:
 
 @dataclass(frozen=True)
 class Difference:
-    """How far an activation of b is from a's: ||a - b|| / ||a||, over all positions."""
+    """How far an activation of b is from a's: ||a - b|| / ||a||, over the positions compared."""
 
     name: str
     relative: float
@@ -46,13 +50,15 @@ class Comparison:
     """Two models on the same tokens; losses and KL in nats.
 
     `layers` holds embed, pos_embed, every resid_post and the logits; `finer` all activations of the first part that differs by more
-    than `tolerance`, in the order of the computation. Both are empty for models of different shapes, as `note` then says.
+    than `tolerance`, in the order of the computation; both on the text's first `n_compared` positions, at most 256. Both are empty for
+    models of different shapes, as `note` then says.
     """
 
     positions: list[Position]
     layers: list[Difference]
     finer: list[Difference]
     tolerance: float
+    n_compared: int
     note: str | None = None
 
     @property
@@ -90,6 +96,7 @@ class Comparison:
         ]
         if self.note is not None:
             return "\n".join([*lines, f"  {self.note}"])
+        lines.append(f"  activations are compared on the first {self.n_compared} positions")
         if self.first_difference is None:
             lines.append(f"  no activation differs by more than {self.tolerance:g} of its norm")
         else:
@@ -101,23 +108,30 @@ class Comparison:
         return "\n".join(lines)
 
 
-def compare(a: LanguageModel, b: LanguageModel, text: str, *, bos: bool | None = None, tolerance: float = 1e-5) -> Comparison:
-    """Return how two models with one tokenizer differ on a text, which is read in windows of the shorter `n_ctx`.
+def compare(
+    a: LanguageModel,
+    b: LanguageModel,
+    text: str | Int[Tensor, " pos"] | Sequence[int],
+    *,
+    bos: bool | None = None,
+    tolerance: float = 1e-5,
+) -> Comparison:
+    """Return how two models with one tokenizer differ on a text, or on its ids, read in windows of the shorter `n_ctx`.
 
-    Activations are compared on the first window. Differences are computed in float64, whatever the models' dtypes. Raises ValueError
-    for different tokenizers or numbers of logits, models that do not predict the next token, and a text of one token.
+    Activations are compared on the first window, of which at most 256 positions. Differences are computed in float64, whatever the
+    models' dtypes. Raises ValueError for different tokenizers or numbers of logits, models that do not predict the next token, and a
+    text of fewer than two tokens.
     """
     _check(a, b)
-    tokens = a.tokens(text, bos=bos)[0]
-    if len(tokens) < 2:
-        raise ValueError("the text has one token and so nothing to predict: give a longer one")
+    tokens = torch.tensor(text_ids(a, text, bos=bos))
     n_ctx = min(a.config.n_ctx, b.config.n_ctx)
     positions: list[Position] = []
     with evaluating(a.model), evaluating(b.model):
         for start in range(0, len(tokens) - 1, n_ctx):
             positions += _positions(a, b, tokens[start : start + n_ctx + 1])
-        layers, finer, note = _where_they_part(a, b, tokens[:n_ctx].unsqueeze(0), tolerance)
-    return Comparison(positions, layers, finer, tolerance, note)
+        beginning = tokens[: min(n_ctx, _ACTIVATIONS_AT_MOST)]
+        layers, finer, note = _where_they_part(a, b, beginning.unsqueeze(0), tolerance)
+    return Comparison(positions, layers, finer, tolerance, len(beginning) if layers else 0, note)
 
 
 def relative_difference(a: Float[Tensor, "..."], b: Float[Tensor, "..."]) -> float:

@@ -2,9 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from jaxtyping import Int
+from torch import Tensor
+
 from cutaway.language_model import LanguageModel
 
-__all__ = ["first_token", "joint_ids", "separate_ids"]
+__all__ = ["first_token", "joint_ids", "separate_ids", "text_ids"]
+
+
+def text_ids(lm: LanguageModel, text: str | Int[Tensor, " pos"] | Sequence[int], *, bos: bool | None = None) -> tuple[int, ...]:
+    """Return the ids of a text as `lm.tokens` gives them, or ids as they are.
+
+    Raises ValueError for fewer than two, of which none would be predicted, and for `bos` beside ids.
+    """
+    if not isinstance(text, str) and bos is not None:
+        raise ValueError("bos is for a text that is encoded here: put the token before the ids yourself")
+    ids = _ids(lm, text, bos=bos) if isinstance(text, str) else tuple(int(token) for token in text)
+    if len(ids) < 2:
+        raise ValueError("the text has fewer than two tokens and so nothing to predict: give a longer one")
+    return ids
 
 
 def joint_ids(lm: LanguageModel, context: str, continuation: str) -> tuple[tuple[int, ...], tuple[int, ...]]:

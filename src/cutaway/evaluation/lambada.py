@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cutaway.evaluation.encoding import joint_ids
-from cutaway.evaluation.partial import Report, score_resumably
+from cutaway.evaluation.partial import Progress, score_resumably
 from cutaway.evaluation.results import Evaluation, Metric, mean_metric, perplexity_metric
 from cutaway.evaluation.rows import Row, read_rows
 from cutaway.evaluation.scoring import Request
@@ -20,7 +20,7 @@ def lambada(
     *,
     limit: int | None = None,
     partial: Path | None = None,
-    report: Report | None = None,
+    report: Progress | None = None,
 ) -> Evaluation:
     """Return how often every token of a passage's last word is the likeliest, and the perplexity per such word.
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cutaway.evaluation.encoding import joint_ids, separate_ids
-from cutaway.evaluation.partial import Report, score_resumably
+from cutaway.evaluation.partial import Progress, score_resumably
 from cutaway.evaluation.results import Evaluation, mean_metric
 from cutaway.evaluation.rows import Row, read_rows
 from cutaway.evaluation.scoring import Request, Score, Scores
@@ -51,7 +51,7 @@ def multiple_choice(
     protocol: str = "lm-eval",
     limit: int | None = None,
     partial: Path | None = None,
-    report: Report | None = None,
+    report: Progress | None = None,
 ) -> Evaluation:
     """Return how often the right ending of a row is the likeliest, by HellaSwag or a JSONL file of its format.
 

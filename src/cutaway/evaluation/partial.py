@@ -1,10 +1,11 @@
-"""Scores kept on the disk as they come, so that an evaluation that was stopped goes on with the same result."""
+"""Scores kept on the disk until an evaluation is complete, so that one that was stopped goes on with the same result."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,12 @@ from cutaway.language_model import LanguageModel
 from cutaway.runtime import atomic_write
 from cutaway.tokenizers import tokenizer_hash
 
-__all__ = ["Report", "score_resumably", "language_model_hash"]
+__all__ = ["SCORER", "Progress", "score_resumably", "language_model_hash"]
 
-Report = Callable[[int, int], None]
+SCORER = "scores 1"
+"""The scoring's version: what another left half-done is begun anew. It goes up when scores come out different."""
+
+Progress = Callable[[int, int], None]
 """Called with how many rows are done, and of how many."""
 
 
@@ -26,13 +30,14 @@ def score_resumably(
     requests: Sequence[Request],
     *,
     partial: Path | None = None,
-    report: Report | None = None,
+    report: Progress | None = None,
     batch_tokens: int | None = None,
 ) -> list[Scores]:
-    """Return the scores of every request in order, keeping them in the folder `partial` as they come.
+    """Return the scores of every request in order, keeping them in the folder `partial` until the last is there.
 
-    A file there belongs to one model, tokenizer and list of requests, by hash; an evaluation of the same takes up what it holds, and
-    its result is to the last bit that of one that never stopped on the same machine.
+    A file there belongs to one model, tokenizer, list of requests, version of the code, kind of device and number of threads; an
+    evaluation of the same takes up what one that was stopped left, and its result is to the last bit that of one that never stopped
+    on the same machine. A complete evaluation leaves no file: the next one computes everything anew.
     """
     found: dict[int, Scores] = {}
     path = None
@@ -49,6 +54,8 @@ def score_resumably(
             with path.open("a", encoding="utf-8") as file:
                 file.write("".join(_line(number, scores) for number, scores in batch.items()))
         report(len(found), len(requests))
+    if path is not None:
+        path.unlink(missing_ok=True)
     return [found[number] for number in range(len(requests))]
 
 
@@ -63,7 +70,10 @@ def language_model_hash(lm: LanguageModel) -> str:
 
 
 def _key(lm: LanguageModel, requests: Sequence[Request], batch_tokens: int) -> str:
-    digest = hashlib.sha256(f"{language_model_hash(lm)} {batch_tokens}\n".encode())
+    """Return the sha256 of all that scores follow from, to the last bit: what is read, and what it is read with."""
+    versions = {"scorer": SCORER, "cutaway": version("cutaway"), "torch": torch.__version__}
+    machine = {"device": lm.model.embed.W_E.device.type, "n_threads": torch.get_num_threads(), "batch_tokens": batch_tokens}
+    digest = hashlib.sha256(json.dumps({"model": language_model_hash(lm), **versions, **machine}).encode())
     for request in requests:
         digest.update(json.dumps([request.context, request.continuations]).encode())
     return digest.hexdigest()

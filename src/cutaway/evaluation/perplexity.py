@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from cutaway.evaluation.partial import Report, score_resumably
+from jaxtyping import Int
+from torch import Tensor
+
+from cutaway.evaluation.encoding import text_ids
+from cutaway.evaluation.partial import Progress, score_resumably
 from cutaway.evaluation.results import Evaluation, Metric, perplexity_metric, ratio_metric
 from cutaway.evaluation.scoring import Request
 from cutaway.language_model import LanguageModel
@@ -17,21 +22,22 @@ __all__ = ["perplexity", "sliding_windows"]
 
 def perplexity(
     lm: LanguageModel,
-    text: str,
+    text: str | Int[Tensor, " pos"] | Sequence[int],
     *,
+    source: str = "text",
     window: int | None = None,
     stride: int | None = None,
     bos: bool | None = None,
     partial: Path | None = None,
-    report: Report | None = None,
+    report: Progress | None = None,
 ) -> Evaluation:
-    """Return the loss on a text: nats and perplexity per token, perplexity per word and per byte, bits per byte.
+    """Return the loss on a text, or on its ids: nats and perplexity per token, perplexity per word and per byte, bits per byte.
 
     The model reads `window` tokens at once, `n_ctx` unless given, and predicts `stride` new ones, half of it unless given: every token
     is predicted once, after at least `window - stride + 1` tokens of its past, or all there are. The text's first token is not
     predicted unless a beginning-of-text token stands before it (`bos`, as in `lm.tokens`), and words (between blanks) and bytes are
-    those of what was predicted. Standard errors take windows as independent. Raises ValueError for sizes that do not fit, and a text
-    of one token.
+    those of what was predicted. Standard errors take windows as independent. The settings name the text by `source` and by the sha256
+    of its bytes. Raises ValueError for sizes that do not fit, and a text of fewer than two tokens.
     """
     window = lm.config.n_ctx if window is None else window
     stride = max(1, window // 2) if stride is None else stride
@@ -39,14 +45,19 @@ def perplexity(
         raise ValueError(f"the window is {window} tokens; expected 1 to n_ctx {lm.config.n_ctx}")
     if not 1 <= stride <= window:
         raise ValueError(f"the stride is {stride} tokens; expected 1 to the window's {window}")
-    ids = tuple(lm.tokens(text, bos=bos)[0].tolist())
-    if len(ids) < 2:
-        raise ValueError("the text has one token and so nothing to predict: give a longer one")
+    ids = text_ids(lm, text, bos=bos)
+    content = text.encode() if isinstance(text, str) else lm.tokenizer.decode_bytes(ids)
     requests = sliding_windows(ids, window=window, stride=stride)
     scores = [scored.continuations[0] for scored in score_resumably(lm, requests, partial=partial, report=report)]
     predicted = lm.tokenizer.decode_bytes(ids[1:])
     counts = {"tokens": len(ids) - 1, "words": len(predicted.decode(errors="replace").split()), "bytes": len(predicted)}
-    settings = {"window": window, "stride": stride, **{f"n_{unit}": count for unit, count in counts.items()}}
+    settings = {
+        "source": source,
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "window": window,
+        "stride": stride,
+        **{f"n_{unit}": count for unit, count in counts.items()},
+    }
     nats = ratio_metric([-score.log_prob for score in scores], [score.n_tokens for score in scores])
     rows = [{"n_tokens": score.n_tokens, "log_prob": score.log_prob} for score in scores]
     return Evaluation("perplexity", settings, _metrics(nats, counts), rows)

@@ -43,7 +43,7 @@ class Evaluation:
         return asdict(self)
 
     def __str__(self) -> str:
-        settings = ", ".join(f"{name} {value}" for name, value in self.settings.items())
+        settings = ", ".join(f"{name} {_shown(name, value)}" for name, value in self.settings.items())
         return "\n".join([f"{self.task} ({settings})", *(f"  {name}: {metric}" for name, metric in self.metrics.items())])
 
 
@@ -109,4 +109,9 @@ def _differing(result: Evaluation, results: Mapping[str, Evaluation]) -> list[st
 
 
 def _said(result: Evaluation) -> list[str]:
-    return [f"{name.replace('_', ' ')} {value}" for name, value in result.settings.items()]
+    return [f"{name.replace('_', ' ')} {_shown(name, value)}" for name, value in result.settings.items()]
+
+
+def _shown(name: str, value: object) -> str:
+    """Write a setting; of a hash its first 12 digits tell texts apart."""
+    return str(value)[:12] if name == "sha256" else str(value)

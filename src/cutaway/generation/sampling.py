@@ -73,7 +73,7 @@ def shaped_log_probs(
     if sampling.temperature == 0:
         best = logits.argmax(dim=-1, keepdim=True)
         return torch.full_like(logits, -math.inf).scatter(-1, best, 0.0)
-    logits = logits / sampling.temperature
+    logits = (logits - logits.max(dim=-1, keepdim=True).values) / sampling.temperature  # from 0 down: nothing overflows upwards
     if sampling.top_k is not None and sampling.top_k < logits.shape[-1]:
         top = logits.topk(sampling.top_k, dim=-1)
         logits = torch.full_like(logits, -math.inf).scatter(-1, top.indices, top.values)

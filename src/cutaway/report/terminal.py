@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
@@ -102,5 +103,18 @@ def fields_table(fields: Mapping[str, object], *, title: str | None = None, styl
 
 
 def print_json(value: Any) -> None:
-    """Print a value for a program to read: indented JSON on standard output, never coloured."""
-    print(json.dumps(value, indent=2, ensure_ascii=True))
+    """Print a value for a program to read: indented JSON on standard output, never coloured; infinities and NaN are null there."""
+    print(json.dumps(_finite(value), indent=2, ensure_ascii=True, allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    """Put None for every float that JSON has no way to write."""
+    match value:
+        case float():
+            return value if math.isfinite(value) else None
+        case Mapping():
+            return {key: _finite(item) for key, item in value.items()}
+        case list() | tuple():
+            return [_finite(item) for item in value]
+        case _:
+            return value

@@ -35,4 +35,6 @@ class NoTokenizer(Tokenizer):
         self._refuse()
 
     def _refuse(self) -> NoReturn:
-        raise ValueError("this model came without a tokenizer: call it with ids, or give one to cutaway.load(..., tokenizer=...)")
+        raise ValueError(
+            "this model came without a tokenizer: give one by --tokenizer or cutaway.load(..., tokenizer=...), or call it with ids"
+        )

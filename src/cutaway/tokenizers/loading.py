@@ -18,11 +18,17 @@ __all__ = ["load_tokenizer"]
 _KINDS: dict[str, type[Tokenizer]] = {each.kind: each for each in (CharTokenizer, BPETokenizer, BytePairTokenizer, NoTokenizer)}
 
 
-def load_tokenizer(source: str | Path | Mapping[str, Any]) -> Tokenizer:
-    """Return the tokenizer of a JSON file, or of a state as `state_dict` gives it.
+_NAMED = {"gpt2": BytePairTokenizer.gpt2, "cl100k": BytePairTokenizer.cl100k}
 
-    Raises FileNotFoundError when there is no such file, and ValueError when it holds no tokenizer of cutaway's.
+
+def load_tokenizer(source: str | Path | Mapping[str, Any]) -> Tokenizer:
+    """Return the tokenizer of a name (gpt2, cl100k), of a JSON file, or of a state as `state_dict` gives it.
+
+    Raises FileNotFoundError when there is no such file, ValueError when it holds no tokenizer of cutaway's, and AssetError when a
+    named one cannot be fetched.
     """
+    if isinstance(source, str) and source in _NAMED:
+        return _NAMED[source]()
     if isinstance(source, Mapping):
         name, state = "the state", source
     else:

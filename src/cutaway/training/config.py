@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 from cutaway.config import ModelConfig
 
@@ -13,6 +14,9 @@ __all__ = ["TrainConfig", "TRAIN_PRESETS", "LOOKING", "expected_loss"]
 
 LOOKING = {"validate_every", "sample_every", "save_every", "log_every", "tensorboard", "watch"}
 """The fields of TrainConfig that say how often a run is looked at and what is kept: they change nothing of what is learnt."""
+
+
+_Dtype = Literal["auto", "float32", "bfloat16"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +35,7 @@ class TrainConfig:
     data: str = "tinyshakespeare"
     """A text file, a folder, a glob, or a corpus: tinyshakespeare, shakespeare, stdlib."""
     tokenizer: str = "char"
-    """char, bpe-N (N tokens, trained on the data), gpt2, cl100k, or a tokenizer.json; own, from_model's, is the only one it reads."""
+    """char, bpe-N (N tokens, trained on the data), gpt2, cl100k, or a tokenizer.json; own is from_model's."""
     out: str | None = None
     """The run directory; a new one under ./runs unless given."""
     n_steps: int = 2000
@@ -72,7 +76,7 @@ class TrainConfig:
     """Steps between lines of metrics.jsonl."""
     device: str = "auto"
     """cpu, cuda, cuda:1 or mps; auto takes the fastest present."""
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    dtype: _Dtype = "auto"
     """What matrix products are computed in: auto is bfloat16 where the device has it. All that adds up stays in float32."""
     compile: bool = True
     """Compile the step where there is a C++ compiler or a GPU; without one it runs as it is."""
@@ -86,20 +90,19 @@ class TrainConfig:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
         for name in ("n_warmup_steps", "sample_every", "seed", "weight_decay", "min_learning_rate"):
-            if not getattr(self, name) >= 0:
+            if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least 0")
         if self.n_window is not None and not 1 <= self.n_window <= self.model.n_ctx:
             raise ValueError(f"n_window is {self.n_window}; expected at least 1 and at most the model's n_ctx, {self.model.n_ctx}")
-        if (self.from_model is not None) != (self.tokenizer == "own"):
-            raise ValueError(
-                f"from_model is {self.from_model!r} and tokenizer {self.tokenizer!r}: a model to go on from reads its own tokenizer "
-                "(tokenizer='own'), and a new one has none yet"
-            )
+        if self.tokenizer == "own" and self.from_model is None:
+            raise ValueError("tokenizer is 'own', and a new model has none of its own: give from_model, or another tokenizer")
         if self.n_validation_windows is not None and self.n_validation_windows < 1:
             raise ValueError(f"n_validation_windows is {self.n_validation_windows}; expected at least 1, or None for all")
-        if not self.learning_rate > 0:
+        if self.dtype not in (dtypes := get_args(_Dtype)):
+            raise ValueError(f"dtype is {self.dtype!r}; expected {', '.join(dtypes)}")
+        if not 0 < self.learning_rate < math.inf:
             raise ValueError(f"learning_rate is {self.learning_rate}; expected more than 0")
-        if self.max_grad_norm is not None and self.max_grad_norm <= 0:
+        if self.max_grad_norm is not None and not self.max_grad_norm > 0:
             raise ValueError(f"max_grad_norm is {self.max_grad_norm}; expected more than 0, or None for no clipping")
         if not (0 <= self.beta1 < 1 and 0 <= self.beta2 < 1):
             raise ValueError(f"beta1 and beta2 are {self.beta1} and {self.beta2}; expected at least 0 and less than 1")

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from cutaway.report import print_sentence
+from cutaway.report import format_count, print_sentence
 from cutaway.runtime import describe_device
 from cutaway.training.checkpoint import TrainState
 from cutaway.training.config import TrainConfig, expected_loss
@@ -70,7 +70,7 @@ class ProgressLine:
         written = {
             "loss": f"loss {latest['loss']:.3f}" if "loss" in latest else "",
             "val_loss": f"val {latest['val_loss']:.3f}" if "val_loss" in latest else "",
-            "speed": f"{latest['tokens_per_s'] / 1000:.1f}k tokens/s" if "tokens_per_s" in latest else "",
+            "speed": f"{format_count(latest['tokens_per_s'])} tokens/s" if "tokens_per_s" in latest else "",
             "memory": f"{self._memory_gib():.2f} GiB",
         }
         return "  ".join(written[name] for name in names if written[name])

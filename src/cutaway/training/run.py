@@ -53,7 +53,8 @@ def resume(folder: str | Path, *, observers: Mapping[str, Observer] | None = Non
     newest = run.latest_checkpoint()
     if newest and (newest.step or 0) > config.n_steps:
         raise ValueError(f"{run.path} has done {newest.step} steps already; n_steps is {config.n_steps}: give that many or more")
-    materials = prepare(config, tokenizer=load_tokenizer(run.path / "tokenizer.json"))
+    begins = newest is None and config.from_model is not None  # stopped before its first checkpoint
+    materials = prepare(config, tokenizer=None if begins else load_tokenizer(run.path / "tokenizer.json"))
     _check_origin(run, materials)
     if changes:
         write_config(run.path, materials.config)

@@ -16,19 +16,19 @@ from pathlib import Path
 import torch
 
 from cutaway.data import Corpus, TokenArray, read_corpus, split_tokens, tokenize_corpus
+from cutaway.language_model import check_memory
 from cutaway.runs import runs_root
-from cutaway.runtime import atomic_write, describe_device
+from cutaway.runtime import atomic_write, describe_device, pick_device
 from cutaway.tokenizers import (
     BPETokenizer,
     BytePairTokenizer,
     CharTokenizer,
-    NoTokenizer,
     Tokenizer,
     load_tokenizer,
     tokenizer_hash,
 )
 from cutaway.training.config import TrainConfig
-from cutaway.weights import open_model
+from cutaway.weights import ModelSource, open_model
 
 __all__ = ["Materials", "make_tokenizer", "prepare", "claimed_folder", "write_run", "write_config"]
 
@@ -42,6 +42,8 @@ class Materials:
     tokenizer: Tokenizer
     train_tokens: TokenArray
     validation_tokens: TokenArray
+    source: ModelSource | None = None
+    """The model to go on from, where this is the beginning of a run that has one."""
 
     @property
     def prompt(self) -> str:
@@ -54,11 +56,13 @@ def prepare(config: TrainConfig, *, tokenizer: Tokenizer | None = None) -> Mater
 
     A run that goes on gives the `tokenizer` that it has, and then its model has its shape too.
     """
-    corpus = read_corpus(config.data)
+    corpus, source = read_corpus(config.data), None
     if tokenizer is None and config.from_model is not None:
         source = open_model(config.from_model)
-        tokenizer = source.tokenizer() or NoTokenizer()
-        config = config.replace(model=source.config.replace(dropout=config.model.dropout))
+        check_memory(source, pick_device(config.device), n_copies=4, what="weights, gradients and AdamW's two averages")
+        tokenizer = _tokenizer_of(source, config, corpus)
+        window = None if config.n_window is None else min(config.n_window, source.config.n_ctx)
+        config = config.replace(model=source.config.replace(dropout=config.model.dropout), n_window=window)
     elif tokenizer is None:
         tokenizer = make_tokenizer(config.tokenizer, corpus)
         config = config.replace(model=config.model.replace(d_vocab=tokenizer.d_vocab))
@@ -71,20 +75,28 @@ def prepare(config: TrainConfig, *, tokenizer: Tokenizer | None = None) -> Mater
             f"{config.data} gives {len(train_tokens)} tokens to train on and {len(validation_tokens)} to validate; "
             f"each needs at least {n_least} (a window of {config.window} and one): give more text or a smaller window"
         )
-    return Materials(config, corpus, tokenizer, train_tokens, validation_tokens)
+    return Materials(config, corpus, tokenizer, train_tokens, validation_tokens, source)
+
+
+def _tokenizer_of(source: ModelSource, config: TrainConfig, corpus: Corpus) -> Tokenizer:
+    """Return the tokenizer that a model to go on from reads; raises ValueError where it has none, or not room for the one given."""
+    tokenizer = source.tokenizer() if config.tokenizer == "own" else make_tokenizer(config.tokenizer, corpus)
+    if tokenizer is None:
+        raise ValueError(f"{source.path} came without a tokenizer: give the one that it was trained with, as --tokenizer gpt2")
+    if tokenizer.d_vocab > source.config.d_vocab:
+        raise ValueError(f"the tokenizer has {tokenizer.d_vocab} tokens and {source.path} d_vocab {source.config.d_vocab}")
+    return tokenizer
 
 
 def make_tokenizer(name: str, corpus: Corpus) -> Tokenizer:
     """Return the tokenizer that `TrainConfig.tokenizer` names; raises ValueError for one that is not known."""
     if name == "char":
         return CharTokenizer.fit(corpus.text)
-    if name in ("gpt2", "cl100k"):
-        return BytePairTokenizer.gpt2() if name == "gpt2" else BytePairTokenizer.cl100k()
     if name.startswith("bpe-") and name.removeprefix("bpe-").isdecimal():
         bpe = BPETokenizer.train(corpus.text, d_vocab=int(name.removeprefix("bpe-")))
         return BytePairTokenizer.from_bpe(bpe)
-    if Path(name).is_file():
-        return load_tokenizer(Path(name))
+    if name in ("gpt2", "cl100k") or Path(name).is_file():
+        return load_tokenizer(name)
     raise ValueError(
         f"there is no tokenizer {name!r}; expected char, bpe-4096 (or another size), gpt2, cl100k, or a tokenizer.json"
     )
@@ -138,6 +150,10 @@ def write_run(folder: Path, materials: Materials, device: torch.device) -> None:
         },
         "tokenizer": {"kind": tokenizer.kind, "d_vocab": tokenizer.d_vocab, "sha256": tokenizer_hash(tokenizer)},
     }
+    if source := materials.source:
+        manifest["from_model"] = {"path": str(source.path.resolve()), "format": source.kind}
+        if template := source.chat_template():
+            atomic_write(folder / "chat_template.jinja", template)
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(folder / "tokenizer.json")
     atomic_write(folder / "manifest.json", json.dumps(manifest, indent=2))

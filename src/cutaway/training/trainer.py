@@ -28,7 +28,7 @@ from cutaway.training.progress import ProgressLine, describe_run
 from cutaway.training.schedule import learning_rate
 from cutaway.training.setup import Materials
 from cutaway.training.step import TrainStep, next_token_loss
-from cutaway.weights import assemble, open_model
+from cutaway.weights import assemble
 
 __all__ = ["TrainingError", "run_training", "validation_loss"]
 
@@ -122,10 +122,10 @@ def validation_loss(
 def _start(materials: Materials, folder: Path, device: torch.device) -> tuple[TrainState, Loader]:
     config = materials.config
     newest = Run(folder).latest_checkpoint()
-    if config.from_model is None or newest:
+    if materials.source is None or newest:
         model = Transformer(config.model, generator=seeded_generator(config.seed))
     else:
-        model = assemble(config.model, open_model(config.from_model).tensors(), source=config.from_model)
+        model = assemble(config.model, materials.source.tensors(), source=str(materials.source.path))
     model = model.to(device).train()
     loader = Loader(materials.train_tokens, batch_size=config.batch_size, n_ctx=config.window, seed=config.seed)
     state = TrainState(model=model, optimizer=make_optimizer(model, config), loader=loader.state_dict())

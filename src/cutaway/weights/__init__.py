@@ -2,15 +2,17 @@
 
 from cutaway.weights.folder import check_tensors, load_model, read_config, read_tensors, save_model, save_tensors
 from cutaway.weights.hugging_face import HuggingFaceFolder, save_hugging_face
-from cutaway.weights.opening import open_model
-from cutaway.weights.source import ModelSource, StoredTensor, assemble, read_model
+from cutaway.weights.opening import open_model, resolve
+from cutaway.weights.source import ModelSource, StoredTensor, assemble, parameter_shapes, read_model
 
 __all__ = [
     "ModelSource",
     "StoredTensor",
     "open_model",
+    "resolve",
     "read_model",
     "assemble",
+    "parameter_shapes",
     "HuggingFaceFolder",
     "save_hugging_face",
     "save_model",

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import torch
 
 from cutaway.config import ModelConfig
-from cutaway.model import Transformer
 from cutaway.weights.renaming import Row
+from cutaway.weights.source import parameter_shapes
 
 __all__ = ["Setting", "Family", "FAMILIES", "HEAD", "family_of", "family_for"]
 
@@ -135,11 +135,7 @@ class Family:
         return name if name.startswith((self.prefix, "lm_head.")) else self.prefix + name
 
     def _expected(self, config: ModelConfig) -> dict[str, tuple[Row, tuple[int, ...]]]:
-        try:
-            with torch.device("meta"):
-                weights = dict(Transformer(config).named_parameters())  # a tied unembedding is not among them
-        except RuntimeError as error:
-            raise ValueError(f"the sizes of the configuration make tensors that no machine can hold: {error}") from None
+        weights = {name: torch.empty(shape, device="meta") for name, shape in parameter_shapes(config).items()}
         rows = [
             row.named(layer=layer, kind=kind)
             for row in self.rows

@@ -17,6 +17,7 @@ from torch import Tensor
 from cutaway.config import ModelConfig
 from cutaway.model import Transformer
 from cutaway.runtime import atomic_path, atomic_write
+from cutaway.weights.source import assemble, name_some
 
 __all__ = ["save_model", "load_model", "save_tensors", "read_config", "read_tensors", "stream_tensors", "check_tensors"]
 
@@ -43,19 +44,12 @@ def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
 
 
 def load_model(folder: Path, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> Transformer:
-    """Read a model as it was saved, in its own dtype unless another is given.
+    """Read a model as it was saved, in its own dtype unless another is given; it comes in evaluation mode.
 
     Raises ValueError naming the tensor when one is missing, is not the model's, or has another shape.
     """
-    config = read_config(folder / "config.json")
-    with torch.device("meta"):
-        model = Transformer(config)
-    tensors = read_tensors(folder / "model.safetensors")
-    check_tensors(tensors, _expected(model), source=folder / "model.safetensors")
-    model.load_state_dict(tensors, strict=False, assign=True)
-    if config.tie_embeddings:
-        model.unembed.W_U.weight = model.embed.W_E
-    return model.to(device=device, dtype=dtype)
+    config, weights = read_config(folder / "config.json"), folder / "model.safetensors"
+    return assemble(config, stream_tensors(weights), source=str(weights), device=device, dtype=dtype or "as stored")
 
 
 def read_config(path: Path) -> ModelConfig:
@@ -95,21 +89,9 @@ def stream_tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
 def check_tensors(tensors: dict[str, Tensor], expected: dict[str, torch.Size], *, source: Path) -> None:
     """Raise ValueError unless the names and shapes are those expected."""
     if missing := sorted(expected.keys() - tensors.keys()):
-        raise ValueError(f"{source} lacks {_some(missing)}, which the configuration beside it asks for")
+        raise ValueError(f"{source} lacks {name_some(missing)}, which the configuration beside it asks for")
     if extra := sorted(tensors.keys() - expected.keys()):
-        raise ValueError(f"{source} holds {_some(extra)}, which the configuration beside it does not know")
+        raise ValueError(f"{source} holds {name_some(extra)}, which the configuration beside it does not know")
     for name, shape in expected.items():
         if tensors[name].shape != shape:
             raise ValueError(f"{source}: {name} has shape {list(tensors[name].shape)}; the configuration expects {list(shape)}")
-
-
-def _expected(model: Transformer) -> dict[str, torch.Size]:
-    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
-    if model.config.tie_embeddings:
-        del shapes["unembed.W_U.weight"]
-    return shapes
-
-
-def _some(names: list[str], *, n_shown: int = 3) -> str:
-    more = f" and {len(names) - n_shown} more" if len(names) > n_shown else ""
-    return ", ".join(names[:n_shown]) + more

@@ -17,10 +17,9 @@ from gguf.quants import dequantize
 from torch import Tensor
 
 from cutaway.config import ModelConfig
-from cutaway.model import Transformer
 from cutaway.tokenizers import Tokenizer
 from cutaway.weights.gguf_header import GGUFTensor, read_header
-from cutaway.weights.source import ModelSource, StoredTensor
+from cutaway.weights.source import ModelSource, StoredTensor, located, name_some, parameter_shapes
 
 __all__ = ["GGUFFile"]
 
@@ -90,15 +89,12 @@ class GGUFFile(ModelSource):
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._fields, self._tensors = read_header(self.path)
-        try:
+        with located(self.path):
             _check_types(self._tensors)
             self._architecture = _architecture(self._fields)
             self.config = _read_config(self._architecture, self._fields, self._tensors)
-            with torch.device("meta"):
-                self.shapes = {name: weight.shape for name, weight in Transformer(self.config).named_parameters()}
+            self.shapes = parameter_shapes(self.config)
             self._check_shapes()
-        except ValueError as error:
-            raise ValueError(f"{self.path}: {error}") from None
 
     def stored(self) -> dict[str, StoredTensor]:
         """Return every tensor of the file by its name there, from the header."""
@@ -116,7 +112,8 @@ class GGUFFile(ModelSource):
             return None
         from cutaway.tokenizers.gguf_tokenizer import tokenizer_from_gguf_fields
 
-        return tokenizer_from_gguf_fields(self._fields)
+        with located(self.path):
+            return tokenizer_from_gguf_fields(self._fields)
 
     def chat_template(self) -> str | None:
         """Return the Jinja template in the metadata, None where there is none."""
@@ -145,8 +142,7 @@ class GGUFFile(ModelSource):
                 raise ValueError(f"{name} has shape {list(tensor.shape)}; its metadata asks for {wanted}")
         held = [ours for name in self._tensors for ours in _names(name, self._architecture)]
         if missing := sorted(expected.keys() - set(held)):
-            more = f" and {len(missing) - 1} more" if missing[1:] else ""
-            raise ValueError(f"it holds nothing for {missing[0]}{more}, which its metadata asks for")
+            raise ValueError(f"it holds nothing for {name_some(missing)}, which its metadata asks for")
         if twice := [name for name, count in Counter(held).items() if count > 1]:
             raise ValueError(f"it holds {twice[0]} twice")
 

@@ -19,7 +19,7 @@ from cutaway.tokenizers import Tokenizer
 from cutaway.weights.families import HEAD, Family, family_for, family_of
 from cutaway.weights.folder import save_tensors
 from cutaway.weights.renaming import Row, from_theirs, to_theirs
-from cutaway.weights.source import ModelSource, StoredTensor
+from cutaway.weights.source import ModelSource, StoredTensor, located
 
 __all__ = ["HuggingFaceFolder", "save_hugging_face"]
 
@@ -38,11 +38,11 @@ class HuggingFaceFolder(ModelSource):
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         settings = _read_object(self.path / "config.json")
-        with _located(self.path / "config.json"):
+        with located(self.path / "config.json"):
             self._family = family_of(settings)
             self.config = self._family.config_from_hf(settings)
         self._stored, self._file_of = _read_headers(self.path)
-        with _located(self.path):
+        with located(self.path):
             self._rows = self._family.match({name: stored.shape for name, stored in self._stored.items()}, self.config)
             _check_types({name: self._stored[name] for name in self._rows})
 
@@ -69,7 +69,7 @@ class HuggingFaceFolder(ModelSource):
     def chat_template(self) -> str | None:
         """Return the template in `chat_template.jinja`, or else the one in `tokenizer_config.json`."""
         if (path := self.path / "chat_template.jinja").is_file():
-            with _located(path):
+            with located(path):
                 return path.read_text(encoding="utf-8")
         if not (path := self.path / "tokenizer_config.json").is_file():
             return None
@@ -227,15 +227,6 @@ def _opened(path: Path) -> Iterator[Any]:
             yield file
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged, or no safetensors file: {error}") from None
-
-
-@contextmanager
-def _located(path: Path) -> Iterator[None]:
-    """Begin the sentence of an error with the path that it is about."""
-    try:
-        yield
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
 
 
 def _n_bytes(stored: StoredTensor) -> int:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -10,32 +11,18 @@ import torch
 from torch import Tensor
 
 from cutaway.config import ModelConfig
-from cutaway.weights.foreign import ForeignState, Place, check_tensors, place, read_checkpoint
+from cutaway.weights.families import FAMILIES
+from cutaway.weights.foreign import check_floats, check_state_dictionary, describe_tensors, read_checkpoint
+from cutaway.weights.renaming import from_theirs
+from cutaway.weights.source import ModelSource, StoredTensor, located
 
 __all__ = ["NanoGPTCheckpoint"]
 
-_PLACES: dict[str, Place] = {
-    "transformer.wte.weight": place("d_vocab d_model", "embed.W_E"),
-    "transformer.wpe.weight": place("n_ctx d_model", "embed.pos_embed.W_pos"),
-    "transformer.h.*.ln_1.weight": place("d_model", "blocks.*.ln1.weight"),
-    "transformer.h.*.ln_1.bias": place("d_model", "blocks.*.ln1.bias"),
-    "transformer.h.*.attn.c_attn.weight": place("d_qkv d_model", *(f"blocks.*.attn.W_{part}.weight" for part in "QKV")),
-    "transformer.h.*.attn.c_attn.bias": place("d_qkv", *(f"blocks.*.attn.W_{part}.bias" for part in "QKV")),
-    "transformer.h.*.attn.c_proj.weight": place("d_model d_heads", "blocks.*.attn.W_O.weight"),
-    "transformer.h.*.attn.c_proj.bias": place("d_model", "blocks.*.attn.W_O.bias"),
-    "transformer.h.*.ln_2.weight": place("d_model", "blocks.*.ln2.weight"),
-    "transformer.h.*.ln_2.bias": place("d_model", "blocks.*.ln2.bias"),
-    "transformer.h.*.mlp.c_fc.weight": place("d_mlp d_model", "blocks.*.mlp.W_in.weight"),
-    "transformer.h.*.mlp.c_fc.bias": place("d_mlp", "blocks.*.mlp.W_in.bias"),
-    "transformer.h.*.mlp.c_proj.weight": place("d_model d_mlp", "blocks.*.mlp.W_out.weight"),
-    "transformer.h.*.mlp.c_proj.bias": place("d_model", "blocks.*.mlp.W_out.bias"),
-    "transformer.ln_f.weight": place("d_model", "unembed.ln_final.weight"),
-    "transformer.ln_f.bias": place("d_model", "unembed.ln_final.bias"),
-    "lm_head.weight": place("d_vocab d_model", "unembed.W_U.weight"),
-}
+# GPT-2's names, with matrices of Linears where OpenAI's are of Conv1Ds
+_NANOGPT = replace(FAMILIES["gpt2"], rows=tuple(row._replace(is_conv1d=False) for row in FAMILIES["gpt2"].rows))
 
 
-class NanoGPTCheckpoint(ForeignState):
+class NanoGPTCheckpoint(ModelSource):
     """nanoGPT's `ckpt.pt`, whose shape is its `model_args`; which tokenizer it was trained with the file does not say.
 
     The activation is the exact gelu, nanoGPT's since July 2023; older checkpoints do not tell that theirs was the tanh form. Raises
@@ -43,19 +30,29 @@ class NanoGPTCheckpoint(ForeignState):
     """
 
     kind: ClassVar[str] = "nanoGPT checkpoint"
-    _layers_in = "transformer.h"
 
     def __init__(self, path: str | Path) -> None:
-        path = Path(path)
-        content = read_checkpoint(path)
+        self.path = Path(path)
+        content = read_checkpoint(self.path)
         if not all(isinstance(content.get(key), Mapping) for key in ("model", "model_args")):
             raise ValueError(f"{path} is no nanoGPT checkpoint: it lacks 'model' and 'model_args'")
         self._about = {key: content.get(key) for key in ("iter_num", "best_val_loss")}
         # torch.compile puts its own module around the model
-        tensors = {str(name).removeprefix("_orig_mod."): tensor for name, tensor in content["model"].items()}
-        check_tensors(path, tensors)
-        config = _nanogpt_config(path, content["model_args"], is_tied=_is_tied(tensors))
-        super().__init__(path, config, tensors, _PLACES)
+        self._tensors = {str(name).removeprefix("_orig_mod."): tensor for name, tensor in content["model"].items()}
+        check_state_dictionary(self.path, self._tensors)
+        self.config = _nanogpt_config(self.path, content["model_args"], is_tied=_is_tied(self._tensors))
+        with located(self.path):
+            self._rows = _NANOGPT.match({name: tuple(tensor.shape) for name, tensor in self._tensors.items()}, self.config)
+        for name in self._rows:
+            check_floats(self.path, name, self._tensors[name])
+
+    def stored(self) -> dict[str, StoredTensor]:
+        """Return every tensor by its name in the file; their data are not read."""
+        return describe_tensors(self._tensors)
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield cutaway's names and tensors, each a copy that does not depend on the file any more."""
+        return from_theirs(self._rows, ((name, tensor.detach()) for name, tensor in self._tensors.items()))
 
     def details(self) -> dict[str, str]:
         """Return how long it was trained, and its best validation loss."""
@@ -63,10 +60,6 @@ class NanoGPTCheckpoint(ForeignState):
         loss = loss.item() if isinstance(loss, Tensor) and loss.numel() == 1 else loss
         details = {"steps trained": f"{steps:,}"} if isinstance(steps, int) else {}
         return details | ({"best validation loss": f"{loss:.4f}"} if isinstance(loss, float) else {})
-
-    def _may_be_left_out(self, name: str) -> bool:
-        is_mask = name.endswith(".attn.bias")  # kept by models that ran without fused attention
-        return is_mask or (name == "lm_head.weight" and self.config.tie_embeddings)
 
 
 def _nanogpt_config(path: Path, values: Mapping[str, Any], *, is_tied: bool) -> ModelConfig:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from cutaway.assets import CATALOGUE
+from cutaway.assets import CATALOGUE, Asset
 from cutaway.assets.sources import Report
 from cutaway.config import ModelConfig
 from cutaway.runs import Checkpoint, Run, list_runs, runs_root
@@ -18,7 +18,7 @@ from cutaway.weights.saved import SavedModel
 from cutaway.weights.source import ModelSource
 from cutaway.weights.transformer_lens import TransformerLensState, is_transformer_lens
 
-__all__ = ["open_model"]
+__all__ = ["open_model", "resolve"]
 
 _ACCEPTED = (
     "a run or a checkpoint, a folder with the config.json and the safetensors of a Hugging Face model, a .gguf file, "
@@ -33,32 +33,27 @@ def open_model(source: str | Path, *, config: ModelConfig | None = None, report:
     Raises FileNotFoundError where there is no such thing, ValueError for what is no model of a format that is read, is damaged, or
     does not fit `config`, and AssetError for a model that cannot be fetched.
     """
-    path = _find(source)
-    if path is None:
-        found = catalogue_source(str(source), report=report)
-    elif path.is_dir():
-        found = _open_folder(path)
-    elif path.name == "model.safetensors" and (path.parent / "config.json").is_file():
-        found = _open_folder(path.parent)
-    elif _kind_of(path) == "gguf":
-        found = GGUFFile(path)
-    else:
-        found = _open_state(path, config)
+    found = _open(resolve(source), config, report)
     if config is not None and not isinstance(found, TransformerLensState):
         raise ValueError(f"{source} is a {found.kind}, which holds its own configuration: leave out config=")
     return found
 
 
-def _find(source: str | Path) -> Path | None:
-    """Return the path that a source is or the run that it names, None for a model of the catalogue."""
-    path = Path(source)
-    if path.exists():
-        return path
-    if (runs_root() / path).exists():
-        return runs_root() / path
-    models = [asset.name for asset in CATALOGUE.values() if asset.kind == "model"]
+def resolve(source: str | Path) -> Run | Checkpoint | Asset | Path:
+    """Say what a source is: what lies at a path, else the run of this name, else the model of the catalogue.
+
+    A path that comes back is of a Hugging Face folder or of a file, whose format is told when it is opened. Raises FileNotFoundError
+    where there is no such thing, ValueError for a folder that is no model.
+    """
+    for path in (Path(source), runs_root() / source):
+        if path.is_dir():
+            return _resolve_folder(path)
+        if path.exists():
+            is_of_folder = path.name == "model.safetensors" and (path.parent / "config.json").is_file()
+            return _resolve_folder(path.parent) if is_of_folder else path
+    models = {asset.name: asset for asset in CATALOGUE.values() if asset.kind == "model"}
     if str(source) in models:
-        return None
+        return models[str(source)]
     runs = ", ".join(run.name for run in list_runs()[-5:]) or "none yet"
     raise FileNotFoundError(
         f"there is no file or folder {source}, and no run or model of that name; the models are {', '.join(models)}, the runs {runs}"
@@ -90,7 +85,7 @@ def _kind_of(path: Path) -> str:
     return kind
 
 
-def _open_folder(path: Path) -> ModelSource:
+def _resolve_folder(path: Path) -> Run | Checkpoint | Path:
     config_file = path / "config.json"
     if not config_file.is_file():
         raise ValueError(f"{path} holds no config.json, so it is no model; expected {_ACCEPTED}")
@@ -101,15 +96,26 @@ def _open_folder(path: Path) -> ModelSource:
     if not isinstance(values, dict):
         raise ValueError(f"{config_file} holds no JSON object, so {path} is no model; expected {_ACCEPTED}")  # noqa: TRY004 (data)
     if "model_type" in values:
-        return HuggingFaceFolder(path)
+        return path
     if "train" in values:
-        run = Run(path)
-        if (newest := run.latest_checkpoint()) is None:
-            raise ValueError(f"{path} has no checkpoint yet: go on with it by `cutaway train --resume {path}`")
-        return SavedModel(newest)
+        return Run(path)
     if "d_model" in values:
-        return SavedModel(Checkpoint.at(path))
+        return Checkpoint.at(path)
     raise ValueError(f"{config_file} is neither cutaway's nor, without a model_type, Hugging Face's; expected {_ACCEPTED}")
+
+
+def _open(found: Run | Checkpoint | Asset | Path, config: ModelConfig | None, report: Report | None) -> ModelSource:
+    if isinstance(found, Asset):
+        return catalogue_source(found.name, report=report)
+    if isinstance(found, Run):
+        if (newest := found.latest_checkpoint()) is None:
+            raise ValueError(f"{found.path} has no checkpoint yet: go on with it by `cutaway train --resume {found.path}`")
+        return SavedModel(newest)
+    if isinstance(found, Checkpoint):
+        return SavedModel(found)
+    if found.is_dir():
+        return HuggingFaceFolder(found)
+    return GGUFFile(found) if _kind_of(found) == "gguf" else _open_state(found, config)
 
 
 def _open_state(path: Path, config: ModelConfig | None) -> ModelSource:

@@ -16,7 +16,7 @@ __all__ = ["SavedModel"]
 
 
 class SavedModel(ModelSource):
-    """A checkpoint, whose files are held against the hashes recorded with them before a tensor is read."""
+    """A checkpoint, of which what is read here is held against the hashes recorded with it; the optimizer's averages are not."""
 
     kind = "cutaway checkpoint"
 
@@ -29,7 +29,7 @@ class SavedModel(ModelSource):
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Yield names and tensors one after the other."""
-        self._checkpoint.verify()
+        self._checkpoint.verify(("config.json", "model.safetensors"))
         yield from stream_tensors(self.path / "model.safetensors")
 
     def tokenizer(self) -> Tokenizer | None:

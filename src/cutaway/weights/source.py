@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from cutaway.config import ModelConfig
 from cutaway.model import Transformer
 from cutaway.tokenizers import Tokenizer
 
-__all__ = ["ModelSource", "StoredTensor", "assemble", "read_model"]
+__all__ = ["ModelSource", "StoredTensor", "assemble", "read_model", "parameter_shapes", "name_some", "located"]
 
 
 class StoredTensor(NamedTuple):
@@ -70,11 +71,12 @@ def assemble(
     *,
     source: str,
     device: torch.device | str = "cpu",
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype | Literal["as stored"] | None = None,
 ) -> Transformer:
     """Build a model of this shape from cutaway's names and tensors, each taken over as it comes.
 
-    Raises ValueError naming the tensor when one is missing, is not the model's, comes twice, or has another shape.
+    It is in evaluation mode; without a `dtype` 16-bit weights become float32. Raises ValueError naming the tensor when one is missing,
+    is not the model's, comes twice, or has another shape.
     """
     with torch.device("meta"):
         model = Transformer(config)
@@ -87,12 +89,13 @@ def assemble(
             continue
         if tensor.shape != shape:
             raise ValueError(f"{source}: {name} has shape {list(tensor.shape)}; the configuration expects {list(shape)}")
-        wanted = dtype or torch.promote_types(tensor.dtype, torch.float32)
+        own = tensor.dtype if dtype == "as stored" else torch.promote_types(tensor.dtype, torch.float32)
+        wanted = dtype if isinstance(dtype, torch.dtype) else own
         _place(model, name, tensor.to(device=device, dtype=wanted).contiguous())
     if missing:
-        raise ValueError(f"{source} lacks {_some(sorted(missing))}, which the configuration asks for")
+        raise ValueError(f"{source} lacks {name_some(sorted(missing))}, which the configuration asks for")
     if extra:
-        raise ValueError(f"{source} holds {_some(extra)}, which the configuration does not know")
+        raise ValueError(f"{source} holds {name_some(sorted(extra))}, which the configuration does not know")
     if config.tie_embeddings:
         model.unembed.W_U.weight = model.embed.W_E
     return model.eval()
@@ -103,6 +106,28 @@ def _place(model: Transformer, name: str, tensor: Tensor) -> None:
     setattr(model.get_submodule(owner), parameter, torch.nn.Parameter(tensor))
 
 
-def _some(names: list[str], *, n_shown: int = 3) -> str:
+def parameter_shapes(config: ModelConfig) -> dict[str, torch.Size]:
+    """Return the shape of every parameter of such a model by its name; a tied unembedding is not among them.
+
+    Raises ValueError for sizes that no machine can hold.
+    """
+    try:
+        with torch.device("meta"):
+            return {name: weight.shape for name, weight in Transformer(config).named_parameters()}
+    except RuntimeError as error:
+        raise ValueError(f"the sizes of the configuration make tensors that no machine can hold: {error}") from None
+
+
+@contextmanager
+def located(path: Path) -> Iterator[None]:
+    """Begin the sentence of a ValueError with the path that it is about."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def name_some(names: Sequence[str], *, n_shown: int = 3) -> str:
+    """Return the first of these names in a row, and how many more there are."""
     more = f" and {len(names) - n_shown} more" if len(names) > n_shown else ""
     return ", ".join(names[:n_shown]) + more
