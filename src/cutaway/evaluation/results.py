@@ -13,6 +13,10 @@ if TYPE_CHECKING:  # rich is imported where a table is made
 __all__ = ["Metric", "Evaluation", "mean_metric", "perplexity_metric", "ratio_metric", "results_table"]
 
 
+_BESIDE = 3
+"""Metrics whose standard errors have room beside them in 80 columns; of more they stand below."""
+
+
 @dataclass(frozen=True)
 class Metric:
     """A number and its standard error, None where there is but one observation."""
@@ -23,9 +27,13 @@ class Metric:
     """Whether it is a part of one, shown in percent."""
 
     def __str__(self) -> str:
+        return self.shown(" ")
+
+    def shown(self, between: str) -> str:
+        """Return the number and its standard error as text, with `between` between them."""
         scale, unit = (100, " %") if self.is_share else (1, "")
-        value = f"{scale * self.value:.2f}" if self.is_share else f"{self.value:.4g}"
-        error = "" if self.standard_error is None else f" ± {scale * self.standard_error:.2g}"
+        value = f"{scale * self.value:.2f}" if self.is_share else _digits(self.value, 4)
+        error = "" if self.standard_error is None else f"{between}± {_digits(scale * self.standard_error, 2)}"
         return f"{value}{error}{unit}"
 
 
@@ -92,11 +100,17 @@ def results_table(results: Mapping[str, Evaluation]) -> Group:
     metrics = list(dict.fromkeys(name for result in results.values() for name in result.metrics))
     headers = [name.replace("_", " ") for name in metrics]
     grid = table("model", *headers, right=headers)
+    between = " " if len(metrics) <= _BESIDE else "\n"
     for model, result in results.items():
-        grid.add_row(model, *(str(result.metrics[name]) if name in result.metrics else "-" for name in metrics))
+        grid.add_row(model, *(result.metrics[name].shown(between) if name in result.metrics else "-" for name in metrics))
     differing = {model: _differing(result, results) for model, result in results.items()}
     below = [Text(f"{model}: {', '.join(said)}", style="dim") for model, said in differing.items() if said]
     return Group(Text(_title(results, tasks.pop()), style="bold"), grid, *below)
+
+
+def _digits(value: float, n_digits: int) -> str:
+    """Return a number with so many digits that count, written out where that is not long."""
+    return f"{float(f'{value:.{n_digits}g}'):,.0f}" if 10**n_digits <= value < 1e6 else f"{value:.{n_digits}g}"
 
 
 def _title(results: Mapping[str, Evaluation], task: str) -> str:
