@@ -201,9 +201,9 @@ TRAIN_PRESETS: dict[str, TrainConfig] = {
 }
 
 _EXPECTED: dict[tuple[str, str], float] = {
-    ("shakespeare-char", "tinyshakespeare"): 1.83,
+    ("shakespeare-char", "tinyshakespeare"): 1.82,
     ("shakespeare-char", "shakespeare"): 1.82,
-    ("stdlib", "stdlib"): 1.59,  # on the library of Python 3.11
+    ("stdlib", "stdlib"): 1.61,  # on the library of Python 3.11
 }
 """Validation loss in nats a token after a preset's steps, by preset and corpus: measured, see benchmarks/LOG.md."""
 
