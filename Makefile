@@ -19,6 +19,7 @@ test: $(VENV)/.dev   ## the tests (two workers)
 	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal -m "not slow"
 
 test-all: $(VENV)/.oracles  ## the tests and the minutes-long ones, some against other libraries
+	@$(BIN)/cutaway download smollm2-135m >/dev/null || echo "SmolLM2 cannot be fetched here: its tests will say so"
 	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal
 
 check: $(VENV)/.dev  ## format, lint, types, architecture
