@@ -88,10 +88,10 @@ def lm(theirs: nn.Module, tokenizer: BPETokenizer) -> LanguageModel:
     ours |= {f"unembed.ln_final.{kind}": state[f"ln_f.{kind}"] for kind in ("weight", "bias")}
     for layer in range(2):
         for kind in ("weight", "bias"):  # their matrices are transposed
-            queries_keys_values = state[f"h.{layer}.attn.c_attn.{kind}"].T.chunk(3)
+            queries_keys_values = state[f"h.{layer}.attn.c_attn.{kind}"].movedim(-1, 0).chunk(3)
             ours |= {f"blocks.{layer}.attn.W_{part}.{kind}": each for part, each in zip("QKV", queries_keys_values, strict=True)}
             for their_name, name in (("attn.c_proj", "attn.W_O"), ("mlp.c_fc", "mlp.W_in"), ("mlp.c_proj", "mlp.W_out")):
-                ours[f"blocks.{layer}.{name}.{kind}"] = state[f"h.{layer}.{their_name}.{kind}"].T
+                ours[f"blocks.{layer}.{name}.{kind}"] = state[f"h.{layer}.{their_name}.{kind}"].movedim(-1, 0)
             for number in (1, 2):
                 ours[f"blocks.{layer}.ln{number}.{kind}"] = state[f"h.{layer}.ln_{number}.{kind}"]
     model = Transformer(ModelConfig(d_vocab=tokenizer.d_vocab, n_ctx=N_CTX, n_layers=2, n_heads=4, d_model=32))
