@@ -210,7 +210,7 @@ def test_without_a_run_a_pretrained_model_is_offered(cutaway, monkeypatch):
     asked = []
 
     class Answer:
-        def ask(self):
+        def unsafe_ask(self):
             return False
 
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)

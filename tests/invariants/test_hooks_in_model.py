@@ -312,3 +312,12 @@ def test_another_shape_is_refused_where_it_is_returned(tiny_model: Transformer, 
         ValueError, match=r"'blocks.1.attn.z' returned a tensor of shape \(2, 1, 4, 4\), .*; expected .* \(2, 9, 4, 4\)"
     ):
         tiny_model(tokens, hooks=hooks)
+
+
+def test_a_mapping_is_hooks_too(tiny_model: Transformer, tokens: Tensor) -> None:
+    seen: list[str] = []
+    expected = tiny_model(tokens)
+    assert torch.equal(tiny_model(tokens, hooks={"blocks.*.attn.hook_z": lambda x, name: seen.append(name)}), expected)
+    assert seen == ["blocks.0.attn.z", "blocks.1.attn.z"]
+    with pytest.raises(ValueError, match="no activation is called 'blocks.0.attn.zz'"):
+        tiny_model(tokens, hooks={"blocks.0.attn.zz": lambda x, name: None})

@@ -200,7 +200,7 @@ def _compare(load: _Load, sources: list[str], data: str | None, limit: int | Non
     text, origin = _text(sources[0], data, a.tokenizer, limit)
     found = compare(a, b, text)
     if as_json:
-        return print_json({"source": origin, **found.to_dict()})
+        return print_json({"source": origin, **{name: value for name, value in found.to_dict().items() if name != "positions"}})
     console = stdout_console()
     for name, source in zip("ab", sources, strict=True):
         console.print(Text.assemble((f"{name}  ", "bold"), source), soft_wrap=True)
@@ -218,7 +218,11 @@ def _show(results: dict[str, Evaluation], *, as_json: bool) -> None:
     from cutaway.evaluation import results_table
 
     if as_json:
-        return print_json({source: result.to_dict() for source, result in results.items()})
+        values = {source: result.to_dict() for source, result in results.items()}
+        for each in values.values():
+            if each["task"] == "perplexity":
+                del each["rows"]  # its windows, thousands of them, which are no answers to anything
+        return print_json(values)
     stdout_console().print(results_table(_short(results)))
     return None
 

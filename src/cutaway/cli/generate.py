@@ -165,8 +165,8 @@ def _latest_or_offered() -> str:
     import questionary
 
     said = f"There is no run yet. Take SmolLM2-135M-Instruct, a pretrained language model ({size})?"
-    if not questionary.confirm(said, default=True).ask():
-        raise UsageError("there is no run yet: make one by `cutaway demo`")
+    if not questionary.confirm(said, default=True).unsafe_ask():
+        raise UsageError(f"there is no run yet: make one by `cutaway demo`, or take a pretrained model by `--model {_OFFERED}`")
     return _OFFERED
 
 

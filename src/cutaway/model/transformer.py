@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from functools import partial
 
 import torch
@@ -11,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from cutaway.config import ModelConfig
-from cutaway.hooks import NO_HOOKS, Hooks, recording
+from cutaway.hooks import NO_HOOKS, Hook, Hooks, recording
 from cutaway.model.block import Block
 from cutaway.model.kv_cache import KVCache
 from cutaway.model.masks import Mask, explicit_mask
@@ -126,14 +127,14 @@ class Transformer(nn.Module):
         positions: Int[Tensor, "..."] | None = None,
         mask: Bool[Tensor, "*broadcast #q_pos #k_pos"] | None = None,
         kv: KVCache | None = None,
-        hooks: Hooks = NO_HOOKS,
+        hooks: Hooks | Mapping[str, Hook] = NO_HOOKS,
     ) -> Float[Tensor, "*batch pos d_vocab"]:
         """Return the logits after every token.
 
         `positions`, `"pos"` or `"batch pos"`, go on from those in `kv` unless they are given; `mask` takes away keys beyond those that
         causality does. Raises ValueError for more tokens than `n_ctx` and for hooks whose names never came up.
         """
-        hooks = hooks.new_run()
+        hooks = (hooks if isinstance(hooks, Hooks) else Hooks(hooks)).new_run()
         following = self.next_positions(tokens.shape[-1], kv=kv if positions is None else None, device=tokens.device)
         positions = following if positions is None else positions
         resid = self.embed(tokens, positions, hooks=hooks)

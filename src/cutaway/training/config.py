@@ -122,7 +122,9 @@ class TrainConfig:
         if changes.get("from_model", TRAIN_PRESETS[name].from_model) is not None:
             changes = {"tokenizer": "own"} | changes
             if shape := sorted((of_model - {"dropout"}) & changes.keys()):
-                raise ValueError(f"a model to go on from has its own {', '.join(shape)}: leave out what is given, or from_model")
+                raise ValueError(
+                    f"a model to go on from has its own {', '.join(shape)}: leave out what is given, or from_model (--from)"
+                )
         model = TRAIN_PRESETS[name].model.replace(**{name: value for name, value in changes.items() if name in of_model})
         rest = {name: value for name, value in changes.items() if name not in of_model}
         named = (

@@ -36,6 +36,7 @@ def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
     """Write tensors as safetensors; raises OSError where the disk is full or cannot be written."""
     try:
         save_file(tensors, path, metadata={"format": "pt"})
+        path.chmod(0o644)  # the library makes files that nobody else may read
     except SafetensorError as error:  # which has the number of the system's error in its text alone
         if match := re.search(r"os error (\d+)", str(error)):
             number = int(match[1])
