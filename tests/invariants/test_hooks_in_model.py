@@ -319,5 +319,5 @@ def test_a_mapping_is_hooks_too(tiny_model: Transformer, tokens: Tensor) -> None
     expected = tiny_model(tokens)
     assert torch.equal(tiny_model(tokens, hooks={"blocks.*.attn.hook_z": lambda x, name: seen.append(name)}), expected)
     assert seen == ["blocks.0.attn.z", "blocks.1.attn.z"]
-    with pytest.raises(ValueError, match="no activation is called 'blocks.0.attn.zz'"):
+    with pytest.raises(ValueError, match=r"no activation is called 'blocks\.0\.attn\.zz'"):
         tiny_model(tokens, hooks={"blocks.0.attn.zz": lambda x, name: None})
