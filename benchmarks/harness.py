@@ -68,7 +68,7 @@ def run_harness(
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     hub = folder / "model"
-    save_hugging_face(lm.model, hub, tokenizer=lm.tokenizer)
+    save_hugging_face(lm, hub)
     model = AutoModelForCausalLM.from_pretrained(hub, dtype=torch.float32).eval()
     harness = HFLM(pretrained=model, tokenizer=AutoTokenizer.from_pretrained(hub), batch_size=batch_size, device="cpu")
     score, spent_s = harness._loglikelihood_tokens, [0.0]

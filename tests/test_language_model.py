@@ -43,7 +43,7 @@ def bpe(make_model: MakeModel) -> LanguageModel:
 
 
 def test_the_tokenizer_must_fit(make_model: MakeModel) -> None:
-    with pytest.raises(ValueError, match="the tokenizer has 100 tokens and the model d_vocab 99: they do not belong together"):
+    with pytest.raises(ValueError, match="the char tokenizer has 100 tokens and the model d_vocab 99: they do not belong together"):
         make_lm(make_model, CharTokenizer.fit(string.printable), d_vocab=99)
     make_lm(make_model, CharTokenizer.fit(string.printable), d_vocab=101)
 
@@ -83,6 +83,38 @@ def test_a_text_without_tokens(lm: LanguageModel, text: str | list[str]) -> None
     for ask in (lm.tokens, lm.generate):
         with pytest.raises(ValueError, match="a prompt has no tokens: give some text to go on from"):
             ask(text)
+
+
+@pytest.mark.usefixtures("without_type_checks")
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        (5, "a prompt is 5, of type int; expected text: ids are read by lm.model"),
+        ([[1, 2]], r"a prompt is \[1, 2\], of type list; expected text"),
+        (torch.arange(99), r"a prompt is tensor\(.{33}\.\.\., of type Tensor; expected text"),
+        (["a", None], "a prompt is None, of type NoneType; expected text"),
+    ],
+    ids=str,
+)
+def test_what_is_no_text(lm: LanguageModel, given: Any, sentence: str) -> None:
+    for ask in (lm.tokens, lm.generate):
+        with pytest.raises(ValueError, match=sentence):
+            ask(given)
+
+
+@pytest.mark.usefixtures("without_type_checks")
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        (torch.zeros(1, 3, dtype=torch.int64), r"the ids have the shape \[1, 3\]; expected one row of them, as tokens\[0\]"),
+        ("hello", "'hello' is text already; expected ids, as lm.tokens gives them"),
+        ([3, 110], "id 110 has no token: the char tokenizer has d_vocab 100"),
+    ],
+    ids=str,
+)
+def test_what_is_no_row_of_ids(lm: LanguageModel, given: Any, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        lm.text(given)
 
 
 def test_special_tokens_in_a_prompt_are_ordinary_text(bpe: LanguageModel) -> None:
@@ -331,7 +363,7 @@ def test_a_folder_that_lacks_a_file_is_refused(folder: Path, name: str) -> None:
 
 def test_a_tokenizer_of_another_model(folder: Path) -> None:
     CharTokenizer.fit("".join(map(chr, range(200)))).save(folder / "tokenizer.json")
-    with pytest.raises(ValueError, match="the tokenizer has 200 tokens and the model d_vocab 120"):
+    with pytest.raises(ValueError, match="the char tokenizer has 200 tokens and the model d_vocab 120"):
         load(folder, device="cpu")
 
 
@@ -401,6 +433,11 @@ class TestChat:
         other = replace(make_lm(lambda config: _always(config, 258), tokenizer), chat_template=self.TEMPLATE)
         assert other.chat("Hi") == ""
         assert other.generate("Hi", max_new_tokens=2) == "Hi<other><other>"
+
+    def test_the_end_of_a_turn_is_not_shown_whatever_kind_of_token_it_is(self, talker: LanguageModel) -> None:
+        tokenizer = BytePairTokenizer(added_tokens={"<end>": 256}, eos_token="<end>")
+        ending = replace(make_lm(lambda config: _always(config, 256), tokenizer), chat_template=self.TEMPLATE)
+        assert ending.chat("Hi") == ""
 
     def test_names_in_ordinary_text_are_ordinary(self, talker: LanguageModel) -> None:
         assert 256 not in talker.tokens("<|im_start|>")

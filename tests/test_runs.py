@@ -10,7 +10,6 @@ from cutaway.runs import (
     file_sha256,
     latest_run,
     list_runs,
-    open_run_or_checkpoint,
     read_metrics,
     runs_root,
     values_sha256,
@@ -94,16 +93,12 @@ def test_the_root_is_where_the_environment_says(tmp_path, monkeypatch):
     assert str(runs_root()) == "runs"
 
 
-def test_sources_are_paths_or_names(tmp_path, monkeypatch):
-    monkeypatch.setenv("CUTAWAY_RUNS", str(tmp_path))
+def test_a_checkpoint_knows_its_step_and_its_run(tmp_path):
     folder = make_run(tmp_path / "tiny")
     step = folder / "checkpoints" / "step-000050"
-    assert open_run_or_checkpoint("tiny") == Run(folder)
-    assert open_run_or_checkpoint(folder) == Run(folder)
-    for source in (step, step / "model.safetensors", "tiny/checkpoints/step-000050"):
-        checkpoint = open_run_or_checkpoint(source)
-        assert checkpoint == Checkpoint(step, 50)
-        assert checkpoint.run == Run(folder)
+    checkpoint = Checkpoint.at(step)
+    assert checkpoint == Checkpoint(step, 50)
+    assert checkpoint.run == Run(folder)
     assert checkpoint.tensors() == {"embed.W_E": ("F32", (11, 8))}
     assert checkpoint.n_bytes == sum(file.stat().st_size for file in step.iterdir())
 
@@ -140,7 +135,10 @@ def test_a_damaged_checkpoint_is_refused_in_a_sentence(tmp_path):
     weights = folder / "checkpoints/step-000050/model.safetensors"
     weights.write_bytes(weights.read_bytes()[:20])
     with pytest.raises(ValueError, match=r"model\.safetensors is damaged"):
-        open_run_or_checkpoint(weights.parent).tensors()
+        Checkpoint.at(weights.parent).tensors()
+    (weights.parent / "config.json").rename(folder / "taken")
+    assert Run(folder).checkpoints() == [Checkpoint(weights.parent, 50)]
+    (folder / "taken").rename(weights.parent / "config.json")
     weights.unlink()
     assert Run(folder).checkpoints() == []
     assert Run(folder).latest_checkpoint() is None

@@ -13,6 +13,7 @@ from cutaway.runtime import (
     atomic_write,
     compiler,
     describe_device,
+    did_you_mean,
     evaluating,
     peak_memory_gib,
     pick_device,
@@ -219,3 +220,8 @@ def test_a_folder_is_removed_and_what_a_link_points_to_stays(tmp_path: Path) -> 
     remove_path(folder)  # nothing there: nothing happens
     assert not folder.exists()
     assert (tmp_path / "kept" / "file").read_text() == "x"
+
+
+def test_the_nearest_name_is_asked_about() -> None:
+    assert did_you_mean("GPT2", ["gpt2", "gpt2-xl"]) == "did you mean 'gpt2'? "
+    assert did_you_mean("mine", ["gpt2", "gpt2-xl"]) == ""

@@ -11,7 +11,7 @@ from typing import Any
 from cutaway.config import ModelConfig
 from cutaway.runs import Run
 from cutaway.training import TrainConfig
-from cutaway.weights import read_tensors
+from cutaway.weights import stream_tensors
 
 WORDS = shlex.split("the a king queen fool speaks laughs of to his her crown night day and never always sees loves")
 
@@ -64,7 +64,7 @@ def learned(run: Path) -> dict[str, Any]:
     tensors = {
         f"{name}: {key}": (tensor.shape, tensor.numpy().tobytes())
         for name in ("model.safetensors", "optimizer.safetensors")
-        for key, tensor in read_tensors(newest.path / name).items()
+        for key, tensor in stream_tensors(newest.path / name)
     }
     names = ("step", "tokens", "loss", "lr", "grad_norm", "val_loss", "sample")
     logged = [{name: record.get(name) for name in names} for record in Run(run).metrics().records]

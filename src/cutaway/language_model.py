@@ -43,7 +43,7 @@ class LanguageModel:
     def __post_init__(self) -> None:
         if self.tokenizer.d_vocab > self.config.d_vocab:
             raise ValueError(
-                f"the tokenizer has {self.tokenizer.d_vocab} tokens and the model d_vocab {self.config.d_vocab}: "
+                f"the {self.tokenizer.kind} tokenizer has {self.tokenizer.d_vocab} tokens and the model d_vocab {self.config.d_vocab}: "
                 "they do not belong together"
             )
 
@@ -64,13 +64,17 @@ class LanguageModel:
         Shorter rows are filled up on the right, which no earlier position sees. `bos` puts the beginning-of-text token first (True),
         leaves it out (False), or does as the tokenizer's file says (None). Raises ValueError for a text without tokens.
         """
-        rows = self._encode([text] if isinstance(text, str) else text, bos=bos)
+        rows = self._encode(text, bos=bos)
         width = max(map(len, rows))
         fill = self.tokenizer.eot or 0
         return torch.tensor([row + [fill] * (width - len(row)) for row in rows], device=self.model.embed.W_E.device)
 
     def text(self, tokens: Int[Tensor, " pos"] | Sequence[int]) -> str:
-        """Return the text of one row of ids."""
+        """Return the text of one row of ids; raises ValueError for what is no such row, and for an id without a token."""
+        if isinstance(tokens, Tensor) and tokens.ndim != 1:
+            raise ValueError(f"the ids have the shape {list(tokens.shape)}; expected one row of them, as tokens[0]")
+        if isinstance(tokens, str):
+            raise ValueError(f"{_shortened(tokens)} is text already; expected ids, as lm.tokens gives them")  # noqa: TRY004 (data)
         return self.tokenizer.decode([int(token) for token in tokens])
 
     def generate(
@@ -93,12 +97,12 @@ class LanguageModel:
     ) -> _Prompt:
         """Return the prompt, or each of several, with its continuation; the same seed gives the same text.
 
-        What is left at None is as `preset` says (precise, balanced, creative); top_p=1 takes all tokens. Text ends before the first of
-        the strings `stop`, or where the model ends it. With `num_beams` above 1 the likeliest continuation found is returned; nothing
-        is drawn, so that options of sampling raise ValueError, as does `compile` with several prompts or beams.
+        What is left at None is as the sampling preset says (precise, balanced, creative); top_p=1 takes all tokens. Text ends before
+        the first of the strings `stop`, or where the model ends it. With `num_beams` above 1 the likeliest continuation found is
+        returned; nothing is drawn, so that options of sampling raise ValueError, as does `compile` with several prompts or beams.
         """
+        rows = self._encode(prompt, bos=bos)
         prompts = [prompt] if isinstance(prompt, str) else prompt
-        rows = self._encode(prompts, bos=bos)
         sampling = Sampling.of(
             preset,
             temperature=temperature,
@@ -149,7 +153,7 @@ class LanguageModel:
         """
         rows = self._encode([prompt], bos=bos, allow_special=allow_special)
         sampling = sampling or Sampling.of("balanced")
-        ends = set(self.tokenizer.special_tokens.values()) if allow_special else self._end_ids
+        ends = self._end_ids | (set(self.tokenizer.special_tokens.values()) if allow_special else set())
         for _, piece in self._continue(
             rows, stop, ends, max_new_tokens=max_new_tokens, sampling=sampling, seed=seed, compile=compile, tell=tell
         ):
@@ -180,7 +184,8 @@ class LanguageModel:
     ) -> str:
         """Return the model's answer to a conversation, messages as `{"role": "user", "content": "..."}`; a string is one of them.
 
-        `sampling` are fields of `Sampling` that differ from the preset's. Raises ValueError as `chat_prompt` does.
+        The token that ends the answer is no part of it. `sampling` are fields of `Sampling` that differ from the preset's. Raises
+        ValueError as `chat_prompt` does.
         """
         chosen = Sampling.of(preset, **sampling)
         prompt = self.chat_prompt(messages)
@@ -249,7 +254,13 @@ class LanguageModel:
         """The ids that the model has logits for and the tokenizer no token."""
         return [*self.tokenizer.unused_ids, *range(self.tokenizer.d_vocab, self.config.d_vocab_out)]
 
-    def _encode(self, texts: Sequence[str], *, bos: bool | None, allow_special: bool = False) -> list[list[int]]:
+    def _encode(self, text: str | Sequence[str], *, bos: bool | None, allow_special: bool = False) -> list[list[int]]:
+        texts = [text] if isinstance(text, str) or not isinstance(text, Sequence) else text
+        if wrong := [each for each in texts if not isinstance(each, str)]:
+            raise ValueError(
+                f"a prompt is {_shortened(wrong[0])}, of type {type(wrong[0]).__name__}; expected text: ids are read by lm.model, "
+                "and lm.text makes text of them"
+            )
         first: list[int] = []
         if self.tokenizer.adds_bos if bos is None else bos:
             begin = self.tokenizer.eot if self.tokenizer.bos is None else self.tokenizer.bos
@@ -303,12 +314,17 @@ def check_memory(
         )
 
 
-def random_model(preset: str, *, seed: int = 0, device: str | None = None) -> LanguageModel:
-    """Return a model of this preset's shape with the weights it would begin training with.
+def _shortened(value: object) -> str:
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 40 else f"{text[:40]}..."
+
+
+def random_model(size: str, *, seed: int = 0, device: str | None = None) -> LanguageModel:
+    """Return a model of this size, as `gpt2`, with the weights it would begin training with.
 
     Its tokens are GPT-2's where they fit the vocabulary, otherwise the printable ASCII characters.
     """
-    config = ModelConfig.preset(preset)
+    config = ModelConfig.preset(size)
     tokenizer: Tokenizer = CharTokenizer.fit(string.printable)
     if config.d_vocab >= _GPT2_D_VOCAB:
         tokenizer = BytePairTokenizer.gpt2()

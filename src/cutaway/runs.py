@@ -23,7 +23,7 @@ __all__ = [
     "runs_root",
     "list_runs",
     "latest_run",
-    "open_run_or_checkpoint",
+    "is_run",
     "file_sha256",
     "values_sha256",
 ]
@@ -76,7 +76,7 @@ class Checkpoint:
     def run(self) -> Run | None:
         """The run that it belongs to, None for one that lies alone."""
         folder = self.path.parent.parent
-        return Run(folder) if self.path.parent.name == "checkpoints" and _is_run(folder) else None
+        return Run(folder) if self.path.parent.name == "checkpoints" and is_run(folder) else None
 
     def verify(self, names: Sequence[str] | None = None) -> dict[str, Any]:
         """Return `state.json` after holding it and the files of these names, or else all of them, against the hashes in it.
@@ -138,7 +138,7 @@ class Run:
         object.__setattr__(self, "path", Path(self.path))
         if not self.path.exists():
             raise FileNotFoundError(f"there is no run {self.path}{_others(self.path)}")
-        if not _is_run(self.path):
+        if not is_run(self.path):
             raise ValueError(
                 f"{self.path} is no run: expected a folder with the config.json and checkpoints that `cutaway train` writes"
             )
@@ -170,9 +170,9 @@ class Run:
         return read_metrics(self.path / "metrics.jsonl")
 
     def checkpoints(self) -> list[Checkpoint]:
-        """Return the whole checkpoints in the order of their steps."""
-        folders = [path for path in self.path.glob("checkpoints/*") if _STEP_FOLDER.fullmatch(path.name)]
-        found = [Checkpoint.at(path) for path in folders if (path / "model.safetensors").is_file()]
+        """Return the checkpoints in the order of their steps; what is damaged in one, reading it says."""
+        folders = [path.parent for path in self.path.glob("checkpoints/*/model.safetensors")]
+        found = [Checkpoint(path, int(match[1])) for path in folders if (match := _STEP_FOLDER.fullmatch(path.name))]
         return sorted(found, key=lambda checkpoint: checkpoint.step or 0)
 
     def latest_checkpoint(self) -> Checkpoint | None:
@@ -212,7 +212,7 @@ def read_metrics(path: Path) -> Metrics:
 
 def list_runs(root: Path | None = None) -> list[Run]:
     """Return the runs in a folder, `runs_root()` unless given, the one that changed last at the end."""
-    folders = [path for path in (root or runs_root()).glob("*") if _is_run(path)]
+    folders = [path for path in (root or runs_root()).glob("*") if is_run(path)]
     return sorted(map(Run, folders), key=lambda run: run.last_change)
 
 
@@ -226,19 +226,13 @@ def latest_run(root: Path | None = None) -> Run:
     return runs[-1]
 
 
-def open_run_or_checkpoint(source: str | Path) -> Run | Checkpoint:
-    """Return what lies at a path, or the run of that name in `runs_root()`.
-
-    Raises FileNotFoundError where there is nothing, ValueError for what is neither a run nor a checkpoint.
-    """
-    path = Path(source)
-    if not path.exists() and (named := runs_root() / path).exists():
-        path = named
-    if path.is_file() and path.name == "model.safetensors":
-        path = path.parent
-    if (path / "model.safetensors").is_file():
-        return Checkpoint.at(path)
-    return Run(path)
+def is_run(path: Path) -> bool:
+    """Return whether a folder has a configuration of a model and of its training."""
+    try:
+        config = _read_json(path / "config.json")
+    except (ValueError, OSError):
+        return False
+    return isinstance(config.get("model"), Mapping) and isinstance(config.get("train"), Mapping)
 
 
 def file_sha256(file: Path) -> str:
@@ -250,15 +244,6 @@ def file_sha256(file: Path) -> str:
 def values_sha256(values: Mapping[str, Any]) -> str:
     """Return the sha256 of JSON values, however they are laid out in a file."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
-
-
-def _is_run(path: Path) -> bool:
-    """Return whether a folder has a configuration of a model and of its training."""
-    try:
-        config = _read_json(path / "config.json")
-    except (ValueError, OSError):
-        return False
-    return isinstance(config.get("model"), Mapping) and isinstance(config.get("train"), Mapping)
 
 
 def _others(path: Path) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import resource
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,6 +29,7 @@ __all__ = [
     "atomic_write",
     "remove_path",
     "evaluating",
+    "did_you_mean",
 ]
 
 
@@ -199,3 +201,13 @@ def remove_path(path: Path) -> None:
         path.rmdir()
     else:
         path.unlink(missing_ok=True)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return the question that goes into the sentence about an unknown name, empty where no known one is near.
+
+    >>> did_you_mean("smolm2-135m", ["gpt2", "smollm2-135m"]), did_you_mean("mine", ["gpt2"])
+    ("did you mean 'smollm2-135m'? ", '')
+    """
+    near = difflib.get_close_matches(name.lower(), known, n=1)
+    return f"did you mean {near[0]!r}? " if near else ""

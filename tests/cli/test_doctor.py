@@ -53,6 +53,18 @@ def test_it_says_what_is_lost_without_a_compiler(cutaway, monkeypatch):
     assert "set CXX" in text
 
 
+def test_a_cache_that_cannot_be_used_is_one_sentence(cutaway, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("CUTAWAY_CACHE", str(tmp_path / "file"))
+    code, out, err = cutaway("doctor")
+    assert (code, err) == (0, "")
+    (line,) = (line for line in out.splitlines() if line.startswith("! the cache") or "fetched" in line)
+    assert str(tmp_path / "file") in line
+    assert line.endswith(" (Not a directory): set CUTAWAY_CACHE to a folder that can be written")
+    assert "disk space" not in out
+    assert "0 B" not in out
+
+
 def test_it_says_what_is_lost_without_sources_and_space():
     findings = examine()
     findings["device"] |= {"name": "cpu"}

@@ -26,25 +26,33 @@ def one_small_asset(monkeypatch):
 def test_the_catalogue_is_listed(cutaway):
     code, out, err = cutaway("download")
     assert (code, err) == (0, "")
-    for name, asset in assets.CATALOGUE.items():
-        assert name in out
-        assert asset.licence in out
-    assert max(len(line.rstrip()) for line in out.splitlines()[:-3]) <= 80
-    assert out.splitlines()[0].split()[:2] == ["name", "kind"]
+    lines = out.splitlines()
+    assert lines[0].split() == ["name", "kind", "size", "state", "from", "licence"]
+    assert [line.split()[0] for line in lines[2:-2]] == list(assets.CATALOGUE)
+    assert all(line.rstrip().endswith(asset.licence) for line, asset in zip(lines[2:-2], assets.CATALOGUE.values(), strict=True))
+    assert max(len(line.rstrip()) for line in lines[:-2]) <= 80
+    assert "A window of 140 columns shows what each is" in lines[-1]
 
 
 def test_a_narrow_terminal_gets_fewer_columns(cutaway, monkeypatch):
     monkeypatch.setenv("COLUMNS", "60")
     lines = cutaway("download")[1].splitlines()
-    assert max(len(line.rstrip()) for line in lines[:-3]) <= 60
-    assert any(line.split()[:3] == ["name", "size", "state"] for line in lines)
+    assert max(len(line.rstrip()) for line in lines[:-2]) <= 60
+    assert lines[0].split() == ["name", "size", "state", "from"]
+
+
+def test_a_wide_terminal_gets_what_each_is(cutaway, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    out = cutaway("download")[1]
+    assert all(asset.about in out for asset in assets.CATALOGUE.values())
+    assert "A window" not in out
 
 
 def test_the_catalogue_can_be_read_by_a_program(cutaway):
     rows = json.loads(cutaway("download", "--json")[1])
     assert [row["name"] for row in rows] == list(assets.CATALOGUE)
     assert not any(row["is_present"] for row in rows)
-    assert {"kind", "size", "licence", "about", "where"} <= rows[0].keys()
+    assert {"kind", "size", "licence", "about", "where", "origin"} <= rows[0].keys()
 
 
 def test_what_is_fetched_is_shown_with_its_path(cutaway, one_small_asset):
@@ -74,7 +82,7 @@ def test_everything_and_a_name_do_not_go_together(cutaway, one_small_asset):
 def test_an_unknown_name_stops_before_anything_is_fetched(cutaway, one_small_asset):
     code, _, err = cutaway("download", "stdlib", "gpt3")
     assert code == 2
-    assert "'gpt3' is no asset" in err
+    assert "'gpt3' is no asset; did you mean 'gpt2'? there are" in err
     assert not assets.cache_dir().exists()
 
 
@@ -89,8 +97,18 @@ def test_verify_finds_what_was_changed(cutaway):
     assert code == 1
     assert json.loads(out) == {"stdlib": ["stdlib: stdlib.txt is not as it was fetched"]}
     assert "`cutaway download stdlib` fetches it again" in err
-    assert cutaway("download", "stdlib", "--verify")[0] == 0
+    code, out, _ = cutaway("download", "stdlib", "--verify")
+    assert (code, out.splitlines()[0]) == (0, "stdlib: stdlib.txt is not as it was fetched")
     assert path.read_bytes() == content
+    assert cutaway("download", "stdlib", "--verify")[1].splitlines()[0] == "stdlib: whole"
+    assert json.loads(cutaway("download", "stdlib", "--verify", "--json")[1])[0]["name"] == "stdlib"
+
+
+def test_a_cache_that_cannot_be_used_is_said_once(cutaway, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("CUTAWAY_CACHE", str(tmp_path / "file"))
+    code, out, err = cutaway("download", "--all")
+    assert (code, out, err.count("cannot be used")) == (1, "", 1)
 
 
 def test_what_the_cache_holds_is_known(monkeypatch):

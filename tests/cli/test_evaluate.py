@@ -46,7 +46,7 @@ def test_a_run_is_measured_on_the_text_that_it_kept_for_validation(cutaway, run,
     (found,) = json.loads(out).values()
     lm, text = package.load(run), trained.parent / "play.txt"
     kept = split_tokens(np.asarray(lm.tokenizer.encode(text.read_text()), dtype="uint32"))[1].tolist()
-    expected = evaluation.perplexity(lm, kept, source=f"validation part of {text}")
+    expected = evaluation.perplexity(lm, kept, source=f"the validation part of {text}")
     whole = json.loads(json.dumps(expected.to_dict()))
     assert len(whole.pop("rows")) > 1  # a window each, which nobody asked for
     assert found == whole
@@ -63,7 +63,7 @@ def test_a_given_text_with_its_own_window(cutaway, run, tmp_path):
     assert settings["source"] == "notes.txt"
     assert settings["sha256"] == hashlib.sha256((tmp_path / "notes.txt").read_bytes()[:60]).hexdigest()
     table = " ".join(cutaway("evaluate", "play", "--data", "notes.txt", "--limit", "60")[1].split())
-    assert f"source notes.txt, sha256 {settings['sha256'][:12]}, " in table
+    assert f"on notes.txt, sha256 {settings['sha256'][:12]}, " in table
 
 
 @pytest.mark.parametrize("protocol", ["lm-eval", "completion"])
@@ -96,6 +96,49 @@ def test_every_checkpoint_stands_in_one_table(cutaway, run):
     ]
 
 
+def test_a_damaged_checkpoint_is_a_line_and_the_others_are_measured(cutaway, run):
+    whole = cutaway("evaluate", "play", "--checkpoints")[1]
+    (run / "checkpoints/step-000000/config.json").unlink()
+    damaged = run / "checkpoints/step-000006/model.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    code, out, err = cutaway("evaluate", "play", "--checkpoints")
+    assert code == 1
+    assert [line.split()[:2] for line in out.splitlines() if line.startswith("step-")] == [
+        ["step-000000", "unreadable"],
+        ["step-000006", "unreadable"],
+        next(line.split()[:2] for line in whole.splitlines() if line.startswith("step-000012")),
+    ]
+    said = err.splitlines()
+    assert said[0] == "cutaway: 2 of 3 checkpoints could not be read"
+    assert said[1].startswith(f"  {run / 'checkpoints/step-000000'} holds no config.json")
+    assert said[2].startswith(f"  {damaged} is damaged")
+    code, out, _ = cutaway("evaluate", "play", "--checkpoints", "--json")
+    assert code == 1
+    assert list(json.loads(out)[str(damaged.parent)]) == ["error"]
+    (run / "checkpoints/step-000012/config.json").unlink()
+    code, out, err = cutaway("evaluate", "play", "--checkpoints")
+    assert (code, out) == (1, "")
+    assert err.startswith("cutaway: 3 of 3 checkpoints could not be read\n")
+    shutil.rmtree(run / "checkpoints")
+    code, _, err = cutaway("evaluate", "play", "--checkpoints")
+    assert (code, err.startswith("cutaway: play has no checkpoint yet: go on with it by ")) == (2, True)
+
+
+def test_of_several_models_it_says_which_failed(cutaway, run, tmp_path):
+    other = shutil.copytree(run, tmp_path / "runs/other")
+    for options in ((), ("--compare",)):
+        assert cutaway("evaluate", "play", "nowhere", *options)[2].startswith(
+            "cutaway: nowhere: there is no file or folder nowhere"
+        )
+    (other / "tokenizer.json").write_text('{"kind": "abacus"}')
+    assert cutaway("evaluate", "play", "other", "--compare")[2].startswith("cutaway: other: ")
+    shutil.rmtree(other)
+    (tmp_path / "notes.txt").write_text("k")
+    code, _, err = cutaway("evaluate", "play", "play", "--data", "notes.txt")
+    assert (code, err.startswith("cutaway: play: the text has fewer than two tokens")) == (2, True)
+    assert cutaway("evaluate", "play", "--data", "notes.txt")[2].startswith("cutaway: the text has fewer")
+
+
 def test_what_was_stopped_goes_on_and_what_is_complete_is_not_kept(cutaway, run, rows, monkeypatch):
     arguments = ("evaluate", "play", "--task", "hellaswag", "--data", str(rows), "--json")
     folder = run.parent.parent / "cache" / "evaluations"
@@ -109,10 +152,11 @@ def test_what_was_stopped_goes_on_and_what_is_complete_is_not_kept(cutaway, run,
 
     with monkeypatch.context() as patch:
         patch.setattr("cutaway.evaluation.partial.score_batches", interrupted)
-        assert cutaway(*arguments)[0] == 130
+        code, _, err = cutaway(*arguments)
     (left,) = folder.iterdir()
     n_left = len(left.read_text().splitlines())
     assert 0 < n_left < 5
+    assert (code, err) == (130, f"cutaway: stopped after {n_left} of 5 rows: the same command goes on from there\n")
     done = []
 
     def counted(*given, **options):
@@ -120,7 +164,7 @@ def test_what_was_stopped_goes_on_and_what_is_complete_is_not_kept(cutaway, run,
         return score_batches(*given, **options)
 
     monkeypatch.setattr("cutaway.evaluation.partial.score_batches", counted)
-    assert cutaway(*arguments)[0] == expected[0]
+    assert cutaway(*arguments) == (*expected[:2], f"[play: going on after {n_left} of 5 rows]\n")
     assert done == [n_left]
     assert list(folder.iterdir()) == []
 
@@ -130,7 +174,7 @@ def test_models_with_other_tokenizers_read_the_same_span(cutaway, run, tmp_path,
     lm = load(run)
     tokenizer = BPETokenizer(special_tokens=[END_OF_TEXT])
     other = LanguageModel(make_model(lm.config.replace(d_vocab=tokenizer.d_vocab)).float(), tokenizer)
-    save_hugging_face(other.model, tmp_path / "bytes", tokenizer=other.tokenizer)
+    save_hugging_face(other, tmp_path / "bytes")
     (tmp_path / "notes.txt").write_text("the naïve fool laughs at the king — at night. " * 9)
     code, out, err = cutaway("evaluate", "play", "bytes", "--data", "notes.txt", "--limit", "50", "--json")
     assert (code, err) == (0, "")
@@ -201,7 +245,7 @@ def test_two_models_are_compared(cutaway, run):
     code, out, _ = cutaway("evaluate", first, last, "--compare", "--limit", "50")
     assert code == 0
     assert "the first activation to differ by more than 1e-05 of its norm is embed" in out
-    assert "on validation part of " in out
+    assert "on the validation part of " in out
     found = json.loads(cutaway("evaluate", first, first, "--compare", "--json")[1])
     assert found["source"].endswith("play.txt")
     assert (found["kl"], found["agreement"], found["first_difference"]) == (0.0, 1.0, None)
@@ -212,12 +256,12 @@ def test_two_models_are_compared(cutaway, run):
     [
         (["--protocol", "completion"], "--protocol is for --task hellaswag"),
         (["--task", "hellaswag", "--protocol", "mine", "--data", "rows.jsonl"], "there is no protocol 'mine'"),
-        (["--task", "lambada", "--window", "8"], "--window and --stride are for --task perplexity"),
+        (["--task", "lambada", "--window", "8"], "--window is for --task perplexity"),
         (["--limit", "0"], "--limit is 0; expected at least 1"),
         (["--window", "99"], "the window is 99 tokens; expected 1 to n_ctx 32"),
-        (["play", "--compare"], "--compare takes two models and a text, not 1"),
-        (["play", "play", "--compare", "--checkpoints"], "--compare takes two models, not all checkpoints of a run"),
-        (["runs/play/checkpoints/step-000006", "--checkpoints"], "is one checkpoint: --checkpoints takes runs"),
+        (["play", "--compare"], "--compare takes two models, and there is 1"),
+        (["play", "play", "--compare", "--checkpoints"], "--compare and --checkpoints do not go together: it reads one"),
+        (["runs/play/checkpoints/step-000006", "--checkpoints"], "is one model: --checkpoints takes runs"),
         (["play", "--task", "hellaswag", "--data", "absent.jsonl"], "there is no file 'absent.jsonl'"),
         (["play", "--task", "hellaswag", "--data", "bad.jsonl"], "bad.jsonl, line 2: the field 'endings' is missing"),
         (["nowhere"], "there is no file or folder nowhere"),
@@ -235,7 +279,7 @@ def test_bad_input_is_a_sentence(cutaway, run, rows, tmp_path, arguments, senten
 
 def test_a_model_without_a_run_has_no_text_of_its_own(cutaway, run, tmp_path):
     lm = package.load(run)
-    save_hugging_face(lm.model, tmp_path / "hub", tokenizer=lm.tokenizer)
+    save_hugging_face(lm, tmp_path / "hub")
     code, _, err = cutaway("evaluate", "hub")
     assert code == 2
     assert "hub is no run, which would have a text of its own: give one with --data" in err

@@ -128,6 +128,13 @@ def test_what_there_is_to_say_does_not_come_in_the_middle_of_the_text(cutaway, r
     assert said.startswith("past the context of 16 tokens")
 
 
+@pytest.mark.parametrize("arguments", [["ÜBER"], ["ÜBER", "a"], ["ÜBER", "--compare"], ["a", "--num-beams", "0"], ["a", "--chat"]])
+def test_no_heading_stands_above_a_failure(cutaway, run, arguments):
+    code, out, err = cutaway("generate", *arguments)
+    assert (code, out) == (2, "")
+    assert err.startswith("cutaway: ")
+
+
 def test_several_stop_texts_are_given_one_by_one(cutaway, lm):
     arguments = ("generate", "--max-new-tokens", "60", "--seed", "1", "--stop", "e", "--stop", "a", "the king")
     expected = lm.generate("the king", max_new_tokens=60, seed=1, stop=("e", "a"))
@@ -171,13 +178,13 @@ class TestConversations:
         tokenizer = BytePairTokenizer(special_tokens=specials, eos_token="<|end|>")
         config = package.ModelConfig(d_vocab=tokenizer.d_vocab, n_ctx=128, n_layers=1, n_heads=2, d_model=16)
         model = package.Transformer(config, generator=seeded_generator(0))
-        save_hugging_face(model, tmp_path / "talker", tokenizer=tokenizer, chat_template=self.TEMPLATE)
+        save_hugging_face(package.LanguageModel(model, tokenizer, self.TEMPLATE), tmp_path / "talker")
         return package.load(tmp_path / "talker")
 
-    def test_what_is_read_is_shown_before_the_answer(self, cutaway, talker):
+    def test_the_answer_is_shown_without_what_was_read(self, cutaway, talker):
         code, out, err = cutaway("generate", "Hi", "--chat", "--model", "talker", "--max-new-tokens", "5", "--seed", "2")
         assert (code, err) == (0, "talker\n\n")
-        assert out == "<|user|>Hi<|assistant|>" + talker.chat("Hi", max_new_tokens=5, seed=2) + "\n"
+        assert out == talker.chat("Hi", max_new_tokens=5, seed=2) + "\n"
 
     def test_each_message_follows_all_before(self, cutaway, talker, monkeypatch):
         monkeypatch.setattr("sys.stdin", io.StringIO("Hi\n<|end|>\nWhy?\n\n"))
@@ -187,7 +194,7 @@ class TestConversations:
         first = talker.chat("Hi", max_new_tokens=4)
         talk = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": first}, {"role": "user", "content": "Why?"}]
         second = talker.chat(talk, max_new_tokens=4)
-        assert out == f"<|user|>Hi<|assistant|>{first}\n<|user|>Why?<|assistant|>{second}\n"
+        assert out == f"{first}\n{second}\n"
 
     def test_a_model_without_a_template(self, cutaway, run):
         code, _, err = cutaway("generate", "Hi", "--chat")
@@ -203,17 +210,33 @@ class TestConversations:
         assert err.count("\n") == 1
 
 
-def test_without_a_run_a_pretrained_model_is_offered(cutaway, monkeypatch):
-    code, _, err = cutaway("generate", "Hello")
-    assert code == 2
-    assert "there is no run yet: make one by `cutaway demo`, or take a pretrained model (93 MB to fetch" in err
-    asked = []
+class TestTheOffer:
+    """Where there is no run, a pretrained model is offered."""
 
-    class Answer:
-        def unsafe_ask(self):
-            return False
+    SENTENCE = "there is no run yet: make one by `cutaway demo`, or take a pretrained model (93 MB to fetch"
 
-    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
-    monkeypatch.setattr("questionary.confirm", lambda question, default: asked.append(question) or Answer())
-    assert cutaway("generate", "Hello")[0] == 2
-    assert "93 MB" in asked[0]
+    def test_nobody_can_be_asked(self, cutaway):
+        code, _, err = cutaway("generate", "Hello")
+        assert code == 2
+        assert self.SENTENCE in err
+
+    @pytest.mark.parametrize(
+        ("answer", "code", "sentence"),
+        [(False, 2, SENTENCE), (EOFError(), 2, SENTENCE), (KeyboardInterrupt(), 130, "interrupted")],
+        ids=["no", "Ctrl-D", "Ctrl-C"],
+    )
+    def test_it_is_not_taken(self, cutaway, monkeypatch, answer, code, sentence):
+        asked = []
+
+        class Question:
+            def unsafe_ask(self):
+                if isinstance(answer, BaseException):
+                    raise answer
+                return answer
+
+        monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+        monkeypatch.setattr("questionary.confirm", lambda question, default: asked.append(question) or Question())
+        found, out, err = cutaway("generate", "Hello")
+        assert (found, out) == (code, "")
+        assert sentence in err
+        assert "93 MB" in asked[0]

@@ -3,8 +3,10 @@ import json
 import pytest
 import torch
 
+from cutaway.assets import CATALOGUE
 from cutaway.cli.parameters import count_parameters
 from cutaway.config import ModelConfig
+from cutaway.language_model import LanguageModel
 from cutaway.model import Transformer
 from cutaway.tokenizers import BPETokenizer
 from cutaway.weights import save_hugging_face, save_model
@@ -136,7 +138,7 @@ class TestModelsOfOtherMakers:
     @pytest.fixture
     def hub(self, tmp_path):
         model = Transformer(ModelConfig(d_vocab=300, n_ctx=16, n_layers=2, n_heads=2, d_model=16))
-        save_hugging_face(model, tmp_path / "hub", tokenizer=BPETokenizer())
+        save_hugging_face(LanguageModel(model, BPETokenizer()), tmp_path / "hub")
         return tmp_path / "hub"
 
     def test_a_hugging_face_folder(self, cutaway, hub, monkeypatch):
@@ -174,10 +176,22 @@ class TestModelsOfOtherMakers:
         assert (code, err) == (0, "")
         assert "TransformerLens" in out
 
-    def test_a_model_that_is_not_here_is_not_fetched(self, cutaway):
-        code, _, err = cutaway("inspect", "gpt2-xl")
-        assert code == 2
-        assert err == "cutaway: gpt2-xl is not here yet: fetch it by `cutaway download gpt2-xl`\n"
+    @pytest.mark.parametrize("name", [asset.name for asset in CATALOGUE.values() if asset.kind == "model"])
+    def test_a_model_that_is_not_here_is_shown_by_its_shape(self, cutaway, tmp_path, name):
+        code, out, err = cutaway("inspect", name)
+        assert (code, err) == (0, "")
+        assert f"not downloaded: `cutaway download {name}`" in out
+        assert f"{CATALOGUE[name].n_parameters:,}" in out
+        found = json.loads(cutaway("inspect", name, "--json")[1])["runs"][0]
+        assert (found["path"], found["kind"]) == (None, "not downloaded")
+        assert found["n_parameters"] == CATALOGUE[name].n_parameters
+        assert not (tmp_path / "cache").exists()
+
+    def test_of_models_side_by_side_the_tokenizers_are_named(self, cutaway, hub):
+        code, out, err = cutaway("inspect", "hub", "gpt2")
+        assert (code, err) == (0, "")
+        row = next(line for line in out.splitlines() if line.startswith("tokenizer"))
+        assert " ".join(row.split()) == "tokenizer byte_pair, 256 tokens not downloaded"
 
     def test_a_run_comes_before_a_model_of_the_same_name(self, cutaway, tmp_path):
         make_run(tmp_path / "runs" / "gpt2")

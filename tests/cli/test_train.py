@@ -59,6 +59,14 @@ def test_a_corpus_that_cannot_be_fetched_comes_with_commands_that_do(cutaway, mo
     assert cutaway("train", "--data", "shakespeare")[2].endswith("\n    `cutaway train --data stdlib` needs no network\n")
 
 
+def test_a_cache_that_cannot_be_used_comes_with_no_corpus_that_would_fail_likewise(cutaway, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("CUTAWAY_CACHE", str(tmp_path / "file"))
+    code, _, err = cutaway("train")
+    said = f"cutaway: the cache folder {tmp_path / 'file'} cannot be used (Not a directory): set CUTAWAY_CACHE to a folder"
+    assert (code, err) == (1, f"{said} that can be written\n")
+
+
 def test_what_comes_next_can_be_copied_into_a_shell(train, cutaway):
     _, out, _ = train("--out", "my [first] run")
     assert "The run is in my [first] run. Next:" in out

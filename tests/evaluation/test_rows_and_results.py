@@ -43,6 +43,8 @@ def test_files_that_are_no_rows(tmp_path: Path, content: bytes, sentence: str) -
 def test_what_cannot_be_had(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"there is no file 'absent.jsonl'; datasets with a name are hellaswag, lambada"):
         read_rows("absent.jsonl")
+    with pytest.raises(ValueError, match=r"no file 'helaswag'; did you mean 'hellaswag'\? datasets"):
+        read_rows("helaswag")
     with pytest.raises(ValueError, match="the limit is 0; expected at least 1 row"):
         read_rows(tmp_path, limit=0)
 
@@ -68,9 +70,11 @@ def test_means_and_their_errors() -> None:
     metric = mean_metric(values, is_share=True)
     assert metric.value == pytest.approx(0.6)
     assert metric.standard_error == pytest.approx(statistics.stdev(values) / math.sqrt(5))
-    assert str(metric) == "60.00 ± 24 %"
-    assert str(mean_metric([2.0])) == "2"
+    assert str(metric) == "60.00 ± 24.49 %"
+    assert str(mean_metric([2.0])) == "2.000"
     assert str(Metric(9393321.6, 5.1e6)) == "9.393e+06 ± 5.1e+06"
+    assert str(Metric(5.26, 0.003)) == "5.260 ± 0.0030"
+    assert str(mean_metric([0.0, 0.0, 0.0], is_share=True)) == "0.00 %"  # three that agree do not say how far off they are
 
 
 def test_a_ratio_of_equal_blocks_is_a_mean() -> None:
@@ -87,10 +91,10 @@ def test_perplexities() -> None:
 
 
 def evaluation(acc: float, **settings: object) -> Evaluation:
-    return Evaluation("multiple choice", {"protocol": "lm-eval", **settings}, {"acc": Metric(acc, 0.01, is_share=True)}, [])
+    return Evaluation("hellaswag", {"protocol": "lm-eval", **settings}, {"acc": Metric(acc, 0.01, is_share=True)}, [])
 
 
-def rendered(results: dict[str, Evaluation]) -> str:
+def rendered(results: dict[str, Evaluation | None]) -> str:
     file = io.StringIO()
     Console(file=file, width=80).print(results_table(results))
     return file.getvalue()
@@ -98,19 +102,31 @@ def rendered(results: dict[str, Evaluation]) -> str:
 
 def test_models_stand_side_by_side() -> None:
     text = rendered({"small": evaluation(0.3114, n_rows=10), "large": evaluation(0.5089, n_rows=10)})
-    assert "multiple choice: protocol lm-eval, n rows 10" in text
-    assert "31.14 ± 1 %" in text
-    assert "50.89 ± 1 %" in text
+    assert text.splitlines()[0] == "HellaSwag, by the lm-eval protocol, 10 rows"
+    assert "31.14 ± 1.00 %" in text
+    assert "50.89 ± 1.00 %" in text
     assert max(map(len, text.splitlines())) <= 80
 
 
 def test_what_differs_is_said_of_each() -> None:
     text = rendered({"a": evaluation(0.3, n_rows=10), "b": evaluation(0.4, n_rows=20)})
-    assert text.splitlines()[0] == "multiple choice: protocol lm-eval"
-    assert "a: n rows 10" in text
-    assert "b: n rows 20" in text
+    assert text.splitlines()[0] == "HellaSwag, by the lm-eval protocol"
+    assert "a: 10 rows" in text
+    assert "b: 20 rows" in text
+
+
+def test_rows_that_were_cut_are_explained_and_what_has_no_words_is_given_as_it_is() -> None:
+    said = str(evaluation(0.3, n_truncated=2, source="rows.jsonl", n_rows=10, n_shots=5)).splitlines()[0]
+    assert said == (
+        "HellaSwag, by the lm-eval protocol, on rows.jsonl, 10 rows, 2 of them cut on the left to fit the context, n shots 5"
+    )
+    assert "cut" not in str(evaluation(0.3, n_truncated=0))
+
+
+def test_what_could_not_be_read_has_a_line() -> None:
+    assert "b          unreadable" in rendered({"a": evaluation(0.3), "b": None})
 
 
 def test_one_task_a_table() -> None:
-    with pytest.raises(ValueError, match="the results are of lambada and multiple choice; a table shows one task"):
+    with pytest.raises(ValueError, match="the results are of hellaswag and lambada; a table shows one task"):
         results_table({"a": evaluation(0.3), "b": Evaluation("lambada", {}, {}, [])})

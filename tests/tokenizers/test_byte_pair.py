@@ -87,7 +87,7 @@ def test_vocabularies_are_tiktokens_own(
 
 
 def test_an_unused_id_inside_the_vocabulary_has_no_token(cl100k: BytePairTokenizer):
-    with pytest.raises(ValueError, match="id 100256 has no token: this byte_pair tokenizer has d_vocab 100277"):
+    with pytest.raises(ValueError, match="id 100256 has no token: the byte_pair tokenizer has d_vocab 100277"):
         cl100k.decode([100256])
 
 

@@ -1,6 +1,7 @@
 """Going on from a model: the weights, the tokenizer and the shape are its own, whatever format it comes in."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from cutaway.assets import AssetError
 from cutaway.data import split_tokens
 from cutaway.language_model import load
 from cutaway.runs import Run
-from cutaway.tokenizers import tokenizer_hash
+from cutaway.tokenizers import NoTokenizer, tokenizer_hash
 from cutaway.training import TrainConfig, resume, train, validation_loss
 from cutaway.weights import save_hugging_face
 from tiny_training import tiny_config, write_text
@@ -50,7 +51,7 @@ def test_it_begins_with_the_model_as_it_was(config: TrainConfig, base: Path) -> 
 
 def test_any_format_will_do(config: TrainConfig, base: Path, tmp_path: Path) -> None:
     lm = load(base)
-    save_hugging_face(lm.model, tmp_path / "hub", tokenizer=lm.tokenizer)
+    save_hugging_face(lm, tmp_path / "hub")
     runs = [train(config, quiet=True)]
     runs.append(train(config.replace(from_model=str(tmp_path / "hub"), out=str(tmp_path / "again")), quiet=True))
     weights = [load(run).model.state_dict() for run in runs]
@@ -70,7 +71,7 @@ def test_a_run_goes_on_without_the_model_it_came_from(config: TrainConfig, base:
 
 def test_what_the_model_came_with_stays_with_the_run(config: TrainConfig, base: Path, tmp_path: Path) -> None:
     lm = load(base)
-    save_hugging_face(lm.model, tmp_path / "hub", tokenizer=lm.tokenizer, chat_template="{{ messages[0].content }}")
+    save_hugging_face(replace(lm, chat_template="{{ messages[0].content }}"), tmp_path / "hub")
     folder = train(config.replace(from_model=str(tmp_path / "hub"), n_steps=1), quiet=True)
     assert load(folder).chat_prompt("Hi") == "Hi"
     assert Run(folder).manifest["from_model"] == {"path": str(tmp_path / "hub"), "format": "Hugging Face folder"}
@@ -93,7 +94,7 @@ def test_a_window_longer_than_the_context_is_the_context(config: TrainConfig, tm
 
 def test_a_model_without_a_tokenizer_takes_the_one_that_is_given(config: TrainConfig, base: Path, tmp_path: Path) -> None:
     lm = load(base)
-    save_hugging_face(lm.model, tmp_path / "hub")
+    save_hugging_face(replace(lm, tokenizer=NoTokenizer()), tmp_path / "hub")
     bare = config.replace(from_model=str(tmp_path / "hub"))
     with pytest.raises(ValueError, match="came without a tokenizer: give the one that it was trained with"):
         train(bare, quiet=True)

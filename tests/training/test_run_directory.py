@@ -99,13 +99,18 @@ def test_a_folder_that_holds_a_run_is_refused(folder, config):
     assert hashes(folder) == before
 
 
-def test_a_folder_with_other_things_keeps_them(config, tmp_path):
+def test_a_folder_with_other_things_is_refused(config, tmp_path):
     (tmp_path / "mine").mkdir()
-    (tmp_path / "mine/notes.md").write_text("mine")
-    folder = train(config.replace(n_steps=1, out=str(tmp_path / "mine")), quiet=True)
-    assert (folder / "notes.md").read_text() == "mine"
+    for name in ("notes.md", "config.json"):
+        (tmp_path / "mine" / name).write_text('{"model_type": "gpt2"}')
+        with pytest.raises(ValueError, match=rf"mine holds {name} and is no run: give a new or an empty folder with --out"):
+            train(config.replace(n_steps=1, out=str(tmp_path / "mine")), quiet=True)
+        assert [file.name for file in (tmp_path / "mine").iterdir()] == [name]
+        (tmp_path / "mine" / name).rename(tmp_path / name)
+    (tmp_path / "mine/tokenizer.json").write_text("{}")  # a run that was stopped before it was one
+    assert (train(config.replace(n_steps=1, out=str(tmp_path / "mine")), quiet=True) / "config.json").is_file()
     with pytest.raises(ValueError, match="is a file; expected a folder"):
-        train(config.replace(out=str(tmp_path / "mine/notes.md")), quiet=True)
+        train(config.replace(out=str(tmp_path / "notes.md")), quiet=True)
 
 
 def test_a_text_too_short_leaves_nothing_behind(config, tmp_path):

@@ -211,6 +211,10 @@ def test_other_architectures(settings: dict[str, Any]) -> None:
         ({"d_head": 6}, "nearest is gpt2, but d_head is 6 .there 4."),
         ({"norm_bias": False}, "nearest is gpt2, but norm_bias is False .there True."),
         ({"mlp_bias": False}, "nearest is gpt2, but mlp_bias is False"),
+        (
+            {"norm_bias": False, "attn_bias": False, "mlp_bias": False},  # as the default training preset has it
+            "but norm_bias is False .there True., attn_bias is False .there True., mlp_bias is False .there True.: train a model with",
+        ),
         ({"d_mlp": 0}, "nearest is gpt2, but d_mlp is 0 .there 'at least 1'."),
         ({"n_layers": 0}, "nearest is gpt2, but n_layers is 0"),
         ({"is_causal": False}, "nearest is gpt2, but is_causal is False .there True."),

@@ -16,7 +16,9 @@ from torch import Tensor, nn
 
 from cutaway.config import ModelConfig
 from cutaway.hooks import recording
+from cutaway.language_model import LanguageModel
 from cutaway.model import Transformer
+from cutaway.tokenizers import BytePairTokenizer, NoTokenizer
 from cutaway.weights.hugging_face import HuggingFaceFolder, save_hugging_face
 from cutaway.weights.source import StoredTensor, read_model
 from hugging_face_models import CASES, make_theirs, normalise_in_float64
@@ -44,6 +46,10 @@ def folder(tmp_path: Path) -> Path:
 def saved(theirs: nn.Module, folder: Path, **options: Any) -> Path:
     theirs.save_pretrained(folder, **options)
     return folder
+
+
+def without_tokenizer(model: Transformer) -> LanguageModel:
+    return LanguageModel(model, NoTokenizer())
 
 
 def stored_tensors(folder: Path) -> dict[str, Tensor]:
@@ -105,7 +111,7 @@ def test_a_folder_is_read_as_the_library_computes(theirs: nn.Module, tmp_path: P
 
 def test_a_folder_is_written_as_the_library_reads(theirs: nn.Module, tmp_path: Path) -> None:
     ours = read_model(HuggingFaceFolder(saved(theirs, tmp_path / "theirs")))
-    save_hugging_face(ours, tmp_path / "ours")
+    save_hugging_face(without_tokenizer(ours), tmp_path / "ours")
     again = loaded_by_the_library(tmp_path / "ours")
     assert type(again) is type(theirs)
     assert_same_function(ours, again)
@@ -117,7 +123,7 @@ def test_a_folder_is_written_as_the_library_reads(theirs: nn.Module, tmp_path: P
 def test_a_round_trip_keeps_every_bit(theirs: nn.Module, dtype: torch.dtype, max_shard_bytes: int, tmp_path: Path) -> None:
     saved(theirs.to(dtype), tmp_path / "theirs", max_shard_size=max_shard_bytes)
     ours = read_model(HuggingFaceFolder(tmp_path / "theirs"), dtype=dtype)
-    save_hugging_face(ours, tmp_path / "ours", max_shard_bytes=max_shard_bytes)
+    save_hugging_face(without_tokenizer(ours), tmp_path / "ours", max_shard_bytes=max_shard_bytes)
     written = stored_tensors(tmp_path / "ours")
     assert_same_bits(written, stored_tensors(tmp_path / "theirs"))
     assert len(list((tmp_path / "ours").glob("*.safetensors"))) == 1 or max_shard_bytes == 9000
@@ -196,7 +202,7 @@ def test_a_folder_is_described_from_its_headers(tmp_path: Path) -> None:
 
 
 def test_shards_are_those_of_the_index(make_model: MakeModel, tiny_config: ModelConfig, tmp_path: Path) -> None:
-    save_hugging_face(make_model(tiny_config), tmp_path / "x", max_shard_bytes=9000)
+    save_hugging_face(without_tokenizer(make_model(tiny_config)), tmp_path / "x", max_shard_bytes=9000)
     index = json.loads((tmp_path / "x" / "model.safetensors.index.json").read_text())
     files = sorted(path.name for path in (tmp_path / "x").glob("*.safetensors"))
     assert files == [f"model-{i:05}-of-{len(files):05}.safetensors" for i in range(1, len(files) + 1)]
@@ -237,8 +243,9 @@ print((resident("VmHWM") - before) / sum(weight.nbytes for weight in model.param
 def test_reading_takes_little_more_memory_than_the_weights(tmp_path: Path) -> None:
     sizes: dict[str, Any] = {"n_ctx": 64, "n_heads": 4, "d_model": 512, "n_layers": 8}
     big = Transformer(ModelConfig(**sizes, d_vocab=20_000))  # 140 MB, of which the embedding is 41
-    save_hugging_face(big, tmp_path / "big", max_shard_bytes=50_000_000)
-    save_hugging_face(Transformer(ModelConfig(**{**sizes, "d_model": 8}, d_vocab=9)), tmp_path / "small")
+    save_hugging_face(without_tokenizer(big), tmp_path / "big", max_shard_bytes=50_000_000)
+    small = Transformer(ModelConfig(**{**sizes, "d_model": 8}, d_vocab=9))
+    save_hugging_face(without_tokenizer(small), tmp_path / "small")
     command = [sys.executable, "-c", MEASURE, str(tmp_path / "small"), str(tmp_path / "big")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
@@ -263,8 +270,17 @@ def test_the_chat_template(folder: Path, files: dict[str, str], expected: str | 
 
 
 def test_the_chat_template_is_written(tiny_model: Transformer, tmp_path: Path) -> None:
-    save_hugging_face(tiny_model, tmp_path / "x", chat_template="{{ 'ü' }}")
+    save_hugging_face(LanguageModel(tiny_model, NoTokenizer(), "{{ 'ü' }}"), tmp_path / "x")
     assert HuggingFaceFolder(tmp_path / "x").chat_template() == "{{ 'ü' }}"
+
+
+def test_the_tokenizer_comes_along(make_model: MakeModel, tiny_config: ModelConfig, tmp_path: Path) -> None:
+    tokenizer = BytePairTokenizer(special_tokens={"<end>": 256}, eos_token="<end>")
+    save_hugging_face(LanguageModel(make_model(tiny_config.replace(d_vocab=257)), tokenizer), tmp_path / "x")
+    again = HuggingFaceFolder(tmp_path / "x").tokenizer()
+    assert again is not None
+    assert (again.encode("Hi"), again.eos) == (tokenizer.encode("Hi"), 256)
+    assert json.loads((tmp_path / "x" / "config.json").read_text())["eos_token_id"] == 256
 
 
 # --- writing
@@ -277,17 +293,17 @@ def test_a_folder_that_is_there_is_left_alone(tiny_model: Transformer, tmp_path:
     (tmp_path / "file").write_text("mine")
     for name in ("full", "file", "full/mine.txt"):
         with pytest.raises(ValueError, match="is there already; give the name of a folder that is new or empty"):
-            save_hugging_face(tiny_model, tmp_path / name)
-    save_hugging_face(tiny_model, tmp_path / "empty")
+            save_hugging_face(without_tokenizer(tiny_model), tmp_path / name)
+    save_hugging_face(without_tokenizer(tiny_model), tmp_path / "empty")
     assert sorted(path.name for path in (tmp_path / "empty").iterdir()) == ["config.json", "model.safetensors"]
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["mine.txt"]
 
 
 def test_what_cannot_be_written_leaves_nothing(make_model: MakeModel, tiny_config: ModelConfig, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="n_kv_heads is 2"):
-        save_hugging_face(make_model(tiny_config.replace(n_kv_heads=2)), tmp_path / "x")
+        save_hugging_face(without_tokenizer(make_model(tiny_config.replace(n_kv_heads=2))), tmp_path / "x")
     with pytest.raises(ValueError, match="max_shard_bytes is 0"):
-        save_hugging_face(make_model(tiny_config), tmp_path / "x", max_shard_bytes=0)
+        save_hugging_face(without_tokenizer(make_model(tiny_config)), tmp_path / "x", max_shard_bytes=0)
     assert not list(tmp_path.iterdir())
 
 
@@ -298,7 +314,7 @@ def test_an_interrupted_writing_leaves_nothing(tiny_model: Transformer, tmp_path
 
     monkeypatch.setattr("cutaway.weights.hugging_face._settings", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        save_hugging_face(tiny_model, tmp_path / "x")
+        save_hugging_face(without_tokenizer(tiny_model), tmp_path / "x")
     assert not list(tmp_path.iterdir())
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cutaway.config import ModelConfig
 from cutaway.model import Transformer
-from cutaway.weights import check_tensors, load_model, read_config, read_tensors, save_model
+from cutaway.weights import load_model, matching, read_config, save_model, stream_tensors
 
 MakeModel = Callable[..., Transformer]
 
@@ -182,9 +182,12 @@ def test_weights_that_were_cut_short(folder: Path, size: int) -> None:
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:size])
     with pytest.raises(ValueError, match=r"model\.safetensors is damaged"):
-        read_tensors(path)
+        dict(stream_tensors(path))
 
 
-def test_check_tensors_is_content_with_what_fits(tmp_path: Path) -> None:
-    tensors = {"a": torch.zeros(2, 3), "b": torch.zeros(())}
-    check_tensors(tensors, {name: tensor.shape for name, tensor in tensors.items()}, source=tmp_path)
+def test_what_fits_comes_through_as_it_is() -> None:
+    tensors = [("a", torch.zeros(2, 3)), ("b", torch.zeros(()))]
+    shapes = {name: tensor.shape for name, tensor in tensors}
+    assert list(matching(tensors, shapes, source="here")) == tensors
+    with pytest.raises(ValueError, match="here holds a, which the configuration does not know"):  # a second time
+        list(matching([*tensors, tensors[0]], shapes, source="here"))

@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
-import difflib
 import errno
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from cutaway.assets.asset import Asset, File
-from cutaway.assets.cache import Shelf
+from cutaway.assets.cache import Shelf, cache_dir
 from cutaway.assets.catalogue import CATALOGUE
-from cutaway.assets.sources import Report, Request, SourceError
+from cutaway.assets.sources import HubFile, Report, Request, Source, SourceError, StandardLibrary, Url
+from cutaway.runtime import did_you_mean
 
-__all__ = ["AssetError", "AssetStatus", "fetch", "obtain", "locate", "verify", "status"]
+__all__ = ["AssetError", "CacheError", "AssetStatus", "fetch", "obtain", "locate", "verify", "status", "cache_obstacle"]
 
 
 class AssetError(RuntimeError):
     """An asset could not be had: one line for each source tried, or one sentence about this machine's disk."""
 
 
+class CacheError(AssetError):
+    """The cache folder cannot be used or its disk is full, so that no other asset could be had either."""
+
+
 @dataclass(frozen=True)
 class AssetStatus:
     """One row of the table of assets: what it is, its size in bytes where known, and where it is or would come from.
 
-    `memory` is the bytes of a model's weights in float32, None for what is no model.
+    `origin` is the kind of its first source, in a word or two; `memory` the bytes of a model's weights in float32, None for what is
+    no model.
     """
 
     name: str
@@ -33,6 +39,7 @@ class AssetStatus:
     size: int | None
     is_present: bool
     where: str
+    origin: str
     memory: int | None
 
 
@@ -56,7 +63,7 @@ def obtain(asset: Asset, *, report: Report | None = None) -> dict[str, Path]:
                 if not shelf.adopt(file):
                     _obtain(shelf, file, work, report or _say_nothing)
     except OSError as error:
-        raise AssetError(_disk_failure(error, shelf)) from error
+        raise CacheError(_disk_failure(error, shelf)) from error
     return {file.name: shelf.path(file) for file in asset.files}
 
 
@@ -85,7 +92,7 @@ def verify(name: str) -> list[str]:
                 with shelf.locked():
                     shelf.distrust(file)
     except OSError as error:
-        raise AssetError(_disk_failure(error, shelf)) from error
+        raise CacheError(_disk_failure(error, shelf)) from error
     return problems
 
 
@@ -104,6 +111,7 @@ def _status(asset: Asset) -> AssetStatus:
         size=asset.size if found is None else sum(path.stat().st_size for path in found.values()),
         is_present=found is not None,
         where=str(Shelf(asset).folder if found else asset.sources[0]),
+        origin=_origin(asset.sources[0]),
         memory=asset.memory,
     )
 
@@ -116,9 +124,19 @@ def _held(shelf: Shelf) -> dict[str, Path] | None:
 def _asset(name: str) -> Asset:
     if name in CATALOGUE:
         return CATALOGUE[name]
-    near = difflib.get_close_matches(name, CATALOGUE, n=1)
-    meant = f"did you mean {near[0]!r}? " if near else ""
-    raise ValueError(f"{name!r} is no asset; {meant}there are {', '.join(CATALOGUE)}")
+    raise ValueError(f"{name!r} is no asset; {did_you_mean(name, CATALOGUE)}there are {', '.join(CATALOGUE)}")
+
+
+def _origin(source: Source) -> str:
+    match source:
+        case HubFile():
+            return "model hub"
+        case Url():
+            return "the web"
+        case StandardLibrary():
+            return "this Python"
+        case _:
+            return "package registry"
 
 
 def _obtain(shelf: Shelf, file: File, work: Path, report: Report) -> None:
@@ -149,6 +167,21 @@ def _say_nothing(n_done: int, n_total: int, what: str) -> None:
     """Report to nobody."""
 
 
+def cache_obstacle() -> str | None:
+    """Return why nothing can be kept in the cache and what to do, None where it can; what is made to find out is gone again."""
+    folder = cache_dir()
+    try:
+        with TemporaryDirectory(dir=next(place for place in (folder, *folder.parents) if place.exists())):
+            return None
+    except OSError as error:
+        return _unusable(folder, error)
+
+
+def _unusable(folder: Path, error: OSError) -> str:
+    why = error.strerror or type(error).__name__
+    return f"the cache folder {folder} cannot be used ({why}): set CUTAWAY_CACHE to a folder that can be written"
+
+
 def _disk_failure(error: OSError, shelf: Shelf) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         needed = f"{shelf.asset.size:,} bytes" if shelf.asset.size else "more than there is"
@@ -156,5 +189,4 @@ def _disk_failure(error: OSError, shelf: Shelf) -> str:
             f"the disk that holds {shelf.folder} is full: {shelf.asset.name} needs {needed}; "
             "free some space, or set CUTAWAY_CACHE to a folder on another disk"
         )
-    why = error.strerror or type(error).__name__
-    return f"the cache folder {shelf.folder} cannot be used ({why}): set CUTAWAY_CACHE to a folder that can be written"
+    return _unusable(shelf.folder, error)

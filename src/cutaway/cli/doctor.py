@@ -71,6 +71,9 @@ def advise(findings: Mapping[str, Any]) -> Iterator[str]:
         yield (
             "Python's headers are missing, so that torch.compile falls back: training and decoding run slower; install python3-dev"
         )
+    if findings["cache"]["obstacle"]:
+        yield findings["cache"]["obstacle"]
+        return  # until then nothing can be fetched from anywhere
     answering = [answer for answer in findings["sources"] if answer["is_answering"]]
     if all(answer["source"] == "this Python" for answer in answering):
         yield "no source answers: only what the cache holds and the stdlib corpus can be used; check network and pip settings"
@@ -176,14 +179,17 @@ def _compiler() -> dict[str, Any]:
 
 
 def _cache() -> dict[str, Any]:
+    """Return where the cache is, what it holds, and how much room it has, or why it cannot be used."""
     from cutaway.assets import CATALOGUE, cache_dir, locate
+    from cutaway.assets.retrieval import cache_obstacle
 
     folder = cache_dir()
-    n_bytes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    found = {"folder": str(folder), "n_bytes": 0, "n_free_bytes": None, "assets": [], "obstacle": cache_obstacle()}
+    if found["obstacle"]:
+        return found
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
-    return {
-        "folder": str(folder),
-        "n_bytes": n_bytes,
+    return found | {
+        "n_bytes": sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
         "n_free_bytes": shutil.disk_usage(existing).free,
         "assets": [name for name in CATALOGUE if locate(name)],
     }
@@ -214,6 +220,7 @@ def _show(findings: Mapping[str, Any]) -> None:
 def _machine_lines(findings: Mapping[str, Any]) -> dict[str, str]:
     device, memory, compiler, cache = (findings[name] for name in ("device", "memory", "compiler", "cache"))
     speed = device["bfloat16_speed"]
+    room = f"{format_bytes(cache['n_bytes'])}; {format_bytes(cache['n_free_bytes'])} free there"
     headers = "" if compiler["has_python_headers"] else ", but Python's headers are missing"
     lines = {
         "device": device["description"],
@@ -225,7 +232,7 @@ def _machine_lines(findings: Mapping[str, Any]) -> dict[str, str]:
     return lines | {
         "bfloat16": f"{speed} times the speed of float32, measured just now" if speed else "not on this device",
         "C++ compiler": (compiler["version"] or f"none: {compiler['command']} was not found") + headers,
-        "cache": f"{cache['folder']}, {format_bytes(cache['n_bytes'])}; {format_bytes(cache['n_free_bytes'])} free there",
+        "cache": f"{cache['folder']}, {'cannot be used' if cache['obstacle'] else room}",
     }
 
 

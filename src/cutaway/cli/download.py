@@ -11,14 +11,15 @@ from rich.table import Table
 from rich.text import Text
 
 from cutaway.cli.command import excludes
-from cutaway.report import fetch_progress, format_bytes, print_json, stdout_console, table
+from cutaway.report import fetch_progress, format_bytes, print_json, print_sentence, stdout_console, table
 
 if TYPE_CHECKING:
     from cutaway.assets import AssetStatus
 
 __all__ = ["Fetched", "download", "fetch_all", "verify_all", "held"]
 
-_LEAST_WIDE = 72  # columns, with fewer the kind is left out
+_LEAST_WIDTHS = {"name": 0, "kind": 72, "size": 0, "state": 0, "from": 56, "licence": 80, "what it is": 140}
+"""The columns of the catalogue, and how wide a terminal must be for each."""
 
 
 @excludes("all", "names", why="all vocabularies and corpora, or what is named; leave out one")
@@ -48,10 +49,13 @@ def download(names: tuple[str, ...] = (), /, *, all: bool = False, verify: bool 
     small = tuple(name for name, asset in assets.CATALOGUE.items() if asset.kind in ("vocabulary", "corpus"))
     wanted = small if all else names
     verified = verify_all(wanted or held()) if verify else {}
+    if not json:
+        for name, problems in verified.items():
+            print("; ".join(problems) or f"{name}: whole")
     if wanted:
         _show_fetched(fetch_all(wanted), as_json=json)
     elif verify:
-        _show_verified(verified, as_json=json)
+        _judge_verified(verified, as_json=json)
     else:
         _show_catalogue(assets.status(), as_json=json)
 
@@ -71,6 +75,7 @@ def fetch_all(names: Sequence[str]) -> list[Fetched]:
     Raises ValueError for a name that is unknown, before anything is fetched.
     """
     from cutaway import assets
+    from cutaway.assets.retrieval import CacheError
 
     for name in names:
         assets.locate(name)
@@ -79,6 +84,8 @@ def fetch_all(names: Sequence[str]) -> list[Fetched]:
         try:
             with fetch_progress() as report:
                 fetched.append(Fetched(name, assets.fetch(name, report=report)))
+        except CacheError:
+            raise  # what comes next would fail likewise
         except assets.AssetError as error:
             fetched.append(Fetched(name, {}, str(error)))
     return fetched
@@ -114,15 +121,12 @@ def _show_fetched(fetched: Sequence[Fetched], *, as_json: bool) -> None:
         raise assets.AssetError(f"{len(failures)} of {len(fetched)} could not be fetched\n{said}")
 
 
-def _show_verified(verified: Mapping[str, list[str]], *, as_json: bool) -> None:
-    """Print what was found; raises AssetError when an asset is not whole."""
+def _judge_verified(verified: Mapping[str, list[str]], *, as_json: bool) -> None:
+    """Raise AssetError when an asset is not whole."""
     from cutaway.assets import AssetError
 
     if as_json:
         print_json(verified)
-    else:
-        for name, problems in verified.items():
-            print("; ".join(problems) or f"{name}: whole")
     if changed := [name for name, problems in verified.items() if problems]:
         raise AssetError(f"not everything is whole; `cutaway download {' '.join(changed)}` fetches it again")
 
@@ -133,19 +137,30 @@ def _show_catalogue(rows: Sequence[AssetStatus], *, as_json: bool) -> None:
     from cutaway.assets import cache_dir
 
     console = stdout_console()
-    console.print(_catalogue_table(rows, is_wide=console.width >= _LEAST_WIDE))
-    console.print(Text(f"\nThe cache is {cache_dir()}.", style="dim"), soft_wrap=True)
+    console.print(_catalogue_table(rows, width=console.width))
+    said = f"\nThe cache is {cache_dir()}."
     if absent := [row.name for row in rows if not row.is_present]:
-        console.print(Text(f"Fetch with `cutaway download {absent[0]}`, or every vocabulary and corpus with --all.", style="dim"))
+        said += f" Fetch with `cutaway download {absent[0]}`, or every vocabulary and corpus with --all."
+    if console.width < _LEAST_WIDTHS["what it is"]:
+        said += f" A window of {_LEAST_WIDTHS['what it is']} columns shows what each is, --json all there is to know."
+    print_sentence(console, Text(said, style="dim"))
     return None
 
 
-def _catalogue_table(rows: Sequence[AssetStatus], *, is_wide: bool) -> Table:
-    columns = ["name", "size", "state", "what it is, and its licence"]
-    grid = table(*columns[:1], *(["kind"] if is_wide else []), *columns[1:], right=["size"])
+def _catalogue_table(rows: Sequence[AssetStatus], *, width: int) -> Table:
+    """Return a line an asset, with the columns that such a width has room for."""
+    shown = [name for name, least in _LEAST_WIDTHS.items() if width >= least]
+    grid = table(*shown, right=["size"])
     for row in rows:
-        state = Text("here", style="green") if row.is_present else Text("absent", style="dim")
-        needs = f", needs {format_bytes(row.memory)} of memory in float32" if row.memory else ""
-        about = Text.assemble(row.about, (f"\n{row.licence}{needs}", "dim"))
-        grid.add_row(Text(row.name, style="cyan"), *([row.kind] if is_wide else []), format_bytes(row.size), state, about)
+        needs = f"; needs {format_bytes(row.memory)} of memory in float32" if row.memory else ""
+        cells: dict[str, str | Text] = {
+            "name": Text(row.name, style="cyan"),
+            "kind": row.kind,
+            "size": format_bytes(row.size),
+            "state": Text("here", style="green") if row.is_present else Text("absent", style="dim"),
+            "from": row.origin,
+            "licence": row.licence,
+            "what it is": Text(row.about + needs),
+        }
+        grid.add_row(*(cells[name] for name in shown))
     return grid

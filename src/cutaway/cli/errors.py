@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["UsageError", "report_error", "report_warning", "reporting_warnings"]
+__all__ = ["UsageError", "describe", "report_error", "report_warning", "reporting_warnings"]
 
 _MISTAKES = (ValueError, FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError)
 _HOW_TO_SEE = "run it again with CUTAWAY_TRACEBACK=1 to see where"
@@ -23,7 +23,8 @@ class UsageError(ValueError):
 def report_error(error: BaseException) -> int:
     """Say on standard error in one sentence what went wrong, and return the exit code.
 
-    2: what was given cannot be used. 1: something failed. 130: interrupted. The traceback is shown when CUTAWAY_TRACEBACK is set.
+    2: what was given cannot be used. 1: something failed. 130: interrupted. What the error is noted to be about stands first. The
+    traceback is shown when CUTAWAY_TRACEBACK is set.
     """
     if isinstance(error, BrokenPipeError):  # whoever read the output has enough; Python flushes once more at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -33,8 +34,14 @@ def report_error(error: BaseException) -> int:
     code, sentence = _judge(error)
     if isinstance(error, KeyboardInterrupt) and not error.args and sys.stderr.isatty():
         print(file=sys.stderr)  # the terminal wrote ^C, and may be in the middle of a text
-    _print_error(sentence)
+    about = [note for note in getattr(error, "__notes__", ()) if not sentence.startswith(note)]
+    _print_error(": ".join([*about, sentence]))
     return code
+
+
+def describe(error: BaseException) -> str:
+    """Return in one sentence what went wrong."""
+    return _judge(error)[1]
 
 
 def report_warning(sentence: str) -> None:

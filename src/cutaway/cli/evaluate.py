@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from rich.text import Text
 
-from cutaway.cli.errors import UsageError, report_warning
+from cutaway.cli.command import excludes
+from cutaway.cli.errors import UsageError, describe, report_warning
 from cutaway.cli.loading import load_named
 from cutaway.report import print_json, stderr_console, stdout_console
 
@@ -26,14 +28,18 @@ __all__ = ["evaluate"]
 _Load = Callable[[str], "LanguageModel"]
 _Task = Literal["perplexity", "hellaswag", "lambada"]
 
+_HEARD_BY = {"protocol": "hellaswag", "window": "perplexity", "stride": "perplexity"}
+"""Options that a single task has."""
 
+
+@excludes("compare", "task", "checkpoints", "window", "stride", why="it reads one text with two models, and measures nothing else")
 def evaluate(
     models: tuple[str, ...] = (),
     /,
     *,
     task: _Task = "perplexity",
     data: str | None = None,
-    protocol: str = "lm-eval",
+    protocol: str | None = None,
     limit: int | None = None,
     window: int | None = None,
     stride: int | None = None,
@@ -54,7 +60,7 @@ def evaluate(
         task NAME: what to measure
         data: a JSONL file for hellaswag and lambada, which are fetched unless given; text for perplexity, a run's own
             validation text unless given
-        protocol NAME: hellaswag as lm-eval has it, or completion: raw text, per token
+        protocol NAME: hellaswag as lm-eval has it, which holds unless given, or completion: raw text, per token
         limit: only the first so many rows, or for perplexity and --compare so many characters of the text
         window: perplexity reads so many tokens at once; n_ctx unless given
         stride: perplexity predicts so many new tokens at once; half of the window unless given
@@ -77,54 +83,78 @@ def evaluate(
         evaluation.multiple_choice(lm, limit=200)
         cutaway.compare(lm, other, "some text")
     """
-    _check(task, protocol, window, stride, limit, compare, checkpoints, models)
-    sources = [source for model in models or (_latest(),) for source in (_checkpoints(model) if checkpoints else [model])]
-    load = partial(load_named, tokenizer=tokenizer, config=config, device=device)
-    if compare:
-        return _compare(load, sources, data, limit, as_json=json)
-    options: dict[str, Any] = {"limit": limit} if task != "perplexity" else {"window": window, "stride": stride}
-    options |= {"protocol": protocol} if task == "hellaswag" else {}
-    results = {source: _evaluate(load, task, source, data, limit, options) for source in sources}
-    _warn_of_different_texts(results)
-    _show(results, as_json=json)
-    return None
-
-
-def _check(
-    task: _Task,
-    protocol: str,
-    window: int | None,
-    stride: int | None,
-    limit: int | None,
-    compare: bool,
-    checkpoints: bool,
-    models: tuple[str, ...],
-) -> None:
-    """Refuse options that would go unheard."""
-    if task != "hellaswag" and protocol != "lm-eval":
-        raise UsageError("--protocol is for --task hellaswag")
-    if (task != "perplexity" or compare) and (window or stride):
-        raise UsageError("--window and --stride are for --task perplexity")
     if limit is not None and limit < 1:
         raise UsageError(f"--limit is {limit}; expected at least 1")
-    if compare and checkpoints:
-        raise UsageError("--compare takes two models, not all checkpoints of a run: name two of them, without --checkpoints")
-    if compare and (len(models) != 2 or task != "perplexity"):
-        raise UsageError(f"--compare takes two models and a text, not {len(models)} models and --task {task}")
+    options = _options(task, protocol=protocol, window=window, stride=stride)
+    load = partial(load_named, tokenizer=tokenizer, config=config, device=device)
+    sources = list(models or [_latest()])
+    if compare:
+        return _compare(load, sources, data, limit, as_json=json)
+    if checkpoints:
+        sources = [checkpoint for source in sources for checkpoint in _checkpoints(source)]
+    measure = _Measurement(task, data, limit, options)
+    results: dict[str, Evaluation | str] = {}
+    for source in sources:
+        with _naming(source, sources):
+            results[source] = _measured(measure, load, source, may_be_damaged=checkpoints)
+    _warn_of_different_texts(results)
+    _show(results, as_json=json)
+    return _raise_unreadable(results)
 
 
-def _evaluate(load: _Load, task: _Task, source: str, data: str | None, limit: int | None, options: dict[str, Any]) -> Evaluation:
-    """Load a model and measure it; it is gone when the next one is loaded."""
-    from cutaway import evaluation
-    from cutaway.assets import cache_dir
+def _options(task: _Task, **given: Any) -> dict[str, Any]:
+    """Return the options that were given; raises UsageError for one that the task would not hear."""
+    heard = {name: value for name, value in given.items() if value is not None}
+    for name in heard:
+        if task != _HEARD_BY[name]:
+            raise UsageError(f"--{name} is for --task {_HEARD_BY[name]}")
+    return heard
 
-    lm, kept = load(source), cache_dir() / "evaluations"
-    with _progress(source) as report:
-        if task == "perplexity":
-            text, name = _text(source, data, lm.tokenizer, limit)
-            return evaluation.perplexity(lm, text, source=name, partial=kept, report=report, **options)
-        measure: Any = evaluation.multiple_choice if task == "hellaswag" else evaluation.lambada
-        return measure(lm, data or task, partial=kept, report=report, **options)  # type: ignore[no-any-return]
+
+@dataclass(frozen=True)
+class _Measurement:
+    """What is measured of every model, and how."""
+
+    task: _Task
+    data: str | None
+    limit: int | None
+    options: dict[str, Any]
+
+    def __call__(self, lm: LanguageModel, source: str) -> Evaluation:
+        """Measure a model, or go on where that was stopped."""
+        from cutaway import evaluation
+        from cutaway.assets import cache_dir
+
+        kept = cache_dir() / "evaluations"
+        with _progress(source, "windows" if self.task == "perplexity" else "rows") as report:
+            if self.task == "perplexity":
+                text, name = _text(source, self.data, lm.tokenizer, self.limit)
+                return evaluation.perplexity(lm, text, source=name, partial=kept, report=report, **self.options)
+            measure: Any = evaluation.multiple_choice if self.task == "hellaswag" else evaluation.lambada
+            options = self.options | {"limit": self.limit, "partial": kept, "report": report}
+            return measure(lm, self.data or self.task, **options)  # type: ignore[no-any-return]
+
+
+def _measured(measure: _Measurement, load: _Load, source: str, *, may_be_damaged: bool) -> Evaluation | str:
+    """Load a model and measure it, or say why it cannot be read; it is gone when the next one is loaded."""
+    try:
+        lm = load(source)
+    except (OSError, ValueError) as error:
+        if not may_be_damaged:
+            raise
+        return describe(error)
+    return measure(lm, source)
+
+
+@contextmanager
+def _naming(source: str, sources: Sequence[str]) -> Iterator[None]:
+    """Note of an error which of several models it is about."""
+    try:
+        yield
+    except Exception as error:
+        if len(sources) > 1:
+            error.add_note(source)
+        raise
 
 
 def _text(source: str, data: str | None, tokenizer: Tokenizer, limit: int | None) -> tuple[str | list[int], str]:
@@ -140,18 +170,18 @@ def _text(source: str, data: str | None, tokenizer: Tokenizer, limit: int | None
     if run is None:
         raise UsageError(f"{source} is no run, which would have a text of its own: give one with --data")
     ids = _validation_ids(run, tokenizer)
-    return ids if limit is None else ids[: _n_within(ids, tokenizer, limit)], f"validation part of {run.recipe['data']}"
+    return ids if limit is None else ids[: _n_within(ids, tokenizer, limit)], f"the validation part of {run.recipe['data']}"
 
 
 def _run_of(source: str) -> Run | None:
     """Return the run that a model is, or comes from."""
-    from cutaway.runs import Run, open_run_or_checkpoint
+    from cutaway.runs import Checkpoint, Run
+    from cutaway.weights import resolve
 
-    try:
-        found = open_run_or_checkpoint(source)
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, Run) else found.run
+    found = resolve(source)
+    if isinstance(found, Checkpoint):
+        return found.run
+    return found if isinstance(found, Run) else None
 
 
 def _validation_ids(run: Run, tokenizer: Tokenizer) -> list[int]:
@@ -185,18 +215,27 @@ def _latest() -> str:
 
 
 def _checkpoints(model: str) -> list[str]:
-    from cutaway.runs import Run, open_run_or_checkpoint
+    from cutaway.runs import Run
+    from cutaway.weights import resolve
 
-    run = open_run_or_checkpoint(model)
+    run = resolve(model)
     if not isinstance(run, Run):
-        raise UsageError(f"{model} is one checkpoint: --checkpoints takes runs")
-    return [str(checkpoint.path) for checkpoint in run.checkpoints()]
+        raise UsageError(f"{model} is one model: --checkpoints takes runs")
+    if not (found := run.checkpoints()):
+        raise UsageError(f"{model} has no checkpoint yet: go on with it by `cutaway train --resume {run.path}`")
+    return [str(checkpoint.path) for checkpoint in found]
 
 
 def _compare(load: _Load, sources: list[str], data: str | None, limit: int | None, *, as_json: bool) -> None:
     from cutaway.evaluation import compare
 
-    a, b = map(load, sources)
+    if len(sources) != 2:
+        raise UsageError(f"--compare takes two models, and there {'is' if len(sources) == 1 else 'are'} {len(sources)}")
+    loaded = []
+    for source in sources:
+        with _naming(source, sources):
+            loaded.append(load(source))
+    a, b = loaded
     text, origin = _text(sources[0], data, a.tokenizer, limit)
     found = compare(a, b, text)
     if as_json:
@@ -208,26 +247,40 @@ def _compare(load: _Load, sources: list[str], data: str | None, limit: int | Non
     return None
 
 
-def _warn_of_different_texts(results: Mapping[str, Evaluation]) -> None:
+def _warn_of_different_texts(results: Mapping[str, Evaluation | str]) -> None:
     """Say so where runs were read on texts of their own that differ."""
-    if len({result.settings.get("sha256") for result in results.values()}) > 1:
+    if len({result.settings.get("sha256") for result in results.values() if not isinstance(result, str)}) > 1:
         report_warning("each run was read on its own validation text and these differ: give one text with --data to compare them")
 
 
-def _show(results: dict[str, Evaluation], *, as_json: bool) -> None:
+def _show(results: dict[str, Evaluation | str], *, as_json: bool) -> None:
+    """Print what was found; a sentence stands for a model that could not be read."""
     from cutaway.evaluation import results_table
 
     if as_json:
-        values = {source: result.to_dict() for source, result in results.items()}
-        for each in values.values():
-            if each["task"] == "perplexity":
-                del each["rows"]  # its windows, thousands of them, which are no answers to anything
-        return print_json(values)
-    stdout_console().print(results_table(_short(results)))
+        return print_json({source: _as_json(result) for source, result in results.items()})
+    found = {name: None if isinstance(result, str) else result for name, result in _short(results).items()}
+    if any(found.values()):
+        stdout_console().print(results_table(found))
     return None
 
 
-def _short(results: dict[str, Evaluation]) -> dict[str, Evaluation]:
+def _as_json(result: Evaluation | str) -> dict[str, Any]:
+    if isinstance(result, str):
+        return {"error": result}
+    values = result.to_dict()
+    if result.task == "perplexity":
+        del values["rows"]  # its windows, thousands of them, which are no answers to anything
+    return values
+
+
+def _raise_unreadable(results: dict[str, Evaluation | str]) -> None:
+    """Raise RuntimeError with why some could not be read, if any."""
+    if said := [result for result in results.values() if isinstance(result, str)]:
+        raise RuntimeError("\n  ".join([f"{len(said)} of {len(results)} checkpoints could not be read", *said]))
+
+
+def _short(results: dict[str, Evaluation | str]) -> dict[str, Evaluation | str]:
     """Call each model by the end of its path that tells it from the others."""
 
     def end(source: str, n_parts: int) -> str:
@@ -241,13 +294,32 @@ def _short(results: dict[str, Evaluation]) -> dict[str, Evaluation]:
 
 
 @contextmanager
-def _progress(source: str) -> Iterator[Progress]:
-    """Give a function that shows how many rows are done, on a terminal."""
+def _progress(source: str, unit: str) -> Iterator[Progress]:
+    """Give a function that shows on a terminal how many are done; says where it goes on what was stopped, and when it is stopped."""
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as ProgressBar
 
-    console = stderr_console()
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(compact=True))
+    console, name = stderr_console(), source.rstrip("/").rpartition("/")[2]
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn(unit),
+        TimeRemainingColumn(compact=True),
+    )
     with ProgressBar(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(source.rstrip("/").rpartition("/")[2], total=None)
-        yield lambda n_done, n_total: bar.update(task, completed=n_done, total=n_total)
+        task, seen = bar.add_task(name, total=None), ""
+
+        def report(n_done: int, n_total: int) -> None:
+            nonlocal seen
+            is_first, seen = not seen, f"after {n_done:,} of {n_total:,} {unit}"
+            if is_first and n_done:
+                report_warning(f"{name}: going on {seen}")
+            bar.update(task, completed=n_done, total=n_total)
+
+        try:
+            yield report
+        except KeyboardInterrupt:
+            if not seen:
+                raise
+            raise KeyboardInterrupt(f"stopped {seen}: the same command goes on from there") from None

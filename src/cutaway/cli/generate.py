@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import fields
+from contextlib import suppress
+from dataclasses import dataclass, fields
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +27,7 @@ __all__ = ["generate"]
 _NEW_LINE = ("\n",)
 _SAMPLING = tuple(field.name for field in fields(Sampling))
 _OFFERED = "smollm2-135m"
+_OFFERED_SIZE = "93 MB to fetch, 540 MB of disk once unpacked"
 _COLUMN = 70  # of a terminal's columns for a strategy and its text
 _COMPARED_TOKENS = 60  # twelve texts of so many fit on a screen or two
 
@@ -82,16 +85,16 @@ def generate(
         model: a run, a checkpoint, a catalogue name (smollm2-135m), a Hugging Face folder, a .gguf
         tokenizer NAME: gpt2, cl100k or a tokenizer.json, for a model that came without one
         config FILE: the shape of a TransformerLens state, which does not hold it: a config.json of cutaway's
-        random PRESET: untrained weights of this shape, to see what training changes
+        random SIZE: untrained weights of a model size, such as gpt2, to see what training changes
         max_new_tokens: how many tokens to add at most (default 200; 60 with --compare)
-        preset NAME: precise, balanced or creative
+        preset NAME: the sampling preset: precise, balanced or creative
         num_beams: above 1, search for the likeliest text instead of drawing one
         length_penalty: above 1, beam search prefers longer texts
         stop TEXT: end before this text; may be given several times
         seed: which of the possible texts to draw
         compare: one prompt under every strategy and several temperatures
         interactive: ask for prompts until an empty line
-        chat: take the prompt as a message to a model trained on conversations; what it reads is shown, special tokens and all
+        chat: take the prompt as a message to a model trained on conversations, and show its answer
         compile: compile the decoding step first; pays for long texts of large models; one prompt
         device NAME: auto, cpu, cuda or mps
         json: print JSON
@@ -106,6 +109,8 @@ def generate(
     In Python:
         lm = cutaway.load("runs/shakespeare-char")
         lm.generate("ROMEO:", temperature=0.8, top_p=0.95)
+        lm = cutaway.load("smollm2-135m")
+        lm.chat_prompt("Why?")    # what --chat reads
     """
     chosen = Sampling.of(preset, **sampling)
     _check(prompts, {"--compare": compare, "--compile": compile, "--chat": chat}, interactive, num_beams, length_penalty)
@@ -114,27 +119,39 @@ def generate(
     from cutaway.language_model import random_model
 
     if random is not None:
-        lm = random_model(random, device=device)
+        lm, heading = random_model(random, device=device), _Heading(None)
     else:
         source = model or _latest_or_offered()
-        lm = load_named(source, tokenizer=tokenizer, config=config, device=device)
-        stderr_console().print(Text(f"{source}\n", style="dim"), soft_wrap=True)
+        lm, heading = load_named(source, tokenizer=tokenizer, config=config, device=device), _Heading(source)
     options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "stop": stop, "seed": seed, "compile": compile}
     if chat:
-        _chat(lm, _asked() if interactive else prompts, chosen, options, is_asked=interactive)
+        _chat(lm, _asked() if interactive else prompts, {"sampling": chosen, **options}, heading, is_asked=interactive)
     elif interactive:
         for prompt in _asked():
             try:
-                _stream(lm, prompt, chosen, options)
+                _stream(lm, prompt, {"sampling": chosen, **options}, heading, shown=prompt)
             except ValueError as error:  # one prompt that cannot be read does not end the conversation
                 report_warning(str(error))
     elif compare:
-        _compare(lm, prompts[0], options, as_json=json)
+        _compare(lm, prompts[0], options, heading, as_json=json)
     elif len(prompts) == 1 and num_beams == 1 and not json:
-        _stream(lm, prompts[0], chosen, options)
+        _stream(lm, prompts[0], {"sampling": chosen, **options}, heading, shown=prompts[0])
     else:
         options |= {"preset": preset, "num_beams": num_beams, "length_penalty": length_penalty, **sampling}
-        _print_texts(prompts, lm.generate(list(prompts), **options), as_json=json)
+        _print_texts(prompts, lm.generate(list(prompts), **options), heading, as_json=json)
+
+
+@dataclass
+class _Heading:
+    """The name of the model above what it writes: shown once, and not before there is text, so that none stands above a failure."""
+
+    name: str | None
+
+    def show(self) -> None:
+        """Print the name on standard error, unless it was shown or there is none."""
+        if self.name is not None:
+            stderr_console().print(Text(f"{self.name}\n", style="dim"), soft_wrap=True)
+        self.name = None
 
 
 def _check(prompts: Sequence[str], one: dict[str, bool], interactive: bool, num_beams: int, length_penalty: float) -> None:
@@ -157,59 +174,59 @@ def _latest_or_offered() -> str:
         return str(latest_run().path)
     if assets.locate(_OFFERED):
         return _OFFERED
-    size = "93 MB to fetch, 540 MB of disk once unpacked"
-    if not sys.stdin.isatty():
+    if not _is_wanted():
         raise UsageError(
-            f"there is no run yet: make one by `cutaway demo`, or take a pretrained model ({size}) by `--model {_OFFERED}`"
+            f"there is no run yet: make one by `cutaway demo`, or take a pretrained model ({_OFFERED_SIZE}) by `--model {_OFFERED}`"
         )
-    import questionary
-
-    said = f"There is no run yet. Take SmolLM2-135M-Instruct, a pretrained language model ({size})?"
-    if not questionary.confirm(said, default=True).unsafe_ask():
-        raise UsageError(f"there is no run yet: make one by `cutaway demo`, or take a pretrained model by `--model {_OFFERED}`")
     return _OFFERED
 
 
-def _chat(lm: LanguageModel, messages: Iterable[str], sampling: Sampling, options: dict[str, Any], *, is_asked: bool) -> None:
-    """Answer messages one after the other, each after all before; what the model reads is shown before what it writes."""
+def _is_wanted() -> bool:
+    """Ask whether to take the small pretrained model; where nobody can be asked, or the input ends (Ctrl-D), it is not."""
+    if not sys.stdin.isatty():
+        return False
+    import questionary
+
+    said = f"There is no run yet. Take SmolLM2-135M-Instruct, a pretrained language model ({_OFFERED_SIZE})?"
+    with suppress(EOFError):
+        return bool(questionary.confirm(said, default=True).unsafe_ask())
+    return False
+
+
+def _chat(lm: LanguageModel, messages: Iterable[str], options: dict[str, Any], heading: _Heading, *, is_asked: bool) -> None:
+    """Answer messages one after the other, each after all before."""
     talk: list[dict[str, str]] = []
-    shown = ""
     for message in messages:
         asked = [*talk, {"role": "user", "content": message}]
         try:
-            prompt = lm.chat_prompt(asked)
+            answer = _stream(lm, lm.chat_prompt(asked), {"allow_special": True, "bos": False, **options}, heading, shown="")
         except ValueError as error:
             if lm.chat_template is None or not is_asked:
                 raise
             report_warning(str(error))  # one message that cannot be read does not end the conversation
-            continue
-        new = prompt.removeprefix(shown)
-        stdout_console().print(Text(new, style="dim"), end="", soft_wrap=True)
-        answer = ""
-        for piece in lm.stream(prompt, sampling=sampling, allow_special=True, bos=False, tell=report_warning, **options):
-            answer += piece
-            sys.stdout.write(piece)
-            sys.stdout.flush()
-        print(flush=True)
-        shown = prompt + answer
-        talk = [*asked, {"role": "assistant", "content": answer}]
+        else:
+            talk = [*asked, {"role": "assistant", "content": answer}]
 
 
-def _stream(lm: LanguageModel, prompt: str, sampling: Sampling, options: dict[str, Any]) -> None:
-    """Print the prompt and its continuation piece by piece; what there is to say comes before or after, not in between."""
+def _stream(lm: LanguageModel, prompt: str, options: dict[str, Any], heading: _Heading, *, shown: str) -> str:
+    """Print `shown` and the continuation piece by piece, and return that; what there is to say does not come in between."""
     notes: list[str] = []
-    pieces = lm.stream(prompt, sampling=sampling, tell=notes.append, **options)
+    pieces = lm.stream(prompt, tell=notes.append, **options)
     first = next(pieces, "")  # a prompt that cannot be read raises before anything is written
     n_before = len(notes)
+    heading.show()
     for note in notes:
         report_warning(note)
-    sys.stdout.write(prompt + first)
-    for piece in pieces:
+    text = ""
+    sys.stdout.write(shown)
+    for piece in chain([first], pieces):
+        text += piece
         sys.stdout.write(piece)
         sys.stdout.flush()
     print(flush=True)
     for note in notes[n_before:]:
         report_warning(note)
+    return text
 
 
 def _asked() -> Iterator[str]:
@@ -225,17 +242,19 @@ def _asked() -> Iterator[str]:
         yield prompt
 
 
-def _print_texts(prompts: Sequence[str], texts: Sequence[str], *, as_json: bool) -> None:
+def _print_texts(prompts: Sequence[str], texts: Sequence[str], heading: _Heading, *, as_json: bool) -> None:
+    heading.show()
     if as_json:
         print_json([{"prompt": prompt, "text": text} for prompt, text in zip(prompts, texts, strict=True)])
         return
     print("\n\n".join(texts))
 
 
-def _compare(lm: LanguageModel, prompt: str, options: dict[str, Any], *, as_json: bool) -> None:
+def _compare(lm: LanguageModel, prompt: str, options: dict[str, Any], heading: _Heading, *, as_json: bool) -> None:
     from cutaway.generation.strategies import STRATEGIES
 
     texts = {name: lm.generate(prompt, **{**options, **strategy}) for name, strategy in STRATEGIES.items()}
+    heading.show()
     if as_json:
         print_json([{"strategy": name, "prompt": prompt, "text": text} for name, text in texts.items()])
         return

@@ -12,7 +12,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from cutaway.cli.opened import OpenedModel, open_subject
+from cutaway.cli.opened import AbsentModel, OpenedModel, open_subject
 from cutaway.cli.parameters import COMPONENTS, Parameter, count_parameters
 from cutaway.report import (
     Curve,
@@ -31,7 +31,7 @@ from cutaway.report import (
 if TYPE_CHECKING:
     from cutaway.runs import Checkpoint, Metrics, Run
 
-    Subject = Run | Checkpoint | OpenedModel
+    Subject = Run | Checkpoint | OpenedModel | AbsentModel
 
 __all__ = ["inspect", "describe", "final_numbers"]
 
@@ -43,7 +43,8 @@ _SAID_ABOVE = {"name", "out", "data", "tokenizer"}
 def inspect(models: tuple[str, ...] = (), /, *, config: Path | None = None, json: bool = False) -> None:
     """Show a run or a model: configuration, parameters by component, and of a run its loss curve and checkpoints.
 
-    Of a model headers alone are read, however large it is: a Hugging Face folder, a .gguf, nanoGPT's or TransformerLens's file.
+    Of a model headers alone are read, however large it is: a Hugging Face folder, a .gguf, nanoGPT's or TransformerLens's file. One of
+    the catalogue that is not downloaded is shown by its shape.
 
     Several are shown side by side: where their configurations differ, the losses they reached, their curves in one picture.
 
@@ -76,12 +77,12 @@ def describe(source: Subject) -> dict[str, Any]:
     """Return what is known about a run, a checkpoint or a model, as values that JSON can hold."""
     parameters = count_parameters(source.model_config)
     described: dict[str, Any] = {
-        "path": str(source.path),
+        "path": None if source.path is None else str(source.path),
         "model": source.model_config.to_dict(),
         "n_parameters": sum(parameter.count for parameter in parameters),
         "parameters": [asdict(parameter) | {"count": parameter.count} for parameter in parameters],
     }
-    if isinstance(source, OpenedModel):
+    if isinstance(source, OpenedModel | AbsentModel):
         return described | source.to_dict()
     if (checkpoint := _as_checkpoint(source)) is not None:
         return described | {"kind": "checkpoint", "step": checkpoint.step, "n_bytes": checkpoint.n_bytes}
@@ -121,7 +122,7 @@ def _single(source: Subject, console: Console) -> list[RenderableType]:
     """Return the parts that show one run or checkpoint in full."""
     model = fields_table(_shown(source.model_config.to_dict()), title="Model")
     parameters = _parameter_table(count_parameters(source.model_config), is_wide=is_unicode(console))
-    if isinstance(source, OpenedModel):
+    if isinstance(source, OpenedModel | AbsentModel):
         return [fields_table(source.lines(), title=source.name), model, parameters]
     if (checkpoint := _as_checkpoint(source)) is not None:
         return [fields_table(_checkpoint_lines(checkpoint), title=_label(source)), model, parameters]
@@ -252,12 +253,14 @@ def _reached(source: Subject) -> dict[str, str]:
 
 
 def _flat_config(source: Subject) -> dict[str, Any]:
+    if isinstance(source, OpenedModel | AbsentModel):
+        return source.model_config.to_dict() | {"tokenizer": source.tokenizer}
     run = _run_of_any(source)
     return source.model_config.to_dict() | (run.recipe if run else {})
 
 
 def _run_of_any(source: Subject) -> Run | None:
-    if isinstance(source, OpenedModel):
+    if isinstance(source, OpenedModel | AbsentModel):
         return None
     checkpoint = _as_checkpoint(source)
     return _run_of(source) if checkpoint is None else checkpoint.run

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 from cutaway.report import format_bytes
 
 if TYPE_CHECKING:
+    from cutaway.assets import Asset
     from cutaway.config import ModelConfig
     from cutaway.runs import Checkpoint, Run
     from cutaway.weights import ModelSource
 
-__all__ = ["OpenedModel", "open_subject"]
+__all__ = ["OpenedModel", "AbsentModel", "open_subject"]
 
 
 @dataclass(frozen=True)
@@ -41,9 +42,15 @@ class OpenedModel:
         files = [self.path] if self.path.is_file() else [file for file in self.path.iterdir() if file.is_file()]
         return sum(file.stat().st_size for file in files)
 
+    @cached_property
+    def tokenizer(self) -> str:
+        """Its tokenizer's kind and size in words."""
+        tokenizer = self.source.tokenizer()
+        return f"{tokenizer.kind}, {tokenizer.d_vocab:,} tokens" if tokenizer else "none"
+
     def lines(self) -> dict[str, str]:
         """Return what there is to say of it, a line each."""
-        stored, tokenizer = self.source.stored(), self.source.tokenizer()
+        stored = self.source.stored()
         dtypes = ", ".join(sorted({tensor.dtype for tensor in stored.values()}))
         n_numbers = sum(math.prod(tensor.shape) for tensor in stored.values())
         return {
@@ -51,7 +58,7 @@ class OpenedModel:
             "format": self.source.kind,
             **self.source.details(),
             "size": f"{format_bytes(self.n_bytes)}, {len(stored)} tensors of {n_numbers:,} numbers in {dtypes}",
-            "tokenizer": f"{tokenizer.kind}, {tokenizer.d_vocab:,} tokens" if tokenizer else "none",
+            "tokenizer": self.tokenizer,
             "chat template": "yes" if self.source.chat_template() else "none",
         }
 
@@ -61,10 +68,43 @@ class OpenedModel:
         return {"kind": self.source.kind, "n_bytes": self.n_bytes, "details": self.source.details(), "tensors": stored}
 
 
-def open_subject(name: str, *, config: Path | None = None) -> Run | Checkpoint | OpenedModel:
+@dataclass(frozen=True)
+class AbsentModel:
+    """A model of the catalogue that is not downloaded: its shape is known without it."""
+
+    asset: Asset
+    path: None = None
+    tokenizer: str = "not downloaded"
+
+    @property
+    def name(self) -> str:
+        """Its name in the catalogue."""
+        return self.asset.name
+
+    @property
+    def model_config(self) -> ModelConfig:
+        """Its shape, that of the model size with its name."""
+        from cutaway.config import ModelConfig
+
+        return ModelConfig.preset(self.name)
+
+    def lines(self) -> dict[str, str]:
+        """Return what there is to say of it, a line each."""
+        return {
+            "about": self.asset.about,
+            "licence": self.asset.licence,
+            "weights": f"not downloaded: `cutaway download {self.name}`",
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what JSON says of it beside its shape."""
+        return {"kind": "not downloaded"}
+
+
+def open_subject(name: str, *, config: Path | None = None) -> Run | Checkpoint | OpenedModel | AbsentModel:
     """Return what `weights.resolve` takes a name for; `config` is the shape of a state that does not hold it.
 
-    Raises ValueError for a model of the catalogue that is not here yet, and as `resolve` and `open_model` do.
+    Nothing is fetched. Raises ValueError as `resolve` and `open_model` do.
     """
     from cutaway import assets
     from cutaway.runs import Checkpoint, Run
@@ -75,7 +115,7 @@ def open_subject(name: str, *, config: Path | None = None) -> Run | Checkpoint |
         return found
     if isinstance(found, assets.Asset):
         if (files := assets.locate(found.name)) is None:
-            raise ValueError(f"{name} is not here yet: fetch it by `cutaway download {name}`")
+            return AbsentModel(found)
         first = next(iter(files.values()))
         found = first if len(files) == 1 else first.parent
     source = open_model(found, config=None if config is None else read_config(config))

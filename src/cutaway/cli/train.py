@@ -78,11 +78,14 @@ def train(preset: str | None = None, /, *, resume: bool = False, **changes: Any)
 def _suggesting_other_text(preset: str | None, data: str) -> Iterator[None]:
     """Add commands that work to the sentence that a corpus cannot be fetched."""
     from cutaway.assets import AssetError
+    from cutaway.assets.retrieval import CacheError, cache_obstacle
 
     others = {"tinyshakespeare": ("shakespeare", "stdlib"), "shakespeare": ("stdlib",)}.get(data, ())
     try:
         yield
     except AssetError as error:
+        if obstacle := cache_obstacle():  # no other text could be had either
+            raise CacheError(obstacle) from None
         if not others or not str(error).startswith(f"{data}: "):  # a vocabulary that is missing needs other advice
             raise
         command = f"cutaway train{f' {preset}' if preset else ''} --data"

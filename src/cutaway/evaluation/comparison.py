@@ -90,9 +90,9 @@ class Comparison:
     def __str__(self) -> str:
         lines = [
             f"{len(self.positions)} tokens predicted by both",
-            f"  loss of b less a   {self.loss_difference:+.3e} nats a token",
-            f"  KL(a || b)         {self.kl:.3e} nats a token, at most {max(position.kl for position in self.positions):.3e}",
-            f"  top-1 agreement    {100 * self.agreement:.2f} %",
+            f"  loss of b less a   {self.loss_difference:+.2e} nats a token",
+            f"  KL(a || b)         {self.kl: .2e} nats a token, at most {max(position.kl for position in self.positions):.2e}",
+            f"  top-1 agreement    {100 * self.agreement:9.2f} %",
         ]
         if self.note is not None:
             return "\n".join([*lines, f"  {self.note}"])
@@ -102,9 +102,9 @@ class Comparison:
         else:
             lines.append(f"  the first activation to differ by more than {self.tolerance:g} of its norm is {self.first_difference}")
         width = max(len(each.name) for each in [*self.layers, *self.finer])
-        lines += [f"    {each.name:<{width}}  {each.relative:.1e}" for each in self.layers]
+        lines += [f"    {each.name:<{width}}  {each.relative:.2e}" for each in self.layers]
         if self.finer:
-            lines += ["  where they part:", *(f"    {each.name:<{width}}  {each.relative:.1e}" for each in self.finer)]
+            lines += ["  where they part:", *(f"    {each.name:<{width}}  {each.relative:.2e}" for each in self.finer)]
         return "\n".join(lines)
 
 
@@ -155,9 +155,9 @@ def _check(a: LanguageModel, b: LanguageModel) -> None:
         raise ValueError(
             f"the models have {a.config.d_vocab_out} and {b.config.d_vocab_out} logits: their predictions are not over the same tokens"
         )
-    for lm in (a, b):
+    for which, lm in (("first", a), ("second", b)):
         if not lm.config.is_causal or lm.config.d_vocab_out != lm.config.d_vocab:
-            raise ValueError("one of the models does not predict the next token of its own vocabulary from those before it")
+            raise ValueError(f"the {which} model does not predict the next token of its own vocabulary from those before it")
 
 
 def _positions(a: LanguageModel, b: LanguageModel, tokens: Int[Tensor, " pos"]) -> Iterator[Position]:

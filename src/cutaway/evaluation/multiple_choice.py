@@ -14,6 +14,7 @@ from cutaway.evaluation.results import Evaluation, mean_metric
 from cutaway.evaluation.rows import Row, read_rows
 from cutaway.evaluation.scoring import Request, Score, Scores
 from cutaway.language_model import LanguageModel
+from cutaway.runtime import did_you_mean
 
 __all__ = ["Item", "Protocol", "PROTOCOLS", "multiple_choice", "likeliest"]
 
@@ -61,7 +62,8 @@ def multiple_choice(
     a field or has another type in it, naming its line.
     """
     if protocol not in PROTOCOLS:
-        raise ValueError(f"there is no protocol {protocol!r}; there are {', '.join(PROTOCOLS)}")
+        meant = did_you_mean(protocol, PROTOCOLS)
+        raise ValueError(f"there is no protocol {protocol!r}; {meant}there are {', '.join(PROTOCOLS)}")
     rule = PROTOCOLS[protocol]
     rows = read_rows(source, limit=limit)
     items = [rule.item(row) for row in rows]
@@ -77,7 +79,7 @@ def multiple_choice(
         name: mean_metric([float(result[name] == result["label"]) for result in found], is_share=True)
         for name in ("acc", "acc_norm")
     }
-    return Evaluation("multiple choice", settings, metrics, found)
+    return Evaluation("hellaswag", settings, metrics, found)
 
 
 def likeliest(values: Sequence[float]) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -30,11 +30,12 @@ class Metric:
         return self.shown(" ")
 
     def shown(self, between: str) -> str:
-        """Return the number and its standard error as text, with `between` between them."""
-        scale, unit = (100, " %") if self.is_share else (1, "")
-        value = f"{scale * self.value:.2f}" if self.is_share else _digits(self.value, 4)
-        error = "" if self.standard_error is None else f"{between}± {_digits(scale * self.standard_error, 2)}"
-        return f"{value}{error}{unit}"
+        """Return the number and, after `between`, its standard error; one of 0, where all rows agree, says nothing."""
+        value = _percent(self.value) if self.is_share else _digits(self.value, 4)
+        error = ""
+        if self.standard_error:
+            error = f"{between}± {_percent(self.standard_error) if self.is_share else _digits(self.standard_error, 2)}"
+        return f"{value}{error}{' %' if self.is_share else ''}"
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,7 @@ class Evaluation:
         return asdict(self)
 
     def __str__(self) -> str:
-        settings = ", ".join(f"{name} {_shown(name, value)}" for name, value in self.settings.items())
-        return "\n".join([f"{self.task} ({settings})", *(f"  {name}: {metric}" for name, metric in self.metrics.items())])
+        return "\n".join([_title(self.task, _said(self)), *(f"  {name}: {metric}" for name, metric in self.metrics.items())])
 
 
 def mean_metric(values: Sequence[float], *, is_share: bool = False) -> Metric:
@@ -84,48 +84,71 @@ def ratio_metric(totals: Sequence[float], counts: Sequence[float]) -> Metric:
     return Metric(ratio, math.sqrt(squares * n / (n - 1)) / n_all)
 
 
-def results_table(results: Mapping[str, Evaluation]) -> Group:
-    """Return a table of several models side by side, a line each; what differs in how they were measured is said below it.
+def results_table(results: Mapping[str, Evaluation | None]) -> Group:
+    """Return a table of several models side by side, a line each, None being one that could not be read.
 
-    Raises ValueError for results of different tasks.
+    What was measured, and how, is a sentence above it; what differs in that is said below it. Raises ValueError for results of
+    different tasks.
     """
     from rich.console import Group
     from rich.text import Text
 
     from cutaway.report import table
 
-    tasks = {result.task for result in results.values()}
+    found = {model: result for model, result in results.items() if result is not None}
+    tasks = {result.task for result in found.values()}
     if len(tasks) != 1:
         raise ValueError(f"the results are of {' and '.join(sorted(tasks)) or 'no task'}; a table shows one task")
-    metrics = list(dict.fromkeys(name for result in results.values() for name in result.metrics))
+    metrics = list(dict.fromkeys(name for result in found.values() for name in result.metrics))
     headers = [name.replace("_", " ") for name in metrics]
     grid = table("model", *headers, right=headers)
     between = " " if len(metrics) <= _BESIDE else "\n"
     for model, result in results.items():
-        grid.add_row(model, *(result.metrics[name].shown(between) if name in result.metrics else "-" for name in metrics))
-    differing = {model: _differing(result, results) for model, result in results.items()}
-    below = [Text(f"{model}: {', '.join(said)}", style="dim") for model, said in differing.items() if said]
-    return Group(Text(_title(results, tasks.pop()), style="bold"), grid, *below)
+        if result is None:
+            grid.add_row(model, "unreadable", *("-" for _ in metrics[1:]))
+        else:
+            grid.add_row(model, *(result.metrics[name].shown(between) if name in result.metrics else "-" for name in metrics))
+    said = {model: _said(result) for model, result in found.items()}
+    shared = [phrase for phrase in next(iter(said.values())) if all(phrase in phrases for phrases in said.values())]
+    differing = {model: [phrase for phrase in phrases if phrase not in shared] for model, phrases in said.items()}
+    below = [Text(f"{model}: {', '.join(phrases)}", style="dim") for model, phrases in differing.items() if phrases]
+    return Group(Text(_title(tasks.pop(), shared), style="bold"), grid, *below)
+
+
+_NAMES = {"perplexity": "Perplexity", "hellaswag": "HellaSwag", "lambada": "LAMBADA"}
+
+_PHRASES: dict[str, Callable[[Any], str]] = {
+    "protocol": "by the {} protocol".format,
+    "source": "on {}".format,
+    "sha256": "sha256 {:.12}".format,  # enough to tell texts apart
+    "n_rows": "{:,} rows".format,
+    "n_truncated": lambda n_rows: f"{n_rows:,} of them cut on the left to fit the context" if n_rows else "",
+    "n_tokens": "{:,} tokens".format,
+    "n_words": "{:,} words".format,
+    "n_bytes": "{:,} bytes".format,
+    "window": "read in windows of {:,}".format,
+    "stride": "{:,} new in each".format,
+}
+"""What settings say, in the order in which they are said."""
+
+
+def _title(task: str, phrases: Sequence[str]) -> str:
+    return ", ".join([_NAMES.get(task, task), *phrases])
+
+
+def _said(result: Evaluation) -> list[str]:
+    """Return the settings in words; one that has none here is given as it is."""
+    known = [phrase(result.settings[name]) for name, phrase in _PHRASES.items() if name in result.settings]
+    others = [f"{name.replace('_', ' ')} {value}" for name, value in result.settings.items() if name not in _PHRASES]
+    return [phrase for phrase in (*known, *others) if phrase]
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2f}"
 
 
 def _digits(value: float, n_digits: int) -> str:
     """Return a number with so many digits that count, written out where that is not long."""
-    return f"{float(f'{value:.{n_digits}g}'):,.0f}" if 10**n_digits <= value < 1e6 else f"{value:.{n_digits}g}"
-
-
-def _title(results: Mapping[str, Evaluation], task: str) -> str:
-    shared = [said for said in _said(next(iter(results.values()))) if all(said in _said(result) for result in results.values())]
-    return f"{task}: {', '.join(shared)}" if shared else task
-
-
-def _differing(result: Evaluation, results: Mapping[str, Evaluation]) -> list[str]:
-    return [said for said in _said(result) if not all(said in _said(other) for other in results.values())]
-
-
-def _said(result: Evaluation) -> list[str]:
-    return [f"{name.replace('_', ' ')} {_shown(name, value)}" for name, value in result.settings.items()]
-
-
-def _shown(name: str, value: object) -> str:
-    """Write a setting; of a hash its first 12 digits tell texts apart."""
-    return str(value)[:12] if name == "sha256" else str(value)
+    if 10**n_digits <= value < 1e6:
+        return f"{float(f'{value:.{n_digits}g}'):,.0f}"
+    return f"{value:#.{n_digits}g}".rstrip(".")

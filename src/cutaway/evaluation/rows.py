@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cutaway import assets
+from cutaway.runtime import did_you_mean
 
 __all__ = ["DATASETS", "Row", "read_rows"]
 
@@ -105,7 +106,8 @@ def _path(source: str | Path) -> Path:
     if path.is_file():
         return path
     if str(source) not in DATASETS:
-        raise ValueError(f"there is no file {str(source)!r}; datasets with a name are {', '.join(DATASETS)}")
+        meant = did_you_mean(str(source), DATASETS)
+        raise ValueError(f"there is no file {str(source)!r}; {meant}datasets with a name are {', '.join(DATASETS)}")
     try:
         (file,) = assets.fetch(str(source)).values()
     except assets.AssetError as error:

@@ -124,7 +124,7 @@ class Tokenizer(ABC):
             return b"".join([self._bytes_of[index(token_id)] for token_id in ids])
         except KeyError as unknown:
             raise ValueError(
-                f"id {unknown} has no token: this {self.kind} tokenizer has d_vocab {self.d_vocab}; "
+                f"id {unknown} has no token: the {self.kind} tokenizer has d_vocab {self.d_vocab}; "
                 "decode with the tokenizer that the ids came from"
             ) from None
 

@@ -46,6 +46,6 @@ class CharTokenizer(Tokenizer):
             unknown = sorted(set(text) - self._id_of.keys())
             shown = ", ".join(map(repr, unknown[:10])) + (f" and {len(unknown) - 10} more" if len(unknown) > 10 else "")
             raise ValueError(
-                f"the character(s) {shown} are not among the {self.d_vocab} that this tokenizer was fitted on; remove them, "
+                f"the character(s) {shown} are not among the {self.d_vocab} that the char tokenizer was fitted on; remove them, "
                 "fit it on text that has them, or use a byte-level tokenizer, which can write any text"
             ) from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from torch import Tensor
 from cutaway.model import Transformer
 from cutaway.runs import Checkpoint, file_sha256, values_sha256
 from cutaway.runtime import atomic_path, atomic_write, remove_path
-from cutaway.weights import check_tensors, load_model, read_config, read_tensors, save_model, save_tensors
+from cutaway.weights import matching, read_config, save_model, save_tensors, stream_tensors
 
 __all__ = ["TrainState", "save_checkpoint", "load_checkpoint", "clear_unfinished"]
 
@@ -57,17 +58,21 @@ def load_checkpoint(path: Path, state: TrainState) -> None:
         ours, theirs = state.model.config.to_dict(), config.to_dict()
         differing = ", ".join(f"{name} {theirs[name]} (not {ours[name]})" for name in ours if ours[name] != theirs[name])
         raise ValueError(f"{path} belongs to another configuration: it has {differing}")
-    state.model.load_state_dict(load_model(path).state_dict())
-    averages = read_tensors(path / "optimizer.safetensors") if values["step"] else {}
-    names = dict(state.model.named_parameters())
-    expected = {f"{name}.{average}": weight.shape for name, weight in names.items() for average in _AVERAGES}
-    check_tensors(averages, expected if averages else {}, source=path / "optimizer.safetensors")
-    for name, weight in names.items() if averages else ():
-        state.optimizer.state[weight] = {
-            "step": torch.tensor(float(values["step"]), device=weight.device),
-            **{average: averages[f"{name}.{average}"].to(weight.device) for average in _AVERAGES},
-        }
+    weights = dict(state.model.named_parameters())  # a tied unembedding is not among them
+    for name, tensor in _read(path / "model.safetensors", {name: weight.shape for name, weight in weights.items()}):
+        weights[name].data.copy_(tensor)
+    if values["step"]:
+        expected = {f"{name}.{average}": weight.shape for name, weight in weights.items() for average in _AVERAGES}
+        for full_name, tensor in _read(path / "optimizer.safetensors", expected):
+            name, _, average = full_name.rpartition(".")
+            weight = weights[name]
+            step = torch.tensor(float(values["step"]), device=weight.device)
+            state.optimizer.state[weight] |= {"step": step, average: tensor.to(weight.device)}
     state.step, state.time_s, state.loader = values["step"], values["time_s"], values["loader"]
+
+
+def _read(path: Path, shapes: Mapping[str, torch.Size]) -> Iterator[tuple[str, Tensor]]:
+    return matching(stream_tensors(path), shapes, source=str(path))
 
 
 def clear_unfinished(folder: Path) -> None:

@@ -17,8 +17,8 @@ import torch
 
 from cutaway.data import Corpus, TokenArray, read_corpus, split_tokens, tokenize_corpus
 from cutaway.language_model import check_memory
-from cutaway.runs import runs_root
-from cutaway.runtime import atomic_write, describe_device, pick_device
+from cutaway.runs import is_run, runs_root
+from cutaway.runtime import atomic_write, describe_device, did_you_mean, pick_device
 from cutaway.tokenizers import (
     BPETokenizer,
     BytePairTokenizer,
@@ -31,6 +31,9 @@ from cutaway.training.config import TrainConfig
 from cutaway.weights import ModelSource, open_model
 
 __all__ = ["Materials", "make_tokenizer", "prepare", "claimed_folder", "write_run", "write_config"]
+
+_BEGINNINGS = {"tokenizer.json", "manifest.json", "chat_template.jinja"}
+"""What lies in the folder of a run that was stopped before `config.json`, which is written last."""
 
 
 @dataclass(frozen=True)
@@ -97,8 +100,9 @@ def make_tokenizer(name: str, corpus: Corpus) -> Tokenizer:
         return BytePairTokenizer.from_bpe(bpe)
     if name in ("gpt2", "cl100k") or Path(name).is_file():
         return load_tokenizer(name)
+    meant = did_you_mean(name, ("char", "bpe-4096", "gpt2", "cl100k"))
     raise ValueError(
-        f"there is no tokenizer {name!r}; expected char, bpe-4096 (or another size), gpt2, cl100k, or a tokenizer.json"
+        f"there is no tokenizer {name!r}; {meant}expected char, bpe-4096 (or another size), gpt2, cl100k, or a tokenizer.json"
     )
 
 
@@ -106,14 +110,17 @@ def make_tokenizer(name: str, corpus: Corpus) -> Tokenizer:
 def claimed_folder(name: str, out: str | None) -> Iterator[Path]:
     """Give the folder of a new run, `out` or the first free of runs/NAME, runs/NAME-2, ..., made here and so no one else's.
 
-    If what is done with it fails, a folder still empty is removed. Raises ValueError when `out` holds a run already or is a file.
+    If what is done with it fails, a folder still empty is removed. Raises ValueError when `out` is a file, or holds a run already or
+    what is not a run's.
     """
     folder = _make_first_free(name) if out is None else Path(out)
-    if (folder / "config.json").exists() or (folder / "checkpoints").exists():
+    if is_run(folder):
         raise ValueError(f"{folder} holds a run already: go on with it by --resume {folder}, or give another --out")
     if folder.is_file():
         raise ValueError(f"{folder} is a file; expected a folder for the run")
     folder.mkdir(parents=True, exist_ok=True)
+    if others := sorted(path.name for path in folder.iterdir() if path.name not in _BEGINNINGS and path.name[0] != "."):
+        raise ValueError(f"{folder} holds {others[0]} and is no run: give a new or an empty folder with --out")
     try:
         yield folder
     except BaseException:

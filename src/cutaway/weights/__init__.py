@@ -1,9 +1,9 @@
 """Models on disk, in every format that is read, and how they become a Transformer."""
 
-from cutaway.weights.folder import check_tensors, load_model, read_config, read_tensors, save_model, save_tensors
+from cutaway.weights.folder import load_model, read_config, save_model, save_tensors, stream_tensors
 from cutaway.weights.hugging_face import HuggingFaceFolder, save_hugging_face
 from cutaway.weights.opening import open_model, resolve
-from cutaway.weights.source import ModelSource, StoredTensor, assemble, parameter_shapes, read_model
+from cutaway.weights.source import ModelSource, StoredTensor, assemble, matching, parameter_shapes, read_model
 
 __all__ = [
     "ModelSource",
@@ -19,6 +19,6 @@ __all__ = [
     "load_model",
     "save_tensors",
     "read_config",
-    "read_tensors",
-    "check_tensors",
+    "stream_tensors",
+    "matching",
 ]

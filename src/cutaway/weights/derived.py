@@ -12,14 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cutaway.assets import CATALOGUE, Asset, File, fetch
+from cutaway.assets import Asset, File, fetch
 from cutaway.assets.cache import Shelf
 from cutaway.assets.retrieval import obtain
 from cutaway.assets.sources import Provenance, Report, Request, Source, SourceError
 from cutaway.tokenizers import Tokenizer, load_tokenizer
 from cutaway.weights.folder import stream_tensors
 from cutaway.weights.gguf_file import GGUFFile
-from cutaway.weights.source import ModelSource
+from cutaway.weights.hugging_face import HuggingFaceFolder
+from cutaway.weights.source import ModelSource, StoredTensor
 
 __all__ = ["catalogue_source", "dequantised", "DequantisedGGUF", "CONVERTER"]
 
@@ -27,28 +28,29 @@ CONVERTER = "dequantise 1"
 """The converter's version: what another made is made again. It goes up when the weights or the tokenizer come out different."""
 
 
-def catalogue_source(name: str, *, report: Report | None = None) -> ModelSource:
+def catalogue_source(model: Asset, *, report: Report | None = None) -> ModelSource:
     """Fetch a model of the catalogue, unless the cache holds it, and open it in the form that is read fastest.
 
-    Raises ValueError for a name that is no model's, AssetError when it cannot be had or the cache cannot be written.
+    Raises AssetError when it cannot be had or the cache cannot be written.
     """
-    models = [asset.name for asset in CATALOGUE.values() if asset.kind == "model"]
-    if name in CATALOGUE and name not in models:
-        raise ValueError(f"{name!r} is a {CATALOGUE[name].kind}, not a model; the models are {', '.join(models)}")
-    paths = list(fetch(name, report=report).values())
+    paths = list(fetch(model.name, report=report).values())
     if paths[0].suffix == ".gguf":
-        return DequantisedGGUF(paths[0], dequantised(name, report=report))
-    from cutaway.weights.hugging_face import HuggingFaceFolder
-
+        return dequantised(model, GGUFFile(paths[0]), report=report)
     return HuggingFaceFolder(paths[0].parent)
 
 
-class DequantisedGGUF(GGUFFile):
-    """A GGUF file beside the folder of weights that were made of it."""
+class DequantisedGGUF(ModelSource):
+    """A GGUF file, which describes the model, beside the folder of weights that were made of it."""
 
-    def __init__(self, path: str | Path, folder: Path) -> None:
-        super().__init__(path)
-        self.folder = folder
+    kind = GGUFFile.kind
+
+    def __init__(self, original: GGUFFile, folder: Path) -> None:
+        self.original, self.folder = original, folder
+        self.path, self.config = original.path, original.config
+
+    def stored(self) -> dict[str, StoredTensor]:
+        """Return every tensor of the GGUF file by its name there."""
+        return self.original.stored()
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Yield cutaway's names and tensors in float32, read from the folder one after the other."""
@@ -58,18 +60,24 @@ class DequantisedGGUF(GGUFFile):
         """Return the tokenizer as the folder has it, which is read ten times faster than the metadata."""
         return load_tokenizer(self.folder / "tokenizer.json")
 
+    def chat_template(self) -> str | None:
+        """Return the Jinja template in the metadata, None where there is none."""
+        return self.original.chat_template()
 
-def dequantised(name: str, *, report: Report | None = None) -> Path:
-    """Return the folder of a catalogue's GGUF model in float32, as `save_model` writes one, with tokenizer and chat template.
+    def details(self) -> dict[str, str]:
+        """Return what the GGUF file says of itself."""
+        return self.original.details()
 
-    It is made when the cache does not hold it whole, or holds what another file or converter made: its files are held to size, time and
-    sha256 as those that are fetched. Raises AssetError when the cache cannot be written; nothing half-written counts then.
+
+def dequantised(model: Asset, gguf: GGUFFile, *, report: Report | None = None) -> DequantisedGGUF:
+    """Return a GGUF model of the catalogue beside its folder in float32, as `save_model` writes one, with tokenizer and template.
+
+    The folder is made when the cache does not hold it whole, or holds what another file or converter made: its files are held to size,
+    time and sha256 as those that are fetched. Raises AssetError when the cache cannot be written; nothing half-written counts then.
     """
-    original = CATALOGUE[name]
-    path = fetch(name, report=report)[original.files[0].name]
-    asset = _float32(original, GGUFFile(path), sha256=Shelf(original).expected_sha256(original.files[0]))
+    asset = _float32(model, gguf, sha256=Shelf(model).expected_sha256(model.files[0]))
     obtain(asset, report=report)
-    return Shelf(asset).folder
+    return DequantisedGGUF(gguf, Shelf(asset).folder)
 
 
 def _float32(original: Asset, gguf: GGUFFile, *, sha256: str | None) -> Asset:

@@ -165,7 +165,10 @@ def family_for(config: ModelConfig) -> Family:
     nearest = min(differences, key=lambda name: len(differences[name]))
     if wrong := differences[nearest]:
         ours = ", ".join(f"{name} is {getattr(config, name)!r} (there {value!r})" for name, value in wrong.items())
-        raise ValueError(f"no Hugging Face family of {', '.join(FAMILIES)} has a model like this; nearest is {nearest}, but {ours}")
+        raise ValueError(
+            f"no Hugging Face family of {', '.join(FAMILIES)} has a model like this; nearest is {nearest}, but {ours}: train a model "
+            "with the settings there, or keep this one in cutaway's own format"
+        )
     return FAMILIES[nearest]
 
 
@@ -258,7 +261,10 @@ _GPT2 = Family(
         Setting("activation_function", "act", _activation, "gelu_new"),
         Setting("tie_word_embeddings", "tie_embeddings", _truth, True),
     ),
-    choices={"norm": "layernorm", "norm_bias": True, "position": "learned", "gated_mlp": False, "block": "sequential"},
+    choices={
+        "norm": "layernorm", "norm_bias": True, "position": "learned", "gated_mlp": False, "block": "sequential",
+        "attn_bias": True, "mlp_bias": True,
+    },
     # reorder_and_upcast_attn is not here: it changes roundings alone
     only={"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False, "add_cross_attention": False},
     dropouts=("embd_pdrop", "attn_pdrop", "resid_pdrop"),
@@ -279,7 +285,7 @@ _GPT2 = Family(
         Row("lm_head.weight", ("unembed.W_U.weight",)),
     ),
     no_weights=r"transformer\.h\.\d+\.attn\.(bias|masked_bias)",  # the triangle of causality
-)
+)  # fmt: skip
 
 _ROTARY_SIZES = (
     Setting("vocab_size", "d_vocab", _whole),
@@ -315,7 +321,7 @@ _PHI = Family(
     ),
     choices={
         "norm": "layernorm", "norm_bias": True, "position": "rotary", "gated_mlp": False, "block": "parallel",
-        "unembed_bias": True,
+        "attn_bias": True, "mlp_bias": True, "unembed_bias": True,
     },
     only={"qk_layernorm": False},
     dropouts=("embd_pdrop", "attention_dropout", "resid_pdrop"),

@@ -17,9 +17,9 @@ from torch import Tensor
 from cutaway.config import ModelConfig
 from cutaway.model import Transformer
 from cutaway.runtime import atomic_path, atomic_write
-from cutaway.weights.source import assemble, name_some
+from cutaway.weights.source import assemble
 
-__all__ = ["save_model", "load_model", "save_tensors", "read_config", "read_tensors", "stream_tensors", "check_tensors"]
+__all__ = ["save_model", "load_model", "save_tensors", "read_config", "stream_tensors"]
 
 
 def save_model(model: Transformer, folder: Path) -> None:
@@ -63,13 +63,8 @@ def read_config(path: Path) -> ModelConfig:
         raise ValueError(f"{path} holds no model's configuration: {error}") from None
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read every tensor of a safetensors file into memory; raises ValueError for a file that is missing or damaged."""
-    return dict(stream_tensors(path))
-
-
 def stream_tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
-    """Read a safetensors file tensor by tensor, each into memory of its own; raises ValueError as `read_tensors` does.
+    """Read a safetensors file tensor by tensor, each into memory of its own; raises ValueError for one that is missing or damaged.
 
     A tensor is for a moment there twice, so the largest comes first, while there is room. The file is opened anew for each: the
     pages of an open one stay in memory as they are read.
@@ -85,14 +80,3 @@ def stream_tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
             yield name, tensor
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged: {error}") from None
-
-
-def check_tensors(tensors: dict[str, Tensor], expected: dict[str, torch.Size], *, source: Path) -> None:
-    """Raise ValueError unless the names and shapes are those expected."""
-    if missing := sorted(expected.keys() - tensors.keys()):
-        raise ValueError(f"{source} lacks {name_some(missing)}, which the configuration beside it asks for")
-    if extra := sorted(tensors.keys() - expected.keys()):
-        raise ValueError(f"{source} holds {name_some(extra)}, which the configuration beside it does not know")
-    for name, shape in expected.items():
-        if tensors[name].shape != shape:
-            raise ValueError(f"{source}: {name} has shape {list(tensors[name].shape)}; the configuration expects {list(shape)}")

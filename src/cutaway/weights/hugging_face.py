@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from math import prod
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -15,13 +15,13 @@ from torch import Tensor
 
 from cutaway.model import Transformer
 from cutaway.runtime import atomic_path
-from cutaway.tokenizers import Tokenizer
+from cutaway.tokenizers import NoTokenizer, Tokenizer, read_tokenizer_folder, write_tokenizer_json
 from cutaway.weights.families import HEAD, Family, family_for, family_of
 from cutaway.weights.folder import save_tensors
 from cutaway.weights.renaming import Row, from_theirs, to_theirs
 from cutaway.weights.source import ModelSource, StoredTensor, located
 
-__all__ = ["HuggingFaceFolder", "save_hugging_face"]
+__all__ = ["HuggingFaceFolder", "Speaking", "save_hugging_face"]
 
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16}
@@ -62,8 +62,6 @@ class HuggingFaceFolder(ModelSource):
         """Return the tokenizer of the folder's files, None where there is none; raises ValueError for one that cannot be read."""
         if not any((self.path / name).is_file() for name in ("tokenizer.json", "vocab.json", "tokenizer.model")):
             return None
-        from cutaway.tokenizers.hugging_face import read_tokenizer_folder
-
         return read_tokenizer_folder(self.path)
 
     def chat_template(self) -> str | None:
@@ -105,43 +103,52 @@ class HuggingFaceFolder(ModelSource):
                 )
 
 
-def save_hugging_face(
-    model: Transformer,
-    folder: str | Path,
-    *,
-    tokenizer: Tokenizer | None = None,
-    chat_template: str | None = None,
-    max_shard_bytes: int = 5_000_000_000,
-) -> None:
-    """Write a folder that the transformers library loads as the same function, whole or not at all.
+@runtime_checkable
+class Speaking(Protocol):
+    """What a `LanguageModel`, a floor above, is made of."""
 
-    Raises ValueError for a shape that no family has, naming the settings, and for a folder that is not empty.
+    @property
+    def model(self) -> Transformer:
+        """The transformer."""
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer whose ids it reads."""
+
+    @property
+    def chat_template(self) -> str | None:
+        """How a conversation is written, None for a model that was not trained on any."""
+
+
+def save_hugging_face(lm: Speaking, folder: str | Path, *, max_shard_bytes: int = 5_000_000_000) -> None:
+    """Write a language model, its tokenizer and chat template with it, as a folder that the transformers library loads.
+
+    What is loaded there computes the same function. The folder is written whole or not at all. Raises ValueError for a shape that no
+    family has, naming the settings, for a tokenizer that their format cannot hold, and for a folder that is not empty.
     """
     folder = Path(folder)
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise ValueError(f"{folder} is there already; give the name of a folder that is new or empty")
     if max_shard_bytes < 1:
         raise ValueError(f"max_shard_bytes is {max_shard_bytes}; expected at least 1")
-    family = family_for(model.config)
+    family = family_for(lm.model.config)
     with atomic_path(folder) as temporary:
         temporary.mkdir()
-        _write_weights(model, family, temporary, max_shard_bytes)
-        _write_object(temporary / "config.json", _settings(model, family, tokenizer))
-        if tokenizer is not None:
-            from cutaway.tokenizers.hugging_face import write_tokenizer_json
-
-            write_tokenizer_json(tokenizer, temporary)
-        if chat_template is not None:
-            (temporary / "chat_template.jinja").write_text(chat_template, encoding="utf-8")
+        _write_weights(lm.model, family, temporary, max_shard_bytes)
+        _write_object(temporary / "config.json", _settings(lm, family))
+        if not isinstance(lm.tokenizer, NoTokenizer):
+            write_tokenizer_json(lm.tokenizer, temporary)
+        if lm.chat_template is not None:
+            (temporary / "chat_template.jinja").write_text(lm.chat_template, encoding="utf-8")
 
 
-def _settings(model: Transformer, family: Family, tokenizer: Tokenizer | None) -> dict[str, Any]:
+def _settings(lm: Speaking, family: Family) -> dict[str, Any]:
     return {
-        **family.config_to_hf(model.config),
-        "torch_dtype": str(model.embed.W_E.dtype).removeprefix("torch."),
+        **family.config_to_hf(lm.model.config),
+        "torch_dtype": str(lm.model.embed.W_E.dtype).removeprefix("torch."),
         # null where there is none: the library would take numbers of its own
-        "bos_token_id": None if tokenizer is None else tokenizer.bos,
-        "eos_token_id": None if tokenizer is None else tokenizer.eos,
+        "bos_token_id": lm.tokenizer.bos,
+        "eos_token_id": lm.tokenizer.eos,
     }
 
 

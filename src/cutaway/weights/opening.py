@@ -106,7 +106,7 @@ def _resolve_folder(path: Path) -> Run | Checkpoint | Path:
 
 def _open(found: Run | Checkpoint | Asset | Path, config: ModelConfig | None, report: Report | None) -> ModelSource:
     if isinstance(found, Asset):
-        return catalogue_source(found.name, report=report)
+        return catalogue_source(found, report=report)
     if isinstance(found, Run):
         if (newest := found.latest_checkpoint()) is None:
             raise ValueError(f"{found.path} has no checkpoint yet: go on with it by `cutaway train --resume {found.path}`")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar, Literal, NamedTuple
@@ -15,7 +15,7 @@ from cutaway.config import ModelConfig
 from cutaway.model import Transformer
 from cutaway.tokenizers import Tokenizer
 
-__all__ = ["ModelSource", "StoredTensor", "assemble", "read_model", "parameter_shapes", "name_some", "located"]
+__all__ = ["ModelSource", "StoredTensor", "assemble", "matching", "read_model", "parameter_shapes", "name_some", "located"]
 
 
 class StoredTensor(NamedTuple):
@@ -80,25 +80,35 @@ def assemble(
     """
     with torch.device("meta"):
         model = Transformer(config)
-    missing = {name: weight.shape for name, weight in model.named_parameters()}
-    extra = []
+    for name, tensor in matching(tensors, {name: weight.shape for name, weight in model.named_parameters()}, source=source):
+        own = tensor.dtype if dtype == "as stored" else torch.promote_types(tensor.dtype, torch.float32)
+        wanted = dtype if isinstance(dtype, torch.dtype) else own
+        _place(model, name, tensor.to(device=device, dtype=wanted).contiguous())
+    if config.tie_embeddings:
+        model.unembed.W_U.weight = model.embed.W_E
+    return model.eval()
+
+
+def matching(
+    tensors: Iterable[tuple[str, Tensor]], shapes: Mapping[str, torch.Size], *, source: str
+) -> Iterator[tuple[str, Tensor]]:
+    """Yield names and tensors as they come, held against the shapes that are expected.
+
+    Raises ValueError naming the tensor when one has another shape, and at the end when one is missing, unknown, or came twice.
+    """
+    missing, extra = dict(shapes), []
     for name, tensor in tensors:
         shape = missing.pop(name, None)
         if shape is None:
             extra.append(name)
-            continue
-        if tensor.shape != shape:
+        elif tensor.shape != shape:
             raise ValueError(f"{source}: {name} has shape {list(tensor.shape)}; the configuration expects {list(shape)}")
-        own = tensor.dtype if dtype == "as stored" else torch.promote_types(tensor.dtype, torch.float32)
-        wanted = dtype if isinstance(dtype, torch.dtype) else own
-        _place(model, name, tensor.to(device=device, dtype=wanted).contiguous())
+        else:
+            yield name, tensor
     if missing:
         raise ValueError(f"{source} lacks {name_some(sorted(missing))}, which the configuration asks for")
     if extra:
         raise ValueError(f"{source} holds {name_some(sorted(extra))}, which the configuration does not know")
-    if config.tie_embeddings:
-        model.unembed.W_U.weight = model.embed.W_E
-    return model.eval()
 
 
 def _place(model: Transformer, name: str, tensor: Tensor) -> None:
