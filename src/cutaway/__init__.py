@@ -2,19 +2,38 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cutaway.config import ModelConfig
     from cutaway.evaluation import compare
     from cutaway.hooks import Hooks
+    from cutaway.interp import (
+        ablation,
+        attention,
+        attribution,
+        circuits,
+        edits,
+        factored,
+        heads,
+        lens,
+        metrics,
+        patching,
+        path_patching,
+        residual,
+        tracing,
+    )
+    from cutaway.interp.cache import ActivationCache
+    from cutaway.interp.editing import run_with_edits
+    from cutaway.interp.edits import Edit
+    from cutaway.interp.running import gradients, means, run_with_cache, run_with_hooks
+    from cutaway.interp.sweep import plan_sweep, sweep
     from cutaway.language_model import LanguageModel, load
     from cutaway.model import Transformer
     from cutaway.training import TrainConfig, train
 
     __version__: str
-
-__all__ = ["ModelConfig", "Transformer", "LanguageModel", "Hooks", "load", "compare", "TrainConfig", "train"]
 
 # Every name comes from its module when it is first used (PEP 562): `cutaway --help` waits for no torch.
 _HOMES = {
@@ -26,7 +45,27 @@ _HOMES = {
     "compare": "cutaway.evaluation",
     "TrainConfig": "cutaway.training",
     "train": "cutaway.training",
+    "ActivationCache": "cutaway.interp.cache",
+    "Edit": "cutaway.interp.edits",
+    "run_with_cache": "cutaway.interp.running",
+    "run_with_hooks": "cutaway.interp.running",
+    "run_with_edits": "cutaway.interp.editing",
+    "means": "cutaway.interp.running",
+    "gradients": "cutaway.interp.running",
+    "sweep": "cutaway.interp.sweep",
+    "plan_sweep": "cutaway.interp.sweep",
 }
+_MODULES = (
+    "edits", "metrics", "residual", "attention", "heads", "circuits", "lens", "ablation", "factored", "patching", "tracing",
+    "path_patching", "attribution",
+)  # fmt: skip
+
+__all__ = [
+    "ModelConfig", "Transformer", "LanguageModel", "Hooks", "load", "compare", "TrainConfig", "train",
+    "ActivationCache", "Edit", "run_with_cache", "run_with_hooks", "run_with_edits", "means", "gradients",
+    "sweep", "plan_sweep", "edits", "metrics", "residual", "attention", "heads", "circuits", "lens", "ablation", "factored", "patching",
+    "tracing", "path_patching", "attribution",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
@@ -35,9 +74,9 @@ def __getattr__(name: str) -> Any:
 
         value: Any = version("cutaway")
     elif name in _HOMES:
-        from importlib import import_module
-
         value = getattr(import_module(_HOMES[name]), name)
+    elif name in _MODULES:
+        value = import_module(f"cutaway.interp.{name}")
     else:
         raise AttributeError(f"module 'cutaway' has no attribute {name!r}")
     globals()[name] = value

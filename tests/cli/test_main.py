@@ -6,9 +6,11 @@ from importlib.metadata import version
 import pytest
 
 import cutaway as package
-from cutaway.cli.main import VERBS
+from cutaway.cli.interpret import VERBS as INTERPRET_VERBS
+from cutaway.cli.main import NESTED, VERBS
 
-NAMES = [name for group in VERBS.values() for name in group]
+NAMES = [name for group in VERBS.values() for name in group if name not in NESTED]
+NAMES += [f"interpret {name}" for group in INTERPRET_VERBS.values() for name in group]
 
 
 def run_process(*arguments, **environment):
@@ -22,27 +24,29 @@ def run_process(*arguments, **environment):
     )
 
 
-def test_help_lists_every_verb_in_80_columns(cutaway):
-    code, out, err = cutaway("--help")
+@pytest.mark.parametrize(("within", "verbs"), [((), VERBS), (("interpret",), INTERPRET_VERBS)])
+def test_help_lists_every_verb_in_80_columns(cutaway, within, verbs):
+    code, out, err = cutaway(*within, "--help")
     assert (code, err) == (0, "")
     lines = [line.strip() for line in out.splitlines()]
-    for group in VERBS.values():
+    for group in verbs.values():
         for name, summary in group.items():
             assert any(line.startswith(name) and summary in line for line in lines), f"{name} has no line of its own"
     assert max(map(len, out.splitlines())) <= 80
-    assert cutaway() == (code, out, err)
-    assert cutaway("-h")[1] == cutaway("help")[1] == out
+    assert cutaway(*within) == (code, out, err)
+    assert cutaway(*within, "-h")[1] == cutaway(*within, "help")[1] == cutaway("help", *within)[1] == out
 
 
 def test_help_may_stand_before_the_verb(cutaway):
     assert cutaway("help", "doctor") == cutaway("--help", "doctor") == cutaway("doctor", "--help")
+    assert cutaway("help", "train", "attn-only-2l") == cutaway("train", "attn-only-2l", "--help")
 
 
 @pytest.mark.parametrize("columns", [60, 80])
 @pytest.mark.parametrize("name", NAMES)
 def test_each_verb_has_help(cutaway, monkeypatch, name, columns):
     monkeypatch.setenv("COLUMNS", str(columns))
-    code, out, err = cutaway(name, "--help")
+    code, out, err = cutaway(*name.split(), "--help")
     assert (code, err) == (0, "")
     assert out.startswith(f"Usage  cutaway {name}")
     assert "\nOptions\n" in out
@@ -65,6 +69,11 @@ def test_the_version_is_the_package_s(cutaway):
         (["TRAIN"], "there is no command 'TRAIN'; did you mean `cutaway train`?"),
         (["--versio"], "there is no command '--versio'; did you mean `cutaway --version`?"),
         (["xyzzy"], "there is no command 'xyzzy'; there are"),
+        (["interpret", "patc"], "there is no command 'interpret patc'; did you mean `cutaway interpret patch`?"),
+        (["interpret", "induction_heads"], "did you mean `cutaway interpret induction-heads`?"),
+        (["interpret", "xyzzy"], "there is no command 'interpret xyzzy'; there are logit-lens, "),
+        (["help", "interpret", "xyzzy"], "there is no command 'interpret xyzzy'; there are logit-lens, "),
+        (["path-patch"], "there is no command 'path-patch'; did you mean `cutaway interpret path-patch`?"),
         (["--bogus"], "there is no command '--bogus'"),
         (["doctor", "--jsn"], "has no option --jsn; did you mean --json?"),
         (["doctor", "--json=yes"], "--json takes no value"),
@@ -92,7 +101,8 @@ def test_as_a_process_it_is_the_same():
 
 
 @pytest.mark.parametrize(
-    "argument", ["--help", "--version", *(f"{verb} --help" for verb in ("inspect", "download", "bench", "doctor", "demo"))]
+    "argument",
+    ["--help", "--version", "interpret", *(f"{verb} --help" for verb in ("inspect", "download", "bench", "doctor", "demo"))],
 )
 def test_help_needs_neither_torch_nor_matplotlib(argument):
     code = (
@@ -101,6 +111,17 @@ def test_help_needs_neither_torch_nor_matplotlib(argument):
         "sys.exit(', '.join(heavy & set(sys.modules)) or 0)"
     )
     done = run_process("-c", code, *argument.split())
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_help_of_what_looks_inside_needs_no_torch_either():
+    verbs = [name.partition(" ")[2] for name in NAMES if name.startswith("interpret ")]
+    code = (
+        "import sys; from cutaway.cli.main import main\n"
+        f"for verb in {verbs}: main(['interpret', verb, '--help'])\n"
+        "heavy = {'torch', 'numpy', 'matplotlib', 'tyro', 'questionary'}; sys.exit(', '.join(heavy & set(sys.modules)) or 0)"
+    )
+    done = run_process("-c", code)
     assert (done.returncode, done.stderr) == (0, "")
 
 

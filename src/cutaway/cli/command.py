@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field, fields, make_dataclass, replace
 from functools import cached_property
+from importlib import import_module
 from io import BytesIO, TextIOWrapper
 from pathlib import Path
 from types import NoneType, UnionType
@@ -17,7 +18,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 from cutaway.cli.docstrings import entries_of, field_texts, sections_of
 from cutaway.cli.errors import UsageError
 
-__all__ = ["Verb", "Command", "Option", "options_of", "excludes", "before_dashes"]
+__all__ = ["Verb", "Command", "Option", "load_command", "options_of", "excludes", "before_dashes"]
 
 Verb = Callable[..., None]
 """A function that does what a verb says and prints the result."""
@@ -38,6 +39,7 @@ class Option:
     default: Any
     is_positional: bool = False
     is_field: bool = False
+    is_needed: bool = False
     about: str = ""
     metavar: str = ""
     group: str = "Options"
@@ -153,10 +155,13 @@ class Command:
     @cached_property
     def options(self) -> list[Option]:
         """Everything that the command takes, arguments first."""
-        about = entries_of(self.sections.get("Args", ""))
+        about, needed = entries_of(self.sections.get("Args", "")), getattr(self.function, "needs", ())
         hints = get_type_hints(self.function)
         options = [
-            _option(name, hints[name], parameter.default, *about.get(name, ("", "")), parameter=parameter)
+            replace(
+                _option(name, hints[name], parameter.default, *about.get(name, ("", "")), parameter=parameter),
+                is_needed=name in needed,
+            )
             for name, parameter in inspect.signature(self.function).parameters.items()
             if parameter.kind is not parameter.VAR_KEYWORD
         ]
@@ -264,6 +269,12 @@ class Command:
         known = [flag for option in self.options if not option.is_positional for flag in option.flags]
         near = difflib.get_close_matches(wrong.replace("_", "-"), [*known, "--help"], n=1)
         return f"`cutaway {self.name}` has no option {wrong}; {f'did you mean {near[0]}? ' if near else ''}{self._see}"
+
+
+def load_command(*names: str) -> Command:
+    """Return the command of a verb, or of a verb's own verb: `interpret patch` is the function patch of cutaway.cli.interpret.patch."""
+    parts = [name.replace("-", "_") for name in names]
+    return Command(" ".join(names), getattr(import_module(f"cutaway.cli.{'.'.join(parts)}"), parts[-1]))
 
 
 def before_dashes(arguments: Sequence[str]) -> Sequence[str]:

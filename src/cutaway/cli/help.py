@@ -20,18 +20,22 @@ _LEAST_BESIDE = 40  # columns that a text needs to stand beside its option
 _COMMENTED = re.compile(r"(\S.*?) {2,}(\S.*)")
 
 
-def print_overview(verbs: Mapping[str, Mapping[str, str]]) -> None:
-    """Print the verbs in their groups, a line each."""
+def print_overview(
+    command: str, verbs: Mapping[str, Mapping[str, str]], *, about: str, takes: str, hints: Mapping[str, str]
+) -> None:
+    """Print a command's verbs in their groups, a line each; `takes` is what follows a verb, `hints` are commands that tell more."""
     console = _console()
     dot = "·" if is_unicode(console) else "-"
-    console.print(Text.assemble(("cutaway", "bold"), f" {dot} a GPT you can see inside\n"))
-    console.print(Text.assemble(("Usage  ", "bold"), "cutaway COMMAND [OPTIONS]\n"))
+    console.print(Text.assemble((command, "bold"), f" {dot} {about}\n"))
+    console.print(Text.assemble(("Usage  ", "bold"), f"{command} {takes}\n"))
+    widest = max(len(verb) for entries in verbs.values() for verb in entries)
     for group, entries in verbs.items():
         console.print(Text(group, style="bold"))
-        console.print(_rows([(verb, Text(summary)) for verb, summary in entries.items()], widest=len("generate")))
+        console.print(_rows([(verb, Text(summary)) for verb, summary in entries.items()], widest=widest))
         console.print()
-    for command, what in (("cutaway COMMAND --help", "what a command takes"), ("cutaway --version", "the version")):
-        console.print(Text.assemble((f"{command:24}", "cyan"), what))
+    widest = max(map(len, hints))
+    for hint, what in hints.items():
+        console.print(Text.assemble((f"{hint:{widest}}", "cyan"), f"  {what}"))
 
 
 def print_help(command: Command, arguments: Sequence[str] = ()) -> None:
@@ -39,7 +43,8 @@ def print_help(command: Command, arguments: Sequence[str] = ()) -> None:
     console = _console()
     options = command.options_with_defaults(arguments)
     positional = "".join(f" {option.usage()}" for option in options if option.is_positional)
-    console.print(Text.assemble(("Usage  ", "bold"), f"cutaway {command.name}{positional} [OPTIONS]\n"))
+    needed = "".join(f" {option.usage()}" for option in options if option.is_needed)
+    console.print(Text.assemble(("Usage  ", "bold"), f"cutaway {command.name}{positional}{needed} [OPTIONS]\n"))
     for paragraph in command.sections[""].split("\n\n"):
         console.print(Text(" ".join(paragraph.split()) + "\n"))
     groups: dict[str, list[tuple[str, Text]]] = {}

@@ -112,7 +112,8 @@ class Attention(nn.Module):
     ) -> Float[Tensor, "*batch q_pos d_model"]:
         """Read from the keys and values of `k_in` and `v_in`, or without them from those of `q_in` itself.
 
-        `rotation` turns queries and keys; `extend_kv` puts the keys and values of earlier positions before the new ones.
+        Fewer queries than keys are the last positions. `rotation` turns queries and keys; `extend_kv` puts the keys and values of
+        earlier positions before the new ones.
         """
         k_in = q_in if k_in is None else k_in
         v_in = k_in if v_in is None else v_in
@@ -122,6 +123,7 @@ class Attention(nn.Module):
         if rotation is not None:
             q, k = hooks("rot_q", rotation.turn(q)), hooks("rot_k", rotation.turn(k))
         q, k, v = (x.transpose(-3, -2) for x in (q, k, v))  # batch head pos d_head
+        mask = mask[..., -q.shape[-2] :, :] if isinstance(mask, Tensor) else mask
         if extend_kv is not None:
             k, v = extend_kv(k, v)
         dropout = self.dropout if self.training else 0.0

@@ -63,19 +63,30 @@ class Block(nn.Module):
         rotation: Rotation | None = None,
         qk_offset: Float[Tensor, "*#batch pos d_model"] | None = None,
         extend_kv: ExtendKV | None = None,
+        n_last: int | None = None,
         hooks: Hooks = NO_HOOKS,
-    ) -> Float[Tensor, "*batch pos d_model"]:
-        """Return the residual stream after this layer; `qk_offset` is added to what queries and keys are made of."""
+    ) -> Float[Tensor, "*batch last_pos d_model"]:
+        """Return the residual stream after this layer, of the last `n_last` positions or of all.
+
+        `qk_offset` is added to what queries and keys are made of.
+        """
         x = hooks("resid_pre", x)
         normed = self.ln1(x, hooks=hooks.at("ln1"))
-        qk_in = normed if qk_offset is None else normed + qk_offset
-        attn_out = self.attn(qk_in, qk_in, normed, mask=mask, rotation=rotation, extend_kv=extend_kv, hooks=hooks.at("attn"))
+        q_in = k_in = normed if qk_offset is None else normed + qk_offset
+        v_in = normed
+        if n_last is not None:
+            x, q_in, normed = x[..., -n_last:, :], q_in[..., -n_last:, :], normed[..., -n_last:, :]
+        attn_out = self.attn(q_in, k_in, v_in, mask=mask, rotation=rotation, extend_kv=extend_kv, hooks=hooks.at("attn"))
         attn_out = hooks("attn_out", attn_out)
         if self.mlp is None:
             return hooks("resid_post", x + attn_out)
         if self.ln2 is None:
             mlp_out = hooks("mlp_out", self.mlp(normed, hooks=hooks.at("mlp")))
             return hooks("resid_post", x + attn_out + mlp_out)
-        x = hooks("resid_mid", x + attn_out)
-        mlp_out = hooks("mlp_out", self.mlp(self.ln2(x, hooks=hooks.at("ln2")), hooks=hooks.at("mlp")))
+        return self.add_mlp(x + attn_out, hooks=hooks)
+
+    def add_mlp(self, x: Float[Tensor, "*batch pos d_model"], *, hooks: Hooks = NO_HOOKS) -> Float[Tensor, "*batch pos d_model"]:
+        """Return `x + mlp(ln2(x))`, the second half of a sequential block."""
+        x = hooks("resid_mid", x)
+        mlp_out = hooks("mlp_out", self.mlp(self.ln2(x, hooks=hooks.at("ln2")), hooks=hooks.at("mlp")))  # type: ignore[misc]
         return hooks("resid_post", x + mlp_out)

@@ -59,9 +59,12 @@ class Rotation(NamedTuple):
     cos: Float[Tensor, "*batch pos pair"]
     sin: Float[Tensor, "*batch pos pair"]
 
-    def turn(self, x: Float[Tensor, "*batch pos head d_head"]) -> Float[Tensor, "*batch pos head d_head"]:
-        """Turn coordinate i with coordinate i + rotary_dim / 2; coordinates past rotary_dim stay (partial rotary)."""
-        cos, sin = self.cos.unsqueeze(-2).to(x.dtype), self.sin.unsqueeze(-2).to(x.dtype)  # ... pos 1 pair
+    def turn(self, x: Float[Tensor, "*batch last_pos head d_head"]) -> Float[Tensor, "*batch last_pos head d_head"]:
+        """Turn coordinate i with coordinate i + rotary_dim / 2; coordinates past rotary_dim stay (partial rotary).
+
+        Fewer vectors than angles are at the last positions.
+        """
+        cos, sin = (each[..., -x.shape[-3] :, None, :].to(x.dtype) for each in self)  # ... pos 1 pair
         n_pairs = cos.shape[-1]
         first, second, rest = x.split([n_pairs, n_pairs, x.shape[-1] - 2 * n_pairs], dim=-1)
         return torch.cat([first * cos - second * sin, second * cos + first * sin, rest], dim=-1)

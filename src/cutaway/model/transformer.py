@@ -151,9 +151,13 @@ class Transformer(nn.Module):
         positions: Int[Tensor, "..."] | None = None,
         mask: Bool[Tensor, "*broadcast #q_pos #k_pos"] | None = None,
         kv: KVCache | None = None,
+        n_last: int | None = None,
         hooks: Hooks = NO_HOOKS,
-    ) -> Float[Tensor, "*batch pos d_model"]:
-        """Carry the residual stream through `layers`, all of them unless given, from positions that may follow those in `kv`."""
+    ) -> Float[Tensor, "*batch last_pos d_model"]:
+        """Carry the residual stream through `layers`, all of them unless given, from positions that may follow those in `kv`.
+
+        With `n_last` the last of these layers computes, and the result holds, so many of the last positions alone.
+        """
         layers = range(self.config.n_layers) if layers is None else layers
         if positions is None:
             positions = self.next_positions(resid.shape[-2], kv=kv, layer=layers.start, device=resid.device)
@@ -168,6 +172,7 @@ class Transformer(nn.Module):
                 rotation=rotation,
                 qk_offset=qk_offset,
                 extend_kv=extend_kv,
+                n_last=n_last if layer == layers[-1] else None,
                 hooks=hooks.at("blocks", layer),
             )
         return resid

@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from itertools import cycle
 from typing import TYPE_CHECKING
 
-from cutaway.plots.style import MUTED, PALETTE, style
+from cutaway.plots.labels import label_ends
+from cutaway.plots.style import style
+from cutaway.report.colours import MUTED, PALETTE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -16,7 +18,6 @@ if TYPE_CHECKING:
 __all__ = ["loss_figure"]
 
 _MANY_POINTS = 60  # more are noise to be smoothed, fewer are measurements to be marked
-_LABEL_GAP = 0.055  # of the axes' height, from one label to the next
 
 
 def loss_figure(
@@ -44,7 +45,9 @@ def loss_figure(
             for (label, points), colour in zip(finite.items(), cycle(PALETTE), strict=False)
         ]
         _frame(axes, finite, expected)
-        _label_ends(axes, ends if expected is None else [*ends, ("expected", expected, MUTED)])
+        if expected is not None:
+            ends.append(("expected", expected, MUTED))
+        label_ends(axes, [(f"{label} {loss:.3f}", loss, colour) for label, loss, colour in ends])
         axes.set(xlabel="step", ylabel="loss, nats a token", title=title or "")
     return figure
 
@@ -87,19 +90,3 @@ def _frame(axes: Axes, curves: Mapping[str, list[tuple[float, float]]], expected
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     if expected is not None:
         axes.axhline(expected, color=MUTED, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
-
-
-def _label_ends(axes: Axes, ends: list[tuple[str, float, str]]) -> None:
-    """Write each label beside the axes at the height where its curve ends, moved apart where they would overlap."""
-    low, high = axes.get_ylim()
-    ordered = sorted(ends, key=lambda end: end[1])
-    heights = [(loss - low) / (high - low) for _, loss, _ in ordered]
-    for place in range(1, len(heights)):
-        heights[place] = max(heights[place], heights[place - 1] + _LABEL_GAP)
-    ceiling = 1.0
-    for place in reversed(range(len(heights))):  # what was pushed out above pushes back down
-        heights[place] = ceiling = min(heights[place], ceiling)
-        ceiling -= _LABEL_GAP
-    for (label, loss, colour), height in zip(ordered, heights, strict=True):
-        text = f"{label} {loss:.3f}"
-        axes.text(1.015, height, text, transform=axes.transAxes, color=colour, va="center", fontweight="bold")

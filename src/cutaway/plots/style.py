@@ -1,28 +1,26 @@
-"""The look that every figure shares, defined once: colours, type, light axes."""
+"""The look that every figure shares, defined once: type, light axes; the colours are those of `cutaway.report.colours`."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cutaway.report.colours import FAINT, INK, MUTED
 from cutaway.runtime import atomic_path
 
 if TYPE_CHECKING:  # matplotlib takes a third of a second to import
     from matplotlib.figure import Figure
 
-__all__ = ["PALETTE", "INK", "MUTED", "FAINT", "style", "save_figure"]
+__all__ = ["style", "save_figure"]
 
-# Okabe and Ito 2008: told apart with every common kind of colour blindness. The lightest, yellow, is left out: it drowns on white.
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-"""Colours of series, in the order in which they are given out."""
-
-INK, MUTED, FAINT = "#1a1a1a", "#6b6b6b", "#dddddd"
-"""Colours of titles, of labels and ticks, of axes and grids."""
+# For tokens of other scripts, where one of them is installed: matplotlib's own font has no Chinese, Japanese or Korean.
+_MORE_FONTS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "PingFang SC", "Hiragino Sans", "Microsoft YaHei", "Arial Unicode MS")
 
 _RC: Any = {
-    "font.family": "sans-serif",
     "font.size": 10,
     "text.color": INK,
     "figure.facecolor": "white",
@@ -59,8 +57,17 @@ def style() -> Iterator[None]:
     """Draw what is inside in the shared look; matplotlib's settings are as before afterwards."""
     from matplotlib import rc_context
 
-    with rc_context(_RC):
+    with rc_context({**_RC, "font.family": _fonts()}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # a box stands for it
         yield
+
+
+@cache
+def _fonts() -> list[str]:
+    from matplotlib.font_manager import fontManager
+
+    installed = set(fontManager.get_font_names())
+    return ["DejaVu Sans", *(name for name in _MORE_FONTS if name in installed)]
 
 
 def save_figure(figure: Figure, path: Path | str) -> Path:

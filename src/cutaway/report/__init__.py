@@ -1,8 +1,10 @@
-"""Results made visible in a terminal: tables in one house style, human numbers, a curve of characters."""
+"""Results made visible: tables, curves and coloured grids in a terminal, and one page of HTML."""
 
 from cutaway.report.curve import Curve, draw_curves
 from cutaway.report.fetching import fetch_progress
-from cutaway.report.numbers import format_bytes, format_count, format_duration, format_share
+from cutaway.report.grid import attention_map, grid
+from cutaway.report.html import HtmlReport
+from cutaway.report.numbers import format_bytes, format_count, format_duration, format_fixed, format_share
 from cutaway.report.terminal import (
     fields_table,
     is_unicode,
@@ -12,6 +14,7 @@ from cutaway.report.terminal import (
     stdout_console,
     table,
 )
+from cutaway.report.tokens import token_label, token_table
 
 __all__ = [
     "stdout_console",
@@ -25,7 +28,13 @@ __all__ = [
     "format_count",
     "format_duration",
     "format_share",
+    "format_fixed",
     "fetch_progress",
     "Curve",
     "draw_curves",
+    "grid",
+    "attention_map",
+    "token_label",
+    "token_table",
+    "HtmlReport",
 ]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["format_bytes", "format_count", "format_duration", "format_share"]
+import math
+
+__all__ = ["format_bytes", "format_count", "format_duration", "format_share", "format_fixed"]
 
 
 def format_bytes(n_bytes: float | None) -> str:
@@ -59,3 +61,15 @@ def format_share(part: float, whole: float) -> str:
     ('33.3 %', '-')
     """
     return f"{100 * part / whole:.1f} %" if whole else "-"
+
+
+def format_fixed(value: float, digits: int) -> str:
+    """Return a number with so many digits after the point, never a negative zero; nothing for NaN.
+
+    >>> format_fixed(0.126, 2), format_fixed(-0.001, 2), format_fixed(float("nan"), 2)
+    ('0.13', '0.00', '')
+    """
+    if math.isnan(value):
+        return ""
+    text = f"{value:.{digits}f}"
+    return text.removeprefix("-") if float(text) == 0 else text

@@ -1,0 +1,78 @@
+"""`cutaway interpret attribution-patch`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from cutaway.cli.interpret.options import analysis
+
+if TYPE_CHECKING:
+    from cutaway.interp.result import Result
+    from cutaway.language_model import LanguageModel
+
+__all__ = ["attribution_patch"]
+
+_Kind = Literal[
+    "embed", "z", "q", "k", "v", "pattern", "attn_out", "mlp_out", "resid_pre", "resid_mid", "resid_post", "neuron"
+]  # fmt: skip
+
+_CLEAN = "When Mary and John went to the store, John gave a drink to"
+_CORRUPTED = "When Mary and John went to the store, Mary gave a drink to"
+
+
+@analysis(text=_CLEAN, corrupted=_CORRUPTED, target="Mary", wrong="John", exact_top=20)
+def attribution_patch(
+    lm: LanguageModel,
+    *,
+    text: str,
+    corrupted: str,
+    target: str,
+    wrong: str | None = None,
+    kind: tuple[_Kind, ...] = (),
+    by_position: bool = False,
+    qk_fix: bool = True,
+    along: Literal["inputs", "activations"] | None = None,
+    steps: int = 16,
+    exact_top: int | None = None,
+    exact_all: bool = False,
+    threshold: float = 0.05,
+    metric: Literal["logit_diff", "prob", "log_prob"] | None = None,
+) -> Result:
+    """Estimate all patches from a corrupted text at once by gradients, and try the best of them exactly.
+
+    To first order a patch does the activation's change times the metric's gradient. Queries and keys go through the softmax (AtP*,
+    Kramár et al. 2024). With --exact-top or --exact-all the estimates are held against patches: rank correlation, false positives,
+    misses.
+
+    Args:
+        text: what is read
+        corrupted TEXT: what the patches come from
+        target TOKEN: the answer to the text
+        wrong TOKEN: another answer; the metric is then their logit difference
+        kind: embed, z, q, k, v, pattern, attn_out, mlp_out, resid_pre, resid_mid, resid_post or neuron; may be given again for more;
+            z, q, k, v, pattern and mlp_out unless given
+        by_position: each position apart, instead of all together
+        qk_fix: let queries and keys go through the softmax
+        along: integrated gradients along the line between the embeddings, or between each activation's two values
+        steps: points of that line
+        exact_top: try so many of the best of each kind
+        exact_all: try every one
+        threshold: the share of the difference between the runs from which an effect counts
+        metric: of the answer; logit_diff with a wrong one, else log_prob
+
+    Examples:
+        cutaway interpret attribution-patch --demo
+        cutaway interpret attribution-patch --demo --kind resid_pre --by-position --exact-all
+
+    In Python:
+        from cutaway import attribution
+        found = attribution.attribution_patch(lm, text, corrupted, "Mary", "John", exact_top=20)
+        found.ranked("z")[:5], found.agreement()
+    """
+    from cutaway.interp import attribution
+
+    return attribution.attribution_patch(
+        lm, text, corrupted, target, wrong,
+        kinds=kind or ("z", "q", "k", "v", "pattern", "mlp_out"), by_position=by_position, qk_fix=qk_fix, along=along, steps=steps,
+        exact_top=exact_top, exact_all=exact_all, threshold=threshold, metric=metric,
+    )  # fmt: skip

@@ -1,0 +1,202 @@
+"""What the verbs of `cutaway interpret` share: a model, a text that is asked for, a worked example, and where results go."""
+
+from __future__ import annotations
+
+import inspect
+import shlex
+import sys
+import textwrap
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import update_wrapper
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_type_hints
+
+from rich.text import Text
+
+from cutaway.cli.docstrings import sections_of
+from cutaway.cli.errors import UsageError, report_warning
+from cutaway.cli.interpret.present import present
+from cutaway.cli.loading import load_named
+from cutaway.report import stderr_console
+
+if TYPE_CHECKING:
+    from cutaway.interp.result import Result
+    from cutaway.language_model import LanguageModel
+
+__all__ = ["Analysis", "analysis", "spell_option"]
+
+_DEMO_MODEL = "smollm2-135m"
+_SECTIONS = ("Args", "Examples", "In Python")
+
+
+class Analysis:
+    """A verb made of a function from a language model and options to a `Result`; what all such verbs take is added here.
+
+    The function's first parameter is the model, its others are options: one without a default is needed, and one of these that is
+    called `text` is asked for on a terminal. `demo` has a value for everything that is needed, and for whatever else the worked
+    example wants, `model` too where it is not SmolLM2.
+    """
+
+    def __init__(self, analyse: Callable[..., Result], demo: Mapping[str, Any]) -> None:
+        update_wrapper(self, analyse)
+        own = list(inspect.signature(analyse).parameters.values())[1:]
+        shared = list(inspect.signature(self.run).parameters.values())[:-1]
+        self.demo = dict(demo)
+        self.needs = tuple(each.name for each in own if each.default is each.empty)
+        self._analyse = analyse
+        self._repeated = {each.name for each in own if str(each.annotation).startswith("tuple[")}
+        nothing = {name: () if name in self._repeated else None for name in self.needs}
+        self._defaults = {each.name: nothing.get(each.name, each.default) for each in own}
+        options = [each.replace(kind=each.KEYWORD_ONLY, default=self._defaults[each.name]) for each in own]
+        self.__signature__ = inspect.Signature([shared[0], *options, *shared[1:]])
+        alone = {*self.needs} - self._repeated
+        hints = {each.name: _or_none(each.annotation) if each.name in alone else each.annotation for each in own}
+        self.__annotations__ = hints | get_type_hints(Analysis.run)
+        self.__doc__ = _joined(inspect.getdoc(analyse) or "", inspect.getdoc(self.run) or "")
+        if absent := {*self.needs} - self.demo.keys():
+            raise TypeError(f"the worked example of {analyse.__name__} lacks {', '.join(sorted(absent))}")
+
+    def __call__(self, *positional: Any, **keywords: Any) -> None:
+        """Run the verb with what the command line gave."""
+        self.run(*positional, **keywords)
+
+    def run(
+        self,
+        model: str | None = None,
+        /,
+        *,
+        tokenizer: str | None = None,
+        config: Path | None = None,
+        device: str | None = None,
+        demo: bool = False,
+        report: Path | None = None,
+        json: bool = False,
+        **options: Any,
+    ) -> None:
+        """Load the model, run the analysis, and show, print or write what it found.
+
+        Args:
+            model: a run, a checkpoint, a catalogue name, a folder or a file; the latest run unless given
+            tokenizer NAME: gpt2, cl100k or a tokenizer.json, for a model that came without one
+            config FILE: the shape of a TransformerLens state, which does not hold it: a config.json of cutaway's
+            device NAME: auto, cpu, cuda or mps
+            demo: a worked example, on SmolLM2 unless a model is given
+            report FILE: write a page of it with figures, one self-contained HTML file
+            json: print JSON
+        """
+        _check_page(report)
+        if demo:
+            options = {
+                name: self.demo.get(name, value) if value == self._defaults[name] else value for name, value in options.items()
+            }
+        source = model or (self.demo.get("model", _DEMO_MODEL) if demo else _latest())
+        missing = [name for name in self.needs if options[name] in (None, ())]
+        is_asked = missing == ["text"] and sys.stdin.isatty() and sys.stdout.isatty()
+        if missing and not is_asked:
+            raise UsageError(f"{' and '.join(map(_flag, missing))} {_lacking(missing)}, or --demo for a worked example")
+        if is_asked and (report is not None or json):
+            raise UsageError(f"{'--json' if json else '--report'} shows one text: give it with --text")
+        given = {name: value for name, value in options.items() if value != self._defaults[name]}
+        if demo:
+            stderr_console().print(Text(f"$ {self._spelling(source, given)}\n", style="dim"), soft_wrap=True)
+        lm = load_named(source, tokenizer=tokenizer, config=config, device=device)
+        if is_asked:
+            return self._answer(lm, source, options)
+        result = self._analyse(lm, **options)
+        if not demo:
+            _head(source)
+        settings = {"model": source} | {name.replace("_", " "): str(value) for name, value in given.items()}
+        return present(result, json=json, report=report, settings=settings)
+
+    def _answer(self, lm: LanguageModel, source: str, options: Mapping[str, Any]) -> None:
+        """Show the analysis of each text that is typed."""
+        _head(source)
+        for text in _asked():
+            try:
+                present(self._analyse(lm, **{**options, "text": (text,) if "text" in self._repeated else text}))
+            except ValueError as error:  # one text that cannot be read does not end the session
+                report_warning(str(error))
+
+    def _spelling(self, source: str, given: Mapping[str, Any]) -> str:
+        """Return the command that does the same."""
+        words = ["cutaway", "interpret", self._analyse.__name__.replace("_", "-"), source]
+        for name, value in given.items():
+            match value:
+                case bool():
+                    words.append(_flag(name) if value else f"--no-{_flag(name)[2:]}")
+                case list() | tuple():
+                    words += [word for each in value for word in spell_option(_flag(name), str(each))]
+                case _:
+                    words += spell_option(_flag(name), str(value))
+        return shlex.join(words)
+
+
+def analysis(**demo: Any) -> Callable[[Callable[..., Result]], Analysis]:
+    """Make a verb of a function from a language model and options to a `Result`; `demo` are the options of its worked example.
+
+    @analysis(text="The capital of France is", layer=9)
+    def attention(lm: LanguageModel, *, text: str, layer: int = 0) -> Result: ...
+    """
+    return lambda analyse: Analysis(analyse, demo)
+
+
+def spell_option(flag: str, value: str) -> list[str]:
+    """Return an option as the command line takes it, also where its value looks like an option."""
+    return [f"{flag}={value}"] if value.startswith("-") else [flag, value]
+
+
+def _or_none(annotation: Any) -> Any:
+    return f"{annotation} | None" if isinstance(annotation, str) else annotation | None
+
+
+def _joined(own: str, shared: str) -> str:
+    """Return a verb's docstring with the options that it shares at the end of its own."""
+    sections = sections_of(own)
+    sections["Args"] = f"{sections.get('Args', '')}\n{sections_of(shared)['Args']}".strip("\n")
+    parts = [f"{head}:\n{textwrap.indent(sections[head], '    ')}" for head in _SECTIONS if head in sections]
+    return "\n\n".join([sections[""], *parts])
+
+
+def _asked() -> Iterator[str]:
+    """Yield what is typed, a text a line, until an empty line or the end of the input."""
+    stderr_console().print(Text("A text a line; an empty one ends.\n", style="dim"))
+    while True:
+        try:
+            text = input("text> ")
+        except EOFError:
+            print()
+            return
+        if not text:
+            return
+        yield text
+        print()
+
+
+def _head(source: str) -> None:
+    """Print the name of the model above what is said of it, on standard error."""
+    stderr_console().print(Text(f"{source}\n", style="dim"), soft_wrap=True)
+
+
+def _latest() -> str:
+    from cutaway.runs import latest_run
+
+    try:
+        return str(latest_run().path)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{error}; `{_DEMO_MODEL}` is a pretrained one") from None
+
+
+def _check_page(report: Path | None) -> None:
+    """Refuse, before anything is computed, a page that could not be written or opened."""
+    if report is not None and report.suffix.lower() not in (".html", ".htm"):
+        raise UsageError(f"--report is {str(report)!r}; expected a file that ends in .html")
+    if report is not None and not report.absolute().parent.is_dir():
+        raise FileNotFoundError(f"there is no folder {report.absolute().parent} to write {report.name} in")
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _lacking(missing: Sequence[str]) -> str:
+    return "is missing: give it" if len(missing) == 1 else "are missing: give them"

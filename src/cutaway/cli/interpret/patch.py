@@ -1,0 +1,58 @@
+"""`cutaway interpret patch`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from cutaway.cli.interpret.options import analysis
+from cutaway.report.counting import count_progress
+
+if TYPE_CHECKING:
+    from cutaway.interp.patching import PatchResult
+    from cutaway.language_model import LanguageModel
+
+__all__ = ["patch"]
+
+
+@analysis(clean="The Eiffel Tower is in", corrupted="The Empire State Building is in", target="Paris")
+def patch(
+    lm: LanguageModel,
+    *,
+    clean: str,
+    corrupted: str,
+    target: str,
+    wrong: str | None = None,
+    site: str = "resid_pre",
+    by: Literal["position", "head", "kv-head", "head-position", "layer"] | None = None,
+    direction: Literal["denoising", "noising"] = "denoising",
+    metric: Literal["logit_diff", "log_prob", "prob"] | None = None,
+) -> PatchResult:
+    """Put activations of one text into the run of another, and show how much of the answer comes with each.
+
+    Recovery is 0 % where nothing changes and 100 % where the answer becomes the other run's. Texts of different length are aligned
+    by their common beginning and end. Meng et al. 2022; Wang et al. 2022.
+
+    Args:
+        clean: the text that gives the answer
+        corrupted: the same with something changed, so that it does not
+        target TOKEN: the answer, one token; Paris after a word is taken as " Paris"
+        wrong TOKEN: a wrong answer: the difference of the two logits is measured
+        site NAME: what is patched: resid_pre, resid_mid, resid_post, attn_out, mlp_out, or of heads z, q, k, v, pattern
+        by: what is patched at a time; a position, or for parts of heads a head at all positions, unless given
+        direction: denoising puts clean into corrupted, noising corrupted into clean
+        metric: logit_diff where a wrong answer is given, else log_prob, unless given
+
+    Examples:
+        cutaway interpret patch --demo
+        cutaway interpret patch --demo --site z
+        cutaway interpret patch smollm2-135m --clean "The king of France" --corrupted "The king of Spain" --target " is" --site mlp_out
+
+    In Python:
+        patching.patch(lm, clean, corrupted, "Paris", site="z").recovery   # layer head
+    """
+    from cutaway.interp import patching
+
+    with count_progress("patches") as progress:
+        return patching.patch(
+            lm, clean, corrupted, target, wrong, site=site, by=by, direction=direction, metric=metric, progress=progress
+        )

@@ -1,0 +1,68 @@
+"""`cutaway interpret path-patch`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from cutaway.cli.interpret.options import analysis
+
+if TYPE_CHECKING:
+    from cutaway.interp.result import Result
+    from cutaway.language_model import LanguageModel
+
+__all__ = ["path_patch"]
+
+_CLEAN = "When Mary and John went to the store, John gave a drink to"
+_CORRUPTED = "When Mary and John went to the store, Mary gave a drink to"
+
+
+@analysis(text=_CLEAN, corrupted=_CORRUPTED, target="Mary", wrong="John")
+def path_patch(
+    lm: LanguageModel,
+    *,
+    text: str,
+    corrupted: str,
+    target: str,
+    wrong: str | None = None,
+    sender: tuple[str, ...] = (),
+    receiver: tuple[str, ...] = (),
+    receiver_pos: int | None = None,
+    mlps: Literal["frozen", "recomputed"] = "recomputed",
+    frozen_norm: tuple[str, ...] = (),
+    metric: Literal["logit_diff", "prob", "log_prob"] | None = None,
+) -> Result:
+    """Show which parts of the model act through which input of which others: patches between one sender and one receiver alone.
+
+    A sender writes in the run of the text what it writes for the corrupted text; all other heads are held, and one input of a receiver
+    takes what comes of it; then everything after the receiver is recomputed. Senders are the embedding, all heads and all MLPs, and the
+    receiver is the logits, unless given. Wang et al. 2022, section 3.1.
+
+    Args:
+        text: what is read
+        corrupted TEXT: what the senders read instead
+        target TOKEN: the answer to the text
+        wrong TOKEN: another answer; the metric is then their logit difference
+        sender: embed, a head such as L3H7, an MLP such as mlp3 or its neuron mlp3.17; may be given again for more
+        receiver: one input of a head such as L9H6.q (L9H6 is q, k and v), an MLP, a neuron or logits; may be given again for more
+        receiver_pos: where receivers take it, counted from the end where negative; everywhere unless given
+        mlps: held where they were, or recomputed, between sender and receiver
+        frozen_norm NAME: a norm whose scale is held, such as blocks.3.ln1 or ln_final; may be a glob, and given again for more
+        metric: of the answer; logit_diff with a wrong one, else log_prob
+
+    Examples:
+        cutaway interpret path-patch --demo
+        cutaway interpret path-patch --demo --receiver L24H5.q --receiver-pos=-1
+        cutaway interpret path-patch --demo --mlps frozen --report paths.html
+
+    In Python:
+        from cutaway import path_patching
+        found = path_patching.path_patch(lm, text, corrupted, "Mary", "John", receivers=["L24H5.q"])
+        found.ranked()[:5], found.recovery  # sender receiver
+    """
+    from cutaway.interp import path_patching
+
+    return path_patching.path_patch(
+        lm, text, corrupted, target, wrong,
+        senders=sender or None, receivers=receiver or ("logits",), receiver_pos=receiver_pos, mlps=mlps, frozen_norms=frozen_norm,
+        metric=metric,
+    )  # fmt: skip

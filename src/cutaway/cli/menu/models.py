@@ -1,0 +1,72 @@
+"""The models that the menu offers: runs with their state, and those of the catalogue."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from cutaway.report import format_bytes, format_duration
+
+if TYPE_CHECKING:
+    from cutaway.runs import Run
+
+__all__ = ["OfferedModel", "find_runs", "find_pretrained"]
+
+_OFFERED = "smollm2-135m"
+_MOMENTS_S = 120  # a run that changed so lately may be training still
+
+
+@dataclass(frozen=True, kw_only=True)
+class OfferedModel:
+    """A model as the command line names it, and its state in a few words."""
+
+    source: str
+    state: str
+    obstacle: str | None = None
+    is_unfinished: bool = False
+
+
+def find_runs() -> list[OfferedModel]:
+    """Return the runs, the one that changed last first, with steps done, last validation loss, and whether it is complete.
+
+    Those without a checkpoint, which cannot be chosen, come last.
+    """
+    from cutaway.runs import list_runs
+
+    found = [_describe(run) for run in reversed(list_runs())]
+    return sorted(found, key=lambda model: model.obstacle is not None)
+
+
+def find_pretrained() -> list[OfferedModel]:
+    """Return SmolLM2, which the package registry has, and whatever other model the cache holds."""
+    from cutaway import assets
+
+    found = []
+    for row in assets.status():
+        if row.kind == "model" and (row.is_present or row.name == _OFFERED):
+            where = "here" if row.is_present else f"{format_bytes(row.size)} to fetch first"
+            found.append(OfferedModel(source=row.name, state=f"pretrained, {where}"))
+    return sorted(found, key=lambda model: model.source != _OFFERED)
+
+
+def _describe(run: Run) -> OfferedModel:
+    checkpoint, metrics = run.latest_checkpoint(), run.metrics()
+    n_steps, loss = run.recipe.get("n_steps"), metrics.last("val_loss")
+    if checkpoint is None:
+        return OfferedModel(source=str(run.path), state="", obstacle="no checkpoint yet")
+    step = checkpoint.step or 0
+    is_complete = n_steps is not None and step >= n_steps
+    age_s = max(time.time() - run.last_change, 0.0)
+    parts = [f"step {step:,} of {n_steps:,}" if n_steps is not None else f"step {step:,}"]
+    parts += [f"val loss {loss:.2f}"] if isinstance(loss, float) else []
+    parts.append("complete" if is_complete else "training or interrupted" if age_s < _MOMENTS_S else "interrupted")
+    state = f"{', '.join(parts)}, {_ago(age_s)}"
+    return OfferedModel(source=str(run.path), state=state, is_unfinished=not is_complete and age_s >= _MOMENTS_S)
+
+
+def _ago(age_s: float) -> str:
+    days = int(age_s // 86_400)
+    if days:
+        return f"{days} day{'s' * (days > 1)} ago"
+    return "just now" if age_s < _MOMENTS_S else f"{format_duration(age_s - age_s % 60)} ago"

@@ -1,0 +1,120 @@
+"""Questions answered by arrow keys, asked by questionary in one house style."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from cutaway.report import is_unicode, stdout_console
+
+if TYPE_CHECKING:
+    import questionary
+
+__all__ = ["Line", "GoBack", "pick", "ask_text", "wait_for_key"]
+
+_FRAME = 4  # columns that a line leaves free: the pointer with a space on either side, and the last
+_KEYS = "(arrow keys, Enter)"
+
+
+class GoBack(Exception):  # noqa: N818  (no error: somebody changed their mind)
+    """Somebody wants to be asked the question before again."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """One thing to choose: what it is called, what it is in a few words, and why it cannot be chosen, if so."""
+
+    name: str
+    about: str = ""
+    obstacle: str | None = None
+
+
+def pick(question: str, groups: Mapping[str, Sequence[Line]], *, leave: str = "Back", start: int = 0) -> int:
+    """Let somebody choose a line and return its place among all lines; `start` is where the pointer stands.
+
+    Groups have their names above them, one that is called "" has none. Raises GoBack where the last line is chosen, which says how to
+    `leave`, and KeyboardInterrupt for Ctrl-C.
+    """
+    import questionary
+
+    lines = [line for group in groups.values() for line in group]
+    widest = max(len(line.name) for line in [*lines, Line(name=leave)])
+    choices: list[questionary.Choice] = []
+    for name, group in groups.items():
+        choices += [questionary.Separator(f"  {name}")] if name else []
+        choices += [_choice(line, place, widest) for place, line in enumerate(group, start=_n_choices(choices))]
+    choices.append(questionary.Choice(leave, value=len(lines)))
+    pointer = "»" if is_unicode(stdout_console()) else ">"
+    default = next((choice for choice in choices if choice.value == start and not choice.disabled), None)
+    place: int = questionary.select(
+        question,
+        choices=choices,
+        default=default,
+        qmark="",
+        pointer=pointer,
+        instruction=_KEYS,
+        style=_style(),
+        erase_when_done=True,
+    ).unsafe_ask()
+    if place == len(lines):
+        raise GoBack
+    return place
+
+
+def ask_text(question: str, *, default: str = "", is_path: bool = False) -> str:
+    """Let somebody type a text, or go on with the one that stands there.
+
+    Raises GoBack for an empty text or the end of the input, and KeyboardInterrupt for Ctrl-C.
+    """
+    import questionary
+
+    ask = questionary.path if is_path else questionary.text
+    try:
+        answer = ask(f"{question}:", default=default, qmark="", style=_style(), erase_when_done=True).unsafe_ask()
+    except EOFError:
+        raise GoBack from None
+    if not answer.strip():
+        raise GoBack
+    return str(answer)
+
+
+def wait_for_key(said: str) -> None:
+    """Leave what is on the screen there until a key is pressed."""
+    import questionary
+
+    questionary.press_any_key_to_continue(said, style=_style(), erase_when_done=True).unsafe_ask()
+
+
+def _choice(line: Line, place: int, widest: int) -> questionary.Choice:
+    import questionary
+
+    room = stdout_console().width - _FRAME - (len(line.obstacle) + 5 if line.obstacle else 0)
+    title = f"{line.name:{widest}}  {line.about}".rstrip()
+    if len(title) > room:
+        title = f"{title[: room - 3]}..."
+    return questionary.Choice(title, value=place, disabled=line.obstacle)
+
+
+def _n_choices(choices: Sequence[Any]) -> int:
+    import questionary
+
+    return sum(not isinstance(choice, questionary.Separator) for choice in choices)
+
+
+def _style() -> questionary.Style:
+    """Return the styles, which say nothing that is not said without them: NO_COLOR leaves the pointer."""
+    import questionary
+
+    return questionary.Style(
+        [
+            ("qmark", ""),
+            ("question", "bold"),
+            ("answer", ""),
+            ("pointer", "fg:ansicyan bold"),
+            ("highlighted", "fg:ansicyan bold"),
+            ("separator", "bold"),
+            ("instruction", "fg:ansibrightblack"),
+            ("disabled", "fg:ansibrightblack"),
+        ]
+    )

@@ -1,0 +1,92 @@
+"""Prompts for indirect object identification: the second name that is not repeated comes next (Wang et al. 2022)."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from cutaway.interp.metrics import Metric, logit_diff
+from cutaway.language_model import LanguageModel
+
+__all__ = ["IOIPrompts", "ioi_prompts"]
+
+_NAMES = ("Mary", "John", "Tom", "James", "Sarah", "Anna", "Paul", "Mark", "David", "Peter", "Jack", "Alice", "Emma", "Kate", "Sam", "Ben")  # fmt: skip
+_PLACES = ("store", "garden", "station", "school", "hospital", "office", "house", "restaurant")
+_OBJECTS = ("drink", "book", "ring", "computer", "ball", "kiss", "bag", "letter")
+_TEMPLATES = (
+    "When{first} and{second} went to the{place},{giver} gave a{object} to",
+    "While{first} and{second} were at the{place},{giver} handed a{object} to",
+    "After{first} and{second} left the{place},{giver} offered a{object} to",
+)
+
+
+@dataclass(frozen=True)
+class IOIPrompts:
+    """Prompts of one length, each beside the same with the other giver, after which the other name comes."""
+
+    texts: tuple[str, ...]
+    corrupted_texts: tuple[str, ...]
+    tokens: Int[Tensor, "batch pos"]
+    corrupted_tokens: Int[Tensor, "batch pos"]
+    answers: tuple[int, ...]
+    """The token of the name that was not repeated."""
+    wrong_answers: tuple[int, ...]
+    """The token of the name that was: the giver."""
+
+    @property
+    def metric(self) -> Metric:
+        """The logit of the right name minus that of the giver, after the last token."""
+        return logit_diff(list(self.answers), list(self.wrong_answers))
+
+
+def ioi_prompts(lm: LanguageModel, n_prompts: int = 32, *, seed: int = 0) -> IOIPrompts:
+    """Return prompts of one template that `lm` reads in as many tokens each, the repeated name first and second in turn.
+
+    Names, places and objects that are not one token are left out. Raises ValueError for a tokenizer with too few that are.
+    """
+    names, places, objects = (_single_tokens(lm, words) for words in (_NAMES, _PLACES, _OBJECTS))
+    if len(names) < 4 or not places or not objects:
+        raise ValueError("the tokenizer has fewer than 4 of the names, or none of the places or objects, as one token")
+    drawn = random.Random(seed)
+    pairs: list[tuple[str, str, str, str]] = []
+    template = drawn.choice(_TEMPLATES)
+    for i in range(n_prompts):
+        first, second = drawn.sample(names, 2)
+        fill = {"first": first, "second": second, "place": drawn.choice(places), "object": drawn.choice(objects)}
+        giver, receiver = (first, second) if i % 2 else (second, first)
+        pairs.append((template.format(giver=giver, **fill), template.format(giver=receiver, **fill), receiver, giver))
+    texts, corrupted, right, wrong = zip(*pairs, strict=True)
+    return IOIPrompts(
+        texts=texts,
+        corrupted_texts=corrupted,
+        tokens=_rows(lm, texts),
+        corrupted_tokens=_rows(lm, corrupted),
+        answers=tuple(_id(lm, name) for name in right),
+        wrong_answers=tuple(_id(lm, name) for name in wrong),
+    )
+
+
+def _single_tokens(lm: LanguageModel, words: Sequence[str]) -> list[str]:
+    return [f" {word}" for word in words if len(_encoded(lm, f" {word}")) == 1]
+
+
+def _encoded(lm: LanguageModel, text: str) -> list[int]:
+    try:
+        return lm.tokenizer.encode(text)
+    except ValueError:  # a character that the vocabulary lacks
+        return []
+
+
+def _id(lm: LanguageModel, name: str) -> int:
+    return lm.tokenizer.encode(name)[0]
+
+
+def _rows(lm: LanguageModel, texts: Sequence[str]) -> Tensor:
+    rows = [lm.tokens(text) for text in texts]
+    assert len({row.shape for row in rows}) == 1, "single tokens in one template make one length"
+    return torch.cat(rows)

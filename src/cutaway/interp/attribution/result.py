@@ -1,0 +1,308 @@
+"""What attribution patching found: an estimate for every node, the exact effect of those that were tried, and how they agree."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cutaway.interp.attribution.estimates import Completeness
+from cutaway.interp.attribution.nodes import Node, NodeKind
+from cutaway.interp.result import Result
+from cutaway.report import grid, table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from rich.console import RenderableType
+
+__all__ = ["Agreement", "Attribution", "NodeEffect", "rank_correlation"]
+
+_ROUNDING = 64
+"""Effects below so many units in the last place of the metric are taken for nothing, as they may be rounding."""
+_N_SHOWN, _N_BARS, _N_NAMED = 10, 20, 5
+_N_MAPS = 1  # of those that a report has, how many a terminal shows
+
+
+class NodeEffect(NamedTuple):
+    """A node with what its patch is estimated to do to the metric, and what it did where that was tried."""
+
+    node: Node
+    estimate: float
+    exact: float | None
+
+
+class Agreement(NamedTuple):
+    """How the estimates of a kind agree with the exact effects of those nodes that were tried."""
+
+    kind: NodeKind
+    n_tried: int
+    n_nodes: int
+    rank_correlation: float | None
+    """Spearman's, of the sizes of the effects, among nodes that have one by either account; None where no two differ."""
+    false_positives: tuple[Node, ...]
+    """Those that move the metric by the threshold or more by their estimate alone."""
+    misses: tuple[Node, ...]
+    """Those that do so by their exact effect alone; where not all were tried, there may be more."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Attribution(Result):
+    """What patching each node is estimated to do to the metric."""
+
+    title: ClassVar[str] = "Attribution patching"
+    source: ClassVar[str] = (
+        'attribution patching (Nanda 2023; Syed et al. 2023); queries and keys through the softmax, Kramár et al. 2024, "AtP*", '
+        "section 3.1.1; integrated gradients, Sundararajan et al. 2017"
+    )
+
+    estimates: Mapping[NodeKind, Float[Tensor, "layer unit pos batch"]]
+    """The gain of the metric; units are heads or neurons, one for parts of the stream. Without positions these are one place."""
+    exact: Mapping[Node, Float[Tensor, " batch"]] = field(repr=False)
+    """The gain of the metric by the nodes that were tried."""
+    base: Float[Tensor, " batch"]
+    """The metric of the run that is patched into."""
+    other: Float[Tensor, " batch"]
+    """The metric of the run that is patched from."""
+    by_position: bool
+    fixed: tuple[NodeKind, ...]
+    """The kinds that went through the softmax."""
+    along: str | None
+    steps: int | None
+    completeness: Completeness | None
+    threshold: float
+    places: tuple[int, ...] = ()
+    """The positions that are nodes."""
+    tokens: tuple[str, ...] = ()
+    """The text at each position, where there is one prompt."""
+    measured: str = "metric"
+    """The metric in words."""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def gap(self) -> float:
+        """The metric of the other run less that of the run."""
+        return (self.other.mean() - self.base.mean()).item()
+
+    def estimate(self, node: Node) -> float:
+        """Return a node's estimate, averaged over rows."""
+        return self.estimates[node.kind][node.layer, node.unit or 0, node.pos or 0].mean().item()
+
+    def ranked(self, kind: NodeKind | None = None) -> list[NodeEffect]:
+        """Return the nodes of a kind, or of all, by the size of their exact effect, then those not tried by their estimate."""
+        effects = []
+        for each in self.estimates if kind is None else [kind]:
+            for node, estimate in self._nodes(each):
+                tried = self.exact.get(node)
+                effects.append(NodeEffect(node, estimate, None if tried is None else tried.mean().item()))
+        return sorted(effects, key=lambda each: (each.exact is None, -abs(each.estimate if each.exact is None else each.exact)))
+
+    def agreement(self) -> list[Agreement]:
+        """Return for each kind that was tried how estimates and exact effects agree."""
+        found, least = [], self.threshold * abs(self.gap)
+        noise = _ROUNDING * torch.finfo(self.base.dtype).eps * max(self.base.abs().max().item(), self.other.abs().max().item())
+        for kind in self.estimates:
+            tried = [(node, self.estimate(node), self.exact[node].mean().item()) for node in self.exact if node.kind == kind]
+            if tried:
+                found.append(
+                    Agreement(
+                        kind=kind,
+                        n_tried=len(tried),
+                        n_nodes=sum(1 for _ in self._nodes(kind)),
+                        rank_correlation=rank_correlation(*_sizes(tried, noise)),
+                        false_positives=tuple(node for node, estimate, exact in tried if abs(estimate) >= least > abs(exact)),
+                        misses=tuple(node for node, estimate, exact in tried if abs(exact) >= least > abs(estimate)),
+                    )
+                )
+        return found
+
+    def summary(self) -> str:
+        """Return what was estimated and how, the strongest node, and how estimates and exact effects agree."""
+        rows = f" (mean of {len(self.base)} prompts)" if len(self.base) > 1 else ""
+        how = (
+            f"by gradients averaged over {self.steps} points of the line between the two runs' {self.along}"
+            if self.along
+            else "by gradients in the run" + (f", {' and '.join(self.fixed)} through the softmax" if self.fixed else "")
+        )
+        best = self.ranked()[0]
+        exact = f", {_signed(best.exact)} when tried" if best.exact is not None else ""
+        sentences = [
+            f"The {self.measured}{rows} is {_number(self.base.mean())} in the run and {_number(self.other.mean())} in the other.",
+            f"What each patch from the other would do is estimated {how}.",
+            f"Most comes with {self._name(best.node)}: {_signed(best.estimate)} estimated{exact}.",
+            *map(self._agreement_said, self.agreement()),
+        ]
+        if self.completeness is not None:
+            sentences.append(
+                f"The embedding's attributions sum to {_signed(self.completeness.total)}; with more steps they come to "
+                f"{_signed(self.completeness.difference)}."
+            )
+        return " ".join([*sentences, *(f"{note.rstrip('.')}." for note in self.notes)])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return settings, the estimates of all nodes by kind, layer, unit and position, the exact effects, and how they agree."""
+        return {
+            "metric": self.measured,
+            "by_position": self.by_position,
+            "through_softmax": list(self.fixed),
+            "along": self.along,
+            "steps": self.steps,
+            "completeness": None if self.completeness is None else self.completeness._asdict(),
+            "threshold": self.threshold,
+            "notes": list(self.notes),
+            "tokens": list(self.tokens),
+            "positions": list(self.places),
+            "patched_into": self.base.tolist(),
+            "patched_from": self.other.tolist(),
+            "axes": ["layer", "unit", "position"],
+            "estimates": {kind: values.mean(-1).tolist() for kind, values in self.estimates.items()},
+            "exact": [
+                {
+                    "node": str(node), "kind": node.kind, "layer": node.layer, "unit": node.unit, "position": node.pos,
+                    "estimate": self.estimate(node), "effect": effect.mean().item(),
+                }
+                for node, effect in self.exact.items()
+            ],
+            "agreement": [
+                each._asdict()
+                | {"false_positives": list(map(str, each.false_positives)), "misses": list(map(str, each.misses))}
+                for each in self.agreement()
+            ],
+        }  # fmt: skip
+
+    def table(self) -> tuple[list[str], list[list[str]]]:
+        """Return the strongest nodes of each kind, or all that were tried."""
+        rows = []
+        for kind in self.estimates:
+            ranked = self.ranked(kind)
+            n = max(_N_SHOWN, sum(each.exact is not None for each in ranked))
+            rows += [
+                [self._name(each.node), _signed(each.estimate), "" if each.exact is None else _signed(each.exact)]
+                for each in ranked[:n]
+            ]
+        return ["node", "estimate", "exact"], rows
+
+    def figures(self) -> list[Figure]:
+        """Return a map of every kind, of layers by heads or positions, and the strongest nodes."""
+        from cutaway.plots import bars, heatmap
+
+        maps = [
+            heatmap(
+                values, rows=rows, columns=columns, title=f"Estimated effect of {title}", row_title="layer", column_title=column_title,
+                label=f"gain of the {self.measured}", signed=True,
+            )
+            for title, rows, columns, values, column_title in self._maps()
+        ]  # fmt: skip
+        best = self.ranked()[:_N_BARS]
+        strongest = bars(
+            [each.estimate if each.exact is None else each.exact for each in best],
+            labels=[self._name(each.node) + ("" if each.exact is None else ", tried") for each in best],
+            title="The strongest nodes",
+            label=f"gain of the {self.measured}",
+        )
+        return [*maps, strongest]
+
+    def views(self) -> list[RenderableType]:
+        """Return the map of the first kind in a terminal's cells, the strongest nodes, and how estimates and exact effects agree."""
+        from rich.console import Group
+        from rich.text import Text
+
+        shown: list[RenderableType] = [
+            Group(
+                Text(f"Estimated effect of {title}, by layer and {column_title}", style="bold"),
+                grid(values, rows=rows, columns=columns, signed=True, corner="layer"),
+            )
+            for title, rows, columns, values, column_title in self._maps()[:_N_MAPS]
+        ]
+        strongest = table("node", "estimate", "exact", right=["estimate", "exact"], title="The strongest nodes")
+        for each in self.ranked()[:_N_SHOWN]:
+            strongest.add_row(self._name(each.node), _signed(each.estimate), "" if each.exact is None else _signed(each.exact))
+        shown.append(strongest)
+        if found := self.agreement():
+            header = ("kind", "tried", "of", "rank correlation", "false positives", "misses")
+            agreeing = table(*header, right=header[1:], title="Estimates beside exact effects")
+            for kind in found:
+                correlation = "" if kind.rank_correlation is None else f"{kind.rank_correlation:.2f}"
+                counts = [str(kind.n_tried), str(kind.n_nodes)], [str(len(kind.false_positives)), str(len(kind.misses))]
+                agreeing.add_row(kind.kind, *counts[0], correlation, *counts[1])
+            shown.append(agreeing)
+        return shown
+
+    def _nodes(self, kind: NodeKind) -> Sequence[tuple[Node, float]]:
+        values = self.estimates[kind].mean(-1)
+        has_units = kind in ("z", "q", "k", "v", "pattern", "neuron")
+        places: Sequence[int | None] = self.places if self.by_position else (None,)
+        return [
+            (Node(kind, layer, unit if has_units else None, pos), row[pos or 0])
+            for layer, units in enumerate(values.tolist())
+            for unit, row in enumerate(units)
+            for pos in places
+        ]
+
+    def _maps(self) -> list[tuple[str, list[str], list[str], Any, str]]:
+        """Return the title, rows, columns, values and columns' meaning of the map of each kind that fits one."""
+        found: list[tuple[str, list[str], list[str], Any, str]] = []
+        for kind, values in self.estimates.items():
+            mean = values.mean(-1)  # layer unit pos
+            rows = ["embed"] if kind == "embed" else [str(layer) for layer in range(len(mean))]
+            if kind in ("z", "q", "k", "v", "pattern"):
+                whole = mean[..., list(self.places)].sum(-1) if self.by_position else mean[..., 0]
+                heads = [str(head) for head in range(whole.shape[1])]
+                found.append(
+                    (kind, rows, heads, whole.numpy(force=True), "head" + (", summed over positions" if self.by_position else ""))
+                )
+            elif kind != "neuron" and self.by_position:
+                columns = [self._place(pos) for pos in self.places]
+                found.append((kind, rows, columns, mean[:, 0, list(self.places)].numpy(force=True), "position"))
+            elif kind != "neuron":
+                found.append((kind, rows, ["all positions"], mean[:, 0].numpy(force=True), "all positions"))
+        return found
+
+    def _place(self, pos: int) -> str:
+        return f"{pos} {self.tokens[pos]}" if pos < len(self.tokens) else str(pos)
+
+    def _name(self, node: Node) -> str:
+        if node.pos is None:
+            return str(node)
+        return f"{Node(node.kind, node.layer, node.unit)} at {self._place(node.pos)}"
+
+    def _agreement_said(self, each: Agreement) -> str:
+        correlation = "" if each.rank_correlation is None else f"rank correlation {each.rank_correlation:.2f}, "
+        wrong = f"{self._counted(each.false_positives, 'false positive')}, {self._counted(each.misses, 'miss')}"
+        return f"{each.kind}, {each.n_tried} of {each.n_nodes} tried: {correlation}{wrong}."
+
+    def _counted(self, nodes: Sequence[Node], what: str) -> str:
+        plural = "" if len(nodes) == 1 else "es" if what.endswith("s") else "s"
+        names = [*map(self._name, nodes[:_N_NAMED]), *(["..."] if len(nodes) > _N_NAMED else [])]
+        return f"{len(nodes)} {what}{plural}" + (f" ({', '.join(names)})" if nodes else "")
+
+
+def rank_correlation(one: Sequence[float], other: Sequence[float]) -> float | None:
+    """Return Spearman's rank correlation, equal values sharing their mean rank; None where either has no two different values."""
+    if len(set(one)) < 2 or len(set(other)) < 2:
+        return None
+    ranks = torch.stack([_ranks(one), _ranks(other)])
+    return torch.corrcoef(ranks)[0, 1].item()
+
+
+def _sizes(tried: Sequence[tuple[Node, float, float]], noise: float) -> tuple[list[float], list[float]]:
+    """Return the sizes of both, those of rounding as 0, without the nodes that have no effect by either."""
+    sizes = [[abs(each) if abs(each) > noise else 0.0 for each in pair] for _, *pair in tried]
+    return [estimate for estimate, exact in sizes if estimate or exact], [exact for estimate, exact in sizes if estimate or exact]
+
+
+def _ranks(values: Sequence[float]) -> Float[Tensor, " value"]:
+    given = torch.tensor(values, dtype=torch.float64)
+    below, equal = given[:, None] > given, given[:, None] == given
+    return below.sum(1) + (equal.sum(1) - 1) / 2.0
+
+
+def _number(value: float | Tensor) -> str:
+    return f"{float(value):.4g}"
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.4g}"

@@ -1,0 +1,187 @@
+"""The activations of one run, by name, and what a full record of them would take."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from cutaway.config import ModelConfig
+from cutaway.hooks import canonical_name
+from cutaway.interp.deriving import can_derive, derive, is_derivable
+from cutaway.interp.sites import check_names, full_name, hook_names, row_shape
+from cutaway.model import Transformer
+
+if TYPE_CHECKING:
+    from cutaway.interp.residual.decomposition import Mode
+    from cutaway.interp.residual.norms import Reader, Scale
+    from cutaway.interp.residual.stack import Stack
+
+__all__ = ["ActivationCache", "cache_gib", "cached_names"]
+
+
+class ActivationCache(Mapping[str, Tensor]):
+    """Activations by name, in either spelling, or by part and layer: `cache["blocks.3.attn.pattern"]`, `cache["pattern", 3]`.
+
+    Each head's own output, `attn.result`, is computed from `attn.z` when it is asked for, as it takes `n_heads` times the memory of the
+    residual stream. With `derives`, as in a record of everything, so are scores, patterns and the scales of norms, from what they are
+    computed of in the run. `pos` are the positions that were kept, None for all.
+    """
+
+    def __init__(
+        self,
+        activations: Mapping[str, Float[Tensor, "..."]],
+        *,
+        model: Transformer,
+        tokens: Int[Tensor, "batch pos"],
+        pos: Sequence[int] | None = None,
+        edited: bool = False,
+        derives: bool = False,
+    ) -> None:
+        self.model, self.tokens, self.edited, self._derives = model, tokens, edited, derives
+        self.pos = None if pos is None else tuple(pos)
+        self._activations = dict(activations)
+
+    def __getitem__(self, name: str | tuple[str, int]) -> Float[Tensor, "..."]:
+        """Return an activation; raises KeyError, with the nearest names, for one that was not recorded."""
+        full = self._full(name)
+        if full in self._activations:
+            return self._activations[full]
+        if self._may_derive(full):
+            found = derive(full, self._activations, self.model)
+            if not full.endswith(".attn.result"):
+                self._activations[full] = found
+            return found
+        try:
+            check_names(self.model.config, [full])
+        except ValueError as error:
+            raise KeyError(str(error)) from None
+        raise KeyError(f"{full!r} was not recorded: name it in run_with_cache(..., names=[...])")
+
+    def __contains__(self, name: object) -> bool:
+        try:
+            full = self._full(name)  # type: ignore[arg-type]
+        except (ValueError, TypeError, AttributeError):
+            return False
+        return full in self._activations or self._may_derive(full)
+
+    def __iter__(self) -> Iterator[str]:
+        if not self._derives:
+            return iter(self._activations)
+        return (name for name in hook_names(self.model.config) if name in self._activations or _is_listed(name))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __repr__(self) -> str:
+        return f"ActivationCache({len(self)} activations, {self.gib:.3g} GiB, tokens {tuple(self.tokens.shape)})"
+
+    @property
+    def gib(self) -> float:
+        """The memory that it holds."""
+        storages = {x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for x in self._activations.values()}
+        return sum(storages.values()) / 2**30
+
+    def stack(self, part: str) -> Float[Tensor, "layer ..."]:
+        """Return one part of every layer, `stack("resid_post")`; raises KeyError where a layer's was not recorded."""
+        return torch.stack([self[part, layer] for layer in range(self.model.config.n_layers)])
+
+    def accumulated_resid(
+        self,
+        layer: int | None = None,
+        *,
+        incl_mid: bool = False,
+        apply_ln: bool = False,
+        pos: int | Sequence[int] | None = None,
+    ) -> Stack:
+        """Return the stream before every layer, and after the last or before `layer`: `residual.accumulated_resid`."""
+        from cutaway.interp.residual.decomposition import accumulated_resid
+
+        return accumulated_resid(self, layer, incl_mid=incl_mid, apply_ln=apply_ln, pos=pos)
+
+    def decompose_resid(
+        self,
+        layer: int | None = None,
+        *,
+        mode: Mode = "all",
+        heads: bool = False,
+        neurons: bool = False,
+        incl_mid: bool = False,
+        apply_ln: bool = False,
+        pos: int | Sequence[int] | None = None,
+    ) -> Stack:
+        """Return what was added to the stream, which adds up to it, at the end or before `layer`: `residual.decompose_resid`."""
+        from cutaway.interp.residual.decomposition import decompose_resid
+
+        options = {"heads": heads, "neurons": neurons, "incl_mid": incl_mid, "apply_ln": apply_ln}
+        return decompose_resid(self, layer, mode=mode, pos=pos, **options)
+
+    def apply_ln(self, stack: Stack, layer: int | None = None, *, scale: Scale = "recorded", before: Reader = "attn") -> Stack:
+        """Return what the last norm, or a layer's, makes of vectors of the stream: `residual.apply_ln`."""
+        from cutaway.interp.residual.norms import apply_ln
+
+        return apply_ln(self, stack, layer, scale=scale, before=before)
+
+    def position_axis(self, pos: int) -> int:
+        """Return where along the kept positions one of the run's is; negative ones count from its end."""
+        pos = pos % self.tokens.shape[1]
+        if self.pos is None:
+            return pos
+        if pos not in self.pos:
+            raise ValueError(f"position {pos} was not kept; those that were are {', '.join(map(str, self.pos))}")
+        return self.pos.index(pos)
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> ActivationCache:
+        """Return a cache with the activations on another device or in another dtype."""
+        moved = {name: x.to(device=device, dtype=dtype) for name, x in self._activations.items()}
+        settings = {"pos": self.pos, "edited": self.edited, "derives": self._derives}
+        return ActivationCache(moved, model=self.model, tokens=self.tokens, **settings)  # type: ignore[arg-type]
+
+    def _full(self, name: str | tuple[str, int]) -> str:
+        if isinstance(name, tuple):
+            return full_name(self.model.config, *name)
+        return canonical_name(name)
+
+    def _may_derive(self, full: str) -> bool:
+        is_lazy = full.endswith(".attn.result") or (self._derives and is_derivable(full))
+        return is_lazy and can_derive(full, self._activations, self.model)
+
+
+def _is_listed(name: str) -> bool:
+    """Whether an activation that can be derived is one of those that a record of everything lists."""
+    return is_derivable(name) and not name.endswith(".attn.result")
+
+
+def cached_names(config: ModelConfig, names: str | Sequence[str] | None) -> list[str]:
+    """Return the full names that a cache is asked for; raises ValueError for a name or glob that is none of this model's."""
+    known = hook_names(config)
+    if names is None:
+        return [name for name in known if not name.endswith(".attn.result")]
+    globs = [canonical_name(name) for name in ([names] if isinstance(names, str) else names)]
+    for glob in globs:
+        if not any(fnmatchcase(name, glob) for name in known):
+            check_names(config, [glob])
+    return [name for name in known if any(fnmatchcase(name, glob) for glob in globs)]
+
+
+def cache_gib(
+    config: ModelConfig,
+    *,
+    batch: int,
+    n_pos: int,
+    names: str | Sequence[str] | None = None,
+    n_kept: int | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> float:
+    """Return the memory in GiB that the activations of these names take, at `n_kept` positions or all."""
+    n_kept = n_pos if n_kept is None else n_kept
+    total = 0
+    for name in cached_names(config, names):
+        shape = row_shape(config, name, n_pos)
+        total += math.prod(shape) // n_pos * n_kept
+    return batch * total * dtype.itemsize / 2**30

@@ -1,0 +1,66 @@
+"""Activations that follow from recorded ones when they are asked for: a full record then costs little more than the run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from einops import einsum
+from jaxtyping import Float
+from torch import Tensor
+
+from cutaway.hooks import recording
+from cutaway.interp import factored
+from cutaway.interp.sites import site_of
+from cutaway.model import Transformer, attend
+
+__all__ = ["is_derivable", "can_derive", "derive"]
+
+_FROM = {
+    "attn.result": ("attn.z",),
+    "attn.attn_scores": ("attn.rot_q", "attn.rot_k", "attn.v"),
+    "attn.pattern": ("attn.rot_q", "attn.rot_k", "attn.v"),
+    "ln1.scale": ("resid_pre",),
+    "ln2.scale": ("resid_mid",),
+}
+
+
+def is_derivable(name: str) -> bool:
+    """Return whether a run of all positions need not record an activation: scores, patterns, norm scales, and each head's output."""
+    return site_of(name).part in {*_FROM, "ln_final.scale"}
+
+
+def can_derive(name: str, activations: Mapping[str, Tensor], model: Transformer) -> bool:
+    """Return whether what an activation is computed of was recorded."""
+    sources = _sources(name, model)
+    return sources is not None and all(source in activations for source in sources)
+
+
+def derive(name: str, activations: Mapping[str, Float[Tensor, "..."]], model: Transformer) -> Float[Tensor, "..."]:
+    """Return an activation computed from recorded ones by the model's own parts; `can_derive` says whether they are there."""
+    site = site_of(name)
+    found = [activations[source] for source in _sources(name, model) or ()]
+    if site.part == "attn.result":
+        W_O = factored.W_O(model, site.layer or 0).to(found[0])
+        result: Tensor = einsum(found[0], W_O, "... head d_head, head d_head d_model -> ... head d_model")
+        return result
+    last = site.part.rpartition(".")[2]
+    hooks, seen = recording(last)
+    if last == "scale":
+        norm = model.unembed.ln_final if site.layer is None else getattr(factored.block_of(model, site.layer), site.part[:3])
+        norm(found[0], hooks=hooks)
+    else:
+        q, k, v = (x.transpose(-3, -2) for x in found)  # batch head pos d_head
+        attend(q, k, v, "causal" if model.config.is_causal else None, hooks=hooks)
+    return seen[last]
+
+
+def _sources(name: str, model: Transformer) -> tuple[str, ...] | None:
+    site = site_of(name)
+    if name == "ln_final.scale":
+        return (f"blocks.{model.config.n_layers - 1}.resid_post",) if model.config.n_layers else ("embed",)
+    if site.part not in _FROM:
+        return None
+    parts = _FROM[site.part]
+    if model.config.position != "rotary":
+        parts = tuple(part.replace("rot_", "") for part in parts)
+    return tuple(f"blocks.{site.layer}.{part}" for part in parts)

@@ -1,0 +1,267 @@
+"""Edits: changes to activations as values, which print, travel as JSON, and say where they act.
+
+An edit is where (name, head, positions, coordinates) and what (zero, mean, replace, patch, scale, add, project, swap, knock out, or any
+function). A run applies edits through hooks; a sweep reads from them the earliest layer and position that each can touch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cutaway.hooks import canonical_name
+from cutaway.interp.sites import site_of
+from cutaway.interp.tensors import from_json, to_json
+
+if TYPE_CHECKING:
+    from cutaway.interp.cache import ActivationCache
+
+__all__ = ["Edit", "Kind", "Index", "zero", "mean", "replace", "patch", "scale", "add", "project", "swap", "knock_out", "apply"]
+
+Kind = Literal["zero", "mean", "replace", "patch", "scale", "add", "project", "swap", "knock_out", "apply"]
+Index = int | Sequence[int] | None
+"""Where along one axis: a place, several, or None for all."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Edit:
+    """One change of one activation; made by the functions of this module.
+
+    `pos` counts from the row's end where it is negative, and is the query's position for `pattern` and `attn_scores`; `index` picks
+    coordinates of the last axis: neurons, dimensions, or keys. `head` is a head of the activation's own axis, for `k` and `v` one of
+    keys and values; `query_head` changes them for one query head of a group alone. An int drops its axis from the shape that a value
+    has, as numpy does; a value without the batch axis is for every row.
+    """
+
+    kind: Kind
+    name: str
+    head: Index = None
+    pos: Index = None
+    index: Index = None
+    query_head: int | None = None
+    value: Float[Tensor, "..."] | None = None
+    """What comes in or is added, in the shape of what is selected."""
+    factor: float = 1.0
+    """What scale multiplies with."""
+    directions: Float[Tensor, "direction d"] | None = None
+    """An orthonormal basis of the subspace that project and swap act in."""
+    function: Callable[[Tensor], Tensor] | None = None
+    """What apply calls."""
+    reads: Literal["all", "selection"] = "all"
+    """What that function depends on: what it is handed, or anything at all."""
+    tokens: Any = field(default=None, repr=False)
+    """The tokens of the unedited run that a patch comes from, and its model, if it knows them."""
+    src_pos: Index = None
+    """Where in that run a patch comes from, when that is elsewhere."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", canonical_name(self.name))
+        if any(sign in self.name for sign in "*?["):
+            raise ValueError(f"{self.name!r} stands for several activations; an edit is of one: write an edit for each")
+        axes = site_of(self.name).axes
+        if self.head is not None and not {"head", "kv_head"} & set(axes):
+            raise ValueError(f"{self.name!r} has no heads (its axes are {' '.join(axes)}): leave out head")
+        if self.query_head is not None and "kv_head" not in axes:
+            raise ValueError(f"query_head is for k and v; {self.name!r} has the axes {' '.join(axes)}: give head")
+
+    def __str__(self) -> str:
+        places = {name: getattr(self, name) for name in ("head", "query_head", "pos", "index")}
+        where = [f"{name} {_listed(each)}" for name, each in places.items() if each is not None]
+        what = f"scale by {self.factor:g}" if self.kind == "scale" else self.kind.replace("_", " ")
+        return f"{what} {self.name}" + (f" ({', '.join(where)})" if where else "")
+
+    def new_value(self, x: Float[Tensor, "..."], value: Tensor | None) -> Float[Tensor, "..."]:
+        """Return what stands in the place of the selected `x`; `value` is the edit's own for the selected rows and positions."""
+        match self.kind:
+            case "zero":
+                return torch.zeros_like(x)
+            case "scale":
+                return x * self.factor
+            case "project":
+                return x - _along(x, self)
+            case "knock_out":
+                return torch.full_like(x, -torch.inf)
+            case "apply":
+                return _called(x, self)
+        assert value is not None
+        match self.kind:
+            case "add":
+                return x + value
+            case "swap":
+                return x + _along(value - x, self)
+        return value
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the edit as values that JSON can hold, tensors bit for bit; raises ValueError for one that calls a function."""
+        if self.function is not None:
+            raise ValueError(f"{self} calls a Python function, which JSON cannot hold: write it as another kind of edit")
+        names = ["kind", "name", "head", "pos", "index", "query_head", "src_pos", *(["factor"] if self.kind == "scale" else [])]
+        fields: dict[str, Any] = {name: each for name in names if (each := getattr(self, name)) is not None}
+        plain = {name: list(each) if isinstance(each, tuple | list) else each for name, each in fields.items()}
+        tensors = {name: to_json(tensor) for name in ("value", "directions") if (tensor := getattr(self, name)) is not None}
+        return plain | tensors
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Edit:
+        """Return the edit that `to_dict` wrote; raises ValueError for what is none."""
+        known = {"kind", "name", "head", "pos", "index", "query_head", "factor", "src_pos", "value", "directions"}
+        if unknown := values.keys() - known:
+            raise ValueError(f"an edit has no field {', '.join(sorted(unknown))}; the fields are {', '.join(sorted(known))}")
+        if values.get("kind") not in set(get_args(Kind)) - {"apply"}:
+            raise ValueError(f"an edit's kind is {values.get('kind')!r}; expected one of {', '.join(get_args(Kind)[:-1])}")
+        if "name" not in values:
+            raise ValueError("an edit lacks the name of an activation")
+        tensors = {name: from_json(values[name]) for name in ("value", "directions") if name in values}
+        fields: dict[str, Any] = values | tensors
+        return cls(**fields)
+
+
+def zero(name: str, *, head: Index = None, pos: Index = None, index: Index = None, query_head: int | None = None) -> Edit:
+    """Put zeros in the place of an activation.
+
+    >>> print(zero("blocks.9.attn.z", head=6))
+    zero blocks.9.attn.z (head 6)
+    """
+    return Edit(kind="zero", name=name, head=head, pos=pos, index=index, query_head=query_head)
+
+
+def mean(name: str, value: Float[Tensor, "..."], **where: Any) -> Edit:
+    """Put an activation's mean, computed over other text, in its place (`cutaway.interp.means` computes it)."""
+    return Edit(kind="mean", name=name, value=value, **where)
+
+
+def replace(name: str, value: Float[Tensor, "..."], **where: Any) -> Edit:
+    """Put a tensor in the place of an activation: of the selected shape, with or without the batch axis."""
+    return Edit(kind="replace", name=name, value=value, **where)
+
+
+def patch(
+    name: str,
+    cache: ActivationCache,
+    *,
+    head: Index = None,
+    pos: Index = None,
+    index: Index = None,
+    query_head: int | None = None,
+    src_pos: Index = None,
+) -> Edit:
+    """Put the activation of another run in its place (activation patching; Meng et al. 2022, Wang et al. 2022).
+
+    `src_pos` are the positions in the other run that go to `pos` in this, where prompts differ in length. Raises ValueError for a cache
+    without the activation.
+    """
+    name = canonical_name(name)
+    if name not in cache:
+        raise ValueError(f"the cache to patch from has no {name!r}: record it with run_with_cache(..., names={name!r})")
+    if (pos is None) != (src_pos is None) and src_pos is not None:
+        raise ValueError("src_pos says where in the other run each position of pos comes from: give pos too")
+    value = _at(cache, name, head=head, pos=pos if src_pos is None else src_pos, index=index, query_head=query_head)
+    source = None if cache.edited or src_pos not in (None, pos) else (cache.model, cache.tokens)
+    return Edit(
+        kind="patch",
+        name=name,
+        head=head,
+        pos=pos,
+        index=index,
+        query_head=query_head,
+        value=value,
+        tokens=source,
+        src_pos=src_pos,
+    )
+
+
+def scale(name: str, factor: float, **where: Any) -> Edit:
+    """Multiply an activation by a number."""
+    return Edit(kind="scale", name=name, factor=factor, **where)
+
+
+def add(name: str, vector: Float[Tensor, "..."], **where: Any) -> Edit:
+    """Add a tensor to an activation: a steering vector, or noise."""
+    return Edit(kind="add", name=name, value=vector, **where)
+
+
+def project(name: str, directions: Float[Tensor, "... d"], **where: Any) -> Edit:
+    """Take away what lies in the span of one direction or several (directional ablation; Arditi et al. 2024, section 2.4)."""
+    return Edit(kind="project", name=name, directions=_orthonormal(directions), **where)
+
+
+def swap(name: str, directions: Float[Tensor, "... d"], value: Float[Tensor, "..."], **where: Any) -> Edit:
+    """Put the part of `value` that lies in a span in the place of the activation's own part there.
+
+    Interchange along learned directions: Geiger et al. 2023, "Finding Alignments Between Interpretable Causal Variables", section 3.
+    """
+    return Edit(kind="swap", name=name, directions=_orthonormal(directions), value=value, **where)
+
+
+def knock_out(layers: int | Sequence[int], pairs: Sequence[tuple[int, int]], *, head: Index = None) -> list[Edit]:
+    """Keep queries from seeing keys, in one layer or a window of them: `pairs` are (query, key) positions.
+
+    Source: Geva et al. 2023, "Dissecting Recall of Factual Associations", section 5. Raises ValueError for a key after its query.
+    """
+    if late := [(query, key) for query, key in pairs if 0 <= query < key]:
+        raise ValueError(f"query {late[0][0]} does not see key {late[0][1]}, which is after it: pairs are (query, key)")
+    keys_of: dict[int, list[int]] = {}
+    for query, key in pairs:
+        keys_of.setdefault(query, []).append(key)
+    return [
+        Edit(kind="knock_out", name=f"blocks.{layer}.attn.attn_scores", head=head, pos=query, index=tuple(keys))
+        for layer in ([layers] if isinstance(layers, int) else layers)
+        for query, keys in keys_of.items()
+    ]
+
+
+def apply(name: str, function: Callable[[Tensor], Tensor], *, reads: Literal["all", "selection"] = "all", **where: Any) -> Edit:
+    """Put what a function makes of an activation in its place.
+
+    The function is handed what is selected and returns as much. With `reads="selection"` you promise that it depends on that alone, row
+    by row and position by position, and a sweep may hand it one row without the batch axis; otherwise a sweep runs the whole model.
+    """
+    return Edit(kind="apply", name=name, function=function, reads=reads, **where)
+
+
+def _at(cache: ActivationCache, name: str, *, head: Index, pos: Index, index: Index, query_head: int | None) -> Tensor:
+    from cutaway.interp.selection import Selection
+
+    x = cache[name]
+    group = None if query_head is None else query_head // (cache.model.config.n_heads // cache.model.config.n_kv_heads)
+    selection = Selection.of(site_of(name).axes, head=head if group is None else group, pos=pos, index=index)
+    return selection.resolved(x.shape[1:], what=f"the cache of {name}").read(x)
+
+
+def _listed(places: int | Sequence[int]) -> str:
+    return str(places) if isinstance(places, int) else str(list(places))
+
+
+def _orthonormal(directions: Tensor) -> Tensor:
+    """Return an orthonormal basis, "direction d", of what the directions span; raises ValueError for those that span nothing."""
+    rows = directions.reshape(-1, directions.shape[-1])
+    _, sizes, basis = torch.linalg.svd(rows, full_matrices=False)
+    tiny = sizes.max() * max(rows.shape) * torch.finfo(rows.dtype).eps
+    if not sizes.max() > 0:
+        raise ValueError("the directions are all zero; give at least one that is not")
+    kept: Tensor = basis[sizes > tiny]
+    return kept
+
+
+def _along(x: Tensor, edit: Edit) -> Tensor:
+    basis = edit.directions
+    assert basis is not None
+    if basis.shape[-1] != x.shape[-1]:
+        raise ValueError(f"{edit}: the directions have {basis.shape[-1]} coordinates and the activation {x.shape[-1]}")
+    basis = basis.to(x.device)
+    along: Tensor = x @ basis.mT @ basis
+    return along
+
+
+def _called(x: Tensor, edit: Edit) -> Tensor:
+    assert edit.function is not None
+    new = edit.function(x)
+    if not isinstance(new, Tensor) or new.shape != x.shape or new.dtype != x.dtype:
+        given = f"{tuple(new.shape)} {new.dtype}" if isinstance(new, Tensor) else type(new).__name__
+        raise ValueError(f"{edit}: the function returned {given}; expected {tuple(x.shape)} {x.dtype}")
+    return new

@@ -1,0 +1,93 @@
+"""Generation under edits: a model that computes with them, and text from it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from cutaway.hooks import NO_HOOKS, Hook, Hooks
+from cutaway.interp.editing import for_query_heads, place
+from cutaway.interp.edits import Edit
+from cutaway.interp.sites import site_of
+from cutaway.language_model import LanguageModel
+from cutaway.model import KVCache, Transformer
+
+__all__ = ["EditedTransformer", "generate_with_edits"]
+
+
+class EditedTransformer(Transformer):
+    """A model of another's weights, the same memory, whose blocks always compute with edits, from position `from_pos` on.
+
+    An edit without positions is made at each of them, as they come; one with positions there. Raises ValueError for edits outside the
+    blocks and for positions from the end, which generation moves.
+    """
+
+    def __init__(self, model: Transformer, edits: Sequence[Edit], *, from_pos: int = 0) -> None:
+        nn.Module.__init__(self)
+        for edit in edits:
+            if site_of(edit.name).layer is None:
+                raise ValueError(f"{edit}: generation is edited inside the blocks, and {edit.name!r} is outside them")
+            if any(pos < 0 for pos in _positions(edit) or ()):
+                raise ValueError(f"{edit}: the end moves while text is generated; count positions from 0")
+        model, self.edits = for_query_heads(model, edits)
+        self.config, self.from_pos = model.config, from_pos
+        self.embed, self.unembed, self.blocks = model.embed, model.unembed, model.blocks
+        self.qk_positions, self.rotary = model.qk_positions, model.rotary
+        self.train(model.training)
+
+    def run_blocks(
+        self,
+        resid: Float[Tensor, "*batch pos d_model"],
+        layers: range | None = None,
+        *,
+        positions: Int[Tensor, "..."] | None = None,
+        mask: Bool[Tensor, "*broadcast #q_pos #k_pos"] | None = None,
+        kv: KVCache | None = None,
+        n_last: int | None = None,
+        hooks: Hooks = NO_HOOKS,
+    ) -> Float[Tensor, "*batch last_pos d_model"]:
+        """Carry the residual stream through the layers with the edits; `hooks` see what comes of them."""
+        if positions is None:
+            start = 0 if layers is None else layers.start
+            positions = self.next_positions(resid.shape[-2], kv=kv, layer=start, device=resid.device)
+        functions: dict[str, list[Hook]] = {}
+        for edit in self.edits:
+            functions.setdefault(edit.name, []).append(partial(self._edited, edit=edit, positions=positions))
+        functions.setdefault("*", []).append(lambda x, name: hooks(name, x) if hooks.wants(name) else None)
+        edited = (
+            Hooks(functions) if hooks is not NO_HOOKS else Hooks({name: each for name, each in functions.items() if name != "*"})
+        )
+        return super().run_blocks(resid, layers, positions=positions, mask=mask, kv=kv, n_last=n_last, hooks=edited)
+
+    def _edited(self, x: Tensor, _name: str, *, edit: Edit, positions: Tensor) -> Tensor:
+        x = x.clone()
+        for row, of_row in enumerate(positions.expand(len(x), -1)):
+            end = int(of_row[-1]) + 1
+            given = _positions(edit)
+            at = [pos for pos in (range(self.from_pos, end) if given is None else given) if self.from_pos <= pos < end]
+            if at:
+                here = replace(edit, pos=edit.pos if isinstance(edit.pos, int) else at)
+                place(here, self.config, n_pos=end, n_rows=len(x), row=row).write(x[row], end)
+        return x
+
+
+def generate_with_edits(lm: LanguageModel, prompt: str, edits: Sequence[Edit], *, edit_prompt: bool = True, **options: Any) -> str:
+    """Return the prompt with a continuation under edits; `options` are those of `lm.generate`.
+
+    With `edit_prompt=False` the prompt is read as it is and edits begin at the first new token. Raises ValueError as
+    `EditedTransformer` does.
+    """
+    n_prompt = lm.tokens(prompt, bos=options.get("bos")).shape[1]
+    model = EditedTransformer(lm.model, edits, from_pos=0 if edit_prompt else n_prompt)
+    with torch.no_grad():
+        return LanguageModel(model, lm.tokenizer, lm.chat_template).generate(prompt, **options)
+
+
+def _positions(edit: Edit) -> tuple[int, ...] | None:
+    return (edit.pos,) if isinstance(edit.pos, int) else None if edit.pos is None else tuple(edit.pos)

@@ -1,0 +1,57 @@
+"""Activation patching: what one run's activations do in another run."""
+
+from cutaway.interp.patching.experiment import Direction, align_prompts, patch
+from cutaway.interp.patching.grid import (
+    By,
+    get_act_patch_attn_head_k_all_pos,
+    get_act_patch_attn_head_out_all_pos,
+    get_act_patch_attn_head_pattern_all_pos,
+    get_act_patch_attn_head_q_all_pos,
+    get_act_patch_attn_head_v_all_pos,
+    get_act_patch_attn_out,
+    get_act_patch_mlp_out,
+    get_act_patch_resid_mid,
+    get_act_patch_resid_pre,
+    patch_grid,
+)
+from cutaway.interp.patching.prompts import (
+    MetricName,
+    Prompts,
+    Question,
+    Targets,
+    check_gap,
+    metric_of,
+    read_prompts,
+    read_question,
+    read_targets,
+)
+from cutaway.interp.patching.recovery import LayerRecovery, PatchResult, band
+
+__all__ = [
+    "patch",
+    "Direction",
+    "align_prompts",
+    "PatchResult",
+    "LayerRecovery",
+    "band",
+    "patch_grid",
+    "By",
+    "get_act_patch_resid_pre",
+    "get_act_patch_resid_mid",
+    "get_act_patch_attn_out",
+    "get_act_patch_mlp_out",
+    "get_act_patch_attn_head_out_all_pos",
+    "get_act_patch_attn_head_q_all_pos",
+    "get_act_patch_attn_head_k_all_pos",
+    "get_act_patch_attn_head_v_all_pos",
+    "get_act_patch_attn_head_pattern_all_pos",
+    "Prompts",
+    "Targets",
+    "Question",
+    "MetricName",
+    "read_prompts",
+    "read_targets",
+    "read_question",
+    "metric_of",
+    "check_gap",
+]

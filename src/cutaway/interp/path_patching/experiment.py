@@ -1,0 +1,62 @@
+"""One path patching experiment from texts to a result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from jaxtyping import Int
+from torch import Tensor
+
+from cutaway.interp.paired_prompts import read_paired
+from cutaway.interp.patching import MetricName
+from cutaway.interp.path_patching.patching import patch_paths
+from cutaway.interp.path_patching.reach import MLPs
+from cutaway.interp.path_patching.result import PathPatching
+from cutaway.language_model import LanguageModel
+
+__all__ = ["path_patch"]
+
+
+def path_patch(
+    lm: LanguageModel,
+    clean: str | Sequence[str] | Int[Tensor, "batch pos"],
+    corrupted: str | Sequence[str] | Int[Tensor, "batch pos"],
+    correct: str | int | Sequence[str] | Sequence[int] | Int[Tensor, " batch"],
+    wrong: str | int | Sequence[str] | Sequence[int] | Int[Tensor, " batch"] | None = None,
+    *,
+    senders: Sequence[str] | None = None,
+    receivers: Sequence[str] = ("logits",),
+    mlps: MLPs = "recomputed",
+    frozen_norms: str | Sequence[str] = (),
+    receiver_pos: int | Sequence[int] | None = None,
+    metric: MetricName | None = None,
+    pairs: Sequence[tuple[int, int]] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> PathPatching:
+    """Let senders write in the clean run what they write in the corrupted one, for one input of one receiver at a time.
+
+    Senders, receivers, MLPs and norms are as in `patch_paths`. The metric is `logit_diff` where a wrong answer is given and `log_prob`
+    where none is. Prompts of different length are aligned by their common beginning and end, or by `pairs` of (clean, corrupted)
+    positions; elsewhere senders keep what they write. Raises ValueError for parts that the model does not have, for prompts that do not
+    align, for an answer that is not one token, and where both runs give the same metric.
+    Source: Wang et al. 2022, "Interpretability in the Wild", section 3.1.
+
+    >>> path_patch(lm, "When Mary and John ... John gave it to", "When Mary and John ... Mary gave it to", "Mary", "John",
+    ...            receivers=["L9H6.q"], receiver_pos=-1).show()  # doctest: +SKIP
+    """
+    asked = read_paired(lm, clean, corrupted, correct, wrong, metric, pairs)
+    found = patch_paths(
+        lm.model,
+        asked.clean.tokens,
+        asked.corrupted.tokens,
+        asked.question.metric,
+        senders=senders,
+        receivers=receivers,
+        mlps=mlps,
+        frozen_norms=frozen_norms,
+        receiver_pos=receiver_pos,
+        progress=progress,
+        **asked.runs,
+    )
+    return replace(found, measured=asked.question.words, notes=asked.notes)

@@ -1,0 +1,98 @@
+"""Who sends and who receives, as they are written: `L9H6` or 9.6 is a head, `L9H6.q` its queries, `mlp3` an MLP, `mlp3.17` a neuron."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from cutaway.config import ModelConfig
+from cutaway.interp.attention import head_label
+
+__all__ = ["Node", "all_senders", "parse_sender", "parse_receivers"]
+
+_HEAD = re.compile(r"(?:L(\d+)H(\d+)|(\d+)\.(\d+))(?:\.([qkv]))?")
+_MLP = re.compile(r"mlp(\d+)(?:\.(\d+))?")
+
+
+@dataclass(frozen=True)
+class Node:
+    """A sender, or one input of a receiver."""
+
+    kind: Literal["embed", "head", "mlp", "neuron", "logits"]
+    layer: int = -1
+    index: int | None = None
+    """The head, counted among query heads, or the neuron."""
+    input: Literal["q", "k", "v"] | None = None
+    """Which input of a head receives; None for other receivers, and for senders."""
+
+    def __str__(self) -> str:
+        match self.kind:
+            case "head":
+                return head_label(self.layer, self.index or 0) + (f".{self.input}" if self.input else "")
+            case "mlp":
+                return f"mlp{self.layer}"
+            case "neuron":
+                return f"mlp{self.layer}.{self.index}"
+        return self.kind
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """When in a forward pass it writes."""
+        return self.layer, int(self.kind in ("mlp", "neuron"))
+
+
+def all_senders(config: ModelConfig) -> list[Node]:
+    """Return the embedding, all heads and all MLPs, in the order of the computation."""
+    senders = [Node("embed")]
+    for layer in range(config.n_layers):
+        senders += [Node("head", layer, head) for head in range(config.n_heads)]
+        senders += [Node("mlp", layer)] if config.d_mlp else []
+    return senders
+
+
+def parse_sender(config: ModelConfig, text: str) -> Node:
+    """Return the sender of this name; raises ValueError for one that the model does not have."""
+    node = _parsed(config, text)
+    if node is None or node.kind == "logits" or node.input is not None:
+        raise ValueError(f"{text!r} is no sender: expected embed, a head such as L0H3, an MLP such as mlp0 or its neuron mlp0.17")
+    return node
+
+
+def parse_receivers(config: ModelConfig, text: str) -> Sequence[Node]:
+    """Return the receiver of this name, for a head by itself its queries, keys and values; raises ValueError as for senders."""
+    node = _parsed(config, text)
+    if node is None or node.kind == "embed":
+        raise ValueError(
+            f"{text!r} is no receiver: expected a head's input such as L1H2.q (or .k, .v; L1H2 is all three), an MLP such as mlp1, "
+            "its neuron mlp1.17, or logits"
+        )
+    if node.kind == "head" and node.input is None:
+        return [Node("head", node.layer, node.index, each) for each in ("q", "k", "v")]
+    return [node]
+
+
+def _parsed(config: ModelConfig, text: str) -> Node | None:
+    if text in ("embed", "logits"):
+        return Node(text)  # type: ignore[arg-type]
+    if match := _HEAD.fullmatch(text):
+        layer, head = int(match[1] or match[3]), int(match[2] or match[4])
+        _check(text, "layer", layer, config.n_layers)
+        _check(text, "head", head, config.n_heads)
+        return Node("head", layer, head, match[5])  # type: ignore[arg-type]
+    if match := _MLP.fullmatch(text):
+        if config.d_mlp == 0:
+            raise ValueError(f"{text!r}: this model has no MLPs")
+        layer = int(match[1])
+        _check(text, "layer", layer, config.n_layers)
+        if match[2] is None:
+            return Node("mlp", layer)
+        _check(text, "neuron", int(match[2]), config.d_mlp)
+        return Node("neuron", layer, int(match[2]))
+    return None
+
+
+def _check(text: str, what: str, place: int, size: int) -> None:
+    if place >= size:
+        raise ValueError(f"{text!r}: there is no {what} {place}; there are {size}, 0 to {size - 1}")

@@ -1,0 +1,184 @@
+"""The first pass of path patching: what each receiver's input becomes when one sender's output comes from another run.
+
+All other heads are held where they were. So attention carries nothing on, and what a sender changes stays at its position: its own
+output, and with MLPs recomputed what they make of it. The residual stream is moved by that much, exactly, and only norms, MLPs and the
+receivers' own matrices need be computed, for many senders at once, and at those positions alone that are moved and read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from cutaway.hooks import Hook, Hooks
+from cutaway.interp.factored import block_of
+from cutaway.interp.path_patching.nodes import Node
+from cutaway.interp.two_runs import TwoRuns
+from cutaway.model import Block, Transformer
+
+__all__ = ["MLPs", "received", "names_of_receivers", "names_of_senders", "names_on_the_way"]
+
+MLPs = Literal["frozen", "recomputed"]
+"""Whether MLPs between sender and receiver are held where they were, or recomputed from what the sender changed."""
+
+_Moved = Float[Tensor, "sender batch kept_pos d_model"]
+
+
+def names_of_senders(senders: Sequence[Node]) -> set[str]:
+    """Return the activations that senders write."""
+    parts = {"head": "attn.z", "mlp": "mlp_out", "neuron": "mlp.post"}
+    return {"embed" if each.kind == "embed" else f"blocks.{each.layer}.{parts[each.kind]}" for each in senders}
+
+
+def names_of_receivers(receivers: Sequence[Node], n_layers: int) -> set[str]:
+    """Return the activations that pass 2 puts in: a head's queries, keys or values, an MLP's output, the last residual stream."""
+    return {_name_of(each, n_layers) for each in receivers}
+
+
+def names_on_the_way(model: Transformer, frozen: Sequence[str]) -> set[str]:
+    """Return the activations of the run that the pass starts from."""
+    config = model.config
+    names = {f"blocks.{layer}.resid_pre" for layer in range(config.n_layers)} | {
+        f"blocks.{config.n_layers - 1}.resid_post",
+        *frozen,
+    }
+    if config.d_mlp:
+        names |= {f"blocks.{layer}.mlp_out" for layer in range(config.n_layers)}
+    if config.d_mlp and config.block == "sequential":
+        names |= {f"blocks.{layer}.resid_mid" for layer in range(config.n_layers)}
+    return names | ({"pos_embed"} if config.position == "attention_only" else set())
+
+
+@torch.no_grad()
+def received(
+    runs: TwoRuns,
+    senders: Sequence[Node],
+    receivers: Sequence[Node],
+    *,
+    mlps: MLPs,
+    frozen: Sequence[str],
+    kept: Int[Tensor, " kept_pos"],
+) -> Iterator[tuple[Node, Float[Tensor, "sender batch kept_pos ..."]]]:
+    """Yield each receiver with its input for the first so many senders, which are in the order of the computation.
+
+    The others write after the receiver reads. A head's input is its q, k or v; an MLP's stands as the output that it has for it, a
+    neuron's as its activation; the logits' as the last residual stream. `kept` are the positions that are computed. Nothing is changed,
+    bit for bit, at positions that the sender does not move.
+    """
+    walk = _Walk(runs, kept, Hooks({name: _held(runs.cache[name][:, kept]) for name in frozen}))
+    queue = list(senders)
+
+    def with_senders(moved: _Moved, order: tuple[int, int]) -> Float[Tensor, "later_sender batch kept_pos d_model"]:
+        """Return the moves of the stream with those of the senders that write now after them."""
+        while queue and queue[0].order <= order:
+            moved = torch.cat([moved, walk.written(queue.pop(0))[None]])
+        return moved
+
+    stream = walk.base("blocks.0.resid_pre")
+    moved = with_senders(stream.new_zeros(0, *stream.shape), (-1, 0))
+    for layer in range(runs.model.config.n_layers):
+        block = block_of(runs.model, layer)
+        here = [each for each in receivers if each.layer == layer]
+        before, normed = moved, walk.normed(block, layer, moved)
+        for each in here:
+            if each.kind == "head":
+                yield each, walk.head_input(block, each, normed, before)
+        moved = with_senders(moved, (layer, 0))
+        mlp_receivers = [each for each in here if each.kind in ("mlp", "neuron")]
+        if block.mlp is not None and (mlps == "recomputed" or mlp_receivers):
+            if not block.is_parallel:
+                before, normed = moved, walk.normed(block, layer, moved, half=1)
+            for each in mlp_receivers:
+                yield each, walk.mlp_output(block, each, normed, before)
+            if mlps == "recomputed":
+                change = walk.mlp_output(block, Node("mlp", layer), normed, before) - walk.base(f"blocks.{layer}.mlp_out")
+                moved = torch.cat([before + change, moved[len(before) :]])  # in parallel this layer's heads come after its MLP
+        moved = with_senders(moved, (layer, 1))
+    for each in receivers:
+        if each.kind == "logits":
+            yield each, walk.base(f"blocks.{len(runs.model.blocks) - 1}.resid_post") + moved
+
+
+@dataclass(frozen=True)
+class _Walk:
+    """What is computed on the way, from the run's stream and by how much each sender moved it."""
+
+    runs: TwoRuns
+    kept: Int[Tensor, " kept_pos"]
+    hooks: Hooks
+    """Those that hold the scales of frozen norms."""
+
+    def base(self, name: str) -> Float[Tensor, "batch kept_pos ..."]:
+        """Return the run's own activation."""
+        return self.runs.cache[name][:, self.kept]
+
+    def written(self, sender: Node) -> Float[Tensor, "batch kept_pos d_model"]:
+        """Return by how much the sender moves the stream itself."""
+        (name,) = names_of_senders([sender])
+        moved = self.runs.moved(name)[:, self.kept]
+        if sender.kind in ("embed", "mlp"):
+            return moved
+        block = block_of(self.runs.model, sender.layer)
+        assert sender.index is not None
+        if sender.kind == "neuron":
+            assert block.mlp is not None
+            return moved[..., sender.index, None] * block.mlp.W_out.weight[:, sender.index]
+        columns = _rows(sender.index, moved.shape[-1])
+        return moved[..., sender.index, :] @ block.attn.W_O.weight[:, columns].mT
+
+    def normed(self, block: Block, layer: int, moved: _Moved, *, half: int = 0) -> _Moved:
+        """Return what attention, or with half=1 the MLP, reads of the moved stream."""
+        norm, part = (block.ln1, "ln1") if half == 0 else (block.ln2, "ln2")
+        stream = self.base(f"blocks.{layer}.resid_{'pre' if half == 0 else 'mid'}")
+        return norm(stream + moved, hooks=self.hooks.at("blocks", layer, part))  # type: ignore[misc, no-any-return]
+
+    def head_input(
+        self, block: Block, receiver: Node, normed: _Moved, moved: _Moved
+    ) -> Float[Tensor, "sender batch kept_pos d_head"]:
+        """Return the head's queries, keys or values."""
+        assert receiver.index is not None
+        attn = block.attn
+        if receiver.input != "v" and self.runs.model.qk_positions is not None:
+            normed = normed + self.runs.cache["pos_embed"][..., self.kept, :]
+        writer = {"q": attn.W_Q, "k": attn.W_K, "v": attn.W_V}[receiver.input or "q"]
+        rows = _rows(receiver.index, attn.d_head)
+        new = F.linear(normed, writer.weight[rows], None if writer.bias is None else writer.bias[rows])
+        return _where_moved(moved, new, self.base(_name_of(receiver))[..., receiver.index, :])
+
+    def mlp_output(self, block: Block, receiver: Node, normed: _Moved, moved: _Moved) -> Float[Tensor, "sender batch kept_pos ..."]:
+        """Return the MLP's output, or its neuron's activation."""
+        assert block.mlp is not None
+        if receiver.kind == "mlp":
+            return _where_moved(moved, block.mlp(normed), self.base(_name_of(receiver)))
+        post: dict[str, Tensor] = {}
+        block.mlp(normed, hooks=Hooks({"post": lambda x, name: post.update({name: x})}))
+        return _where_moved(moved, post["post"], self.base(_name_of(receiver)))[..., receiver.index]
+
+
+def _where_moved(moved: _Moved, new: Float[Tensor, "sender batch kept_pos d"], base: Float[Tensor, "batch kept_pos d"]) -> Tensor:
+    return torch.where((moved != 0).any(-1, keepdim=True), new, base)
+
+
+def _held(scale: Float[Tensor, "batch kept_pos 1"]) -> Hook:
+    return lambda x, _name: scale.expand_as(x)
+
+
+def _rows(head: int, d_head: int) -> slice:
+    return slice(head * d_head, (head + 1) * d_head)
+
+
+def _name_of(receiver: Node, n_layers: int = 0) -> str:
+    match receiver.kind:
+        case "head":
+            return f"blocks.{receiver.layer}.attn.{receiver.input}"
+        case "mlp":
+            return f"blocks.{receiver.layer}.mlp_out"
+        case "neuron":
+            return f"blocks.{receiver.layer}.mlp.post"
+    return f"blocks.{n_layers - 1}.resid_post"

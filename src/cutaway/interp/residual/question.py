@@ -1,0 +1,126 @@
+"""What is asked of a model: tokens, where to read, and which answer against which."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from cutaway.interp.targets import single_token
+from cutaway.language_model import LanguageModel
+from cutaway.model import Transformer
+from cutaway.report import token_label
+from cutaway.tokenizers import NoTokenizer
+
+__all__ = ["Target", "Prompts", "Answers"]
+
+Target = str | int | Sequence[int] | Sequence[str] | Int[Tensor, " batch"]
+"""A token by its text or its id, the same for every row or each row's own."""
+
+
+@dataclass(frozen=True, eq=False)
+class Prompts:
+    """Rows of tokens with the position of each that is asked about."""
+
+    lm: LanguageModel | Transformer
+    tokens: Int[Tensor, "batch pos"]
+    positions: tuple[int, ...]
+
+    @classmethod
+    def of(
+        cls, lm: LanguageModel | Transformer, tokens: str | Int[Tensor, "batch pos"], *, pos: int | Sequence[int] = -1
+    ) -> Prompts:
+        """Return the prompts of a text or of tokens; raises ValueError for positions that are not there."""
+        if isinstance(tokens, str):
+            if isinstance(lm, Transformer):
+                raise ValueError("a text needs a tokenizer: give the LanguageModel, as cutaway.load returns it, or tokens")  # noqa: TRY004 (data)
+            tokens = lm.tokens(tokens)
+        n_rows, n_pos = tokens.shape
+        given = [pos] * n_rows if isinstance(pos, int) else list(pos)
+        if len(given) != n_rows:
+            raise ValueError(f"there are {len(given)} positions for {n_rows} rows: give one, or one for each row")
+        if wrong := [each for each in given if not -n_pos <= each < n_pos]:
+            raise ValueError(f"there is no position {wrong[0]}; there are {n_pos}, 0 to {n_pos - 1}")
+        return cls(lm, tokens, tuple(each % n_pos for each in given))
+
+    @property
+    def model(self) -> Transformer:
+        """The model without its tokenizer."""
+        return self.lm.model if isinstance(self.lm, LanguageModel) else self.lm
+
+    @property
+    def words(self) -> LanguageModel | None:
+        """The model with its tokenizer, None where there are ids alone."""
+        return self.lm if isinstance(self.lm, LanguageModel) and not isinstance(self.lm.tokenizer, NoTokenizer) else None
+
+    def label(self, token: int) -> str:
+        """Return a token's visible text, or its id where there is no tokenizer."""
+        return str(token) if self.words is None else token_label(self.words.text([token]))
+
+    def text(self, row: int) -> str:
+        """Return a row up to the position that is asked about."""
+        ids = self.tokens[row, : self.positions[row] + 1]
+        return " ".join(map(str, ids.tolist())) if self.words is None else self.words.text(ids)
+
+    def source_labels(self) -> list[str]:
+        """Return a name for each position: its token's too where there is one row."""
+        places = [str(place) for place in range(self.tokens.shape[1])]
+        if len(self.tokens) > 1:
+            return [f"pos {place}" for place in places]
+        return [f"{place} {self.label(int(token))}" for place, token in zip(places, self.tokens[0], strict=True)]
+
+    def ids(self, target: Target) -> tuple[list[int], list[str]]:
+        """Return a target's token for each row, and what to tell the user of how it was taken.
+
+        Raises ValueError for a text that is not one token, and for another number of targets than rows.
+        """
+        each: list[int | str]
+        if isinstance(target, str | int):
+            each = [target] * len(self.tokens)
+        else:
+            each = [one if isinstance(one, str) else int(one) for one in target]
+        if len(each) != len(self.tokens):
+            raise ValueError(f"there are {len(each)} targets for {len(self.tokens)} rows: give one, or one for each row")
+        found = [self._id(one, row) for row, one in enumerate(each)]
+        said = list(dict.fromkeys(said for _, said in found if said))
+        if len(said) > 2:
+            said = [f"{said[0]}, and so are {len(said) - 1} others"]
+        return [token for token, _ in found], said
+
+    def _id(self, target: int | str, row: int) -> tuple[int, str]:
+        if isinstance(target, int):
+            return target, ""
+        if self.words is None:
+            raise ValueError(f"the target {target!r} is a text, which needs a tokenizer: give the LanguageModel, or the token's id")
+        return single_token(self.words, target, after=self.text(row))
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The tokens whose logits are asked about, by row; without `wrong` the logit itself, else the difference."""
+
+    correct: list[int]
+    wrong: list[int] | None
+    said: tuple[str, ...]
+    """What to tell the user of how they were taken."""
+
+    @classmethod
+    def of(cls, prompts: Prompts, logits: Float[Tensor, "batch d_vocab"], correct: Target | None, wrong: Target | None) -> Answers:
+        """Return the answers to prompts; where no correct one is given, the model's own."""
+        if correct is None:
+            ids, said = logits.argmax(dim=-1).tolist(), ["The answer is the model's own, as none was given"]
+        else:
+            ids, said = prompts.ids(correct)
+        if wrong is None:
+            return cls(ids, None, tuple(said))
+        wrong_ids, also_said = prompts.ids(wrong)
+        return cls(ids, wrong_ids, (*said, *also_said))
+
+    def named(self, prompts: Prompts) -> str:
+        """Return what is asked about in words: of one row its tokens."""
+        if len(set(self.correct)) > 1 or len(set(self.wrong or [0])) > 1:
+            return "logit of the answer" if self.wrong is None else "logit of the correct less that of the wrong answer"
+        correct = prompts.label(self.correct[0])
+        return f"logit of {correct}" if self.wrong is None else f"logit of {correct} less {prompts.label(self.wrong[0])}"

@@ -1,0 +1,49 @@
+"""`cutaway interpret logit-lens` and `tuned-lens` on a run that has just been trained."""
+
+import json
+
+import pytest
+
+import cutaway as package
+from tiny_training import tiny_config, write_text
+
+
+@pytest.fixture
+def play(tmp_path):
+    package.train(tiny_config(write_text(tmp_path), out=str(tmp_path / "runs/play"), n_steps=3), quiet=True)
+
+
+def test_the_logit_lens_is_shown_and_reported(cutaway, play, tmp_path):
+    code, out, err = cutaway("interpret", "logit-lens", "play", "--text", "the king", "--include-mid", "--report", "lens.html")
+    assert (code, err) == (0, "play\n\n"), err
+    assert out.startswith("Logit lens\n")
+    assert "layer  t" in out
+    assert "0 mid" in out
+    assert "<svg" in (tmp_path / "lens.html").read_text()
+    code, out, _ = cutaway("interpret", "logit-lens", "--text", "the king", "--target", "q", "--json", "--norm", "frozen")
+    assert (code, json.loads(out)["followed"], json.loads(out)["norm"]) == (0, ["q"] * 8, "frozen")
+
+
+def test_a_tuned_lens_is_trained_saved_and_read(cutaway, play):
+    code, out, err = cutaway("interpret", "tuned-lens", "--train-on", "play.txt", "--steps", "4", "--save", "lens")
+    assert code == 0, err
+    assert "The lens is in lens." in err
+    assert out.startswith("Tuned lens\nMean KL of the model's answer from the reading")
+    assert cutaway("interpret", "tuned-lens", "--lens", "lens")[1] == out
+    code, out, _ = cutaway("interpret", "tuned-lens", "--lens", "lens", "--text", "the king", "--json")
+    assert (code, json.loads(out)["analysis"], json.loads(out)["layers"]) == (0, "Tuned lens", ["embed", "0"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ([], "--lens or --train-on is missing"),
+        (["--lens", "lens", "--steps", "3"], "--lens and --steps do not go together: a lens that is read is not trained"),
+        (["--lens", "nowhere"], "nowhere holds no lens.json"),
+        (["--train-on", "play.txt", "--save", "runs"], "runs holds other things"),
+    ],
+)
+def test_mistakes_are_one_sentence(cutaway, play, arguments, sentence):
+    code, out, err = cutaway("interpret", "tuned-lens", *arguments)
+    assert (code, out) == (2, "")
+    assert sentence in err

@@ -1,0 +1,74 @@
+"""`cutaway interpret patch` and `trace`, on a tiny model whose tokens are words."""
+
+import json
+
+import pytest
+import torch
+
+from cutaway import LanguageModel, ModelConfig, Transformer
+from cutaway.tokenizers import BPETokenizer
+from cutaway.weights import save_hugging_face
+
+TEXT = "The capital of France is Paris\nThe capital of England is London\n" * 40
+PATCH = ["--clean", "The capital of France is", "--corrupted", "The capital of England is", "--target", "Paris"]
+TRACE = ["--text", "The capital of France is", "--subject", "France", "--target", "Paris", "--draws", "2"]
+COMMANDS = {
+    "patch": PATCH,
+    "patch --site z --direction noising": [*PATCH, "--wrong", "London"],
+    "patch --site k --by kv-head --metric prob": PATCH,
+    "patch --by layer": PATCH,
+    "trace": TRACE,
+    "trace --site mlp_out --window 1": TRACE,
+    "trace --replacement England": TRACE[:-2],
+}
+
+
+@pytest.fixture
+def words(tmp_path):
+    """A folder with a model that has never learned anything."""
+    tokenizer = BPETokenizer.train(TEXT, 290)
+    shape = ModelConfig(
+        d_vocab=tokenizer.d_vocab, n_ctx=32, n_layers=2, n_heads=4, n_kv_heads=2, d_model=16, position="rotary", norm="rmsnorm",
+        act="silu", gated_mlp=True, attn_bias=False, mlp_bias=False, d_mlp=24,
+    )  # fmt: skip
+    model = Transformer(shape, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.mul_(4)  # so that the prompts' answers differ by more than rounding
+    save_hugging_face(LanguageModel(model, tokenizer), tmp_path / "words")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_it_is_shown_printed_and_written(cutaway, words, command, tmp_path):
+    verb, *options = command.split()
+    call = ["interpret", verb, "words", *COMMANDS[command], *options]
+    code, out, err = cutaway(*call, "--report", "found.html")
+    assert (code, err) == (0, "words\n\n"), err
+    lines = out.split("\n\n", 1)[1].splitlines()
+    assert max(map(len, (line for line in lines if not line.startswith("The report")))) <= 80
+    assert "Paris is taken as ' Paris'" in out
+    assert "<svg" in (tmp_path / "found.html").read_text()
+    code, out, err = cutaway(*call, "--json")
+    assert code == 0, err
+    assert json.loads(out)["notes"]
+
+
+@pytest.mark.parametrize(
+    ("command", "sentence"),
+    [
+        (["patch", "--target", "Rome"], "is not one token but"),
+        (["patch", "--corrupted", "Oh"], "the prompts do not align anywhere"),
+        (["patch", "--site", "resid"], "the nearest names are"),
+        (["patch", "--by", "head"], "resid_pre has no heads"),
+        (["patch", "--by", "row"], "--by is 'row'; expected position, head, kv-head, head-position or layer"),
+        (["trace", "--subject", "Spain"], "'Spain' is not in the text"),
+        (["trace", "--replacement", "England", "--seed", "1"], "--replacement and --seed do not go together"),
+        (["trace", "--draws", "0"], "at least one draw"),
+    ],
+)
+def test_bad_input_is_one_sentence(cutaway, words, command, sentence):
+    verb, *options = command
+    code, out, err = cutaway("interpret", verb, "words", *(PATCH if verb == "patch" else TRACE), *options)
+    assert (code, out) == (2, "")
+    assert sentence in err
+    assert "Traceback" not in err

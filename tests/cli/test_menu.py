@@ -1,0 +1,202 @@
+"""What the menu offers: every verb, as command lines that the verbs take."""
+
+import os
+import sys
+import types
+
+import pytest
+
+from cutaway import assets
+from cutaway.cli.command import load_command
+from cutaway.cli.interpret.options import analysis
+from cutaway.cli.main import NESTED, VERBS, main
+from cutaway.cli.menu import entries, open_menu
+from cutaway.cli.menu.entries import MENU, Entry, spell
+from cutaway.cli.menu.models import find_pretrained, find_runs
+from cutaway.cli.menu.questions import GoBack
+from run_directories import make_run
+
+LONG_AGO = 1_700_000_000
+
+
+def make_old(folder):
+    """Let a run have changed last long ago."""
+    for path in (folder, *folder.rglob("*")):
+        os.utime(path, (LONG_AGO, LONG_AGO))
+    return folder
+
+
+@analysis(text="the king", layer=3)
+def look(lm, *, text: str, layer: int, head: int | None = None):
+    """Look.
+
+    Args:
+        text: what to look at
+        layer: where to look
+    """
+
+
+@pytest.fixture
+def verbs(monkeypatch):
+    """The menu has one verb of interpret, which needs a text and a layer."""
+    module = types.ModuleType("cutaway.cli.interpret.look")
+    module.look = look
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setattr(entries, "INTERPRET_VERBS", {"See": {"look": "it looks"}})
+
+
+@pytest.fixture
+def chosen(monkeypatch):
+    """Answer the questions of the menu: places are given beforehand, 0 afterwards; texts are as offered, or `typed`."""
+
+    class Answers:
+        places: tuple[int, ...] = ()
+        typed = "typed"
+
+        def __init__(self):
+            self.n_lines, self.shown = [], []
+
+        def pick(self, question, groups, *, leave="Back", start=0):
+            lines = [line for group in groups.values() for line in group]
+            place = self.places[len(self.n_lines)] if len(self.n_lines) < len(self.places) else 0
+            self.n_lines.append(len(lines))
+            self.shown.append({line.name: line.about for line in lines})
+            return place
+
+        def ask_text(self, question, *, default="", is_path=False):
+            return default or self.typed
+
+    answers = Answers()
+    monkeypatch.setattr(entries, "pick", lambda *args, **options: answers.pick(*args, **options))
+    monkeypatch.setattr(entries, "ask_text", lambda *args, **options: answers.ask_text(*args, **options))
+    return answers
+
+
+def every_command(entry, answers):
+    """Return the command lines of all ways through an entry."""
+    commands, ways = [], [()]
+    while ways:
+        answers.places, answers.n_lines, answers.shown = ways.pop(), [], []
+        commands.append(spell(entry.words))
+        known = len(answers.places)
+        ways += [
+            (*answers.places, *(0 for _ in range(depth - known)), place)
+            for depth in range(known, len(answers.n_lines))
+            for place in range(1, answers.n_lines[depth])
+        ]
+    return commands
+
+
+def test_the_menu_has_every_verb():
+    assert {entry.words[0] for entry in MENU} == {verb for group in VERBS.values() for verb in group}
+    assert len({entry.name for entry in MENU}) == len(MENU)
+
+
+@pytest.mark.parametrize("entry", MENU, ids=lambda entry: entry.name)
+def test_every_way_through_the_menu_is_a_command(entry, chosen, verbs, tmp_path):
+    make_run(tmp_path / "runs/done")
+    make_old(make_run(tmp_path / "runs/half", checkpoint_steps=(50,)))
+    commands = every_command(entry, chosen)
+    assert len({tuple(command) for command in commands}) == len(commands), "two ways to one command"
+    for verb, *rest in commands:
+        names, arguments = ((verb, rest[0]), rest[1:]) if verb in NESTED else ((verb,), rest)
+        load_command(*names).parse(arguments)
+
+
+def test_commands_are_those_that_somebody_would_write(chosen, verbs, tmp_path, monkeypatch):
+    monkeypatch.setenv("CUTAWAY_RUNS", "runs")
+    make_run(tmp_path / "runs/done")
+    make_old(make_run(tmp_path / "runs/half", checkpoint_steps=(50,)))
+    written = {" ".join(command) for entry in MENU for command in every_command(entry, chosen)}
+    assert {
+        "demo",
+        "train",
+        "train --n-steps 300",
+        "train --n-steps 10000 --data stdlib",
+        "train runs/half --resume",
+        "generate The --model runs/done",
+        "generate --chat --interactive --model smollm2-135m",
+        "evaluate runs/done --checkpoints",
+        "interpret look runs/done --text the king --layer 3",
+        "interpret look smollm2-135m --text the king --layer 3",
+        "inspect typed",
+        "download shakespeare",
+        "doctor",
+    } <= written
+
+
+def test_a_value_that_looks_like_an_option_stays_a_value(chosen, verbs, tmp_path, monkeypatch):
+    make_run(tmp_path / "runs/done")
+    monkeypatch.setattr(look, "demo", {"text": "--json", "layer": -1})
+    command = spell(next(entry for entry in MENU if entry.name == "Interpret").words)
+    assert command[-2:] == ["--text=--json", "--layer=-1"]
+    assert load_command("interpret", "look").parse(command[2:])[1]["text"] == "--json"
+
+
+def test_what_runs_have_come_to_is_said(tmp_path):
+    make_old(make_run(tmp_path / "runs/half", checkpoint_steps=(50,), n_steps=60))
+    make_run(tmp_path / "runs/going", checkpoint_steps=(50,), n_steps=60)
+    make_run(tmp_path / "runs/none", checkpoint_steps=())
+    make_run(tmp_path / "runs/done")
+    (tmp_path / "runs/none/metrics.jsonl").write_text("")
+    found = {model.source.rpartition("/")[2]: model for model in find_runs()}
+    assert list(found)[-1] == "none", "what cannot be chosen comes last"
+    assert list(found)[-2] == "half", "and the newest first"
+    assert found["none"].obstacle == "no checkpoint yet"
+    assert found["done"].state == "step 100 of 100, val loss 1.21, complete, just now"
+    assert found["going"].state == "step 50 of 100, val loss 1.67, training or interrupted, just now"
+    assert found["half"].state.startswith("step 50 of 100, val loss 1.67, interrupted, ")
+    assert found["half"].state.endswith(" days ago")
+    assert [name for name, model in found.items() if model.is_unfinished] == ["half"]
+
+
+def test_a_recipe_that_says_little_is_no_obstacle(tmp_path):
+    run = make_run(tmp_path / "runs/old", checkpoint_steps=(7,))
+    config = (run / "config.json").read_text().replace('"n_steps": 100, ', "")
+    (run / "config.json").write_text(config)
+    (run / "metrics.jsonl").write_text("")
+    assert [model.state for model in find_runs()] == ["step 7, training or interrupted, just now"]
+
+
+def test_the_pretrained_model_is_offered_before_it_is_here(monkeypatch):
+    assert [(model.source, model.state) for model in find_pretrained()] == [
+        ("smollm2-135m", f"pretrained, {assets.CATALOGUE['smollm2-135m'].size / 1e6:.1f} MB to fetch first")
+    ]
+    monkeypatch.setattr(
+        "cutaway.assets.retrieval._held", lambda shelf: {} if shelf.asset.name in ("gpt2", "smollm2-135m") else None
+    )
+    assert [(model.source, model.state) for model in find_pretrained()] == [
+        ("smollm2-135m", "pretrained, here"),
+        ("gpt2", "pretrained, here"),
+    ]
+
+
+def test_a_run_that_cannot_be_read_does_not_end_the_menu(chosen, capsys, monkeypatch):
+    def fail():
+        raise ValueError("this run is damaged")
+
+    ways = iter([0, 1])
+
+    def choose(*_, **__):
+        if (place := next(ways, None)) is None:
+            raise GoBack
+        return place, Entry("it", "", ("inspect", fail) if place == 0 else ("inspect",))
+
+    monkeypatch.setattr("cutaway.cli.menu.loop.choose", choose)
+    monkeypatch.setattr("cutaway.cli.menu.loop.wait_for_key", lambda said: None)
+    ran = []
+    open_menu(run=lambda arguments: ran.append(list(arguments)) or 0)
+    out, err = capsys.readouterr()
+    assert err == "cutaway: this run is damaged\n"
+    assert out == "$ cutaway inspect\n\n"
+    assert ran == [["inspect"]]
+
+
+def test_where_nothing_can_be_asked_help_is_printed(cutaway, monkeypatch):
+    shown = cutaway("--help")
+    assert cutaway() == shown
+    for stream in (sys.stdin, sys.stdout):
+        monkeypatch.setattr(stream, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("TERM", "dumb")
+    assert cutaway() == shown
+    assert main([]) == 0

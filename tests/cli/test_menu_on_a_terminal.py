@@ -1,0 +1,162 @@
+"""The menu as somebody sees it who presses arrow keys: 80 columns, 24 lines."""
+
+import re
+import shutil
+import time
+from importlib.util import find_spec
+
+import pytest
+
+import cutaway as package
+from run_directories import make_run
+from scripted_terminal import CTRL_C, CTRL_D, DOWN, ENTER, UP, ScriptedTerminal
+from tiny_training import tiny_config, write_text
+
+COLOUR = re.compile(rb"\x1b\[(?:\d+;)*(?:3[0-79]|4[0-79]|9[0-7]|10[0-7])(?:;\d+)*m")
+MENU = "What do you want to do?"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    home = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CUTAWAY_CACHE", str(home / "cache"))
+        config = tiny_config(write_text(home), out=str(home / "run"), n_layers=2, n_ctx=64, n_steps=3)
+        return package.train(config, quiet=True)
+
+
+@pytest.fixture
+def terminal(tmp_path, monkeypatch):
+    """Open a terminal with bare `cutaway` in a folder that has a run."""
+    monkeypatch.delenv("CUTAWAY_RUNS")
+    make_run(tmp_path / "runs/tiny")
+
+    def start(**environment):
+        return ScriptedTerminal(folder=tmp_path, environment=environment)
+
+    return start
+
+
+def test_a_run_is_inspected_and_the_menu_comes_back(terminal):
+    with terminal() as screen:
+        screen.wait_for("Quit")
+        assert [line.split()[0] for line in screen.visible().splitlines() if line.startswith(("   ", " » "))][-1] == "Quit"
+        screen.choose("Inspect")
+        screen.wait_for("Which model?")
+        assert " runs/tiny     step 100 of 100, val loss 1.21, complete, just now\n" in screen.visible()
+        assert re.search(r"smollm2-135m +pretrained, [\d.]+ MB to fetch first\n", screen.visible())
+        screen.choose("runs/tiny")
+        screen.wait_for("Any key goes back to the menu.")
+        seen = screen.everything()
+        assert "$ cutaway inspect runs/tiny\n" in seen
+        assert "W_pos" in seen
+        assert "step-000100" in seen
+        assert MENU not in seen, "what was asked is gone"
+        screen.type(" ")
+        screen.wait_for(MENU)
+        assert " » Inspect " in screen.visible()
+        screen.choose("Quit")
+        assert screen.wait_for_end() == 0
+
+
+def test_the_pointer_goes_round(terminal):
+    with terminal() as screen:
+        screen.wait_for("Quit")
+        screen.type(UP)
+        screen.wait_for(" » Quit")
+        screen.type(DOWN)
+        screen.wait_for(" » Demo")
+        screen.type(UP)
+        screen.wait_for(" » Quit")
+        screen.type(ENTER)
+        assert screen.wait_for_end() == 0
+
+
+def test_ctrl_c_goes_back_and_then_quits_with_130(terminal):
+    with terminal() as screen:
+        screen.choose("Train")
+        screen.wait_for("Quick")
+        screen.choose("Quick")
+        screen.wait_for("Which text?")
+        screen.type(CTRL_C)
+        screen.wait_for(MENU)
+        assert " » Train " in screen.visible()
+        screen.type(CTRL_C)
+        assert screen.wait_for_end() == 130
+        assert "cutaway: interrupted" in screen.visible()
+
+
+def test_a_question_that_is_left_empty_goes_back(terminal):
+    with terminal() as screen:
+        for key in (CTRL_D, ENTER, CTRL_C):
+            screen.choose("Inspect")
+            screen.wait_for("Which model?")
+            screen.choose("another")
+            screen.wait_for("Path or name")
+            screen.type(key)
+            screen.wait_for(MENU)
+
+
+def test_every_line_fits(terminal):
+    with terminal() as screen:
+        for path in (["Train", "Medium"], ["Generate"], ["Evaluate"], ["Interpret"], ["Bench"]):
+            screen.wait_for(MENU)
+            for name in path:
+                screen.choose(name)
+                screen.wait_for("Back")
+                lines = screen.visible().splitlines()
+                assert lines[-1].strip() in ("", "Back"), "it fits 24 lines"
+                assert not [line for line in lines if "..." in line], "no line is cut"
+            screen.type(CTRL_C)
+
+
+@pytest.mark.parametrize("no_color", [False, True])
+def test_colour_says_nothing_that_is_not_said_without(terminal, no_color):
+    with terminal(**({"NO_COLOR": "1"} if no_color else {})) as screen:
+        screen.choose("Download")
+        screen.wait_for("everything, with its size")
+        screen.choose("list")
+        screen.wait_for("Any key")
+        assert "$ cutaway download\n" in screen.everything()
+        screen.type(" ")
+        screen.wait_for(" » Download")
+        assert bool(COLOUR.search(screen.written)) != no_color
+
+
+def test_ctrl_c_in_a_verb_comes_back_to_the_menu(terminal, trained, tmp_path):
+    shutil.copytree(trained, tmp_path / "runs/play")
+    with terminal() as screen:
+        screen.choose("Generate")
+        screen.wait_for("How?")
+        screen.choose("prompts")
+        screen.wait_for("Which model?")
+        screen.choose("runs/play")
+        screen.wait_for("prompt>")
+        assert "$ cutaway generate --interactive --model runs/play\n" in screen.everything()
+        time.sleep(0.5)  # the prompt stands there a moment before the input is read, and a signal in between waits for the next key
+        screen.type(CTRL_C)
+        screen.wait_for("Any key goes back to the menu.")
+        assert "cutaway: interrupted" in screen.visible()
+        screen.type(CTRL_C)
+        screen.wait_for(MENU)
+
+
+@pytest.mark.parametrize(("verb", "found"), [("heads", "Previous-token"), ("induction-heads", "nduction")])
+def test_heads_are_found_without_reading_documentation(terminal, trained, tmp_path, verb, found):
+    if find_spec(f"cutaway.cli.interpret.{verb.replace('-', '_')}") is None:
+        pytest.skip(f"`cutaway interpret {verb}` is not written yet")
+    shutil.copytree(trained, tmp_path / "runs/play")
+    with terminal() as screen:
+        screen.choose("Interpret")
+        screen.wait_for("Find heads")
+        screen.choose(verb)
+        screen.wait_for("Which model?")
+        screen.choose("runs/play")
+        screen.wait_for("Any key goes back to the menu.")
+        seen = screen.everything()
+        assert f"$ cutaway interpret {verb} runs/play\n" in seen
+        assert found.lower() in seen.lower()
+        assert "cutaway: " not in seen
+        screen.type(" ")
+        screen.wait_for(MENU)
+        assert " » Interpret " in screen.visible()

@@ -1,0 +1,292 @@
+"""Runs that are looked into: what is recorded is what was computed; edits do what they say; nothing is left behind."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+import torch
+from tests.interp.models import VARIANTS, small_model, two_runs
+from torch import Tensor
+
+from cutaway import ActivationCache, edits, gradients, means, metrics, run_with_cache, run_with_edits, run_with_hooks
+from cutaway.hooks import recording
+from cutaway.interp.cache import cache_gib
+from cutaway.interp.edits import Edit
+from cutaway.interp.generating import EditedTransformer, generate_with_edits
+from cutaway.language_model import LanguageModel
+from cutaway.tokenizers import CharTokenizer
+
+EXACT = {"atol": 1e-12, "rtol": 0}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_cache_holds_what_the_run_computed(variant: str) -> None:
+    model = small_model(variant)
+    tokens, _ = two_runs()
+    logits, cache = run_with_cache(model, tokens)
+    hooks, activations = recording("*")
+    expected = model(tokens, hooks=hooks)
+    assert logits is not None
+    torch.testing.assert_close(logits, expected, **EXACT)
+    assert set(cache) == {name for name in activations if not name.endswith("attn.result")}
+    for name, x in activations.items():
+        torch.testing.assert_close(cache[name], x, **EXACT)
+
+
+def test_names_in_every_spelling() -> None:
+    model = small_model()
+    tokens, _ = two_runs()
+    _, cache = run_with_cache(model, tokens, ["blocks.*.attn.hook_pattern", "blocks.1.hook_resid_post"])
+    assert len(cache) == 4
+    for name in ("blocks.1.attn.pattern", "blocks.1.attn.hook_pattern", ("pattern", 1), ("attn.pattern", -2)):
+        assert torch.equal(cache[name], cache["blocks.1.attn.pattern"])
+        assert name in cache
+    assert ("resid_post", 0) not in cache
+    with pytest.raises(KeyError, match=r"'blocks.0.resid_post' was not recorded: name it"):
+        cache["resid_post", 0]
+    with pytest.raises(KeyError, match="the nearest names are"):
+        cache["blocks.0.attn.patern"]
+    with pytest.raises(ValueError, match="there is no layer 7; the layers are 0 to 2"):
+        cache["pattern", 7]
+    with pytest.raises(ValueError, match=r"'scale' stands for ln1.scale and ln2.scale"):
+        cache["scale", 0]
+
+
+def test_positions_layers_dtype() -> None:
+    model = small_model()
+    tokens, _ = two_runs()
+    _, full = run_with_cache(model, tokens)
+    logits, cache = run_with_cache(model, tokens, pos=[1, -1], stop_after_layer=1, dtype=torch.float32)
+    assert logits is None
+    assert {name.split(".")[1] for name in cache if name.startswith("blocks")} == {"0", "1"}
+    for name, x in cache.items():
+        axis = -2 if "pattern" in name or "scores" in name else 1 if name != "pos_embed" else 0
+        torch.testing.assert_close(x, full[name].index_select(axis, torch.tensor([1, 8])).float())
+    assert cache.position_axis(8) == 1
+    with pytest.raises(ValueError, match="position 3 was not kept; those that were are 1, 8"):
+        cache.position_axis(3)
+    with pytest.raises(ValueError, match="there is no position 9; there are 9, 0 to 8"):
+        run_with_cache(model, tokens, pos=9)
+
+
+def test_what_a_cache_takes_is_known_before() -> None:
+    model = small_model()
+    tokens, _ = two_runs()
+    _, cache = run_with_cache(model, tokens)
+    said = cache_gib(model.config, batch=2, n_pos=9, dtype=torch.float64)
+    held = sum(x.numel() * 8 for x in cache.values()) / 2**30
+    assert said == pytest.approx(held, rel=0.02)  # pos_embed is the same for all rows, and is counted for each
+    with pytest.raises(ValueError, match=r"these activations take .* GiB and 0.00 may be used: name fewer"):
+        run_with_cache(model, tokens, max_gib=1e-6)
+
+
+def test_unknown_names_are_refused_before_the_run() -> None:
+    tokens, _ = two_runs()
+    with pytest.raises(ValueError, match=r"computes no 'blocks.\*.attn.patterns'; the nearest names are"):
+        run_with_cache(small_model(), tokens, "blocks.*.attn.patterns")
+    with pytest.raises(ValueError, match="no activation is called 'nothing'"):
+        run_with_hooks(small_model(), tokens, {"nothing": lambda x, name: None})
+
+
+def by_hand(name: str, change: Callable[[Tensor], object]) -> dict[str, Callable[[Tensor, str], Tensor]]:
+    """A plain hook that changes a copy in place."""
+
+    def hook(x: Tensor, _name: str) -> Tensor:
+        x = x.clone()
+        change(x)
+        return x
+
+    return {name: hook}
+
+
+def basis() -> Tensor:
+    return torch.linalg.qr(torch.randn(32, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(3)))[0].T
+
+
+def _project_out(x: Tensor) -> None:
+    x -= x @ basis().T @ basis()
+
+
+def _swap(x: Tensor) -> None:
+    x += (torch.ones(32).double() - x) @ basis().T @ basis()
+
+
+def _zero_heads(x: Tensor) -> None:
+    x[:, -1, 0] = 0
+    x[:, -1, 2] = 0
+
+
+def _halve(x: Tensor) -> None:
+    x[:, 1] *= 0.5
+    x[:, 4] *= 0.5
+
+
+def _set_neurons(x: Tensor) -> None:
+    x[:, :, 3], x[:, :, 5] = 1.0, 2.0
+
+
+def _add_at_3(x: Tensor) -> None:
+    x[:, 3] += torch.arange(32.0).double()
+
+
+def _turn_rows(x: Tensor) -> None:
+    x[:, 2] = x[:, 2].flip(0)
+
+
+CASES: dict[str, tuple[Edit, Callable[[Tensor], object]]] = {
+    "zero a head": (edits.zero("blocks.1.attn.z", head=2), lambda x: x[:, :, 2].zero_()),
+    "zero heads at a position": (edits.zero("blocks.1.attn.z", head=[0, 2], pos=-1), _zero_heads),
+    "scale": (edits.scale("blocks.0.mlp_out", 0.5, pos=[1, 4]), _halve),
+    "neurons": (edits.replace("blocks.1.mlp.post", torch.tensor([1.0, 2.0]).double(), index=[3, 5]), _set_neurons),
+    "add": (edits.add("blocks.2.resid_pre", torch.arange(32.0).double(), pos=3), _add_at_3),
+    "project": (edits.project("blocks.1.resid_mid", basis() * 3), _project_out),
+    "swap": (edits.swap("blocks.1.resid_mid", basis(), torch.ones(32).double()), _swap),
+    "pattern": (edits.zero("blocks.1.attn.pattern", head=1, pos=5), lambda x: x[:, 1, 5].zero_()),
+    "knock out": (edits.knock_out(1, [(5, 3), (5, 4)], head=1)[0], lambda x: x[:, 1, 5, 3:5].fill_(-torch.inf)),
+    "function": (edits.apply("blocks.0.attn_out", lambda x: x.flip(0), pos=2), _turn_rows),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_an_edit_is_what_a_hook_by_hand_is(case: str) -> None:
+    edit, change = CASES[case]
+    model = small_model()
+    tokens, _ = two_runs()
+    expected = model(tokens, hooks=by_hand(edit.name, change))
+    torch.testing.assert_close(run_with_edits(model, tokens, [edit]), expected, **EXACT)
+    assert not torch.allclose(expected, model(tokens))
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case != "function"])
+def test_edits_travel_as_json(case: str) -> None:
+    edit, _ = CASES[case]
+    model = small_model()
+    tokens, _ = two_runs()
+    back = Edit.from_dict(json.loads(json.dumps(edit.to_dict())))
+    assert str(back) == str(edit)
+    assert torch.equal(run_with_edits(model, tokens, [back]), run_with_edits(model, tokens, [edit]))
+
+
+def test_json_refuses_what_it_cannot_hold() -> None:
+    with pytest.raises(ValueError, match="calls a Python function, which JSON cannot hold"):
+        CASES["function"][0].to_dict()
+    with pytest.raises(ValueError, match="an edit's kind is 'apply'; expected one of zero"):
+        Edit.from_dict({"kind": "apply", "name": "embed"})
+    with pytest.raises(ValueError, match="an edit has no field heads"):
+        Edit.from_dict({"kind": "zero", "name": "embed", "heads": 3})
+    with pytest.raises(ValueError, match="not a tensor written as dtype, shape and base64"):
+        Edit.from_dict({"kind": "replace", "name": "embed", "value": {"dtype": "float32", "shape": [3], "base64": "AAAA"}})
+
+
+def test_patches_between_prompts_of_different_length() -> None:
+    model = small_model()
+    tokens, _ = two_runs()
+    longer = torch.randint(0, 50, (2, 11), generator=torch.Generator().manual_seed(5))
+    _, cache = run_with_cache(model, longer)
+    edit = edits.patch("blocks.1.resid_post", cache, pos=[4, 8], src_pos=[6, 10])
+
+    def put(x: Tensor) -> None:
+        x[:, 4], x[:, 8] = cache["resid_post", 1][:, 6], cache["resid_post", 1][:, 10]
+
+    expected = model(tokens, hooks=by_hand("blocks.1.resid_post", put))
+    torch.testing.assert_close(run_with_edits(model, tokens, [edit]), expected, **EXACT)
+    with pytest.raises(ValueError, match=r"the value has shape \(2, 11, 32\); expected \(2, 9, 32\)"):
+        run_with_edits(model, tokens, [edits.patch("blocks.1.resid_post", cache)])
+    with pytest.raises(ValueError, match="give pos too"):
+        edits.patch("blocks.1.resid_post", cache, src_pos=[3])
+
+
+def test_edits_that_make_no_sense_are_refused() -> None:
+    model = small_model()
+    tokens, _ = two_runs()
+    with pytest.raises(ValueError, match="is of one: write an edit for each"):
+        edits.zero("blocks.*.attn.z")
+    with pytest.raises(ValueError, match="has no heads"):
+        edits.zero("blocks.0.resid_post", head=1)
+    with pytest.raises(ValueError, match="query 3 does not see key 5, which is after it"):
+        edits.knock_out(0, [(3, 5)])
+    with pytest.raises(ValueError, match="the query would see nothing at all"):
+        run_with_edits(model, tokens, edits.knock_out(0, [(0, 0)]))
+    with pytest.raises(ValueError, match="the directions have 31 coordinates and the activation 32"):
+        run_with_edits(model, tokens, [edits.project("blocks.0.resid_post", torch.ones(31).double())])
+    with pytest.raises(ValueError, match="all zero"):
+        edits.project("blocks.0.resid_post", torch.zeros(32).double())
+    with pytest.raises(ValueError, match=r"the function returned \(1,\) torch.float32; expected"):
+        run_with_edits(model, tokens, [edits.apply("blocks.0.resid_post", lambda x: torch.zeros(1), pos=2)])
+
+
+def test_gradients_equal_finite_differences() -> None:
+    model = small_model("rotary, grouped, gated")
+    tokens, _ = two_runs()
+    metric = metrics.logit_diff(3, 7)
+    values, cache, grads = gradients(model, tokens, metric, ["blocks.1.attn.z", "embed"])
+    torch.testing.assert_close(values, metric(model(tokens)).detach(), **EXACT)
+    step = 1e-5
+    for name, place in (("blocks.1.attn.z", (0, 4, 2, 3)), ("embed", (1, 2, 9))):
+        ends = []
+        for sign in (1, -1):
+
+            def nudge(x: Tensor, place: tuple[int, ...] = place, sign: int = sign) -> None:
+                x[place] += sign * step
+
+            ends.append(metric(model(tokens, hooks=by_hand(name, nudge)))[place[0]].item())
+        assert grads[name][place].item() == pytest.approx((ends[0] - ends[1]) / (2 * step), abs=1e-8)
+    assert set(cache) == set(grads)
+    assert all(weight.grad is None and weight.requires_grad for weight in model.parameters())
+
+
+def test_means_over_rows_and_positions() -> None:
+    model = small_model()
+    tokens = torch.randint(0, 50, (5, 9), generator=torch.Generator().manual_seed(7))
+    _, cache = run_with_cache(model, tokens)
+    found = means(model, tokens, "blocks.*.attn.z", batch_size=2)
+    kept = means(model, tokens, "blocks.1.mlp_out", batch_size=2, over_positions=False)
+    torch.testing.assert_close(found["blocks.1.attn.z"], cache["z", 1].mean((0, 1)), **EXACT)
+    torch.testing.assert_close(kept["blocks.1.mlp_out"], cache["mlp_out", 1].mean(0), **EXACT)
+
+
+def test_the_model_keeps_no_trace() -> None:
+    model = small_model()
+    tokens, _ = two_runs()
+    before = set(vars(model)), model(tokens)
+    run_with_edits(model, tokens, [CASES["project"][0]])
+    run_with_cache(model, tokens)
+    gradients(model, tokens, metrics.logit_diff(3, 7), "blocks.*.attn.z")
+    assert set(vars(model)) == before[0]
+    assert torch.equal(model(tokens), before[1])
+
+
+def test_generation_under_edits() -> None:
+    characters = CharTokenizer.fit("abcdefghijklmnopqrstuvwxyz .,")
+    lm = LanguageModel(small_model(), characters)
+    edit = edits.zero("blocks.1.attn.z", head=[0, 1])
+    options = {"max_new_tokens": 6, "top_k": 1}
+    text = generate_with_edits(lm, "abc d", [edit], **options)
+    tokens = lm.tokens("abc d")
+    for _ in range(6):  # the oracle: one whole edited run a token
+        logits = run_with_edits(lm.model, tokens, [edit])[:, -1, : characters.d_vocab]
+        tokens = torch.cat([tokens, logits.argmax(-1, keepdim=True)], dim=1)
+    assert text == lm.text(tokens[0])
+    unedited_prompt = generate_with_edits(lm, "abc d", [edit], edit_prompt=False, **options)
+    tokens = lm.tokens("abc d")
+    for _ in range(6):
+        later = [] if tokens.shape[1] == 5 else [edits.zero(edit.name, head=[0, 1], pos=list(range(5, tokens.shape[1])))]
+        logits = run_with_edits(lm.model, tokens, later)[:, -1, : characters.d_vocab]
+        tokens = torch.cat([tokens, logits.argmax(-1, keepdim=True)], dim=1)
+    assert unedited_prompt == lm.text(tokens[0])
+    with pytest.raises(ValueError, match="count positions from 0"):
+        EditedTransformer(lm.model, [edits.zero("blocks.1.attn.z", pos=-1)])
+    with pytest.raises(ValueError, match="inside the blocks"):
+        EditedTransformer(lm.model, [edits.zero("embed")])
+
+
+def test_a_cache_is_a_mapping() -> None:
+    model = small_model()
+    tokens, _ = two_runs()
+    _, cache = run_with_cache(model, tokens, "blocks.*.resid_post")
+    assert isinstance(cache, ActivationCache)
+    torch.testing.assert_close(cache.stack("resid_post"), torch.stack(list(cache.values())), **EXACT)
+    assert "3 activations" in repr(cache)
+    assert cache.to(dtype=torch.float32)["resid_post", 0].dtype is torch.float32

@@ -1,0 +1,318 @@
+"""A sweep gives the numbers of one whole run for each cell, whatever it reuses."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import pytest
+import torch
+from tests.interp.models import VARIANTS, small_model, two_runs
+from torch import Tensor
+
+from cutaway import Transformer, edits, metrics, plan_sweep, run_with_cache, run_with_edits, sweep
+from cutaway.interp.edits import Edit
+from cutaway.interp.metrics import Metric
+
+TOLERANCE = 1e-10  # float64, and sums of a few hundred terms in another order
+
+
+def cells(model: Transformer, corrupted: Tensor) -> list[list[Edit]]:
+    """Every activation edited in every way, and mixtures of three."""
+    _, cache = run_with_cache(model, corrupted)
+    variants: list[list[Edit]] = []
+    for name in model.hook_names():
+        if name == "pos_embed":
+            continue
+        part = name.rpartition(".")[2]
+        variants += [[edits.patch(name, cache)], [edits.patch(name, cache, pos=5)], [edits.patch(name, cache, pos=[3, 5, -1])]]
+        if part != "attn_scores":
+            variants += [[edits.scale(name, 1.5, pos=6)]]
+        if part not in ("attn_scores", "pattern", "scale"):
+            variants += [[edits.zero(name, pos=6)]]
+        if part in ("q", "k", "v", "z", "rot_q", "rot_k", "result"):
+            variants += [
+                [edits.patch(name, cache, head=1, pos=-1)],
+                [edits.add(name, torch.ones(2).double(), head=0, index=[1, 3])],
+            ]
+    variants += [edits.knock_out([0, 1], [(5, 3), (8, 2)], head=2)]
+    mixed = random.Random(0)
+    return variants + [[mixed.choice(variants)[0] for _ in range(3)] for _ in range(30)]
+
+
+def own_metric(logits: Tensor) -> Tensor:
+    """A function that does not say what it reads."""
+    return logits[:, -2:].square().mean((1, 2))
+
+
+METRICS: dict[str, Callable[[Tensor, Tensor], Metric | Callable[[Tensor], Tensor]]] = {
+    "logit_diff": lambda tokens, logits: metrics.logit_diff(3, [7, 8]),
+    "log_prob": lambda tokens, logits: metrics.log_prob(3, pos=6),
+    "loss": lambda tokens, logits: metrics.loss(tokens, first=2),
+    "kl": lambda tokens, logits: metrics.kl(logits, pos=None),
+    "own": lambda tokens, logits: own_metric,
+}
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_sweep_equals_one_run_for_each_cell(variant: str, metric: str) -> None:
+    model = small_model(variant)
+    tokens, corrupted = two_runs()
+    variants = cells(model, corrupted)[:: 1 if metric == "logit_diff" else 3]
+    read = METRICS[metric](tokens, model(tokens).detach())
+    plan = plan_sweep(model, tokens, variants, read)
+    scores = plan.run()
+    differences = torch.stack([(scores[i] - plan.naive(i)).abs().max() for i in range(len(variants))])
+    worst = int(differences.argmax())
+    assert differences[worst] < TOLERANCE, [str(edit) for edit in variants[worst]]
+    assert scores.shape == (len(variants), 2)
+    assert scores.std() > 1e-3
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_sweep_from_an_edited_base_run(variant: str) -> None:
+    model = small_model(variant)
+    tokens, corrupted = two_runs()
+    noise = torch.randn(2, 9, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    variants = cells(model, corrupted)[::3]
+    for base in (
+        [edits.add("embed", noise)],
+        [edits.scale("blocks.1.attn_out", 0.3), edits.zero("blocks.1.attn.z", pos=2), edits.scale("logits", 2.0)],
+    ):
+        plan = plan_sweep(model, tokens, [[], *variants], metrics.logit_diff(3, 7), base_edits=base)
+        scores = plan.run()
+        naive = torch.stack([plan.naive(i) for i in range(len(variants) + 1)])
+        torch.testing.assert_close(scores, naive, atol=TOLERANCE, rtol=0)
+        unedited = metrics.logit_diff(3, 7)(run_with_edits(model, tokens, base))
+        torch.testing.assert_close(scores[0], unedited, atol=TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize("variant", [name for name in VARIANTS if name != "bidirectional"])
+def test_rows_of_different_length_are_as_alone(variant: str) -> None:
+    """A shorter row, filled up on the right, has the scores that it has without its batch mates."""
+    model = small_model(variant)
+    tokens, corrupted = two_runs()
+    _, cache = run_with_cache(model, corrupted)
+    lengths = [9, 6]
+    variants = [[edits.zero(f"blocks.{layer}.attn.z", head=head, pos=-1)] for layer in range(3) for head in range(4)]
+    variants += [[edits.patch(f"blocks.{layer}.resid_pre", cache, pos=pos)] for layer in range(3) for pos in (2, 4, 5)]
+    scores = sweep(model, tokens, variants, metrics.logit_diff(3, 7), lengths=lengths)
+    for row, length in enumerate(lengths):
+        _, own_cache = run_with_cache(model, corrupted[[row], :length])
+        alone = [[edits.zero(each.name, head=each.head, pos=-1)] for (each,) in variants[:12]]
+        alone += [[edits.patch(each.name, own_cache, pos=each.pos)] for (each,) in variants[12:]]
+        for i, edited in enumerate(alone):
+            expected = metrics.logit_diff(3, 7)(run_with_edits(model, tokens[[row], :length], edited))
+            torch.testing.assert_close(scores[i, [row]], expected, atol=TOLERANCE, rtol=0)
+
+
+def test_a_sweep_against_hooks_written_out() -> None:
+    """The oracle is a plain hook and a plain forward pass, none of the edits' own code."""
+    model = small_model("rotary, grouped, gated")
+    tokens, corrupted = two_runs()
+    _, cache = run_with_cache(model, corrupted)
+    places = [(layer, head, pos) for layer in range(3) for head in range(4) for pos in (4, 8)]
+    variants = [[edits.patch(f"blocks.{layer}.attn.z", cache, head=head, pos=pos)] for layer, head, pos in places]
+    scores = sweep(model, tokens, variants, metrics.logit_diff(3, 7))
+    for i, (layer, head, pos) in enumerate(places):
+
+        def put(z: Tensor, name: str, head: int = head, pos: int = pos) -> Tensor:
+            z = z.clone()
+            z[:, pos, head] = cache[name][:, pos, head]
+            return z
+
+        logits = model(tokens, hooks={f"blocks.{layer}.attn.z": put})
+        torch.testing.assert_close(scores[i], logits[:, -1, 3] - logits[:, -1, 7], atol=TOLERANCE, rtol=0)
+
+
+def test_positions_before_the_edit_are_not_computed() -> None:
+    model = small_model()
+    tokens, corrupted = two_runs()
+    _, cache = run_with_cache(model, corrupted)
+    plan = plan_sweep(model, tokens, [[edits.patch("blocks.1.resid_pre", cache, pos=7)]], metrics.logit_diff(3, 7))
+    assert [(group.start, group.end, group.n_last) for group in plan.groups] == [(7, 9, 1)]
+    assert plan.groups[0].lanes[0].entry.layer == 1
+
+
+def test_later_parts_of_a_layer_begin_later() -> None:
+    model = small_model()
+    tokens, corrupted = two_runs()
+    _, cache = run_with_cache(model, corrupted)
+    entries = {}
+    for part in ("resid_pre", "attn.v", "attn.z", "attn_out", "resid_mid", "mlp.post", "mlp_out", "resid_post"):
+        plan = plan_sweep(model, tokens, [[edits.patch(f"blocks.1.{part}", cache)]], metrics.logit_diff(3, 7))
+        entry = plan.groups[0].lanes[0].entry
+        entries[part] = (entry.layer, entry.half)
+    expected = {
+        "resid_pre": 0,
+        "attn.v": 0,
+        "attn.z": 1,
+        "attn_out": 1,
+        "resid_mid": 1,
+        "mlp.post": 2,
+        "mlp_out": 2,
+        "resid_post": 2,
+    }
+    assert entries == {part: (1, half) for part, half in expected.items()}
+    parallel = small_model("parallel")
+    _, cache = run_with_cache(parallel, corrupted)
+    plan = plan_sweep(parallel, tokens, [[edits.patch("blocks.1.attn.z", cache)]], metrics.logit_diff(3, 7))
+    assert plan.groups[0].lanes[0].entry.half == 2  # the MLP beside it does not see it
+
+
+def test_what_changes_nothing_is_not_run() -> None:
+    model = small_model()
+    tokens, corrupted = two_runs(differ_at=4)
+    _, clean = run_with_cache(model, tokens)
+    _, other = run_with_cache(model, corrupted)
+    variants = [
+        [edits.patch("blocks.1.resid_pre", clean)],  # its own value
+        [edits.patch("blocks.1.resid_pre", other, pos=3)],  # before the tokens differ
+        [edits.patch("blocks.1.resid_pre", other, pos=4)],
+        [edits.zero("blocks.2.resid_post", pos=5)],  # after all that is read has been
+    ]
+    plan = plan_sweep(model, tokens, variants, metrics.logit_diff(3, 7, pos=4))
+    assert {variant for variant, _ in plan.unchanged} == {0, 1, 3}
+    scores = plan.run()
+    base = metrics.logit_diff(3, 7, pos=4)(model(tokens))
+    for i in (0, 1, 3):
+        torch.testing.assert_close(scores[i], base, atol=TOLERANCE, rtol=0)
+    assert not torch.allclose(scores[2], base)
+
+
+def test_a_value_held_after_an_earlier_edit_is_an_edit() -> None:
+    """Freezing a head at its own clean value matters once something before it has changed."""
+    model = small_model()
+    tokens, corrupted = two_runs()
+    _, clean = run_with_cache(model, tokens)
+    _, other = run_with_cache(model, corrupted)
+    change = edits.patch("blocks.0.resid_pre", other, pos=4)
+    frozen = [change, *(edits.patch(f"blocks.{layer}.attn.z", clean) for layer in range(3))]
+    scores = sweep(model, tokens, [[change], frozen], metrics.logit_diff(3, 7))
+    expected = metrics.logit_diff(3, 7)(run_with_edits(model, tokens, frozen))
+    torch.testing.assert_close(scores[1], expected, atol=TOLERANCE, rtol=0)
+    assert not torch.allclose(scores[0], scores[1])
+
+
+def test_one_query_head_of_a_group_has_its_own_key() -> None:
+    model = small_model("rotary, grouped, gated")
+    tokens, corrupted = two_runs()
+    _, cache = run_with_cache(model, corrupted)
+    whole = [[edits.patch("blocks.1.attn.k", cache, head=0)], [edits.patch("blocks.1.attn.v", cache, head=1)]]
+    single = [[edits.patch(f"blocks.1.attn.{part}", cache, query_head=head)] for part in ("k", "v") for head in range(4)]
+    together = [[single[0][0], single[1][0]], [single[6][0], single[7][0]]]
+    scores = sweep(model, tokens, whole + together + single, metrics.logit_diff(3, 7))
+    torch.testing.assert_close(scores[:2], scores[2:4], atol=TOLERANCE, rtol=0)
+    assert torch.unique(scores[4:].round(decimals=12), dim=0).shape[0] == 8
+
+
+def test_functions_run_whole_unless_they_say_what_they_read() -> None:
+    model = small_model()
+    tokens, _ = two_runs()
+    name = "blocks.1.attn.z"
+    undeclared = [edits.apply(name, lambda z: z * 2, head=1, pos=7)]
+    declared = [edits.apply(name, lambda z: z * 2, head=1, pos=7, reads="selection")]
+    plan = plan_sweep(model, tokens, [undeclared, declared], metrics.logit_diff(3, 7))
+    assert list(plan.whole) == [0]
+    assert "reads='selection'" in str(plan)
+    scores = plan.run()
+    torch.testing.assert_close(scores[0], scores[1], atol=TOLERANCE, rtol=0)
+
+
+def test_a_small_budget_gives_the_same_numbers_and_a_tiny_one_is_refused() -> None:
+    model = small_model()
+    tokens, corrupted = two_runs()
+    variants = cells(model, corrupted)[:60]
+    scores = sweep(model, tokens, variants, metrics.logit_diff(3, 7))
+    plan = plan_sweep(model, tokens, variants, metrics.logit_diff(3, 7), memory_gib=2e-4)
+    assert len(plan.groups) > 10
+    torch.testing.assert_close(plan.run(), scores, atol=TOLERANCE, rtol=0)
+    with pytest.raises(ValueError, match=r"one cell takes .* GiB and the budget is 1e-09"):
+        plan_sweep(model, tokens, variants, metrics.logit_diff(3, 7), memory_gib=1e-9)
+
+
+def test_progress_counts_cells_and_may_end_the_sweep() -> None:
+    model = small_model()
+    tokens, corrupted = two_runs()
+    variants = cells(model, corrupted)[:40]
+    seen: list[tuple[int, int]] = []
+    sweep(model, tokens, variants, metrics.logit_diff(3, 7), progress=lambda done, total: seen.append((done, total)))
+    assert seen[-1] == (80, 80)
+
+    def stop(_done: int, _total: int) -> None:
+        raise KeyboardInterrupt
+
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    with pytest.raises(KeyboardInterrupt):
+        sweep(model, tokens, variants, metrics.logit_diff(3, 7), progress=stop)
+    assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
+
+
+def test_verify_tells_the_largest_difference() -> None:
+    model = small_model()
+    tokens, corrupted = two_runs()
+    told: list[str] = []
+    sweep(model, tokens, cells(model, corrupted)[:20], metrics.logit_diff(3, 7), verify=3, tell=told.append)
+    assert told[0].startswith("3 variants run whole: the largest difference is ")
+    plan = plan_sweep(model, tokens, [[edits.zero("blocks.1.attn.z", head=0)]], metrics.logit_diff(3, 7))
+    wrong = plan.run() + 1.0
+    assert plan.verify(wrong, 1) == pytest.approx(1.0)
+
+
+def test_the_plan_says_what_it_saves() -> None:
+    model = small_model()
+    tokens, _ = two_runs()
+    variants = [[edits.zero(f"blocks.{layer}.attn.z", head=head, pos=-1)] for layer in range(3) for head in range(4)]
+    plan = plan_sweep(model, tokens, variants, metrics.logit_diff(3, 7))
+    assert plan.naive_flops > 4 * plan.flops
+    assert "24 cells (12 variants of 2 rows): 24 run in 1 groups" in str(plan)
+    bidirectional = small_model("bidirectional")
+    assert "bidirectional" in str(plan_sweep(bidirectional, tokens, variants, metrics.logit_diff(3, 7)))
+
+
+def test_float32_is_as_near_as_it_can_be() -> None:
+    model = small_model().float()
+    tokens, corrupted = two_runs()
+    variants = [
+        [edits.patch(f"blocks.{layer}.attn.z", run_with_cache(model, corrupted)[1], head=head)]
+        for layer in range(3)
+        for head in range(4)
+    ]
+    plan = plan_sweep(model, tokens, variants, metrics.logit_diff(3, 7))
+    assert plan.verify(plan.run(), 12) <= 1e-5 * float(model(tokens).detach().abs().max())
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (lambda: edits.zero("blocks.1.attn.zz"), "computes no 'blocks.1.attn.zz'; the nearest names are blocks.1.attn.z"),
+        (lambda: edits.zero("blocks.1.resid_post", pos=9), "there is no pos 9; there are 9, 0 to 8"),
+        (lambda: edits.zero("blocks.1.attn.z", head=4), "there is no head 4; there are 4, 0 to 3"),
+        (lambda: edits.replace("blocks.1.resid_post", torch.zeros(31).double()), "the value has shape (31,); expected (2, 9, 32)"),
+        (lambda: edits.replace("blocks.1.resid_post", torch.zeros(32)), "the value is float32 and the activation float64"),
+        (lambda: edits.replace("blocks.1.attn.pattern", torch.ones(9).double(), pos=3), "writes above the causal mask"),
+    ],
+)
+def test_bad_edits_are_one_sentence(wrong: Callable[[], Edit], said: str) -> None:
+    model = small_model()
+    tokens, _ = two_runs()
+    for run in (
+        lambda edit: run_with_edits(model, tokens, [edit]),
+        lambda edit: sweep(model, tokens, [[edit]], metrics.logit_diff(3, 7)),
+    ):
+        with pytest.raises(ValueError) as caught:  # noqa: PT011
+            run(wrong())
+        assert said in str(caught.value)
+
+
+def test_resid_mid_of_a_parallel_block_is_refused_with_the_reason() -> None:
+    tokens, _ = two_runs()
+    with pytest.raises(ValueError, match="side by side in a parallel block"):
+        run_with_edits(small_model("parallel"), tokens, [edits.zero("blocks.1.resid_mid")])
+
+
+def test_lengths_that_do_not_fit_are_refused() -> None:
+    tokens, _ = two_runs()
+    with pytest.raises(ValueError, match="expected one for each of the 2 rows, 1 to 9"):
+        plan_sweep(small_model(), tokens, [], metrics.logit_diff(3, 7), lengths=[9, 10])

@@ -1,0 +1,161 @@
+"""Causal tracing against loops of hooks written out here."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from cutaway.config import ModelConfig
+from cutaway.hooks import Hook, Hooks, recording
+from cutaway.interp.tracing import trace
+from cutaway.language_model import LanguageModel
+from cutaway.model import Transformer
+from cutaway.report import stdout_console
+from cutaway.tokenizers import CharTokenizer
+
+ROUNDING = 1e-10
+TOKENIZER = CharTokenizer("abcdefghijklmnopqrstuvwxyz ")
+TEXT, SUBJECT, TARGET = "my cat is", "cat", "o"
+N_LAYERS, N_DRAWS = 3, 2
+
+
+@pytest.fixture
+def make_lm(make_model: Callable[..., Transformer]) -> Callable[..., LanguageModel]:
+    def make(**choices: Any) -> LanguageModel:
+        sizes = {"d_vocab": 27, "n_ctx": 16, "n_layers": N_LAYERS, "n_heads": 2, "d_model": 8, **choices}
+        return LanguageModel(make_model(ModelConfig(**sizes)).requires_grad_(False), TOKENIZER)
+
+    return make
+
+
+@pytest.fixture
+def lm(make_lm: Callable[..., LanguageModel]) -> LanguageModel:
+    return make_lm()
+
+
+def noise_of(lm: LanguageModel, *, size: float = 3.0, seed: int = 0) -> Tensor:
+    """Normal numbers for every draw and letter of the subject, in standard deviations of all numbers of the embedding."""
+    drawn = torch.randn(N_DRAWS, len(SUBJECT), 8, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    W_E = lm.model.embed.W_E.detach()
+    return size * ((W_E - W_E.mean()) ** 2).sum().div(W_E.numel() - 1).sqrt() * drawn
+
+
+def probability(lm: LanguageModel, tokens: Tensor, hooks: dict[str, Hook]) -> Tensor:
+    return lm.model(tokens, hooks=Hooks(hooks))[:, -1].softmax(-1)[:, TOKENIZER.encode(TARGET)[0]]
+
+
+@pytest.mark.parametrize(
+    "choices", [{}, {"position": "rotary", "block": "parallel"}, {"is_causal": False, "position": "sinusoidal"}]
+)
+@pytest.mark.parametrize("window", [1, 2])
+def test_noise(make_lm: Callable[..., LanguageModel], choices: dict[str, Any], window: int) -> None:
+    lm = make_lm(**choices)
+    found = trace(lm, TEXT, SUBJECT, TARGET, n_draws=N_DRAWS, window=window)
+    tokens, noise = lm.tokens(TEXT), noise_of(lm)
+    hooks, clean = recording("blocks.*", "logits")
+    lm.model(tokens, hooks=hooks)
+
+    def corrupt(x: Tensor, _name: str) -> Tensor:
+        x = x.clone()
+        x[:, 3:6] += noise
+        return x
+
+    tokens = tokens.expand(N_DRAWS, -1)
+    corrupted = probability(lm, tokens, {"embed": corrupt})
+    torch.testing.assert_close(found.corrupted, corrupted, rtol=0, atol=ROUNDING)
+    assert found.clean == pytest.approx(float(clean["logits"][0, -1].softmax(-1)[TOKENIZER.encode(TARGET)[0]]), abs=ROUNDING)
+    assert found.total_effect == pytest.approx(found.clean - float(corrupted.mean()), abs=ROUNDING)
+    for site in ("resid_post", "mlp_out", "attn_out"):
+        for layer in range(N_LAYERS):
+            layers = [layer] if window == 1 else [each for each in (layer - 1, layer) if each >= 0]
+            for pos in range(len(TEXT)):
+
+                def restore(x: Tensor, name: str, pos: int = pos) -> Tensor:
+                    x = x.clone()
+                    x[:, pos] = clean[name][:, pos]
+                    return x
+
+                expected = probability(lm, tokens, {"embed": corrupt, **{f"blocks.{each}.{site}": restore for each in layers}})
+                torch.testing.assert_close(found.restored[site][layer, pos], expected, rtol=0, atol=ROUNDING)
+                effect = found.effects[site][layer, pos]
+                torch.testing.assert_close(effect, (expected - corrupted).mean(), rtol=0, atol=ROUNDING)
+
+
+def test_what_must_come_out(lm: LanguageModel) -> None:
+    found = trace(lm, TEXT, SUBJECT, TARGET, n_draws=N_DRAWS)
+    stream = found.effects["resid_post"]
+    assert stream[-1, -1] == pytest.approx(found.total_effect, abs=ROUNDING)  # the last state is all that is read
+    assert stream[-1, :-1].abs().max() < ROUNDING
+    for effect in found.effects.values():
+        assert effect[:, :3].abs().max() == 0  # nothing before the subject changed
+    assert found.subject == (3, 4, 5)
+    assert found.windows == {"resid_post": 1, "mlp_out": 1, "attn_out": 1}
+    assert found.best("resid_post")[2] == pytest.approx(float((stream / found.total_effect).max()), abs=ROUNDING)
+    assert found.best("resid_post", within=(3, 4))[1] in (3, 4)
+
+
+def test_seed_and_size(lm: LanguageModel) -> None:
+    one, again, other = (trace(lm, TEXT, SUBJECT, TARGET, n_draws=2, seed=seed, sites=["mlp_out"]) for seed in (1, 1, 2))
+    assert torch.equal(one.restored["mlp_out"], again.restored["mlp_out"])
+    assert not torch.equal(one.corrupted, other.corrupted)
+    small = trace(lm, TEXT, SUBJECT, TARGET, n_draws=2, noise=1e-4, seed=1, sites=["mlp_out"])
+    assert abs(small.total_effect) < 1e-2 * abs(one.total_effect)
+
+
+@pytest.mark.parametrize("replacement", ["dog", "horse"])
+def test_another_subject(lm: LanguageModel, replacement: str) -> None:
+    found = trace(lm, TEXT, SUBJECT, TARGET, replacement=replacement)
+    tokens, other = lm.tokens(TEXT), lm.tokens(TEXT.replace(SUBJECT, replacement))
+    hooks, clean = recording("blocks.*")
+    lm.model(tokens, hooks=hooks)
+    shift = len(replacement) - len(SUBJECT)
+    assert found.positions == (tuple(range(9)) if shift == 0 else (0, 1, 2, 6, 7, 8))
+    assert found.subject == ((3, 4, 5) if shift == 0 else ())
+    torch.testing.assert_close(found.corrupted, probability(lm, other, {}), rtol=0, atol=ROUNDING)
+    for site, values in found.restored.items():
+        for layer in range(N_LAYERS):
+            for place, pos in enumerate(found.positions):
+
+                def restore(x: Tensor, name: str, pos: int = pos) -> Tensor:
+                    x = x.clone()
+                    x[:, pos if pos < 3 else pos + shift] = clean[name][:, pos]
+                    return x
+
+                expected = probability(lm, other, {f"blocks.{layer}.{site}": restore})
+                torch.testing.assert_close(values[layer, place], expected, rtol=0, atol=ROUNDING)
+
+
+@pytest.mark.parametrize("replacement", [None, "horse"])
+def test_what_is_shown(lm: LanguageModel, replacement: str | None, capsys: pytest.CaptureFixture[str]) -> None:
+    found = trace(lm, TEXT, SUBJECT, TARGET, n_draws=2, replacement=replacement)
+    values = found.to_dict()
+    assert values["total_effect"] == found.total_effect
+    assert values["effects"]["mlp_out"] == found.effects["mlp_out"].tolist()
+    assert found.to_json()
+    found.show(stdout_console())
+    shown = capsys.readouterr().out
+    assert "a total effect of" in shown
+    assert ("Positions without a partner are skipped" in shown) == (replacement is not None)
+    assert max(map(len, shown.split("\n\n", 1)[1].splitlines())) <= 80
+    assert len(found.figures()) == 3
+
+
+@pytest.mark.parametrize(
+    ("given", "match"),
+    [
+        ({"subject": "dog"}, "'dog' is not in the text"),
+        ({"subject": ""}, "is not in the text"),
+        ({"noise": 0.0}, "expected noise above 0"),
+        ({"n_draws": 0}, "at least one draw"),
+        ({"window": 9}, "expected 1 to 3 layers"),
+        ({"sites": []}, "sites are empty"),
+        ({"sites": ["resid"]}, "nearest names"),
+        ({"replacement": "cat"}, "are the same tokens"),
+        ({"target": "ooo"}, "is not one token"),
+    ],
+)
+def test_refused(lm: LanguageModel, given: dict[str, Any], match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        trace(lm, **{"text": TEXT, "subject": SUBJECT, "target": TARGET, "n_draws": 1, **given})
