@@ -1,7 +1,7 @@
 """Patching sweeps beside one whole forward pass for each cell, and beside TransformerLens where a Python that has it is given.
 
-GPT-2 small's shape with random weights, 24 tokens: `resid_pre` at every layer and position, and every head at all positions. SmolLM2, 16
-tokens: every head at all positions, and at the last alone. All three ways in turn; medians.
+GPT-2 small's shape with random weights, 24 tokens: `resid_pre` at every layer and position, and every head at all positions.
+SmolLM2, 16 tokens: every head at all positions, and at the last alone. All in turn; medians.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from cutaway.runtime import seeded_generator
 N_POS, N_ROUNDS = 24, 3
 CORRECT, WRONG = 3, 7
 
-# Runs in the other environment: the usual loop, one hooked forward pass a cell, logits of all positions as TransformerLens computes them.
+# Runs in the other environment: the usual loop of one hooked forward pass a cell.
 LENS = """
 import json, sys, time
 import torch
@@ -42,7 +42,8 @@ model = HookedTransformer(config).eval()
 if len(sys.argv) > 3:
     save_file({name: x.contiguous().float() for name, x in model.state_dict().items()}, folder + "/lens.safetensors")
     sys.exit()
-model.load_state_dict({name: x.to(dtype) for name, x in load_file(folder + "/lens.safetensors").items() if "mask" not in name and "IGNORE" not in name}, strict=False)
+state = load_file(folder + "/lens.safetensors")
+model.load_state_dict({name: x.to(dtype) for name, x in state.items() if "mask" not in name and "IGNORE" not in name}, strict=False)
 tokens = load_file(folder + "/tokens.safetensors")
 clean, corrupted = tokens["clean"], tokens["corrupted"]
 _, cache = model.run_with_cache(corrupted)
@@ -156,7 +157,8 @@ def exact(
         scores = plan.run()
         line = f"float64, {work}: {plan.verify(scores, 12):.1e} from whole runs"
         if theirs is not None:
-            line += f", {float((scores[:, 0] - torch.tensor(theirs[work]['scores'], dtype=torch.float64)).abs().max()):.1e} from TransformerLens"
+            apart = (scores[:, 0] - torch.tensor(theirs[work]["scores"], dtype=torch.float64)).abs().max()
+            line += f", {float(apart):.1e} from TransformerLens"
         print(line)
 
 

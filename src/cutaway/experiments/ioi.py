@@ -15,9 +15,26 @@ from cutaway.language_model import LanguageModel
 
 __all__ = ["IOIPrompts", "ioi_prompts"]
 
-_NAMES = ("Mary", "John", "Tom", "James", "Sarah", "Anna", "Paul", "Mark", "David", "Peter", "Jack", "Alice", "Emma", "Kate", "Sam", "Ben")  # fmt: skip
-_PLACES = ("store", "garden", "station", "school", "hospital", "office", "house", "restaurant")
-_OBJECTS = ("drink", "book", "ring", "computer", "ball", "kiss", "bag", "letter")
+_NAMES = [
+    "Mary",
+    "John",
+    "Tom",
+    "James",
+    "Sarah",
+    "Anna",
+    "Paul",
+    "Mark",
+    "David",
+    "Peter",
+    "Jack",
+    "Alice",
+    "Emma",
+    "Kate",
+    "Sam",
+    "Ben",
+]
+_PLACES = ["store", "garden", "station", "school", "hospital", "office", "house", "restaurant"]
+_OBJECTS = ["drink", "book", "ring", "computer", "ball", "kiss", "bag", "letter"]
 _TEMPLATES = (
     "When{first} and{second} went to the{place},{giver} gave a{object} to",
     "While{first} and{second} were at the{place},{giver} handed a{object} to",
