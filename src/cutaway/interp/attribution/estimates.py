@@ -68,7 +68,7 @@ def along_inputs(
     Beside them stands their sum over the embedding, and what that comes to as steps grow: the metric at the end of the line less that
     at its beginning. Steps are the middles of equal parts.
     Source: Sundararajan et al. 2017, "Axiomatic Attribution for Deep Networks", section 3, of the embeddings; for other nodes Hanna et
-    al. 2024, "Have Faith in Faithfulness", section 3.
+    al. 2024, "Have Faith in Faithfulness".
     """
     config = runs.model.config
     names = [name for kind in {*kinds, "embed"} for name in names_of(config, kind)]

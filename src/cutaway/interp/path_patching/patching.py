@@ -64,8 +64,8 @@ def patch_paths(
     keys and values, `L9H6.k` are those that head 6 sees, and no other head's. `pairs` say for each row which positions of the other run
     go to which of this, equal ones unless given; `lengths` are each row's tokens where rows are filled up on the right. Raises
     ValueError for parts and norms that the model does not have, and for runs of different length without pairs.
-    Source: Wang et al. 2022, "Interpretability in the Wild", section 3.1 and appendix B; Goldowsky-Dill et al. 2023, "Localizing Model
-    Behavior with Path Patching", section 3.
+    Source: Wang et al. 2022, "Interpretability in the Wild", section 3.1; Goldowsky-Dill et al. 2023, "Localizing Model
+    Behavior with Path Patching".
 
     >>> found = patch_paths(model, clean, corrupted, metrics.logit_diff(3, 5), receivers=["L1H2.k"])  # doctest: +SKIP
     >>> found.ranked()[0]  # doctest: +SKIP
