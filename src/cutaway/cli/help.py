@@ -17,6 +17,7 @@ __all__ = ["print_overview", "print_help"]
 
 _MAX_WIDTH = 100  # longer lines of prose are hard to read
 _LEAST_BESIDE = 40  # columns that a text needs to stand beside its option
+_WORD = re.compile(r"""(?:[^\s"]|"[^"]*")+""")
 _COMMENTED = re.compile(r"(\S.*?) {2,}(\S.*)")
 
 
@@ -57,7 +58,7 @@ def print_help(command: Command, arguments: Sequence[str] = ()) -> None:
         console.print(_rows(rows, widest=widest) if console.width - widest >= _LEAST_BESIDE else _stacked(rows))
         console.print()
     if "Examples" in command.sections:
-        _print_lines("Examples", _examples(command.sections["Examples"], console.width), console)
+        _print_lines("Examples", _examples(command.sections["Examples"], console.width), console, joint=" \\")
     if "In Python" in command.sections:
         _print_lines("In Python", [Text(line) for line in command.sections["In Python"].splitlines()], console)
 
@@ -104,12 +105,29 @@ def _examples(text: str, width: int) -> list[Text]:
     return shown
 
 
-def _print_lines(head: str, lines: Sequence[Text], console: Console) -> None:
-    """Print lines that are copied whole: never broken but by the terminal itself."""
+def _print_lines(head: str, lines: Sequence[Text], console: Console, *, joint: str = "") -> None:
+    """Print lines to be copied; one that is too long goes on below, after what `joint` its language wants there."""
     console.print(Text(head, style="bold"))
     for line in lines:
-        console.print(Text("  ").append_text(line), soft_wrap=True)
+        for part in _parts(line, console.width - 2, joint):
+            console.print(Text("  ").append_text(part), soft_wrap=True)
     console.print()
+
+
+def _parts(line: Text, width: int, joint: str) -> list[Text]:
+    """Break a line between words, what stands in quotes being one."""
+    if line.cell_len <= width:
+        return [line]
+    indent = len(line.plain) - len(line.plain.lstrip())
+    parts: list[str] = []
+    for word in _WORD.findall(line.plain):
+        longer = f"{parts[-1]} {word}" if parts else " " * indent + word
+        if parts and len(longer) + len(joint) > width:
+            parts[-1] += joint
+            parts.append(" " * (indent + 4) + word)
+        else:
+            parts = [*parts[:-1], longer]
+    return [Text(part) for part in parts]
 
 
 def _about(option: Option) -> Text:
