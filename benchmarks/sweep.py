@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,7 +24,7 @@ from cutaway import ModelConfig, Transformer, edits, metrics, plan_sweep, run_wi
 from cutaway.measure import measure_limits
 from cutaway.runtime import seeded_generator
 
-N_POS, N_ROUNDS = 24, 3
+N_POS, N_ROUNDS = 24, 2
 CORRECT, WRONG = 3, 7
 
 # Runs in the other environment: the usual loop of one hooked forward pass a cell.
@@ -33,13 +34,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 
-folder, dtype = sys.argv[1], getattr(torch, sys.argv[2])
+folder, dtype, wanted = sys.argv[1], getattr(torch, sys.argv[2]), sys.argv[3]
 torch.manual_seed(0)
 torch.set_grad_enabled(False)
 config = HookedTransformerConfig(n_layers=12, d_model=768, n_ctx=1024, d_head=64, n_heads=12, d_mlp=3072, d_vocab=50257,
                                  act_fn="gelu_new", normalization_type="LN", dtype=dtype)
 model = HookedTransformer(config).eval()
-if len(sys.argv) > 3:
+if wanted == "save":
     save_file({name: x.contiguous().float() for name, x in model.state_dict().items()}, folder + "/lens.safetensors")
     sys.exit()
 state = load_file(folder + "/lens.safetensors")
@@ -63,6 +64,8 @@ cells = {"grid": [(f"blocks.{layer}.hook_resid_pre", {"pos": pos}) for layer in 
          "heads": [(f"blocks.{layer}.attn.hook_z", {"head": head}) for layer in range(12) for head in range(12)]}
 found = {"logit": model(clean).abs().max().item()}
 for work, places in cells.items():
+    if work != wanted:
+        continue
     started = time.perf_counter()
     scores = [score(name, **where) for name, where in places]
     found[work] = {"time_s": time.perf_counter() - started, "scores": scores}
@@ -70,10 +73,11 @@ print(json.dumps(found))
 """
 
 
-def lens(python: Path, folder: Path, dtype: str, *extra: str) -> dict[str, dict[str, float]]:
-    """Run the other environment's script and return what it found."""
-    said = subprocess.run([str(python), "-c", LENS, str(folder), dtype, *extra], check=True, capture_output=True, text=True).stdout
-    return json.loads(said.splitlines()[-1]) if said.strip() and not extra else {}  # type: ignore[no-any-return]
+def lens(python: Path, folder: Path, dtype: str, wanted: str) -> dict[str, Any]:
+    """Run one work of the other environment's script and return its time and its scores."""
+    command = [str(python), "-c", LENS, str(folder), dtype, wanted]
+    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return {} if wanted == "save" else json.loads(said.splitlines()[-1])[wanted]  # type: ignore[no-any-return]
 
 
 def timed(function: Callable[[], Tensor]) -> tuple[float, Tensor]:
@@ -94,7 +98,7 @@ def compare(
     tokens: Tensor,
     cells: list[list[edits.Edit]],
     metric: metrics.Metric,
-    peer: Callable[[], dict[str, float]] | None,
+    peer: Callable[[], dict[str, Any]] | None,
 ) -> Tensor:
     """Print how long a sweep takes beside whole forward passes, and beside a peer, in turn; return its scores."""
     ours, naive, theirs = [], [], []
@@ -142,22 +146,19 @@ def gpt2(python: Path | None) -> None:
             model = cutaway.load(folder / "lens.safetensors", config=config).model
         metric = metrics.logit_diff(CORRECT, WRONG)
         for work, cells in gpt2_cells(model, corrupted).items():
-            peer = None if python is None else lambda work=work: lens(python, folder, "float32")[work]  # type: ignore[misc]
+            peer = None if python is None else lambda work=work: lens(python, folder, "float32", work)  # type: ignore[misc]
             compare(f"GPT-2 small, {work}", model, clean, cells, metric, peer)
-        exact(model.double(), clean, corrupted, lambda: None if python is None else lens(python, folder, "float64"))
+        exact(model.double(), clean, corrupted, lambda work: None if python is None else lens(python, folder, "float64", work))
 
 
-def exact(
-    model: Transformer, clean: Tensor, corrupted: Tensor, peer: Callable[[], dict[str, dict[str, list[float]]] | None]
-) -> None:
+def exact(model: Transformer, clean: Tensor, corrupted: Tensor, peer: Callable[[str], dict[str, Any] | None]) -> None:
     """Print how far the scores are from whole runs, and from the peer's, in float64."""
-    theirs = peer()
     for work, cells in gpt2_cells(model, corrupted).items():
         plan = plan_sweep(model, clean, cells, metrics.logit_diff(CORRECT, WRONG))
         scores = plan.run()
         line = f"float64, {work}: {plan.verify(scores, 12):.1e} from whole runs"
-        if theirs is not None:
-            apart = (scores[:, 0] - torch.tensor(theirs[work]["scores"], dtype=torch.float64)).abs().max()
+        if (theirs := peer(work)) is not None:
+            apart = (scores[:, 0] - torch.tensor(theirs["scores"], dtype=torch.float64)).abs().max()
             line += f", {float(apart):.1e} from TransformerLens"
         print(line)
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         attention,
         attribution,
         circuits,
+        composition,
         edits,
         factored,
         heads,
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
         metrics,
         patching,
         path_patching,
+        refactoring,
         residual,
         tracing,
     )
@@ -56,15 +58,15 @@ _HOMES = {
     "plan_sweep": "cutaway.interp.sweep",
 }
 _MODULES = (
-    "edits", "metrics", "residual", "attention", "heads", "circuits", "lens", "ablation", "factored", "patching", "tracing",
-    "path_patching", "attribution",
+    "edits", "metrics", "residual", "attention", "heads", "circuits", "composition", "refactoring", "lens", "ablation", "factored",
+    "patching", "tracing", "path_patching", "attribution",
 )  # fmt: skip
 
 __all__ = [
     "ModelConfig", "Transformer", "LanguageModel", "Hooks", "load", "compare", "TrainConfig", "train",
     "ActivationCache", "Edit", "run_with_cache", "run_with_hooks", "run_with_edits", "means", "gradients",
-    "sweep", "plan_sweep", "edits", "metrics", "residual", "attention", "heads", "circuits", "lens", "ablation", "factored", "patching",
-    "tracing", "path_patching", "attribution",
+    "sweep", "plan_sweep", "edits", "metrics", "residual", "attention", "heads", "circuits", "composition", "refactoring", "lens",
+    "ablation", "factored", "patching", "tracing", "path_patching", "attribution",
 ]  # fmt: skip
 
 

@@ -163,7 +163,8 @@ def test_without_a_run_a_pretrained_model_is_named(cutaway):
 def test_json_is_what_the_result_holds(cutaway, run):
     code, out, _ = cutaway("interpret", "word-count", "--text", "the king", "--word", "king", "--times", "3", "--json")
     assert code == 0
-    assert json.loads(out) == {"n": 3, "text": "the king", "share": 0.08}
+    about = {"analysis": "Word count", "source": "Anyone 1900"}
+    assert json.loads(out) == {**about, "n": 3, "text": "the king", "share": 0.08}
 
 
 def test_a_report_is_one_page_with_the_settings(cutaway, run, tmp_path):

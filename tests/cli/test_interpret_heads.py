@@ -58,6 +58,11 @@ def test_options_arrive(cutaway, run):
         cutaway("interpret", "induction-heads", "--num-sequences", "3", "--seq-length", "5", "--top-k", "2", "--json")[1]
     )
     assert (found["n_sequences"], found["seq_length"], len(found["top"])) == (3, 5, 2)
+    found = json.loads(cutaway("interpret", "circuits", "--kind", "v", "--json")[1])
+    assert (found["analysis"], list(found["scores"])) == ("Composition of heads", ["v"])
+    code, _, err = cutaway("interpret", "circuits", "--kind", "q", "--threshold", "0.3")
+    assert code == 2
+    assert "--kind and --threshold do not go together" in err
     chosen = ["--layer", "-1", "--head", "0", "--weighting", "output"]
     found = json.loads(cutaway("interpret", "attention", "--text", "a king", *chosen, "--json")[1])
     assert [(each["layer"], each["head"]) for each in found["heads"]] == [(1, 0)]

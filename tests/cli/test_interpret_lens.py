@@ -1,6 +1,7 @@
 """`cutaway interpret logit-lens` and `tuned-lens` on a run that has just been trained."""
 
 import json
+import shutil
 
 import pytest
 
@@ -8,9 +9,19 @@ import cutaway as package
 from tiny_training import tiny_config, write_text
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    home = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CUTAWAY_CACHE", str(home / "cache"))
+        return package.train(tiny_config(write_text(home), out=str(home / "run"), n_steps=3), quiet=True)
+
+
 @pytest.fixture
-def play(tmp_path):
-    package.train(tiny_config(write_text(tmp_path), out=str(tmp_path / "runs/play"), n_steps=3), quiet=True)
+def play(trained, tmp_path):
+    """The latest run of this test's folder of runs, and its text."""
+    shutil.copytree(trained, tmp_path / "runs/play")
+    write_text(tmp_path)
 
 
 def test_the_logit_lens_is_shown_and_reported(cutaway, play, tmp_path):
@@ -29,6 +40,7 @@ def test_a_tuned_lens_is_trained_saved_and_read(cutaway, play):
     assert code == 0, err
     assert "The lens is in lens." in err
     assert out.startswith("Tuned lens\nMean KL of the model's answer from the reading")
+    assert "That is a sketch from few tokens: train longer before you rely on it." in " ".join(out.split())
     assert cutaway("interpret", "tuned-lens", "--lens", "lens")[1] == out
     code, out, _ = cutaway("interpret", "tuned-lens", "--lens", "lens", "--text", "the king", "--json")
     assert (code, json.loads(out)["analysis"], json.loads(out)["layers"]) == (0, "Tuned lens", ["embed", "0"])

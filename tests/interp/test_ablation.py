@@ -92,12 +92,14 @@ def test_it_is_one_run_with_hooks_for_each_unit(
     )
     partners = torch.randint(4, (3,), generator=torch.Generator().manual_seed(5))
     torch.testing.assert_close(found.base, naive_loss(model, tokens, {}), rtol=0, atol=EXACT)
+    parts = [f"blocks.{layer}.{part}" for layer in range(2) for part in PARTS[what]]
+    kept = {name: torch.zeros(()) if how == "zero" else values_of(model, reference, name) for name in parts}
     assert len(found.units) == 2 * {"head": 4, "neuron": 6, "position": 9 if pos is None else 1}.get(what, 1)
     for number, unit in enumerate(found.units):
         changes: dict[str, Callable[[Tensor], None]] = {}
         for part in PARTS[what]:
             name = f"blocks.{unit.layer}.{part}"
-            values = torch.zeros(()) if how == "zero" else values_of(model, reference, name)
+            values = kept[name]
             new = {
                 "zero": lambda x, v: torch.zeros_like(x),
                 "mean": lambda x, v: v.mean(dim=(0, 1)).expand_as(x),
@@ -243,6 +245,7 @@ BAD: dict[str, tuple[dict[str, object], str]] = {
     "by position": ({"how": "resample", "by_position": True}, "by_position is for means"),
     "both": ({"metric": metrics.logit(3), "correct": 3}, "give one of them"),
     "wrong alone": ({"wrong": 3}, "give correct too"),
+    "one answer twice": ({"correct": 3, "wrong": 3}, "the answer and the wrong answer are one token"),
 }
 
 
@@ -261,7 +264,7 @@ def test_more_mistakes_are_said(make_model: MakeModel, make_tokens: MakeTokens, 
         ablate_heads(model, [(0, 4)], tokens)
     with pytest.raises(ValueError, match="several such rows, or a reference"):
         ablate(model, tokens[:1], how="resample")
-    with pytest.raises(ValueError, match="reads tokens, not texts"):
+    with pytest.raises(ValueError, match="a text needs a tokenizer"):
         ablate(model, "abc")
     with pytest.raises(ValueError, match="no MLP"):
         ablate(make_model(tiny_config.replace(d_mlp=0)), tokens, what="mlp")

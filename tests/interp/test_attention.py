@@ -160,6 +160,17 @@ def test_what_cannot_be_asked(tiny_model: Transformer) -> None:
         attention_patterns(lm, "a")
     with pytest.raises(ValueError, match="13 tokens do not fit"):
         attention_patterns(lm, "a" * 13)
+    with pytest.raises(ValueError, match=r"the ids have the shape \[2, 3\]; expected one row of them"):
+        attention_patterns(lm, lm.tokens(["abc", "def"]))
+
+
+def test_dropout_is_off_and_the_mode_stays(make_model: MakeModel, tiny_config: ModelConfig) -> None:
+    lm = with_letters(make_model(tiny_config.replace(dropout=0.5)))
+    expected = attention_patterns(lm, TEXT).patterns
+    lm.model.train()
+    for _ in range(2):
+        assert torch.equal(attention_patterns(lm, TEXT).patterns, expected)
+    assert lm.model.training
 
 
 # --- shown

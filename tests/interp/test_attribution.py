@@ -247,8 +247,13 @@ def test_how_estimates_agree_is_counted() -> None:
     assert agreement.misses == (Node("z", 0, 3),)
     assert agreement.rank_correlation == pytest.approx(0.0)  # ranks 3 2 1 0 and 2 0 3 1: 1 - 6 * 10 / (4 * 15)
     assert [each.node.unit for each in found.ranked()] == [2, 0, 3, 1]
-    assert "1 false positive (L0H1.z), 1 miss (L0H3.z)" in found.summary()
-    (some,) = by_hand([5.0, -3.0, 2.0, 0.1], {0: 4.0}).agreement()
+    assert agreement.wrong_sign == (Node("z", 0, 1), Node("z", 0, 2))  # -3 and 0.5, 2 and -6: their sizes alone agree
+    assert "z, 4 of 4 tried: rank correlation of sizes 0.00" in found.summary()
+    assert "1 false positive (L0H1.z), 1 miss (L0H3.z), 2 wrong signs (L0H1.z, L0H2.z)." in found.summary()
+    assert found.to_dict()["agreement"][0]["wrong_sign"] == ["L0H1.z", "L0H2.z"]
+    partly = by_hand([5.0, -3.0, 2.0, 0.1], {0: 4.0})
+    assert "z, 1 of 4 tried: 0 false positives, 0 misses, 0 wrong signs among those tried." in partly.summary()
+    (some,) = partly.agreement()
     assert (some.n_tried, some.n_nodes, some.rank_correlation) == (1, 4, None)
 
 

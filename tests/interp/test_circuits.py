@@ -52,7 +52,7 @@ def test_decoys_are_paired_and_compose_less_than_chance() -> None:
     assert len(result.pairs) == 3
     assert [pair.excess > 0 for pair in result.pairs] == [True, False, False]
     assert result.pairs[1].previous_score == pytest.approx(0.95, abs=1e-5)
-    assert "1 of 3 pairs compose more than a head turned at random" in result.summary()
+    assert "1 of 3 pairs are candidates" in result.summary()
 
 
 @pytest.mark.parametrize("name", ["copying", "indirect object", "neuron"])
@@ -78,6 +78,9 @@ def test_pairs_hold_what_composition_and_detection_say(make_model: MakeModel, ti
         others = [composition.score("k", (layer, head), pair.induction) for layer in range(pair.induction[0]) for head in range(4)]
         assert pair.rank == 1 + sum(other > score for other in others)
         assert pair.n_before == len(others)
+        assert pair.is_candidate == (sum(other > score for other in others) < math.ceil(len(others) / 20) and pair.excess > 0)
+    assert result.candidates == tuple(pair for pair in result.pairs if pair.is_candidate)
+    assert result.n_by_chance == pytest.approx(sum(1 / (4 * pair.induction[0]) for pair in result.pairs))  # the first of 4 or of 8
     assert [pair.excess for pair in result.pairs] == sorted((pair.excess for pair in result.pairs), reverse=True)
     finite = composition.scores["k"][composition.scores["k"].isfinite()]
     assert result.share_of_all == sum(value > composition.baseline for value in finite.tolist()) / len(finite)

@@ -171,6 +171,19 @@ def test_many_answers_are_not_all_said(tiny_config: ModelConfig, make_model: Mak
     assert many.said == ("so is taken as ' so', which is how it goes on after a word, and so are 2 others",)
 
 
+@pytest.mark.parametrize("by", BYS)
+def test_texts_of_different_length_are_each_read_at_their_end(speaking: LanguageModel, by: residual.By) -> None:
+    texts = ["the cat sat", "a dog", "so it is"]
+    together = residual.attribute(speaking, texts, "s", ["t", "x", "y"], by=by)
+    assert together.prompts == tuple(texts)
+    for row, (text, wrong) in enumerate(zip(texts, "txy", strict=True)):
+        alone = residual.attribute(speaking, text, "s", wrong, by=by)
+        assert_same(together.logit_diff[row], alone.logit_diff[0])
+        if by != "position":
+            assert_same(together.contributions[:, row], alone.contributions[:, 0])
+    assert_same(together.contributions.sum(dim=0), together.logit_diff)
+
+
 def test_what_cannot_be_asked_is_refused(speaking: LanguageModel, tokens: Tensor) -> None:
     with pytest.raises(ValueError, match="'is' is not one token but 2: 'i', 's'"):
         residual.attribute(speaking, "he ", "is")
@@ -184,6 +197,14 @@ def test_what_cannot_be_asked_is_refused(speaking: LanguageModel, tokens: Tensor
         residual.attribute(speaking.model, "cat", 1)
     with pytest.raises(ValueError, match="'s' is a text, which needs a tokenizer"):
         residual.attribute(speaking.model, tokens, "s")
+    with pytest.raises(ValueError, match=r"the answer and the wrong answer are one token \(s\): give another wrong answer"):
+        residual.attribute(speaking, "cat", "s", "s")
+    with pytest.raises(ValueError, match=r"are one token \(3\)"):
+        residual.attribute(speaking.model, tokens, [1, 3], [2, 3])
+    with pytest.raises(ValueError, match=r"^\[\] is no text and no list of texts"):
+        residual.attribute(speaking, [])
+    with pytest.raises(ValueError, match="there is no position 2; there are 2"):
+        residual.attribute(speaking, ["cat", "so"], "s", pos=2)
     with pytest.raises(ValueError, match="no logit of token 31"):
         residual.attribute(speaking.model, tokens, 31)
 

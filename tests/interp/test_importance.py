@@ -9,7 +9,8 @@ from torch import Tensor
 from cutaway.config import ModelConfig
 from cutaway.hooks import Hooks
 from cutaway.interp import metrics
-from cutaway.interp.ablation import ablate, backup_effects, gradient_importance, head_importance, spearman
+from cutaway.interp.ablation import ablate, backup_effects, gradient_importance, head_importance
+from cutaway.interp.ranks import rank_correlation
 from cutaway.model import Transformer
 
 MakeModel = Callable[..., Transformer]
@@ -23,7 +24,7 @@ def masked(mask: Tensor) -> Hooks:
     return Hooks({"blocks.*.attn.z": lambda z, name: z * mask[int(name.split(".")[1])][..., None]})
 
 
-def rank_correlation(a: Tensor, b: Tensor) -> float:
+def correlation_of_ranks(a: Tensor, b: Tensor) -> float:
     """Spearman's, from counts of what is smaller and what is equal."""
     ranks = [(x[None] < x[:, None]).double().sum(1) + ((x[None] == x[:, None]).double().sum(1) + 1) / 2 for x in (a, b)]
     return float(torch.corrcoef(torch.stack(ranks))[0, 1])
@@ -81,7 +82,7 @@ def test_both_measures_of_a_head(make_model: MakeModel, make_tokens: MakeTokens,
                 change = row_losses(model, tokens, mask) - base
                 assert float(found.effects[layer, head]) == pytest.approx(float(change.mean()), abs=EXACT)
                 assert float(found.by_ablation[layer, head]) == pytest.approx(float(change.abs().mean()), abs=EXACT)
-    expected = rank_correlation(found.by_ablation.flatten(), found.by_gradient.flatten())
+    expected = correlation_of_ranks(found.by_ablation.flatten(), found.by_gradient.flatten())
     assert found.rank_correlation == pytest.approx(expected, abs=EXACT)
     ordered = [float(found.by_gradient[head]) for head in found.ranked("gradient")]
     assert ordered == sorted(ordered, reverse=True)
@@ -91,13 +92,20 @@ def test_both_measures_of_a_head(make_model: MakeModel, make_tokens: MakeTokens,
     assert "correlation" in found.summary()
 
 
+def test_progress_is_told_of_every_head(make_model: MakeModel, make_tokens: MakeTokens, tiny_config: ModelConfig) -> None:
+    told: list[tuple[int, int]] = []
+    head_importance(make_model(tiny_config), make_tokens(), progress=lambda done, total: told.append((done, total)))
+    assert told
+    assert told[-1][0] == told[-1][1]
+
+
 def test_ranks_that_are_shared() -> None:
     a = torch.tensor([1.0, 2.0, 2.0, 3.0, 0.0], dtype=torch.float64)
     b = torch.tensor([5.0, 1.0, 4.0, 4.0, 4.0], dtype=torch.float64)
-    assert spearman(a, b) == pytest.approx(rank_correlation(a, b), abs=EXACT)
+    assert rank_correlation(a, b) == pytest.approx(correlation_of_ranks(a, b), abs=EXACT)
     # ranks 2, 3.5, 3.5, 5, 1 and 5, 1, 3, 3, 3, by hand
-    assert spearman(a, b) == pytest.approx(-3 / (9.5 * 8) ** 0.5, abs=EXACT)
-    assert spearman(a, torch.zeros(5, dtype=torch.float64)) == 0
+    assert rank_correlation(a, b) == pytest.approx(-3 / (9.5 * 8) ** 0.5, abs=EXACT)
+    assert rank_correlation(a, torch.zeros(5, dtype=torch.float64)) is None
 
 
 def test_dropout_is_left_out_and_left_on(make_model: MakeModel, make_tokens: MakeTokens, tiny_config: ModelConfig) -> None:

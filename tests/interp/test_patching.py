@@ -12,7 +12,7 @@ from cutaway.config import ModelConfig
 from cutaway.experiments.handmade import HANDMADE, Handmade, Neuron
 from cutaway.hooks import Hooks, recording
 from cutaway.interp import metrics, patching
-from cutaway.interp.patching import band, patch, patch_grid
+from cutaway.interp.patching import Direction, band, patch, patch_grid
 from cutaway.interp.running import run_with_cache
 from cutaway.language_model import LanguageModel
 from cutaway.model import Transformer
@@ -318,7 +318,47 @@ def test_the_known_neuron_is_in_its_layer() -> None:
     torch.testing.assert_close(recovery, expected, rtol=0, atol=ROUNDING)
 
 
+def test_dropout_is_off_and_the_mode_stays(make_lm: Callable[..., LanguageModel]) -> None:
+    lm = make_lm(dropout=0.5)
+    plain = patch(lm, [CLEAN, "one foxx"], [LONGER, "two foxy"], "a", "b", site="z")
+    lm.model.train()
+    for _ in range(2):
+        again = patch(lm, [CLEAN, "one foxx"], [LONGER, "two foxy"], "a", "b", site="z")
+        assert lm.model.training
+        assert again.scores.equal(plain.scores)
+        assert again.base.equal(plain.base)
+        assert again.other.equal(plain.other)
+    assert not again.scores.is_inference()  # whoever asked may go on with them
+
+
 # --- what is shown
+
+
+@pytest.mark.parametrize(
+    ("shares", "sentence"),
+    [
+        ([[0.1, 0.9], [0.2, 0.8]], "The best position is 1 b in every layer."),
+        ([[0.9, 0.1], [0.8, 0.1], [0.1, 0.7]], "The best position moves: 0 a (layers 0 to 1), then 1 b (layer 2)."),
+        (
+            [[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0], [1.0, 0.0], [1.0, 0.0]],
+            "then 0 a (layers 7 to 8), and 1 shorter stretch besides.",
+        ),
+    ],
+)
+@pytest.mark.parametrize("direction", ["denoising", "noising"])
+def test_where_the_stream_carries_it(lm: LanguageModel, shares: list[list[float]], sentence: str, direction: Direction) -> None:
+    found = patch(lm, "ab", "bb", "c", direction=direction)
+    scores = found.base + (found.other - found.base) * torch.tensor(shares, dtype=torch.float64)[..., None]
+    moved = replace(found, scores=scores)
+    assert sentence in moved.summary()
+    assert sentence not in replace(moved, site="mlp_out").summary()
+
+
+def test_noising_recovers_nothing(lm: LanguageModel) -> None:
+    found = patch(lm, CLEAN, CORRUPTED, "a", site="z", direction="noising")
+    shown = [found.summary(), *found.table()[0], *(figure.axes[0].get_xlabel() for figure in found.figures())]
+    assert not any("recovery" in each.lower() for each in shown)
+    assert "% of the way to the corrupted run" in found.summary()
 
 
 def test_bands() -> None:

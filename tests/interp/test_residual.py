@@ -1,6 +1,7 @@
 """The parts of the residual stream add up to it, whatever the model is made of, and norms and projections of them are what they say."""
 
 from collections.abc import Callable
+from itertools import product
 
 import pytest
 import torch
@@ -26,14 +27,15 @@ def has_mid(config: ModelConfig) -> bool:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("cut", [{}, {"heads": True}, {"neurons": True}, {"heads": True, "neurons": True}])
-def test_parts_add_up_to_the_stream(variant: ModelConfig, make_model: MakeModel, tokens: Tensor, cut: dict[str, bool]) -> None:
+def test_parts_add_up_to_the_stream(variant: ModelConfig, make_model: MakeModel, tokens: Tensor) -> None:
     _, cache = run_with_cache(make_model(variant), tokens)
-    assert_same(cache.decompose_resid(**cut).total, cache["resid_post", -1])
-    for layer in range(variant.n_layers):
-        assert_same(cache.decompose_resid(layer, **cut).total, cache["resid_pre", layer])
-        if has_mid(variant):
-            assert_same(cache.decompose_resid(layer, incl_mid=True, **cut).total, cache["resid_mid", layer])
+    for heads, neurons in product((False, True), repeat=2):
+        cut = {"heads": heads, "neurons": neurons}
+        assert_same(cache.decompose_resid(**cut).total, cache["resid_post", -1])
+        for layer in range(variant.n_layers):
+            assert_same(cache.decompose_resid(layer, **cut).total, cache["resid_pre", layer])
+            if has_mid(variant):
+                assert_same(cache.decompose_resid(layer, incl_mid=True, **cut).total, cache["resid_mid", layer])
 
 
 @torch.no_grad()

@@ -12,7 +12,9 @@ from torch import Tensor
 
 from cutaway import residual, run_with_cache
 from cutaway.config import ModelConfig
+from cutaway.language_model import LanguageModel
 from cutaway.model import Transformer
+from cutaway.tokenizers import CharTokenizer
 
 MakeModel = Callable[..., Transformer]
 
@@ -69,6 +71,22 @@ def test_growth_is_found_where_it_was_put() -> None:
     assert factor == pytest.approx(math.exp(torch.cov(torch.stack([layers, roots.log()]))[0, 1] / layers.var()), abs=1e-12)
     assert fit < 0.95
     assert with_norms(torch.ones(20, 3)).growth() == (1.0, 1.0)
+
+
+def test_the_first_position_is_compared_within_one_layer() -> None:
+    norms = torch.tensor([[2.0, 1.0, 1.0], [40.0, 1.0, 3.0], [60.0, 30.0, 50.0]]).double()  # 2, 20 and 1.5 times as long
+    found = with_norms(norms)
+    assert found.first_position() == (20.0, "L1 pre")
+    assert "At the first position it is up to 20.0 times as long, at L1 pre." in found.summary()
+    assert "first position" not in with_norms(torch.ones(3, 3)).summary()
+    assert "first position" not in with_norms(torch.ones(3, 1)).summary()
+
+
+def test_texts_are_of_one_length(make_model: MakeModel, tiny_config: ModelConfig) -> None:
+    lm = LanguageModel(make_model(tiny_config), CharTokenizer("abcdefghijklmnopqrstuvwxyz .!?\n"))
+    assert_same(residual.stream(lm, ["abc", "def"]).norms, residual.stream(lm, lm.tokens(["abc", "def"])).norms)
+    with pytest.raises(ValueError, match=r"the texts have \[2, 3\] tokens; means over positions need texts of as many each"):
+        residual.stream(lm, ["abc", "de"])
 
 
 def test_one_token_and_no_layers(make_model: MakeModel) -> None:

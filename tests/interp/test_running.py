@@ -13,6 +13,7 @@ from torch import Tensor
 from cutaway import ActivationCache, edits, gradients, means, metrics, run_with_cache, run_with_edits, run_with_hooks
 from cutaway.hooks import recording
 from cutaway.interp.cache import cache_gib
+from cutaway.interp.editing import row_lengths
 from cutaway.interp.edits import Edit
 from cutaway.interp.generating import EditedTransformer, generate_with_edits
 from cutaway.language_model import LanguageModel
@@ -32,7 +33,8 @@ def test_a_cache_holds_what_the_run_computed(variant: str) -> None:
     torch.testing.assert_close(logits, expected, **EXACT)
     assert set(cache) == {name for name in activations if not name.endswith("attn.result")}
     for name, x in activations.items():
-        torch.testing.assert_close(cache[name], x, **EXACT)
+        torch.testing.assert_close(cache[name], x.expand_as(cache[name]), **EXACT)  # pos_embed gets its batch axis in a cache
+        assert cache[name].shape[0] == 2
 
 
 def test_names_in_every_spelling() -> None:
@@ -62,7 +64,7 @@ def test_positions_layers_dtype() -> None:
     assert logits is None
     assert {name.split(".")[1] for name in cache if name.startswith("blocks")} == {"0", "1"}
     for name, x in cache.items():
-        axis = -2 if "pattern" in name or "scores" in name else 1 if name != "pos_embed" else 0
+        axis = -2 if "pattern" in name or "scores" in name else 1
         torch.testing.assert_close(x, full[name].index_select(axis, torch.tensor([1, 8])).float())
     assert cache.position_axis(8) == 1
     with pytest.raises(ValueError, match="position 3 was not kept; those that were are 1, 8"):
@@ -77,7 +79,7 @@ def test_what_a_cache_takes_is_known_before() -> None:
     _, cache = run_with_cache(model, tokens)
     said = cache_gib(model.config, batch=2, n_pos=9, dtype=torch.float64)
     held = sum(x.numel() * 8 for x in cache.values()) / 2**30
-    assert said == pytest.approx(held, rel=0.02)  # pos_embed is the same for all rows, and is counted for each
+    assert said == pytest.approx(held, rel=1e-6)
     with pytest.raises(ValueError, match=r"these activations take .* GiB and 0.00 may be used: name fewer"):
         run_with_cache(model, tokens, max_gib=1e-6)
 
@@ -205,8 +207,19 @@ def test_edits_that_make_no_sense_are_refused() -> None:
         edits.zero("blocks.*.attn.z")
     with pytest.raises(ValueError, match="has no heads"):
         edits.zero("blocks.0.resid_post", head=1)
-    with pytest.raises(ValueError, match="query 3 does not see key 5, which is after it"):
-        edits.knock_out(0, [(3, 5)])
+    with pytest.raises(ValueError, match="the query does not see one of these keys"):
+        run_with_edits(model, tokens, edits.knock_out(0, [(3, 5)]))
+    run_with_edits(small_model("bidirectional"), tokens, edits.knock_out(0, [(3, 5)]))
+    with pytest.raises(ValueError, match="names a place twice"):
+        run_with_edits(model, tokens, [edits.zero("blocks.0.attn.z", pos=[8, -1])])
+    with pytest.raises(ValueError, match="is empty; give at least one place"):
+        edits.zero("blocks.0.attn.z", pos=[])
+    with pytest.raises(ValueError, match="do not go together"):
+        edits.Edit(kind="zero", name="blocks.0.attn.k", head=0, query_head=1)
+    with pytest.raises(ValueError, match=r"expected two axes, batch and pos"):
+        row_lengths(model, tokens[0])
+    with pytest.raises(ValueError, match=r"computes no 'blocks\.x\.attn\.z'"):
+        run_with_edits(model, tokens, [edits.zero("blocks.x.attn.z")])
     with pytest.raises(ValueError, match="the query would see nothing at all"):
         run_with_edits(model, tokens, edits.knock_out(0, [(0, 0)]))
     with pytest.raises(ValueError, match="the directions have 31 coordinates and the activation 32"):
@@ -290,3 +303,120 @@ def test_a_cache_is_a_mapping() -> None:
     torch.testing.assert_close(cache.stack("resid_post"), torch.stack(list(cache.values())), **EXACT)
     assert "3 activations" in repr(cache)
     assert cache.to(dtype=torch.float32)["resid_post", 0].dtype is torch.float32
+
+
+def test_a_patch_finds_the_positions_that_a_cache_kept() -> None:
+    model = small_model()
+    tokens, other = two_runs()
+    _, whole = run_with_cache(model, other)
+    _, part = run_with_cache(model, other, pos=[5, 8])
+    for pos in (5, -1, [8, 5]):
+        expected = run_with_edits(model, tokens, [edits.patch("blocks.1.resid_pre", whole, pos=pos)])
+        torch.testing.assert_close(
+            run_with_edits(model, tokens, [edits.patch("blocks.1.resid_pre", part, pos=pos)]), expected, **EXACT
+        )
+    with pytest.raises(ValueError, match="position 1 was not kept; those that were are 5, 8"):
+        edits.patch("blocks.1.resid_pre", part, pos=1)
+    with pytest.raises(ValueError, match="kept the positions 5, 8 alone: give pos"):
+        edits.patch("blocks.1.resid_pre", part)
+    with pytest.raises(ValueError, match="there is no position 20"):
+        whole.position_axis(20)
+
+
+def test_a_patch_from_the_end_of_shorter_rows() -> None:
+    model = small_model()
+    _, other = two_runs()
+    _, cache = run_with_cache(model, other, lengths=[9, 6])
+    edit = edits.patch("blocks.1.resid_pre", cache, pos=-1)
+    assert edit.value is not None
+    torch.testing.assert_close(edit.value, torch.stack([cache["resid_pre", 1][0, 8], cache["resid_pre", 1][1, 5]]), **EXACT)
+
+
+def test_an_edited_run_and_gradients_derive_nothing() -> None:
+    model = small_model()
+    tokens, _ = two_runs()
+    _, cache = run_with_cache(model, tokens, "blocks.1.attn.z", edits=[edits.zero("blocks.1.attn.result", head=1)])
+    _, _, grads = gradients(model, tokens, metrics.logit_diff(3, 7), "blocks.1.attn.z")
+    for each in (cache, grads):
+        assert ("result", 1) not in each
+
+
+def test_positions_as_an_activation_of_every_row() -> None:
+    model = small_model()
+    tokens, other = two_runs()
+    _, cache = run_with_cache(model, other)
+    halved = [edits.scale("pos_embed", 0.5, pos=3)]
+    vectors = model.embed.pos_embed.W_pos  # type: ignore[union-attr]
+    by_hand = vectors[:9].clone()
+    by_hand[3] *= 0.5
+    expected = model(tokens, hooks={"pos_embed": lambda x, name: by_hand})
+    torch.testing.assert_close(run_with_edits(model, tokens, halved), expected, **EXACT)
+    torch.testing.assert_close(run_with_cache(model, tokens, "logits", edits=halved)[1]["logits"], expected, **EXACT)
+    torch.testing.assert_close(run_with_edits(model, tokens, [edits.patch("pos_embed", cache)]), model(tokens), **EXACT)
+    assert means(model, tokens, "pos_embed", over_positions=False)["pos_embed"].shape == (9, 32)
+    assert gradients(model, tokens, metrics.logit_diff(3, 7), "pos_embed")[2]["pos_embed"].shape == (2, 9, 32)
+
+
+def test_means_count_every_token_once() -> None:
+    model = small_model()
+    tokens, _ = two_runs()
+    found = means(model, tokens, "blocks.1.attn.z", lengths=[9, 6])["blocks.1.attn.z"]
+    _, cache = run_with_cache(model, tokens)
+    z = cache["z", 1]
+    torch.testing.assert_close(found, torch.cat([z[0], z[1, :6]]).mean(0), **EXACT)
+    with pytest.raises(ValueError, match="rows of different lengths have no mean at each position"):
+        means(model, tokens, "blocks.1.attn.z", lengths=[9, 6], over_positions=False)
+    with pytest.raises(ValueError, match="holds a row of keys for every query"):
+        means(model, tokens, "blocks.1.attn.pattern")
+
+
+def test_gradients_read_each_row_s_own_end() -> None:
+    model = small_model()
+    tokens, _ = two_runs()
+    _, _, padded = gradients(model, tokens, metrics.logit_diff(3, 7), "blocks.1.attn.z", lengths=[9, 6])
+    _, _, alone = gradients(model, tokens[1:, :6], metrics.logit_diff(3, 7), "blocks.1.attn.z")
+    torch.testing.assert_close(padded["z", 1][1, :6], alone["z", 1][0], **EXACT)
+    assert not padded["z", 1][1, 6:].any()
+
+
+def test_a_function_keeps_its_batch_axis_with_lengths() -> None:
+    model = small_model()
+    tokens, _ = two_runs()
+
+    def third(x: Tensor) -> Tensor:
+        x = x.clone()
+        x[:, 3] = 0
+        return x
+
+    edit = edits.apply("blocks.1.resid_pre", third)
+    torch.testing.assert_close(
+        run_with_edits(model, tokens, [edit], lengths=[9, 8])[0], run_with_edits(model, tokens, [edit])[0], **EXACT
+    )
+
+
+def test_generation_with_values_at_several_positions() -> None:
+    lm = LanguageModel(small_model(), CharTokenizer.fit("abcdefghijklmnopqrstuvwxyz .,"))
+    value = torch.randn(2, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    edit = edits.replace("blocks.1.resid_pre", value, pos=[2, 6])
+    text = generate_with_edits(lm, "abc d", [edit], max_new_tokens=4, top_k=1)
+    tokens = lm.tokens("abc d")
+    for _ in range(4):
+        seen = [edit] if tokens.shape[1] > 6 else [edits.replace(edit.name, value[:1], pos=[2])]
+        logits = run_with_edits(lm.model, tokens, seen)[:, -1, : lm.tokenizer.d_vocab]
+        tokens = torch.cat([tokens, logits.argmax(-1, keepdim=True)], dim=1)
+    assert text == lm.text(tokens[0])
+    with pytest.raises(ValueError, match="there is no head 9"):
+        EditedTransformer(lm.model, [edits.zero("blocks.1.attn.z", head=9)])
+
+
+def test_sixteen_bits_are_summed_in_more() -> None:
+    model = small_model().bfloat16()
+    tokens = torch.randint(0, 50, (64, 9), generator=torch.Generator().manual_seed(7))
+    _, cache = run_with_cache(model, tokens, "blocks.1.attn.z")
+    expected = cache["z", 1].double().mean((0, 1))
+    found = means(model, tokens, "blocks.1.attn.z")["blocks.1.attn.z"]
+    torch.testing.assert_close(found.double(), expected, atol=2e-3, rtol=8e-3)  # bfloat16 keeps 8 bits
+    logits = model(tokens).detach()
+    wide = metrics.loss(tokens)(logits.float())
+    torch.testing.assert_close(metrics.loss(tokens)(logits), wide, atol=1e-6, rtol=0)
+    edits.project("blocks.1.resid_pre", torch.ones(32, dtype=torch.bfloat16))

@@ -10,7 +10,7 @@ import torch
 from tests.interp.models import VARIANTS, small_model, two_runs
 from torch import Tensor
 
-from cutaway import Transformer, edits, metrics, plan_sweep, run_with_cache, run_with_edits, sweep
+from cutaway import Transformer, edits, gradients, metrics, plan_sweep, run_with_cache, run_with_edits, sweep
 from cutaway.interp.edits import Edit
 from cutaway.interp.metrics import Metric
 
@@ -59,7 +59,7 @@ METRICS: dict[str, Callable[[Tensor, Tensor], Metric | Callable[[Tensor], Tensor
 def test_sweep_equals_one_run_for_each_cell(variant: str, metric: str) -> None:
     model = small_model(variant)
     tokens, corrupted = two_runs()
-    variants = cells(model, corrupted)[:: 1 if metric == "logit_diff" else 3]
+    variants = cells(model, corrupted)[:: 3 if metric == "logit_diff" else 7]
     read = METRICS[metric](tokens, model(tokens).detach())
     plan = plan_sweep(model, tokens, variants, read)
     scores = plan.run()
@@ -67,7 +67,7 @@ def test_sweep_equals_one_run_for_each_cell(variant: str, metric: str) -> None:
     worst = int(differences.argmax())
     assert differences[worst] < TOLERANCE, [str(edit) for edit in variants[worst]]
     assert scores.shape == (len(variants), 2)
-    assert scores.std() > 1e-3
+    assert scores.std() > 1e-4
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -75,7 +75,7 @@ def test_sweep_from_an_edited_base_run(variant: str) -> None:
     model = small_model(variant)
     tokens, corrupted = two_runs()
     noise = torch.randn(2, 9, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    variants = cells(model, corrupted)[::3]
+    variants = cells(model, corrupted)[::6]
     for base in (
         [edits.add("embed", noise)],
         [edits.scale("blocks.1.attn_out", 0.3), edits.zero("blocks.1.attn.z", pos=2), edits.scale("logits", 2.0)],
@@ -225,10 +225,10 @@ def test_a_small_budget_gives_the_same_numbers_and_a_tiny_one_is_refused() -> No
     tokens, corrupted = two_runs()
     variants = cells(model, corrupted)[:60]
     scores = sweep(model, tokens, variants, metrics.logit_diff(3, 7))
-    plan = plan_sweep(model, tokens, variants, metrics.logit_diff(3, 7), memory_gib=2e-4)
+    plan = plan_sweep(model, tokens, variants, metrics.logit_diff(3, 7), memory_gib=3e-4)
     assert len(plan.groups) > 10
     torch.testing.assert_close(plan.run(), scores, atol=TOLERANCE, rtol=0)
-    with pytest.raises(ValueError, match=r"one cell takes .* GiB and the budget is 1e-09"):
+    with pytest.raises(ValueError, match=r"the unedited run and one cell take .* GiB and the budget is 1e-09"):
         plan_sweep(model, tokens, variants, metrics.logit_diff(3, 7), memory_gib=1e-9)
 
 
@@ -316,3 +316,101 @@ def test_lengths_that_do_not_fit_are_refused() -> None:
     tokens, _ = two_runs()
     with pytest.raises(ValueError, match="expected one for each of the 2 rows, 1 to 9"):
         plan_sweep(small_model(), tokens, [], metrics.logit_diff(3, 7), lengths=[9, 10])
+
+
+def skipped(model: Transformer, tokens: Tensor, edit: Edit, **options: object) -> bool:
+    plan = plan_sweep(model, tokens, [[edit]], metrics.logit_diff(3, 7), **options)  # type: ignore[arg-type]
+    assert plan.verify(plan.run(), 1) < TOLERANCE
+    return len(plan.unchanged) == len(tokens)
+
+
+def test_the_same_tokens_are_trusted_only_where_nothing_changed_since() -> None:
+    """A patch from before the tokens differ changes nothing, if it is from a run of this very model at these very positions."""
+    tokens, other = two_runs(differ_at=4)
+    model = small_model()
+    _, cache = run_with_cache(model, other)
+    assert skipped(model, tokens, edits.patch("blocks.1.resid_pre", cache, pos=3))
+    mine = tokens.clone()
+    _, cache = run_with_cache(model, mine)
+    mine[:, 4] = (mine[:, 4] + 1) % 50  # the cache keeps its own copy
+    assert not skipped(model, mine, edits.patch("blocks.1.resid_pre", cache, pos=4))
+    longer = torch.cat([tokens, tokens[:, :2]], dim=1)
+    _, cache = run_with_cache(model, longer)
+    assert not skipped(model, tokens, edits.patch("blocks.1.resid_pre", cache, pos=-1))
+    _, cache = run_with_cache(model, tokens)
+    assert not skipped(model, tokens, edits.patch("blocks.1.resid_pre", cache, pos=-1), lengths=[9, 6])
+    _, _, grads = gradients(model, tokens, metrics.logit_diff(3, 7), "blocks.1.resid_pre")
+    assert not skipped(model, tokens, edits.patch("blocks.1.resid_pre", grads, pos=3))
+    assert not skipped(
+        model, tokens, edits.patch("blocks.1.resid_pre", cache.to(dtype=torch.float32).to(dtype=torch.float64), pos=3)
+    )
+    with torch.no_grad():
+        model.blocks[0].attn.W_O.weight.mul_(1.1)  # type: ignore[union-attr,operator]
+    assert not skipped(model, tokens, edits.patch("blocks.1.resid_pre", cache, pos=3))
+
+
+def test_a_function_of_logits_sees_the_base_edits_of_the_unembedding() -> None:
+    model = small_model()
+    tokens, _ = two_runs()
+    variants = [[], [edits.zero("blocks.1.attn.z", head=0)]]
+    plan = plan_sweep(model, tokens, variants, own_metric, base_edits=[edits.scale("logits", 2.0)])
+    assert plan.verify(plan.run(), 2) < TOLERANCE
+    with pytest.raises(ValueError, match="cannot tell where shorter rows end"):
+        plan_sweep(model, tokens, variants, own_metric, lengths=[9, 6])
+
+
+def test_a_model_without_layers() -> None:
+    model = small_model(n_layers=0)
+    tokens, _ = two_runs()
+    plan = plan_sweep(model, tokens, [[edits.zero("embed", pos=-1)], [edits.zero("embed", pos=2)]], metrics.logit_diff(3, 7))
+    scores = plan.run()
+    assert plan.verify(scores, 2) < TOLERANCE
+    assert not torch.allclose(scores[0], scores[1])
+
+
+def test_edits_of_positions_under_every_option() -> None:
+    model = small_model()
+    tokens, _ = two_runs()
+    variants = [[edits.scale("pos_embed", 0.5, pos=3)], [edits.zero("blocks.1.attn.z", head=0)]]
+    for options in ({}, {"lengths": [9, 6]}, {"base_edits": [edits.scale("pos_embed", 0.5, pos=2)]}):
+        plan = plan_sweep(model, tokens, variants, metrics.logit_diff(3, 7), **options)
+        assert plan.verify(plan.run(), 2) < TOLERANCE
+
+
+def test_keys_after_what_is_read_are_left_out() -> None:
+    model = small_model()
+    tokens, _ = two_runs()
+    variants = [[edits.scale("blocks.1.attn.pattern", 0.5, index=index)] for index in (7, [2, 7], [7, 8], 2)]
+    plan = plan_sweep(model, tokens, variants, metrics.logit_diff(3, 7, pos=5))
+    assert plan.verify(plan.run(), 4) < TOLERANCE
+
+
+def test_what_cannot_be_swept_is_said() -> None:
+    tokens, _ = two_runs()
+    edit = edits.zero("blocks.1.attn.z", head=0)
+    with pytest.raises(ValueError, match="in a bidirectional model every position sees"):
+        plan_sweep(small_model("bidirectional"), tokens, [[edit]], metrics.logit_diff(3, 7), lengths=[9, 6])
+    with pytest.raises(ValueError, match="training mode, with dropout"):
+        plan_sweep(small_model(dropout=0.1).train(), tokens, [[edit]], metrics.logit_diff(3, 7))
+    with pytest.raises(ValueError, match="there is no token 50; there are 50, 0 to 49"):
+        plan_sweep(small_model(), tokens, [[edit]], metrics.logit_diff(50, 7))
+    with pytest.raises(ValueError, match="has 3 tokens for 2 rows"):
+        plan_sweep(small_model(), tokens, [[edit]], metrics.log_prob([1, 2, 3]))
+    with pytest.raises(ValueError, match="do not fit the context of n_ctx 16"):
+        plan_sweep(small_model(), torch.zeros(1, 17, dtype=torch.long), [[edit]], metrics.logit_diff(3, 7))
+
+
+def test_a_metric_takes_a_token_as_a_tensor() -> None:
+    model = small_model()
+    tokens, _ = two_runs()
+    logits = model(tokens).detach()
+    torch.testing.assert_close(metrics.log_prob(tokens[0, 0])(logits), metrics.log_prob(int(tokens[0, 0]))(logits))
+
+
+def test_verify_is_not_fooled_by_what_is_no_number() -> None:
+    model = small_model()
+    tokens, _ = two_runs()
+    plan = plan_sweep(model, tokens, [[edits.zero("blocks.1.attn.z", head=head)] for head in range(4)], metrics.logit_diff(3, 7))
+    scores = plan.run()
+    scores[2] = torch.nan
+    assert plan.verify(scores, 4) != plan.verify(scores, 4)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from cutaway.config import ModelConfig
 from cutaway.hooks import Hook, Hooks, recording
-from cutaway.interp.tracing import trace
+from cutaway.interp.tracing import TraceResult, trace
 from cutaway.language_model import LanguageModel
 from cutaway.model import Transformer
 from cutaway.report import stdout_console
@@ -125,6 +125,46 @@ def test_another_subject(lm: LanguageModel, replacement: str) -> None:
 
                 expected = probability(lm, other, {f"blocks.{layer}.{site}": restore})
                 torch.testing.assert_close(values[layer, place], expected, rtol=0, atol=ROUNDING)
+
+
+@pytest.mark.parametrize("replacement", [None, "dog"])
+def test_dropout_is_off_and_the_mode_stays(make_lm: Callable[..., LanguageModel], replacement: str | None) -> None:
+    lm = make_lm(dropout=0.5)
+    plain = trace(lm, TEXT, SUBJECT, TARGET, n_draws=2, replacement=replacement)
+    lm.model.train()
+    for _ in range(2):
+        again = trace(lm, TEXT, SUBJECT, TARGET, n_draws=2, replacement=replacement)
+        assert lm.model.training
+        assert (again.clean, again.corrupted.tolist()) == (plain.clean, plain.corrupted.tolist())
+        assert all(again.restored[site].equal(values) for site, values in plain.restored.items())
+
+
+def by_hand(
+    effects: list[list[float]], *, site: str = "resid_post", window: int = 1, subject: tuple[int, ...] = (0,)
+) -> TraceResult:
+    restored = torch.tensor(effects, dtype=torch.float64)[..., None]  # layer pos draw
+    return TraceResult(
+        tokens=tuple("abc"),
+        positions=(0, 1, 2),
+        subject=subject,
+        corruption="It is corrupted.",
+        measured="probability",
+        clean=1.0,
+        corrupted=torch.zeros(1, dtype=torch.float64),
+        restored={site: restored},
+        windows={site: window},
+    )
+
+
+def test_the_subject_comes_first_and_what_is_the_answer_itself_is_left_out() -> None:
+    effects = [[0.4, 0.1, 0.0], [0.3, 0.2, 0.6], [0.0, 0.0, 1.0]]
+    assert "within the subject brings most back at layer 0, 0 a (40.0 %" in by_hand(effects).summary()
+    assert "elsewhere at layer 1, 2 c (60.0 %, Important), leaving out the last" in by_hand(effects).summary()
+    assert by_hand(effects).best("resid_post") == (1, 2, 0.6)
+    assert by_hand(effects, window=3).best("resid_post") == (0, 0, 0.4)  # a window around layer 1 ends with the last, too
+    assert by_hand(effects, site="mlp_out").best("mlp_out") == (2, 2, 1.0)  # what is added there is a part of it
+    assert "leaving out" not in by_hand(effects, site="mlp_out").summary()
+    assert "stream after a layer brings most back at layer 1, 2 c" in by_hand(effects, subject=()).summary()
 
 
 @pytest.mark.parametrize("replacement", [None, "horse"])

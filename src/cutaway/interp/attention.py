@@ -15,10 +15,12 @@ from torch import Tensor
 
 from cutaway.interp.factored import W_O
 from cutaway.interp.result import Result
+from cutaway.interp.rows import one_row, token_texts
 from cutaway.interp.running import run_with_cache
 from cutaway.language_model import LanguageModel
 from cutaway.model import Transformer
 from cutaway.report import attention_map, format_share, grid, table, token_label
+from cutaway.runtime import evaluating
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -95,7 +97,7 @@ def weighted_pattern(
     return weighted
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class AttentionPatterns(Result):
     """Where heads look in one text."""
 
@@ -258,10 +260,9 @@ class AttentionPatterns(Result):
         return [f"L{layer}" for layer in layers], [f"H{head}" for head in heads], matrix
 
 
-@torch.no_grad()
 def attention_patterns(
     lm: LanguageModel,
-    text: str | Int[Tensor, " pos"],
+    text: str | Int[Tensor, "..."] | Sequence[int],
     *,
     layer: int | Sequence[int] | None = None,
     head: int | Sequence[int] | None = None,
@@ -271,20 +272,22 @@ def attention_patterns(
     """Return where heads look in a text or a row of ids: all heads, or those of some layers, with some numbers.
 
     Negative layers and heads count from the end; layers after the last one asked for are not computed. `weighting` says what a key
-    counts, as in `weighted_pattern`. Raises ValueError for layers and heads that are not there, and for a text of one token.
+    counts, as in `weighted_pattern`. Raises ValueError for layers and heads that are not there, for a text of one token, and for
+    several texts.
     """
     model, config = lm.model, lm.config
-    tokens = lm.tokens(text, bos=bos) if isinstance(text, str) else text[None].to(model.embed.W_E.device)
+    tokens = one_row(lm, text, bos=bos)
     if tokens.shape[1] < 2:
         raise ValueError("the text is one token, which has nothing but itself to look at; give a longer one")
     layers = _numbers(layer, config.n_layers, "layer")
     heads = _numbers(head, config.n_heads, "head")
     names = [f"blocks.{each}.attn.{part}" for each in layers for part in ("pattern", "v")]
-    _, cache = run_with_cache(model, tokens, names, stop_after_layer=max(layers))
-    patterns = {each: cache["pattern", each] for each in layers}  # batch head q_pos k_pos
-    weighted = {each: weighted_pattern(model, each, patterns[each], cache["v", each], weighting=weighting) for each in layers}
+    with evaluating(model):
+        _, cache = run_with_cache(model, tokens, names, stop_after_layer=max(layers))
+        patterns = {each: cache["pattern", each] for each in layers}  # batch head q_pos k_pos
+        weighted = {each: weighted_pattern(model, each, patterns[each], cache["v", each], weighting=weighting) for each in layers}
     return AttentionPatterns(
-        tokens=tuple(lm.tokenizer.decode([token]) for token in tokens[0].tolist()),
+        tokens=tuple(token_texts(lm, tokens[0])),
         heads=tuple((each, number) for each in layers for number in heads),
         patterns=torch.cat([patterns[each][0, heads] for each in layers]),
         values=torch.cat([weighted[each][0, heads] for each in layers]),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -14,7 +14,8 @@ from torch import Tensor
 from cutaway.config import ModelConfig
 from cutaway.hooks import canonical_name
 from cutaway.interp.deriving import can_derive, derive, is_derivable
-from cutaway.interp.sites import check_names, full_name, hook_names, row_shape
+from cutaway.interp.provenance import Provenance
+from cutaway.interp.sites import check_names, full_name, hook_names, hook_order, row_shape
 from cutaway.model import Transformer
 
 if TYPE_CHECKING:
@@ -22,15 +23,19 @@ if TYPE_CHECKING:
     from cutaway.interp.residual.norms import Reader, Scale
     from cutaway.interp.residual.stack import Stack
 
-__all__ = ["ActivationCache", "cache_gib", "cached_names"]
+__all__ = ["ActivationCache", "Derives", "cache_gib", "cached_names"]
+
+Derives = Literal["everything", "result", "nothing"]
+"""Which activations follow from recorded ones: all that a run need not record, each head's output alone, or none, as of gradients."""
 
 
 class ActivationCache(Mapping[str, Tensor]):
     """Activations by name, in either spelling, or by part and layer: `cache["blocks.3.attn.pattern"]`, `cache["pattern", 3]`.
 
     Each head's own output, `attn.result`, is computed from `attn.z` when it is asked for, as it takes `n_heads` times the memory of the
-    residual stream. With `derives`, as in a record of everything, so are scores, patterns and the scales of norms, from what they are
-    computed of in the run. `pos` are the positions that were kept, None for all.
+    residual stream. In a record of everything so are scores, patterns and the scales of norms, from what they are computed of in the
+    run; `derives` says which of these follow. `pos` are the positions that were kept, None for all, and `lengths` the rows' tokens
+    where they are filled up on the right.
     """
 
     def __init__(
@@ -40,10 +45,14 @@ class ActivationCache(Mapping[str, Tensor]):
         model: Transformer,
         tokens: Int[Tensor, "batch pos"],
         pos: Sequence[int] | None = None,
+        lengths: Sequence[int] | None = None,
         edited: bool = False,
-        derives: bool = False,
+        derives: Derives = "result",
+        provenance: Provenance | None = None,
     ) -> None:
         self.model, self.tokens, self.edited, self._derives = model, tokens, edited, derives
+        self.lengths = None if lengths is None else tuple(map(int, lengths))
+        self.provenance = provenance
         self.pos = None if pos is None else tuple(pos)
         self._activations = dict(activations)
 
@@ -71,7 +80,7 @@ class ActivationCache(Mapping[str, Tensor]):
         return full in self._activations or self._may_derive(full)
 
     def __iter__(self) -> Iterator[str]:
-        if not self._derives:
+        if self._derives != "everything":
             return iter(self._activations)
         return (name for name in hook_names(self.model.config) if name in self._activations or _is_listed(name))
 
@@ -128,19 +137,33 @@ class ActivationCache(Mapping[str, Tensor]):
         return apply_ln(self, stack, layer, scale=scale, before=before)
 
     def position_axis(self, pos: int) -> int:
-        """Return where along the kept positions one of the run's is; negative ones count from its end."""
-        pos = pos % self.tokens.shape[1]
+        """Return where along the kept positions one of the run's is; negative ones count from its end.
+
+        Raises ValueError for a position that is not there or was not kept.
+        """
+        n_pos = self.tokens.shape[1]
+        if not -n_pos <= pos < n_pos:
+            raise ValueError(f"there is no position {pos}; there are {n_pos}, 0 to {n_pos - 1}")
+        pos = pos % n_pos
         if self.pos is None:
             return pos
         if pos not in self.pos:
             raise ValueError(f"position {pos} was not kept; those that were are {', '.join(map(str, self.pos))}")
         return self.pos.index(pos)
 
+    def kept(self, pos: int | Sequence[int], *, length: int | None = None) -> int | tuple[int, ...]:
+        """Return where along the kept positions these are, negative ones counted from the end of a row of `length` tokens."""
+        length = self.tokens.shape[1] if length is None else length
+        if not isinstance(pos, int):
+            return tuple(self.position_axis(each + length if each < 0 else each) for each in pos)
+        return self.position_axis(pos + length if pos < 0 else pos)
+
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> ActivationCache:
         """Return a cache with the activations on another device or in another dtype."""
         moved = {name: x.to(device=device, dtype=dtype) for name, x in self._activations.items()}
-        settings = {"pos": self.pos, "edited": self.edited, "derives": self._derives}
-        return ActivationCache(moved, model=self.model, tokens=self.tokens, **settings)  # type: ignore[arg-type]
+        settings: dict[str, Any] = {"pos": self.pos, "lengths": self.lengths, "edited": self.edited, "derives": self._derives}
+        settings["provenance"] = self.provenance if dtype is None else None
+        return ActivationCache(moved, model=self.model, tokens=self.tokens, **settings)
 
     def _full(self, name: str | tuple[str, int]) -> str:
         if isinstance(name, tuple):
@@ -148,8 +171,9 @@ class ActivationCache(Mapping[str, Tensor]):
         return canonical_name(name)
 
     def _may_derive(self, full: str) -> bool:
-        is_lazy = full.endswith(".attn.result") or (self._derives and is_derivable(full))
-        return is_lazy and can_derive(full, self._activations, self.model)
+        is_result = full.endswith(".attn.result")
+        is_lazy = is_derivable(full) if self._derives == "everything" else is_result and self._derives == "result"
+        return is_lazy and full in hook_order(self.model.config) and can_derive(full, self._activations, self.model)
 
 
 def _is_listed(name: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
@@ -12,9 +13,10 @@ from cutaway.interp.attention import head_label
 from cutaway.interp.composition import CompositionScores, composition_scores
 from cutaway.interp.heads import HeadScore, HeadScores, detect_heads
 from cutaway.interp.result import Result
+from cutaway.interp.rows import model_of
 from cutaway.language_model import LanguageModel
 from cutaway.model import Transformer
-from cutaway.report import format_share, grid, table
+from cutaway.report import grid, table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CandidateCircuit", "CandidateCircuits", "candidate_circuits"]
 
+_FIRST = 0.05  # the share of all earlier heads, by composition, in which a candidate is
 _N_SHOWN = 10
 _N_SIDES = 12  # heads along a side of the map
 
@@ -45,8 +48,13 @@ class CandidateCircuit(NamedTuple):
     n_before: int
     """How many heads stand before the induction head."""
 
+    @property
+    def is_candidate(self) -> bool:
+        """Whether the rank is among the first twentieth, rounded up, and the composition more than that of a head turned at random."""
+        return self.rank <= _n_first(self.n_before) and self.excess > 0
 
-@dataclass(frozen=True, eq=False)
+
+@dataclass(frozen=True, eq=False, repr=False)
 class CandidateCircuits(Result):
     """Pairs of heads that may make an induction circuit, the strongest composition first."""
 
@@ -63,8 +71,16 @@ class CandidateCircuits(Result):
 
     @property
     def candidates(self) -> tuple[CandidateCircuit, ...]:
-        """The pairs that compose more than a head turned at random."""
-        return tuple(pair for pair in self.pairs if pair.excess > 0)
+        """The pairs in which the previous-token head is among the first twentieth of all heads that the keys could read.
+
+        To compose more than a head turned at random is needed too, and says little: in trained models most heads do.
+        """
+        return tuple(pair for pair in self.pairs if pair.is_candidate)
+
+    @property
+    def n_by_chance(self) -> float:
+        """How many of the pairs would be candidates if their ranks were drawn."""
+        return sum(_n_first(pair.n_before) / pair.n_before for pair in self.pairs)
 
     @property
     def share_of_all(self) -> float:
@@ -81,14 +97,18 @@ class CandidateCircuits(Result):
             foremost = " and ".join(f"{kind} {self._best(kind)}" for kind in ("previous", "induction"))
             order = ", and no induction head stands after a previous-token head" if n_previous and n_induction else ""
             return f"No candidates: {counted}{order}. The foremost are {foremost}."
+        rule = (
+            f"in which the first is among the {100 * _FIRST:g} % of all heads before the second that its keys read most "
+            f"(drawn ranks would make {self.n_by_chance:.1f})"
+        )
         if not self.candidates:
-            return f"{counted}; no pair composes more than a head turned at random ({self.composition.baseline:.3f})."
+            return f"{counted}; of {len(self.pairs)} pairs there is none {rule}."
         best = self.candidates[0]
         return (
-            f"{counted}; {len(self.candidates)} of {len(self.pairs)} pairs compose more than a head turned at random "
-            f"({self.composition.baseline:.3f}), as do {format_share(self.share_of_all, 1)} of all two heads. Most of all the keys of "
-            f"{head_label(*best.induction)} read {head_label(*best.previous)} ({best.composition:.3f}; rank {best.rank} of the "
-            f"{best.n_before} heads before it). Weights alone make candidates: path patching shows what is used."
+            f"{counted}; {len(self.candidates)} of {len(self.pairs)} pairs are candidates, {rule}. Most of all the keys of "
+            f"{head_label(*best.induction)} read {head_label(*best.previous)} ({best.composition:.3f}; a head turned at random "
+            f"{self.composition.baseline:.3f}; rank {best.rank} of {best.n_before}). Weights alone make candidates: path patching "
+            "shows what is used."
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -97,7 +117,8 @@ class CandidateCircuits(Result):
             "threshold": self.threshold,
             "baseline": self.composition.baseline,
             "share_of_all_above_baseline": self.share_of_all,
-            "pairs": [pair._asdict() for pair in self.pairs],
+            "candidates_by_drawn_ranks": self.n_by_chance,
+            "pairs": [pair._asdict() | {"is_candidate": pair.is_candidate} for pair in self.pairs],
             "heads": self.heads.to_dict(),
         }
 
@@ -178,7 +199,7 @@ def candidate_circuits(
     read before they are turned. Layers between the two heads are left out. Raises ValueError for a model of one layer.
     Source: Elhage et al. 2021, "Three Kinds of Composition" and "Induction Heads".
     """
-    model = lm.model if isinstance(lm, LanguageModel) else lm
+    model = model_of(lm)
     composition = composition_scores(model, ("k",))
     heads = detect_heads(lm, n_sequences=n_sequences, seq_length=seq_length, seed=seed, threshold=threshold)
     pairs = [
@@ -188,6 +209,11 @@ def candidate_circuits(
         if previous.layer < induction.layer
     ]
     return CandidateCircuits(tuple(sorted(pairs, key=lambda pair: -pair.excess)), heads, composition, threshold)
+
+
+def _n_first(n_before: int) -> int:
+    """Return to which rank a pair is a candidate."""
+    return math.ceil(n_before * _FIRST)
 
 
 def _pair(composition: CompositionScores, previous: HeadScore, induction: HeadScore) -> CandidateCircuit:

@@ -43,7 +43,7 @@ class ComposedPair(NamedTuple):
     excess: float
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class CompositionScores(Result):
     """The composition of every two heads of a model, by what of the later head reads."""
 

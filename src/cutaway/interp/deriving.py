@@ -38,11 +38,12 @@ def can_derive(name: str, activations: Mapping[str, Tensor], model: Transformer)
 def derive(name: str, activations: Mapping[str, Float[Tensor, "..."]], model: Transformer) -> Float[Tensor, "..."]:
     """Return an activation computed from recorded ones by the model's own parts; `can_derive` says whether they are there."""
     site = site_of(name)
-    found = [activations[source] for source in _sources(name, model) or ()]
+    recorded = [activations[source] for source in _sources(name, model) or ()]
+    found = [x.to(model.embed.W_E.device) for x in recorded]
     if site.part == "attn.result":
         W_O = factored.W_O(model, site.layer or 0).to(found[0])
         result: Tensor = einsum(found[0], W_O, "... head d_head, head d_head d_model -> ... head d_model")
-        return result
+        return result.to(recorded[0].device)
     last = site.part.rpartition(".")[2]
     hooks, seen = recording(last)
     if last == "scale":
@@ -51,7 +52,7 @@ def derive(name: str, activations: Mapping[str, Float[Tensor, "..."]], model: Tr
     else:
         q, k, v = (x.transpose(-3, -2) for x in found)  # batch head pos d_head
         attend(q, k, v, "causal" if model.config.is_causal else None, hooks=hooks)
-    return seen[last]
+    return seen[last].to(recorded[0].device)
 
 
 def _sources(name: str, model: Transformer) -> tuple[str, ...] | None:

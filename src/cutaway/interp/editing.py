@@ -17,7 +17,20 @@ from cutaway.interp.selection import Selection
 from cutaway.interp.sites import check_names, row_shape, site_of
 from cutaway.model import Transformer
 
-__all__ = ["PlacedEdit", "place", "edit_hooks", "for_query_heads", "hooks_of_run", "run_with_edits"]
+__all__ = [
+    "PlacedEdit",
+    "place",
+    "edit_hooks",
+    "for_query_heads",
+    "hooks_of_run",
+    "row_lengths",
+    "row_positions",
+    "Lengths",
+    "run_with_edits",
+]
+
+Lengths = Int[Tensor, " batch"] | Sequence[int] | None
+"""How many tokens each row has where rows are filled up on the right; None where all are full."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +48,17 @@ class PlacedEdit:
         places = self.selection.places[self.selection.position_axis]
         return (places,) if isinstance(places, int) else places
 
+    def at(self, positions: Sequence[int]) -> PlacedEdit | None:
+        """Return the same edit at these of its positions alone; None for no position."""
+        before, axis = self.positions, self.selection.position_axis
+        if not positions:
+            return None
+        kept = list(positions) if before is None else [before.index(pos) for pos in positions]
+        places = list(self.selection.places)
+        places[axis] = tuple(positions)
+        selection = replace(self.selection, places=tuple(places))
+        return replace(self, selection=selection, value=self._taking(self.value, axis, kept))
+
     def write(self, x: Float[Tensor, "*batch ..."], end: int) -> None:
         """Change rows, or one row, in their own memory; they hold the last of the positions before `end`.
 
@@ -46,6 +70,8 @@ class PlacedEdit:
             return
         before = x.clone() if site_of(self.edit.name).is_attention else None
         old = selection.read(x)
+        if self.edit.kind == "knock_out" and bool(torch.isneginf(old).any()):
+            raise ValueError(f"{self.edit}: the query does not see one of these keys, which come after it")
         new = self.edit.new_value(old, None if value is None else value.to(x.device))
         if new.dtype != x.dtype:
             raise ValueError(
@@ -73,9 +99,22 @@ class PlacedEdit:
             value = self._taking(value, axis, kept)
         else:
             value = self._taking(value, axis, list(window))
-        if "k_pos" in self.selection.axes and places[-1] is None:
-            value = self._taking(value, len(places) - 1, list(range(window.stop)))
+        if "k_pos" in self.selection.axes:
+            return self._seen(replace(self.selection, places=tuple(places)), value, window.stop)
         return replace(self.selection, places=tuple(places)), value
+
+    def _seen(self, selection: Selection, value: Tensor | None, n_keys: int) -> tuple[Selection | None, Tensor | None]:
+        """Return a selection of attention without keys that are not computed, as no query of the window sees them."""
+        keys, axis = selection.places[-1], len(selection.places) - 1
+        if keys is None:
+            return selection, self._taking(value, axis, list(range(n_keys)))
+        if isinstance(keys, int):
+            return (selection, value) if keys < n_keys else (None, None)
+        kept = [i for i, key in enumerate(keys) if key < n_keys]
+        if not kept:
+            return None, None
+        seen = replace(selection, places=(*selection.places[:-1], tuple(keys[i] for i in kept)))
+        return seen, self._taking(value, axis, kept)
 
     def _taking(self, value: Tensor | None, axis: int, places: list[int]) -> Tensor | None:
         """Return the value at some places of an axis that the selection keeps."""
@@ -171,8 +210,13 @@ def edit_hooks(placed: Sequence[PlacedEdit], *, end: int, rows: Sequence[int] | 
 def _edited(x: Tensor, _name: str, *, edits: list[tuple[PlacedEdit, int | None]], end: int) -> Tensor:
     x = x.clone()
     for placed, row in edits:
-        placed.write(x if row is None else x[row], end)
+        placed.write(x if row is None else x[_row(placed, row)], end)
     return x
+
+
+def _row(placed: PlacedEdit, row: int) -> int | slice:
+    """Return how to take a row: a function that does not declare what it reads is handed its batch axis, of one row."""
+    return slice(row, row + 1) if placed.edit.kind == "apply" and placed.edit.reads == "all" else row
 
 
 def run_with_edits(
@@ -180,16 +224,43 @@ def run_with_edits(
     tokens: Int[Tensor, "batch pos"],
     edits: Sequence[Edit],
     *,
-    lengths: Int[Tensor, " batch"] | Sequence[int] | None = None,
+    lengths: Lengths = None,
 ) -> Float[Tensor, "batch pos d_vocab"]:
     """Return the logits of a run with edits, in the order given.
 
     `lengths` are the tokens of each row where rows are filled up on the right: a negative position counts from a row's own end. Raises
     ValueError for an edit that does not fit the model or the tokens.
     """
+    sizes = row_lengths(model, tokens, lengths)
     model, edits = for_query_heads(model, edits)
-    hooks = hooks_of_run(model, tokens, edits, lengths=lengths)
-    return model(tokens, positions=_row_positions(tokens, edits), hooks=Hooks(hooks))  # type: ignore[no-any-return]
+    hooks = hooks_of_run(model, tokens, edits, lengths=sizes)
+    return model(tokens, positions=row_positions(tokens, [edit.name for edit in edits]), hooks=Hooks(hooks))  # type: ignore[no-any-return]
+
+
+def row_lengths(model: Transformer, tokens: Tensor, lengths: Lengths = None) -> tuple[int, ...] | None:
+    """Return the rows' lengths, None where all are full.
+
+    Raises ValueError for tokens that are not "batch pos" or more than the context, for lengths that do not fit them, and for rows of
+    different lengths in a bidirectional model, where every position would see what a row is filled up with.
+    """
+    if tokens.ndim != 2:
+        raise ValueError(
+            f"tokens have the shape {tuple(tokens.shape)}; expected two axes, batch and pos: lm.tokens(text) gives them"
+        )
+    n_rows, n_pos = tokens.shape
+    model.next_positions(n_pos)  # raises for none, and for more than n_ctx
+    if lengths is None:
+        return None
+    sizes = tuple(map(int, lengths))
+    if len(sizes) != n_rows or not all(1 <= size <= n_pos for size in sizes):
+        raise ValueError(f"lengths are {list(sizes)}; expected one for each of the {n_rows} rows, 1 to {n_pos}")
+    if set(sizes) == {n_pos}:
+        return None
+    if not model.config.is_causal:
+        raise ValueError(
+            "in a bidirectional model every position sees what rows are filled up with: run rows of one length at a time"
+        )
+    return sizes
 
 
 def hooks_of_run(
@@ -205,9 +276,9 @@ def hooks_of_run(
     return edit_hooks(placed, end=n_pos, rows=[row for row, _, _ in each_row])
 
 
-def _row_positions(tokens: Tensor, edits: Sequence[Edit]) -> Tensor | None:
-    """Return the positions of every row, which makes `pos_embed` an activation with rows, where an edit is of that."""
-    if all(edit.name != "pos_embed" for edit in edits):
+def row_positions(tokens: Tensor, names: Sequence[str]) -> Tensor | None:
+    """Return the positions of every row, which makes `pos_embed` an activation with rows, where that is among the names."""
+    if "pos_embed" not in names:
         return None
     return torch.arange(tokens.shape[1], device=tokens.device).expand(tokens.shape)
 

@@ -6,6 +6,7 @@ function). A run applies edits through hooks; a sweep reads from them the earlie
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -15,6 +16,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cutaway.hooks import canonical_name
+from cutaway.interp.provenance import Provenance
+from cutaway.interp.selection import Selection
 from cutaway.interp.sites import site_of
 from cutaway.interp.tensors import from_json, to_json
 
@@ -54,8 +57,8 @@ class Edit:
     """What apply calls."""
     reads: Literal["all", "selection"] = "all"
     """What that function depends on: what it is handed, or anything at all."""
-    tokens: Any = field(default=None, repr=False)
-    """The tokens of the unedited run that a patch comes from, and its model, if it knows them."""
+    provenance: Provenance | None = field(default=None, repr=False)
+    """The plain run that a patch comes from, position for position, if it is known."""
     src_pos: Index = None
     """Where in that run a patch comes from, when that is elsewhere."""
 
@@ -63,7 +66,11 @@ class Edit:
         object.__setattr__(self, "name", canonical_name(self.name))
         if any(sign in self.name for sign in "*?["):
             raise ValueError(f"{self.name!r} stands for several activations; an edit is of one: write an edit for each")
+        for place in ("head", "pos", "index", "src_pos"):
+            object.__setattr__(self, place, _counted(getattr(self, place), f"{place} of {self.name!r}"))
         axes = site_of(self.name).axes
+        if self.head is not None and self.query_head is not None:
+            raise ValueError(f"head {self.head} and query_head {self.query_head} of {self.name!r} do not go together: give one")
         if self.head is not None and not {"head", "kv_head"} & set(axes):
             raise ValueError(f"{self.name!r} has no heads (its axes are {' '.join(axes)}): leave out head")
         if self.query_head is not None and "kv_head" not in axes:
@@ -131,7 +138,7 @@ def zero(name: str, *, head: Index = None, pos: Index = None, index: Index = Non
 
 
 def mean(name: str, value: Float[Tensor, "..."], **where: Any) -> Edit:
-    """Put an activation's mean, computed over other text, in its place (`cutaway.interp.means` computes it)."""
+    """Put an activation's mean, computed over other text, in its place (`cutaway.means` computes it)."""
     return Edit(kind="mean", name=name, value=value, **where)
 
 
@@ -152,8 +159,9 @@ def patch(
 ) -> Edit:
     """Put the activation of another run in its place (activation patching; Meng et al. 2022, Wang et al. 2022).
 
-    `src_pos` are the positions in the other run that go to `pos` in this, where prompts differ in length. Raises ValueError for a cache
-    without the activation.
+    `src_pos` are the positions in the other run that go to `pos` in this, where prompts differ in length; they count from the end of
+    each of its rows where they are negative and the cache knows the rows' lengths. Raises ValueError for a cache without the activation
+    or the positions.
     """
     name = canonical_name(name)
     if name not in cache:
@@ -161,7 +169,6 @@ def patch(
     if (pos is None) != (src_pos is None) and src_pos is not None:
         raise ValueError("src_pos says where in the other run each position of pos comes from: give pos too")
     value = _at(cache, name, head=head, pos=pos if src_pos is None else src_pos, index=index, query_head=query_head)
-    source = None if cache.edited or src_pos not in (None, pos) else (cache.model, cache.tokens)
     return Edit(
         kind="patch",
         name=name,
@@ -170,7 +177,7 @@ def patch(
         index=index,
         query_head=query_head,
         value=value,
-        tokens=source,
+        provenance=cache.provenance if src_pos is None else None,
         src_pos=src_pos,
     )
 
@@ -201,10 +208,9 @@ def swap(name: str, directions: Float[Tensor, "... d"], value: Float[Tensor, "..
 def knock_out(layers: int | Sequence[int], pairs: Sequence[tuple[int, int]], *, head: Index = None) -> list[Edit]:
     """Keep queries from seeing keys, in one layer or a window of them: `pairs` are (query, key) positions.
 
-    Source: Geva et al. 2023, "Dissecting Recall of Factual Associations", section 5. Raises ValueError for a key after its query.
+    Source: Geva et al. 2023, "Dissecting Recall of Factual Associations", section 5. A run raises ValueError for a
+    query that does not see the key, and where it would see none at all.
     """
-    if late := [(query, key) for query, key in pairs if 0 <= query < key]:
-        raise ValueError(f"query {late[0][0]} does not see key {late[0][1]}, which is after it: pairs are (query, key)")
     keys_of: dict[int, list[int]] = {}
     for query, key in pairs:
         keys_of.setdefault(query, []).append(key)
@@ -225,12 +231,36 @@ def apply(name: str, function: Callable[[Tensor], Tensor], *, reads: Literal["al
 
 
 def _at(cache: ActivationCache, name: str, *, head: Index, pos: Index, index: Index, query_head: int | None) -> Tensor:
-    from cutaway.interp.selection import Selection
+    """Return what a cache holds at these places of a run, whose positions it may have kept in part."""
+    x, what = cache[name], f"the cache of {name}"
+    config = cache.model.config
+    group = head if query_head is None else query_head // (config.n_heads // config.n_kv_heads)
+    if cache.pos is not None and pos is None:
+        raise ValueError(f"{what} kept the positions {', '.join(map(str, cache.pos))} alone: give pos")
+    axes = site_of(name).axes
+    if cache.lengths is None or pos is None:
+        at = pos if pos is None else cache.kept(pos)
+        return Selection.of(axes, head=group, pos=at, index=index).resolved(x.shape[1:], what=what).read(x)
+    rows = [
+        Selection.of(axes, head=group, pos=cache.kept(pos, length=length), index=index)
+        .resolved(x.shape[1:], what=what)
+        .read(x[row])
+        for row, length in enumerate(cache.lengths)
+    ]
+    return torch.stack(rows)
 
-    x = cache[name]
-    group = None if query_head is None else query_head // (cache.model.config.n_heads // cache.model.config.n_kv_heads)
-    selection = Selection.of(site_of(name).axes, head=head if group is None else group, pos=pos, index=index)
-    return selection.resolved(x.shape[1:], what=f"the cache of {name}").read(x)
+
+def _counted(places: Any, what: str) -> Index:
+    """Return places as ints; raises ValueError for what is none and for an empty list."""
+    try:
+        if places is None or hasattr(places, "__index__"):
+            return None if places is None else operator.index(places)
+        counted = tuple(operator.index(place) for place in places)
+    except TypeError:
+        raise ValueError(f"{what} is {places!r}; expected an int, several, or None for all") from None
+    if not counted:
+        raise ValueError(f"{what} is empty; give at least one place, or None for all")
+    return counted
 
 
 def _listed(places: int | Sequence[int]) -> str:
@@ -240,11 +270,12 @@ def _listed(places: int | Sequence[int]) -> str:
 def _orthonormal(directions: Tensor) -> Tensor:
     """Return an orthonormal basis, "direction d", of what the directions span; raises ValueError for those that span nothing."""
     rows = directions.reshape(-1, directions.shape[-1])
+    rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
     _, sizes, basis = torch.linalg.svd(rows, full_matrices=False)
     tiny = sizes.max() * max(rows.shape) * torch.finfo(rows.dtype).eps
     if not sizes.max() > 0:
         raise ValueError("the directions are all zero; give at least one that is not")
-    kept: Tensor = basis[sizes > tiny]
+    kept: Tensor = basis[sizes > tiny].to(directions.dtype)
     return kept
 
 
@@ -253,6 +284,8 @@ def _along(x: Tensor, edit: Edit) -> Tensor:
     assert basis is not None
     if basis.shape[-1] != x.shape[-1]:
         raise ValueError(f"{edit}: the directions have {basis.shape[-1]} coordinates and the activation {x.shape[-1]}")
+    if basis.dtype != x.dtype:
+        raise ValueError(f"{edit}: the directions are {basis.dtype} and the activation {x.dtype}: convert one of them")
     basis = basis.to(x.device)
     along: Tensor = x @ basis.mT @ basis
     return along

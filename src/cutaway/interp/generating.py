@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -11,8 +10,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from cutaway.config import ModelConfig
 from cutaway.hooks import NO_HOOKS, Hook, Hooks
-from cutaway.interp.editing import for_query_heads, place
+from cutaway.interp.editing import PlacedEdit, for_query_heads, place
 from cutaway.interp.edits import Edit
 from cutaway.interp.sites import site_of
 from cutaway.language_model import LanguageModel
@@ -35,8 +35,9 @@ class EditedTransformer(Transformer):
                 raise ValueError(f"{edit}: generation is edited inside the blocks, and {edit.name!r} is outside them")
             if any(pos < 0 for pos in _positions(edit) or ()):
                 raise ValueError(f"{edit}: the end moves while text is generated; count positions from 0")
-        model, self.edits = for_query_heads(model, edits)
-        self.config, self.from_pos = model.config, from_pos
+        model, edits = for_query_heads(model, edits)
+        self.config = model.config
+        self.placed = [placed for edit in edits if (placed := _from(edit, from_pos, model.config)) is not None]
         self.embed, self.unembed, self.blocks = model.embed, model.unembed, model.blocks
         self.qk_positions, self.rotary = model.qk_positions, model.rotary
         self.train(model.training)
@@ -57,23 +58,18 @@ class EditedTransformer(Transformer):
             start = 0 if layers is None else layers.start
             positions = self.next_positions(resid.shape[-2], kv=kv, layer=start, device=resid.device)
         functions: dict[str, list[Hook]] = {}
-        for edit in self.edits:
-            functions.setdefault(edit.name, []).append(partial(self._edited, edit=edit, positions=positions))
+        for placed in self.placed:
+            functions.setdefault(placed.edit.name, []).append(partial(self._edited, placed=placed, positions=positions))
         functions.setdefault("*", []).append(lambda x, name: hooks(name, x) if hooks.wants(name) else None)
         edited = (
             Hooks(functions) if hooks is not NO_HOOKS else Hooks({name: each for name, each in functions.items() if name != "*"})
         )
         return super().run_blocks(resid, layers, positions=positions, mask=mask, kv=kv, n_last=n_last, hooks=edited)
 
-    def _edited(self, x: Tensor, _name: str, *, edit: Edit, positions: Tensor) -> Tensor:
+    def _edited(self, x: Tensor, _name: str, *, placed: PlacedEdit, positions: Tensor) -> Tensor:
         x = x.clone()
         for row, of_row in enumerate(positions.expand(len(x), -1)):
-            end = int(of_row[-1]) + 1
-            given = _positions(edit)
-            at = [pos for pos in (range(self.from_pos, end) if given is None else given) if self.from_pos <= pos < end]
-            if at:
-                here = replace(edit, pos=edit.pos if isinstance(edit.pos, int) else at)
-                place(here, self.config, n_pos=end, n_rows=len(x), row=row).write(x[row], end)
+            placed.write(x[row : row + 1], int(of_row[-1]) + 1)
         return x
 
 
@@ -91,3 +87,14 @@ def generate_with_edits(lm: LanguageModel, prompt: str, edits: Sequence[Edit], *
 
 def _positions(edit: Edit) -> tuple[int, ...] | None:
     return (edit.pos,) if isinstance(edit.pos, int) else None if edit.pos is None else tuple(edit.pos)
+
+
+def _from(edit: Edit, from_pos: int, config: ModelConfig) -> PlacedEdit | None:
+    """Return an edit placed in a row of the whole context, at its positions from `from_pos` on; None where it has none there."""
+    given = _positions(edit)
+    if isinstance(edit.pos, int):
+        return place(edit, config, n_pos=config.n_ctx, n_rows=1) if edit.pos >= from_pos else None
+    if given is None and from_pos == 0:
+        return place(edit, config, n_pos=config.n_ctx, n_rows=1)
+    placed = place(edit, config, n_pos=config.n_ctx, n_rows=1)
+    return placed.at([pos for pos in (range(config.n_ctx) if given is None else given) if pos >= from_pos])

@@ -15,7 +15,7 @@ from torch import Tensor
 
 __all__ = ["Metric", "TokenIds", "logit_diff", "logit", "log_prob", "prob", "loss", "kl"]
 
-TokenIds = int | Sequence[int] | Int[Tensor, " batch"]
+TokenIds = int | Sequence[int] | Int[Tensor, "*batch"]
 """One token for every row, or each row's own."""
 
 
@@ -41,6 +41,16 @@ class Metric(ABC):
             raise ValueError(f"{self!r} reads position {self.pos} and the row has {n_pos} tokens")
         return [self.pos % n_pos]
 
+    def check(self, n_rows: int, d_vocab: int) -> None:
+        """Raise ValueError for tokens that are not in the vocabulary, or neither one for all rows nor one for each."""
+        for tokens in vars(self).values():
+            if not isinstance(tokens, list):
+                continue
+            if len(tokens) not in (1, n_rows):
+                raise ValueError(f"{self!r} has {len(tokens)} tokens for {n_rows} rows; expected one for all, or one for each")
+            if wrong := [token for token in tokens if not 0 <= token < d_vocab]:
+                raise ValueError(f"{self!r}: there is no token {wrong[0]}; there are {d_vocab}, 0 to {d_vocab - 1}")
+
     def __call__(self, logits: Float[Tensor, "batch pos d_vocab"], lengths: Sequence[int] | None = None) -> Float[Tensor, " batch"]:
         """Return the metric of every row of full logits."""
         return torch.cat(
@@ -58,32 +68,32 @@ class Metric(ABC):
 
 class _LogitDiff(Metric):
     def __init__(self, correct: TokenIds, wrong: TokenIds, pos: int) -> None:
-        self.correct, self.wrong, self.pos = correct, wrong, pos
+        self.correct, self.wrong, self.pos = _listed(correct), _listed(wrong), pos
 
     def ids(self, row: int) -> list[int]:
         return [_id_of(self.correct, row), _id_of(self.wrong, row)]
 
     def score(self, logits: Float[Tensor, "lane read d_read"], row: int, positions: Sequence[int]) -> Float[Tensor, " lane"]:  # noqa: ARG002
-        return logits[:, 0, 0] - logits[:, 0, 1]
+        return _wide(logits)[:, 0, 0] - _wide(logits)[:, 0, 1]
 
 
 class _Logit(Metric):
     def __init__(self, token: TokenIds, pos: int) -> None:
-        self.token, self.pos = token, pos
+        self.token, self.pos = _listed(token), pos
 
     def ids(self, row: int) -> list[int]:
         return [_id_of(self.token, row)]
 
     def score(self, logits: Float[Tensor, "lane read d_read"], row: int, positions: Sequence[int]) -> Float[Tensor, " lane"]:  # noqa: ARG002
-        return logits[:, 0, 0]
+        return _wide(logits)[:, 0, 0]
 
 
 class _LogProb(Metric):
     def __init__(self, token: TokenIds, pos: int) -> None:
-        self.token, self.pos = token, pos
+        self.token, self.pos = _listed(token), pos
 
     def score(self, logits: Float[Tensor, "lane read d_read"], row: int, positions: Sequence[int]) -> Float[Tensor, " lane"]:  # noqa: ARG002
-        return logits[:, 0].log_softmax(-1)[:, _id_of(self.token, row)]
+        return _wide(logits)[:, 0].log_softmax(-1)[:, _id_of(self.token, row)]
 
 
 class _Prob(_LogProb):
@@ -103,7 +113,7 @@ class _Loss(Metric):
 
     def score(self, logits: Float[Tensor, "lane read d_read"], row: int, positions: Sequence[int]) -> Float[Tensor, " lane"]:
         following = self.tokens[row, [pos + 1 for pos in positions]].to(logits.device)
-        return -logits.log_softmax(-1).gather(-1, following.expand(len(logits), -1)[..., None])[..., 0].mean(-1)
+        return -_wide(logits).log_softmax(-1).gather(-1, following.expand(len(logits), -1)[..., None])[..., 0].mean(-1)
 
 
 class _KL(Metric):
@@ -111,8 +121,8 @@ class _KL(Metric):
         self.base_logits, self.pos = base_logits, pos
 
     def score(self, logits: Float[Tensor, "lane read d_read"], row: int, positions: Sequence[int]) -> Float[Tensor, " lane"]:
-        base = self.base_logits[row, list(positions)].log_softmax(-1)
-        return (base.exp() * (base - logits.log_softmax(-1))).sum(-1).mean(-1)
+        base = _wide(self.base_logits[row, list(positions)].to(logits.device)).log_softmax(-1)
+        return (base.exp() * (base - _wide(logits).log_softmax(-1))).sum(-1).mean(-1)
 
 
 def logit_diff(correct: TokenIds, wrong: TokenIds, *, pos: int = -1) -> Metric:
@@ -145,7 +155,17 @@ def kl(base_logits: Float[Tensor, "batch pos d_vocab"], *, pos: int | None = -1)
     return _KL(base_logits, pos)
 
 
-def _id_of(token: TokenIds, row: int) -> int:
-    if isinstance(token, int):
-        return token
-    return int(token[row] if len(token) > 1 else token[0])
+def _listed(tokens: TokenIds) -> list[int]:
+    """Return one token, or each row's, as ints."""
+    if isinstance(tokens, Tensor):
+        return [int(token) for token in tokens.reshape(-1)]
+    return [int(tokens)] if hasattr(tokens, "__index__") else [int(token) for token in tokens]
+
+
+def _id_of(tokens: list[int], row: int) -> int:
+    return tokens[row if len(tokens) > 1 else 0]
+
+
+def _wide(logits: Tensor) -> Tensor:
+    """Return logits in float32 at least: 16 bits are too few for a sum over the vocabulary."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))

@@ -11,6 +11,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from cutaway.interp.alignment import Alignment
+from cutaway.interp.dropout import without_dropout
 from cutaway.interp.patching import MetricName, Prompts, Question, align_prompts, check_gap, read_prompts, read_question
 from cutaway.language_model import LanguageModel
 
@@ -57,7 +58,7 @@ def read_paired(
     rows = read_prompts(lm, clean), read_prompts(lm, corrupted)
     alignments = align_prompts(lm, *rows, pairs)
     question = read_question(lm, correct, wrong, after=rows[0], metric=metric)
-    with torch.no_grad():
+    with without_dropout(lm.model), torch.no_grad():
         logits, other_logits = (lm.model(each.tokens) for each in rows)
         base, other = question.metric(logits, rows[0].lengths), question.metric(other_logits, rows[1].lengths)
     check_gap(base, other, logits, question.words, is_prob=question.name == "prob")

@@ -1,7 +1,9 @@
 """New models that compute the same function with other weights, in which circuits are easier to read.
 
 Each function returns a new model in evaluation or training mode as the old one is, with memory of its own unless it says otherwise, and
-leaves the old one as it was.
+leaves the old one as it was. Folding and centring are described in TransformerLens' documentation of `fold_ln`,
+`center_writing_weights` and `center_unembed`; the circuits `W_V W_O` and `W_Q W_K^T` in Elhage et al. 2021, "A Mathematical Framework
+for Transformer Circuits".
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ def fold_norm(model: Transformer) -> Transformer:
     A tied unembedding is untied, and where norms have biases all linear layers get biases. With attention_only positions, queries and
     keys read ln1's output plus `W_pos`, which is the same for all layers: it is divided by ln1's weight, which is right only where
     all layers have the same one without zeros in it. Raises ValueError for other models with such positions.
+    Source: the documentation of TransformerLens, LayerNorm folding.
     """
     config, weights = model.config, _copied(model)
     if config.norm == "none":
@@ -52,7 +55,7 @@ def centre_writing_weights(model: Transformer) -> Transformer:
 
     Embeddings, learned positions in the stream, W_O, W_out and their biases are centred, and a tied unembedding is untied; the logits
     stay as they are. Sinusoidal positions are no weights and keep their means. Raises ValueError for models without LayerNorm, in
-    which the mean counts.
+    which the mean counts. Source: the documentation of TransformerLens, centring of writing weights.
     """
     config = model.config
     if config.norm != "layernorm":
@@ -74,6 +77,7 @@ def centre_unembed(model: Transformer) -> Transformer:
     """Subtract from every row of the unembedding, and from its bias, the mean over the vocabulary.
 
     All logits of a position change by one number: log-probabilities stay as they are, logits do not. A tied unembedding is untied.
+    Source: the documentation of TransformerLens, centring of the unembedding.
     """
     weights = _untied(model, _copied(model))
     for name in ("unembed.W_U.weight", "unembed.W_U.bias"):  # d_vocab d_model; d_vocab
@@ -86,6 +90,7 @@ def ungroup_heads(model: Transformer) -> Transformer:
     """Give every query head its own keys and values, those of its group repeated.
 
     All other weights, and those too where no heads share, are the old model's own memory: a change of one changes both.
+    Source: Ainslie et al. 2023, "GQA", whose grouped heads are this with the repeats left out.
     """
     config = model.config
     weights = {name: weight.detach() for name, weight in model.named_parameters()}
@@ -104,6 +109,7 @@ def factor_ov(model: Transformer) -> Transformer:
     Then the values of a head are coordinates along orthonormal output directions, strongest first, and the norm of `z` is that of the
     head's output. Heads that share values share one decomposition, that of `W_V [W_O of one, W_O of the next, ...]`: their outputs are
     orthonormal side by side and not each by itself. Computed in float32 or more.
+    Source: Elhage et al. 2021, the OV circuit, which is one matrix of low rank however it is factored.
     """
     config, weights = model.config, _copied(model)
     for layer in range(config.n_layers):
@@ -138,6 +144,7 @@ def factor_qk(model: Transformer) -> Transformer:
 
     Biases are decomposed with the matrices, as one row more. Heads that share keys share the decomposition of their stacked queries.
     Computed in float32 or more. Raises ValueError with rotary positions, which turn fixed pairs of coordinates of queries and keys.
+    Source: Elhage et al. 2021, the QK circuit.
     """
     config, weights = model.config, _copied(model)
     if config.position == "rotary":

@@ -47,9 +47,17 @@ class Result(ABC):
         """Return the header and the rows of the numbers that a report lists under the figures, if any."""
         return None
 
+    def record(self) -> dict[str, Any]:
+        """Return `to_dict` under the name of the analysis and its source, as it is written to JSON."""
+        return {"analysis": self.title, "source": self.source} | self.to_dict()
+
     def to_json(self) -> str:
-        """Return `to_dict` as text."""
-        return json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
+        """Return `record` as text."""
+        return json.dumps(self.record(), indent=2, ensure_ascii=False, allow_nan=False)
+
+    def __repr__(self) -> str:
+        """Return what it is and what was found, in place of its numbers."""
+        return f"<{self.title}: {self.summary()}>"
 
     def show(self, console: Console | None = None) -> None:
         """Print what was found and the views of it on a terminal."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -14,8 +16,10 @@ from cutaway.config import ModelConfig
 from cutaway.hooks import Hook, Hooks
 from cutaway.interp.cache import ActivationCache, cache_gib, cached_names
 from cutaway.interp.deriving import is_derivable
-from cutaway.interp.editing import for_query_heads, hooks_of_run
+from cutaway.interp.editing import Lengths, for_query_heads, hooks_of_run, row_lengths, row_positions
 from cutaway.interp.edits import Edit
+from cutaway.interp.metrics import Metric
+from cutaway.interp.provenance import provenance_of
 from cutaway.interp.sites import full_name, hook_order, site_of
 from cutaway.model import Transformer
 from cutaway.runtime import free_memory_gib
@@ -39,6 +43,7 @@ def run_with_cache(
     names: str | Sequence[str] | None = None,
     *,
     edits: Sequence[Edit] = (),
+    lengths: Lengths = None,
     pos: int | Sequence[int] | None = None,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
@@ -48,52 +53,70 @@ def run_with_cache(
 ) -> tuple[Float[Tensor, "batch pos d_vocab"] | None, ActivationCache]:
     """Return the logits of a run and its activations of these names or globs, in either spelling; None keeps all.
 
-    `pos` keeps some positions (an int keeps the axis), `stop_after_layer` ends the run there, with None for logits, and `with_grad`
-    keeps what gradients need. A record of everything keeps what the run computes anyway; scores, patterns, norm scales and each head's
-    `attn.result` follow from it when they are asked for. Raises ValueError for names the model does not compute, positions that are not
-    there, and a record that would take more than `max_gib` of memory, half of what is free unless given.
+    `pos` keeps some positions (an int keeps the axis), `stop_after_layer` ends the run there, with None for logits, `with_grad` keeps
+    what gradients need, and `lengths` are the rows' tokens where they are filled up on the right. A record of everything keeps what the
+    run computes anyway; scores, patterns, norm scales and each head's `attn.result` follow from it when they are asked for. Raises
+    ValueError for names the model does not compute, positions that are not there, and a record that would take more than `max_gib` of
+    memory, half of what is free unless given.
 
     >>> logits, cache = run_with_cache(lm.model, lm.tokens("When Mary and John"), "blocks.*.attn.pattern")  # doctest: +SKIP
     """
+    lengths = row_lengths(model, tokens, lengths)
+    provenance = None if edits else provenance_of(model, tokens)
     model, edits = for_query_heads(model, edits)
     config, n_pos = model.config, tokens.shape[1]
     wanted = cached_names(config, names)
-    n_layers = config.n_layers
-    if stop_after_layer is not None:
-        n_layers, wanted = _until(config, stop_after_layer, wanted)
-    derives = names is None and pos is None and dtype is None and not edits and not with_grad
+    n_layers, wanted = _until(config, stop_after_layer, wanted)
+    derives = names is None and pos is None and dtype is None and provenance is not None and not with_grad
     if derives:
         wanted = [name for name in wanted if not is_derivable(name)]
-    kept = None if pos is None else _positions([pos] if isinstance(pos, int) else pos, n_pos)
+    kept = None if pos is None else _positions([pos] if isinstance(pos, int) else pos, n_pos, tokens.device)
     n_kept = n_pos if kept is None else len(kept)
-    dtype_kept = dtype or model.embed.W_E.dtype
-    needed = cache_gib(config, batch=tokens.shape[0], n_pos=n_pos, names=wanted, n_kept=n_kept, dtype=dtype_kept)
-    _check_memory(needed, max_gib, device or tokens.device)
+    held: dict[str, Any] = {"names": wanted, "n_kept": n_kept, "dtype": dtype or model.embed.W_E.dtype}
+    _check_memory(cache_gib(config, batch=len(tokens), n_pos=n_pos, **held), max_gib, device or tokens.device)
 
-    activations: dict[str, Tensor] = {}
-
-    def keep(x: Tensor, name: str) -> None:
-        if kept is not None:
-            x = x.index_select(
-                -2 if site_of(name).is_attention else site_of(name).axes.index("pos") - len(site_of(name).axes), kept
-            )
-        activations[name] = x.to(device=device, dtype=dtype)
-
-    functions: dict[str, list[Hook]] = hooks_of_run(model, tokens, edits)
+    record = _Record(len(tokens), kept, device, dtype)
+    functions: dict[str, list[Hook]] = hooks_of_run(model, tokens, edits, lengths=lengths)
     for name in wanted:
-        functions.setdefault(name, []).append(keep)
-    hooks = Hooks(functions)
+        functions.setdefault(name, []).append(record.keep)
+    hooks, positions = Hooks(functions), row_positions(tokens, [edit.name for edit in edits])
     with contextlib.nullcontext() if with_grad else torch.no_grad():
         logits = None
         if stop_after_layer is None:
-            logits = model(tokens, hooks=hooks)
+            logits = model(tokens, positions=positions, hooks=hooks)
         else:
-            positions = model.next_positions(n_pos, device=tokens.device)  # refuses more than n_ctx
             model.run_blocks(model.embed(tokens, positions, hooks=hooks), range(n_layers), hooks=hooks)
     cache = ActivationCache(
-        activations, model=model, tokens=tokens, pos=None if kept is None else kept.tolist(), edited=bool(edits), derives=derives
+        record.activations,
+        model=model,
+        tokens=tokens.clone(),
+        pos=None if kept is None else kept.tolist(),
+        lengths=lengths,
+        edited=bool(edits),
+        derives="everything" if derives else "nothing" if edits else "result",
+        provenance=provenance if dtype is None else None,
     )
     return logits, cache
+
+
+@dataclass(frozen=True)
+class _Record:
+    """What is kept of a run, at some positions or all."""
+
+    n_rows: int
+    kept: Int[Tensor, " kept_pos"] | None
+    device: torch.device | str | None
+    dtype: torch.dtype | None
+    activations: dict[str, Tensor] = field(default_factory=dict)
+
+    def keep(self, x: Tensor, name: str) -> None:
+        """Take an activation as a hook sees it; `pos_embed` gets the batch axis that it does not have."""
+        site = site_of(name)
+        if name == "pos_embed":
+            x = x.expand(self.n_rows, *x.shape[-2:])
+        if self.kept is not None:
+            x = x.index_select(-2 if site.is_attention else site.axes.index("pos") - len(site.axes), self.kept)
+        self.activations[name] = x.to(device=self.device, dtype=self.dtype)
 
 
 def means(
@@ -101,36 +124,49 @@ def means(
     tokens: Int[Tensor, "batch pos"],
     names: str | Sequence[str],
     *,
+    lengths: Lengths = None,
     batch_size: int = 8,
     over_positions: bool = True,
 ) -> dict[str, Float[Tensor, "..."]]:
-    """Return each activation's mean over rows, and over positions too unless they are kept, to be given to `edits.mean`."""
-    sums: dict[str, Tensor] = {}
-    for rows in tokens.split(batch_size):
-        _, cache = run_with_cache(model, rows, names)
+    """Return each activation's mean over rows, and over positions too unless they are kept, to be given to `edits.mean`.
+
+    Every token counts once; what rows are filled up with does not count. Raises ValueError for positions kept of rows of different
+    lengths, and for the mean of attention over queries, which see different numbers of keys.
+    """
+    sizes = row_lengths(model, tokens, lengths) or (tokens.shape[1],) * len(tokens)
+    if not over_positions and len(set(sizes)) > 1:
+        raise ValueError(
+            "rows of different lengths have no mean at each position: average over positions, or give rows of one length"
+        )
+    totals: dict[str, Tensor] = {}
+    dtypes: dict[str, torch.dtype] = {}
+    for start in range(0, len(tokens), batch_size):
+        _, cache = run_with_cache(model, tokens[start : start + batch_size], names)
         for name, x in cache.items():
-            total = x.sum(0)
-            sums[name] = sums[name] + total if name in sums else total
-    averages = {name: total / tokens.shape[0] for name, total in sums.items()}
-    if not over_positions:
-        return averages
-    return {name: x.mean(0) if "pos" in site_of(name).axes else x for name, x in averages.items()}
+            if over_positions and site_of(name).is_attention:
+                raise ValueError(f"{name!r} holds a row of keys for every query: give over_positions=False, or average it yourself")
+            wide, dtypes[name] = x.to(torch.promote_types(x.dtype, torch.float32)), x.dtype
+            rows = [row[:size].sum(0) for row, size in zip(wide, sizes[start:], strict=False)] if over_positions else list(wide)
+            totals[name] = sum(rows, totals.get(name, torch.zeros_like(rows[0])))
+    n = sum(sizes) if over_positions else len(tokens)
+    return {name: (total / n).to(dtypes[name]) for name, total in totals.items()}
 
 
 def gradients(
     model: Transformer,
     tokens: Int[Tensor, "batch pos"],
-    metric: object,
+    metric: Callable[..., Tensor],
     names: str | Sequence[str],
     *,
     edits: Sequence[Edit] = (),
+    lengths: Lengths = None,
 ) -> tuple[Float[Tensor, " batch"], ActivationCache, ActivationCache]:
     """Return a metric of each row, the activations of these names, and the metric's gradient with respect to each.
 
-    `metric` is any differentiable function of the logits, `"batch pos d_vocab"` to `"batch"`; rows do not mix. Nothing is left on the
-    parameters.
+    `metric` is any differentiable function of the logits, `"batch pos d_vocab"` to `"batch"`; rows do not mix. `lengths` are the rows'
+    tokens where they are filled up on the right; a `Metric` then counts from each row's own end. Nothing is left on the parameters.
     """
-    assert callable(metric)
+    lengths = row_lengths(model, tokens, lengths)
     with torch.enable_grad():
         model, edits = for_query_heads(model, edits)
         wanted = cached_names(model.config, names)
@@ -141,30 +177,34 @@ def gradients(
             activations[name] = leaf
             return leaf
 
-        functions: dict[str, list[Hook]] = hooks_of_run(model, tokens, edits)
+        functions: dict[str, list[Hook]] = hooks_of_run(model, tokens, edits, lengths=lengths)
         for name in wanted:
             functions.setdefault(name, []).append(keep)
-        values = metric(model(tokens, hooks=Hooks(functions)))
+        positions = row_positions(tokens, [*wanted, *(edit.name for edit in edits)])
+        logits = model(tokens, positions=positions, hooks=Hooks(functions))
+        values = metric(logits, lengths) if isinstance(metric, Metric) else metric(logits)
         grads = torch.autograd.grad(values.sum(), list(activations.values()), allow_unused=True)
     found = {
         name: torch.zeros_like(x) if grad is None else grad for (name, x), grad in zip(activations.items(), grads, strict=True)
     }
     plain = {name: x.detach() for name, x in activations.items()}
-    settings = {"model": model, "tokens": tokens, "edited": bool(edits)}
+    settings = {"model": model, "tokens": tokens.clone(), "lengths": lengths, "edited": bool(edits), "derives": "nothing"}
     return values.detach(), ActivationCache(plain, **settings), ActivationCache(found, **settings)  # type: ignore[arg-type]
 
 
-def _until(config: ModelConfig, layer: int, names: list[str]) -> tuple[int, list[str]]:
-    """Return how many layers a run has that stops after one, and which of the names it computes."""
+def _until(config: ModelConfig, layer: int | None, names: list[str]) -> tuple[int, list[str]]:
+    """Return how many layers a run has that stops after one, None for no stop, and which of the names it computes."""
+    if layer is None:
+        return config.n_layers, names
     last = full_name(config, "resid_post", layer)
     order = hook_order(config)
     return 1 + layer % config.n_layers, [name for name in names if order[name] <= order[last]]
 
 
-def _positions(pos: Sequence[int], n_pos: int) -> Tensor:
+def _positions(pos: Sequence[int], n_pos: int, device: torch.device) -> Tensor:
     if wrong := [each for each in pos if not -n_pos <= each < n_pos]:
         raise ValueError(f"there is no position {wrong[0]}; there are {n_pos}, 0 to {n_pos - 1}")
-    return torch.tensor([each % n_pos for each in pos])
+    return torch.tensor([each % n_pos for each in pos], device=device)
 
 
 def _check_memory(needed: float, max_gib: float | None, device: torch.device | str) -> None:

@@ -88,9 +88,12 @@ def _counted(places: Places, size: int, axis: str, what: str) -> Places:
     for place in () if places is None else (places,) if isinstance(places, int) else places:
         if not -size <= place < size:
             raise ValueError(f"{what}: there is no {axis} {place}; there are {size}, 0 to {size - 1}")
-    if places is None:
-        return None
-    return places % size if isinstance(places, int) else tuple(place % size for place in places)
+    if places is None or isinstance(places, int):
+        return None if places is None else places % size
+    counted = tuple(place % size for place in places)
+    if len(set(counted)) < len(counted):
+        raise ValueError(f"{what}: {axis} {list(places)} names a place twice")
+    return counted
 
 
 def _as_tensor(places: Places, size: int, device: torch.device) -> Tensor:

@@ -54,8 +54,8 @@ class Site:
 def site_of(name: str) -> Site:
     """Return what a full name says."""
     scope, _, rest = name.partition(".")
-    if scope == "blocks":
-        layer, _, part = rest.partition(".")
+    layer, _, part = rest.partition(".")
+    if scope == "blocks" and layer.isdecimal():
         return Site(name, int(layer), part)
     return Site(name, None, name)
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from cutaway.interp import edits
 from cutaway.interp.alignment import Alignment, n_shared
 from cutaway.interp.cache import ActivationCache
+from cutaway.interp.dropout import without_dropout
 from cutaway.interp.edits import Edit
+from cutaway.interp.metrics import Metric
 from cutaway.interp.patching import MetricName, Prompts, align_prompts, band, check_gap, read_prompts, read_question
 from cutaway.interp.result import Result
 from cutaway.interp.running import run_with_cache
@@ -34,7 +37,7 @@ _SITES = ("resid_post", "mlp_out", "attn_out")
 _WORDS = {"resid_post": "the stream after a layer", "mlp_out": "MLP outputs", "attn_out": "attention outputs"}
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class TraceResult(Result):
     """The metric of every run with some states restored, beside those of the clean and of the corrupted runs."""
 
@@ -69,13 +72,21 @@ class TraceResult(Result):
 
     @property
     def effects(self) -> dict[str, Float[Tensor, "layer pos"]]:
-        """The average indirect effect: the restored metric less the corrupted one, averaged over draws."""
+        """The indirect effect (mean over draws): the restored metric less the corrupted one.
+
+        Meng et al. 2022 average it over prompts too; here there is one.
+        """
         return {site: (values - self.corrupted).mean(-1) for site, values in self.restored.items()}
 
     def best(self, site: str, *, within: Sequence[int] | None = None) -> tuple[int, int, float]:
-        """Return the layer and position with the largest effect, of all or some positions, and that as a share of the total effect."""
+        """Return the layer and position with the largest effect, of all or some positions, and that as a share of the total effect.
+
+        The stream that the answer is read from is left out, as it brings all back by definition: the last position's at the end.
+        """
         places = [place for place, pos in enumerate(self.positions) if within is None or pos in within]
-        shares = self.effects[site][:, places] / self.total_effect
+        effects = self.effects[site].clone()
+        effects[self._is_read(site), -1] = -torch.inf * self.total_effect
+        shares = effects[:, places] / self.total_effect
         layer, place = divmod(int(shares.argmax()), len(places))
         return layer, self.positions[places[place]], float(shares[layer, place])
 
@@ -88,10 +99,7 @@ class TraceResult(Result):
             f"effect of {self.total_effect:.4g}."
         ]
         for site in self.restored:
-            sentence = f"Restoring {self._restored(site)} brings most back at {self._place(self.best(site))}"
-            if self.subject and self.best(site)[1] not in self.subject:
-                sentence += f"; within the subject at {self._place(self.best(site, within=self.subject))}"
-            sentences.append(f"{sentence}.")
+            sentences.append(f"Restoring {self._restored(site)} {self._where(site)}.")
         sentences += [f"{note}." for note in self.notes]
         sentences += [skipped] if self.alignment and (skipped := self.alignment.sentence()) else []
         return " ".join(sentences)
@@ -126,7 +134,7 @@ class TraceResult(Result):
                 title=f"Restoring {self._restored(site)}",
                 row_title="layer",
                 column_title="position",
-                label=f"indirect effect on the {self.measured}",
+                label=f"indirect effect on the {self.measured}{self._over_draws}",
                 signed=True,
             )
             for site, effect in self.effects.items()
@@ -144,7 +152,9 @@ class TraceResult(Result):
             percent = (100 * effect / self.total_effect).numpy(force=True)
             rows = [str(layer) for layer in range(len(percent))]
             cells = grid(percent, rows=rows, columns=self._labels(), signed=True, digits=0, corner="layer")
-            shown.append(Group(Text(f"{self._restored(site)}, restored: % of the total effect", style="bold"), cells))
+            shown.append(
+                Group(Text(f"{self._restored(site)}, restored: % of the total effect{self._over_draws}", style="bold"), cells)
+            )
         return shown
 
     def table(self) -> tuple[list[str], list[list[str]]]:
@@ -155,7 +165,11 @@ class TraceResult(Result):
                 layer = int((effect[:, place] / self.total_effect).argmax())
                 value = float(effect[layer, place])
                 rows.append([site, label, str(layer), f"{value:.4g}", f"{100 * value / self.total_effect:.1f}"])
-        return ["restored", "position", "best layer", "indirect effect", "% of the total"], rows
+        return ["restored", "position", "best layer", f"indirect effect{self._over_draws}", "% of the total"], rows
+
+    @property
+    def _over_draws(self) -> str:
+        return " (mean over draws)" if len(self.corrupted) > 1 else ""
 
     def _labels(self) -> list[str]:
         return [f"{pos} {token_label(token)}" for pos, token in zip(self.positions, self.tokens, strict=True)]
@@ -163,6 +177,26 @@ class TraceResult(Result):
     def _place(self, best: tuple[int, int, float]) -> str:
         layer, pos, share = best
         return f"layer {layer}, {self._labels()[self.positions.index(pos)]} ({100 * share:.1f} %, {band(share)})"
+
+    def _where(self, site: str) -> str:
+        """Return where in the subject most comes back, then where else."""
+        others = [pos for pos in self.positions if pos not in self.subject]
+        inside, outside = (self.best(site, within=part) if part else None for part in (self.subject, others))
+        left_out = ", leaving out the last position's at the end, which is the answer itself" if self._is_read(site).any() else ""
+        if inside is None or not math.isfinite(inside[2]):
+            return f"brings most back at {self._place(self.best(site))}{left_out}"
+        said = f"within the subject brings most back at {self._place(inside)}"
+        if outside is not None and math.isfinite(outside[2]):
+            said += f"; elsewhere at {self._place(outside)}{left_out}"
+        return said
+
+    def _is_read(self, site: str) -> Bool[Tensor, " layer"]:
+        """Return around which layers what is restored at the last position is all that the answer is read from."""
+        n_layers = len(self.effects[site])
+        has_last = self.alignment is None or self.positions[-1] == len(self.alignment.clean) - 1
+        if site not in ("resid_mid", "resid_post") or not has_last:
+            return torch.zeros(n_layers, dtype=torch.bool)
+        return torch.tensor([_window_end(layer, self.windows[site], n_layers) == n_layers for layer in range(n_layers)])
 
     def _restored(self, site: str) -> str:
         words, n = _WORDS.get(site, site), self.windows[site]
@@ -187,8 +221,10 @@ def trace(
 ) -> TraceResult:
     """Corrupt a prompt's subject and restore clean states one layer and position at a time: which of them bring the answer back.
 
-    The embeddings of the subject's tokens get Gaussian noise of `noise` times the standard deviation of all embeddings, in `n_draws`
-    runs of their own; or `replacement`, another subject, stands in its place. At each position the stream after a layer is restored,
+    The embeddings of the subject's tokens get Gaussian noise of `noise` times the standard deviation of all numbers of `W_E`, in
+    `n_draws` runs of their own; or `replacement`, another subject, stands in its place. Meng et al. measure that deviation on the
+    embeddings of tokens as they occur in text, where frequent ones count more, and here each token of the vocabulary counts once: 3 of
+    theirs and 3 of these are noise of different size. At each position the stream after a layer is restored,
     or MLP or attention outputs in a `window` of layers around it, a fifth of the model unless given. Positions before the subject
     are 0: nothing changes them. Raises ValueError for a subject that is not in the text, for prompts that do not align, and where the
     corruption changes nothing.
@@ -205,20 +241,14 @@ def trace(
         corruption = _noise(lm, prompts, subject, noise=noise, n_draws=n_draws, seed=seed)
     else:
         corruption = _replaced(lm, prompts, text, subject, replacement)
-    first = corruption.first if lm.config.is_causal else 0  # nothing before it can change
-
-    layers = range(lm.config.n_layers)
-    names = [full_name(lm.config, site, layer) for site in sites for layer in layers]
-    logits, cache = run_with_cache(lm.model, prompts.tokens, names)
-    assert logits is not None
-    variants = [
-        _restore(lm, cache, site, layer, pair, windows[site]) if pair[1] >= first else []
-        for site, layer, pair in product(sites, layers, corruption.pairs)
-    ]
-    scores = sweep(lm.model, corruption.tokens, [*variants, []], question.metric, base_edits=corruption.edits, progress=progress)
+    names = [full_name(lm.config, site, layer) for site in sites for layer in range(lm.config.n_layers)]
+    with without_dropout(lm.model):
+        logits, cache = run_with_cache(lm.model, prompts.tokens, names)
+        assert logits is not None
+        scores = _scores(lm, cache, corruption, windows, question.metric, progress)
     base, clean = scores[-1], question.metric(logits)
     check_gap(base, clean, logits, question.words, is_prob=question.name == "prob")
-    by_site = scores[:-1].unflatten(0, (len(sites), len(layers), len(corruption.pairs)))  # site layer pos draw
+    by_site = scores[:-1].unflatten(0, (len(windows), lm.config.n_layers, len(corruption.pairs)))  # site layer pos draw
     return TraceResult(
         tokens=tuple(lm.text([prompts.ids(0)[pos]]) for pos, _ in corruption.pairs),
         positions=tuple(pos for pos, _ in corruption.pairs),
@@ -227,7 +257,7 @@ def trace(
         measured=question.words,
         clean=float(clean),
         corrupted=base,
-        restored=dict(zip(sites, by_site, strict=True)),
+        restored=dict(zip(windows, by_site, strict=True)),
         windows=windows,
         alignment=corruption.alignment,
         notes=question.notes,
@@ -290,9 +320,30 @@ def _replaced(lm: LanguageModel, prompts: Prompts, text: str, subject: str, repl
 
 def _restore(lm: LanguageModel, cache: ActivationCache, site: str, layer: int, pair: tuple[int, int], window: int) -> list[Edit]:
     """Return the patches of a window of layers around one, cut off at the first and the last."""
-    first, last = max(0, layer - window // 2), min(lm.config.n_layers, layer - (-window // 2))
+    first, last = max(0, layer - window // 2), _window_end(layer, window, lm.config.n_layers)
     src, dst = pair
     return [edits.patch(full_name(lm.config, site, each), cache, pos=dst, src_pos=src) for each in range(first, last)]
+
+
+def _window_end(layer: int, window: int, n_layers: int) -> int:
+    return min(n_layers, layer + (window + 1) // 2)
+
+
+def _scores(
+    lm: LanguageModel,
+    cache: ActivationCache,
+    corruption: _Corruption,
+    windows: Mapping[str, int],
+    metric: Metric,
+    progress: Callable[[int, int], None] | None,
+) -> Float[Tensor, "variant draw"]:
+    """Return the metric of the corrupted runs with each state restored, and at last without any."""
+    first = corruption.first if lm.config.is_causal else 0  # nothing before it can change
+    variants = [
+        _restore(lm, cache, site, layer, pair, windows[site]) if pair[1] >= first else []
+        for site, layer, pair in product(windows, range(lm.config.n_layers), corruption.pairs)
+    ]
+    return sweep(lm.model, corruption.tokens, [*variants, []], metric, base_edits=corruption.edits, progress=progress)
 
 
 def _positions_of(lm: LanguageModel, ids: Sequence[int], subject: str) -> list[int]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from cutaway.cli.command import excludes
 from cutaway.cli.interpret.options import analysis
+from cutaway.report.counting import count_progress
 
 if TYPE_CHECKING:
     from cutaway.interp.result import Result
@@ -60,8 +61,9 @@ def ablate(
 
     source = reference or None
     if head is None:
-        where = {"layers": layer, "pos": pos}
-        return ablation.ablate(lm, text, what=what, how=how, correct=target, wrong=wrong, reference=source, seed=seed, **where)  # type: ignore[arg-type]
+        asked = {"layers": layer, "pos": pos, "correct": target, "wrong": wrong, "reference": source, "seed": seed}
+        with count_progress("ablations") as progress:
+            return ablation.ablate(lm, text, what=what, how=how, progress=progress, **asked)  # type: ignore[arg-type]
     if layer is None:
         raise ValueError("a head is one of a layer: give --layer too")
     at = -1 if pos is None else pos

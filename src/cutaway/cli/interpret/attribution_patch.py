@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from cutaway.cli.interpret.options import analysis
+from cutaway.report.counting import count_progress
 
 if TYPE_CHECKING:
     from cutaway.interp.result import Result
@@ -41,8 +42,8 @@ def attribution_patch(
     """Estimate all patches from a corrupted text at once by gradients, and try the best of them exactly.
 
     To first order a patch does the activation's change times the metric's gradient. Queries and keys go through the softmax (AtP*,
-    Kramár et al. 2024). With --exact-top or --exact-all the estimates are held against patches: rank correlation, false positives,
-    misses.
+    Kramár et al. 2024). With --exact-top or --exact-all the estimates are held against patches: rank correlation of sizes, false
+    positives, misses, wrong signs.
 
     Args:
         text: what is read
@@ -71,8 +72,9 @@ def attribution_patch(
     """
     from cutaway.interp import attribution
 
-    return attribution.attribution_patch(
-        lm, text, corrupted, target, wrong,
-        kinds=kind or ("z", "q", "k", "v", "pattern", "mlp_out"), by_position=by_position, qk_fix=qk_fix, along=along, steps=steps,
-        exact_top=exact_top, exact_all=exact_all, threshold=threshold, metric=metric,
-    )  # fmt: skip
+    kinds = kind or ("z", "q", "k", "v", "pattern", "mlp_out")
+    with count_progress("patches") as progress:
+        return attribution.attribution_patch(
+            lm, text, corrupted, target, wrong, kinds=kinds, by_position=by_position, qk_fix=qk_fix, along=along, steps=steps,
+            exact_top=exact_top, exact_all=exact_all, threshold=threshold, metric=metric, progress=progress,
+        )  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from cutaway.cli.interpret.options import analysis
+from cutaway.report.counting import count_progress
 
 if TYPE_CHECKING:
     from cutaway.interp.result import Result
@@ -56,4 +57,5 @@ def importance(
     from cutaway.interp.ablation import head_importance
 
     asked = {"correct": target, "wrong": wrong, "reference": reference or None}
-    return head_importance(lm, text, how=how, per=per, normalize=normalize, seed=seed, **asked)  # type: ignore[arg-type]
+    with count_progress("heads") as progress:
+        return head_importance(lm, text, how=how, per=per, normalize=normalize, seed=seed, progress=progress, **asked)  # type: ignore[arg-type]

@@ -29,8 +29,9 @@ def patch(
 ) -> PatchResult:
     """Put activations of one text into the run of another, and show how much of the answer comes with each.
 
-    Recovery is 0 % where nothing changes and 100 % where the answer becomes the other run's. Texts of different length are aligned
-    by their common beginning and end. Meng et al. 2022; Wang et al. 2022.
+    0 % is where nothing changes and 100 % where the answer becomes the other run's: recovery with denoising, the share of the way to
+    the corrupted run with noising. Texts of different length are aligned by their common beginning and end. Meng et al. 2022; Wang et
+    al. 2022.
 
     Args:
         clean: the text that gives the answer

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from cutaway.cli.interpret.options import analysis
+from cutaway.report.counting import count_progress
 
 if TYPE_CHECKING:
     from cutaway.interp.result import Result
@@ -35,7 +36,7 @@ def path_patch(
 
     A sender writes in the run of the text what it writes for the corrupted text; all other heads are held, and one input of a receiver
     takes what comes of it; then everything after the receiver is recomputed. Senders are the embedding, all heads and all MLPs, and the
-    receiver is the logits, unless given. Wang et al. 2022, section 3.1.
+    receiver is the logits, unless given; of several receivers each is patched alone. Wang et al. 2022, section 3.1.
 
     Args:
         text: what is read
@@ -61,8 +62,9 @@ def path_patch(
     """
     from cutaway.interp import path_patching
 
-    return path_patching.path_patch(
-        lm, text, corrupted, target, wrong,
-        senders=sender or None, receivers=receiver or ("logits",), receiver_pos=receiver_pos, mlps=mlps, frozen_norms=frozen_norm,
-        metric=metric,
-    )  # fmt: skip
+    with count_progress("paths") as progress:
+        return path_patching.path_patch(
+            lm, text, corrupted, target, wrong,
+            senders=sender or None, receivers=receiver or ("logits",), receiver_pos=receiver_pos, mlps=mlps, frozen_norms=frozen_norm,
+            metric=metric, progress=progress,
+        )  # fmt: skip

@@ -22,7 +22,7 @@ def present(result: Result, *, json: bool = False, report: Path | None = None, s
     `settings` are listed under the page's title.
     """
     if json:
-        print_json(result.to_dict())
+        print_json(result.record())
     else:
         result.show(stdout_console())
     if report is not None:

@@ -2,11 +2,11 @@
 
 from cutaway.interp.ablation.ablate import HeadSet, ablate, ablate_heads, head_edits
 from cutaway.interp.ablation.backup import BackupEffects, backup_effects
-from cutaway.interp.ablation.importance import HeadImportance, Per, gradient_importance, head_importance, spearman
+from cutaway.interp.ablation.importance import HeadImportance, Per, gradient_importance, head_importance
 from cutaway.interp.ablation.replacement import How, Replacement, make_replacement
 from cutaway.interp.ablation.result import Ablation, Effect
-from cutaway.interp.ablation.rows import Reference, Rows, Texts, rows_of
 from cutaway.interp.ablation.units import Unit, What
+from cutaway.interp.rows import Reference, Rows, Texts, rows_of
 
 __all__ = [
     "ablate",
@@ -28,7 +28,6 @@ __all__ = [
     "HeadImportance",
     "gradient_importance",
     "Per",
-    "spearman",
     "backup_effects",
     "BackupEffects",
 ]

@@ -10,11 +10,11 @@ from torch import Tensor
 from cutaway.interp.ablation.measure import Measure, measure_of
 from cutaway.interp.ablation.replacement import How, Replacement, make_replacement
 from cutaway.interp.ablation.result import Ablation
-from cutaway.interp.ablation.rows import Reference, Rows, Texts, model_of, rows_of, token_texts
 from cutaway.interp.ablation.units import Unit, What, chosen_layers, units_of, written_by
 from cutaway.interp.attention import head_label
 from cutaway.interp.edits import Edit
 from cutaway.interp.residual.question import Target
+from cutaway.interp.rows import Reference, Rows, Texts, model_of, rows_of, token_texts
 from cutaway.interp.sweep import AnyMetric, sweep
 from cutaway.language_model import LanguageModel
 from cutaway.model import Transformer

@@ -12,13 +12,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cutaway.interp.ablation.replacement import How, make_replacement
-from cutaway.interp.ablation.rows import Reference, Texts, rows_of
 from cutaway.interp.attention import head_label
 from cutaway.interp.cache import ActivationCache
 from cutaway.interp.residual.norms import recorded_scale
 from cutaway.interp.residual.projections import head_projections, logit_directions
 from cutaway.interp.residual.question import Answers, Prompts, Target
 from cutaway.interp.result import Result
+from cutaway.interp.rows import Reference, Texts, rows_of
 from cutaway.interp.running import run_with_cache
 from cutaway.language_model import LanguageModel
 from cutaway.model import NoNorm, Transformer
@@ -34,7 +34,7 @@ __all__ = ["BackupEffects", "backup_effects"]
 _N_SHOWN, _N_LISTED, _N_BARS = 10, 50, 20
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class BackupEffects(Result):
     """Direct contributions to an answer's logit before and after one head is taken out.
 

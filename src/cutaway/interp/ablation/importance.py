@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -14,11 +13,13 @@ from torch import Tensor
 from cutaway.interp.ablation.ablate import ablate
 from cutaway.interp.ablation.measure import measure_of
 from cutaway.interp.ablation.replacement import How
-from cutaway.interp.ablation.rows import Reference, Rows, Texts, model_of, rows_of
 from cutaway.interp.attention import head_label
+from cutaway.interp.dropout import without_dropout
 from cutaway.interp.metrics import Metric
+from cutaway.interp.ranks import rank_correlation
 from cutaway.interp.residual.question import Target
 from cutaway.interp.result import Result
+from cutaway.interp.rows import Reference, Rows, Texts, model_of, rows_of
 from cutaway.interp.running import gradients
 from cutaway.interp.sweep import AnyMetric
 from cutaway.language_model import LanguageModel
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from rich.console import RenderableType
 
-__all__ = ["Per", "HeadImportance", "head_importance", "gradient_importance", "spearman"]
+__all__ = ["Per", "HeadImportance", "head_importance", "gradient_importance"]
 
 Per = Literal["row", "position"]
 """Whose derivative has its sign taken off: that of a switch on a head for a whole row, or for each position by itself."""
@@ -37,7 +38,7 @@ Per = Literal["row", "position"]
 _N_SHOWN, _N_LISTED = 12, 50
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class HeadImportance(Result):
     """Every head's importance by ablation and by gradient, and how far the two agree."""
 
@@ -62,8 +63,8 @@ class HeadImportance(Result):
 
     @property
     def rank_correlation(self) -> float:
-        """Spearman's correlation of the two importances over all heads."""
-        return spearman(self.by_ablation.flatten(), self.by_gradient.flatten())
+        """Spearman's correlation of the two importances over all heads; 0 where all heads matter alike by one of them."""
+        return rank_correlation(self.by_ablation.flatten(), self.by_gradient.flatten()) or 0.0
 
     def ranked(self, by: Literal["ablation", "gradient"] = "ablation", *, top: int | None = None) -> list[tuple[int, int]]:
         """Return the heads as (layer, head), the most important first."""
@@ -160,15 +161,17 @@ def head_importance(
     per: Per = "row",
     normalize: bool = False,
     seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
 ) -> HeadImportance:
     """Return every head's importance for a metric, the loss unless given: by ablation as in `ablate`, and by gradient.
 
-    `normalize` divides both by their length over the heads of each layer. Raises ValueError as `ablate` does.
+    `normalize` divides both by their length over the heads of each layer. `progress` is called as in `cutaway.sweep`. Raises
+    ValueError as `ablate` does.
     Source: Michel et al. 2019, section 3.2 and equation 2.
     """
     model = model_of(lm)
     asked: dict[str, Any] = {"metric": metric, "correct": correct, "wrong": wrong}
-    ablated = ablate(lm, texts, what="head", how=how, reference=reference, seed=seed, **asked)
+    ablated = ablate(lm, texts, what="head", how=how, reference=reference, seed=seed, progress=progress, **asked)
     changes = ablated.scores - ablated.base  # (layer head) batch
     shape = (model.config.n_layers, model.config.n_heads)
     sizes = changes.abs().mean(dim=1).reshape(shape)
@@ -205,27 +208,12 @@ def gradient_importance(
         raise ValueError(f"per is {per!r}; expected 'row' or 'position'")
     model, rows = model_of(lm), rows_of(lm, texts)
     measure = measure_of(lm, rows, metric, correct, wrong)
-    with _without_dropout(model):
+    with without_dropout(model):
         _, z, dz = gradients(model, rows.tokens, _of_logits(rows, measure.metric), "blocks.*.attn.z")
     products = (z.stack("z") * dz.stack("z")).sum(dim=-1)  # layer batch pos head
     switches = products.sum(dim=2).abs() if per == "row" else products.abs().sum(dim=2)  # layer batch head
     scores = switches.mean(dim=1)
     return _normalized(scores) if normalize else scores
-
-
-def spearman(a: Float[Tensor, " n"], b: Float[Tensor, " n"]) -> float:
-    """Return Spearman's rank correlation; equal values share the mean of their ranks, and it is 0 where one side is constant."""
-    ranks = torch.stack([_ranks(a), _ranks(b)])
-    centred = ranks - ranks.mean(dim=1, keepdim=True)
-    length = centred.norm(dim=1).prod()
-    return float((centred[0] * centred[1]).sum() / length) if length > 0 else 0.0
-
-
-def _ranks(x: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
-    _, group, count = torch.unique(x, return_inverse=True, return_counts=True)
-    last = count.cumsum(0).double()
-    ranks: Tensor = last - (count - 1) / 2
-    return ranks[group]
 
 
 def _normalized(scores: Float[Tensor, "layer head"]) -> Float[Tensor, "layer head"]:
@@ -238,13 +226,3 @@ def _of_logits(rows: Rows, metric: AnyMetric) -> AnyMetric:
     if isinstance(metric, Metric) and not rows.is_even:
         return lambda logits: metric(logits, rows.lengths)
     return metric
-
-
-@contextmanager
-def _without_dropout(model: Transformer) -> Iterator[None]:
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)

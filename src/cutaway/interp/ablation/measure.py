@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cutaway.interp import metrics
-from cutaway.interp.ablation.rows import Rows, model_of
 from cutaway.interp.metrics import Metric
 from cutaway.interp.residual.question import Prompts, Target
+from cutaway.interp.rows import Rows, model_of
 from cutaway.interp.sweep import AnyMetric
 from cutaway.language_model import LanguageModel
 from cutaway.model import Transformer
@@ -54,7 +54,7 @@ def measure_of(
     answer = prompts.label(ids[0]) if len(set(ids)) == 1 else "the answer"
     if wrong is None:
         return Measure(metrics.log_prob(ids), f"log-probability of {answer}", tuple(said))
-    wrong_ids, also_said = prompts.ids(wrong)
+    wrong_ids, also_said = prompts.other_ids(wrong, ids)
     other = prompts.label(wrong_ids[0]) if len(set(wrong_ids)) == 1 else "the wrong one"
     return Measure(metrics.logit_diff(ids, wrong_ids), f"logit of {answer} less {other}", (*said, *also_said))
 

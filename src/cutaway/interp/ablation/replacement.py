@@ -11,8 +11,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from cutaway.interp import edits
-from cutaway.interp.ablation.rows import Rows
 from cutaway.interp.edits import Edit
+from cutaway.interp.rows import Rows
 from cutaway.interp.running import means, run_with_cache
 from cutaway.interp.selection import Selection
 from cutaway.interp.sites import site_of

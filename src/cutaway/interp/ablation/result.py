@@ -34,7 +34,7 @@ class Effect(NamedTuple):
     effect: float
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Ablation(Result):
     """A metric of every row, of the whole model and without each unit."""
 

@@ -4,7 +4,8 @@ from cutaway.interp.attribution.estimates import Completeness
 from cutaway.interp.attribution.experiment import attribution_patch
 from cutaway.interp.attribution.nodes import Node, NodeKind
 from cutaway.interp.attribution.patching import Along, attribute_patches
-from cutaway.interp.attribution.result import Agreement, Attribution, NodeEffect, rank_correlation
+from cutaway.interp.attribution.result import Agreement, Attribution, NodeEffect
+from cutaway.interp.ranks import rank_correlation
 
 __all__ = [
     "attribution_patch",

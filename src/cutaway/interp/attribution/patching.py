@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -14,6 +13,7 @@ from cutaway.config import ModelConfig
 from cutaway.interp.attribution.estimates import Completeness, along_activations, along_inputs, first_order, through_softmax
 from cutaway.interp.attribution.nodes import Node, NodeKind, PerNode, checked_kinds, names_of, replaced_by
 from cutaway.interp.attribution.result import Attribution
+from cutaway.interp.dropout import without_dropout
 from cutaway.interp.edits import Edit
 from cutaway.interp.patching.grid import Pairs
 from cutaway.interp.refactoring import ungroup_heads
@@ -57,13 +57,13 @@ def attribute_patches(
     line instead (integrated gradients; then queries and keys are taken like all others). Keys and values are those of one query head
     also where heads share them.
 
-    `exact_top` tries the best so many nodes of each kind for themselves, all in one sweep, and `exact_all` every node; the result says
-    how the ranks agree, and which nodes move the metric by `threshold` of the difference between the runs or more by one account and
-    not by the other. `pairs` say for each row which positions of the other run go to which of this; `lengths` are each row's tokens
-    where rows are filled up on the right. Raises ValueError for kinds that the model does not have, and for runs of different length
-    without pairs.
-    Source: Nanda 2023, "Attribution Patching"; Syed et al. 2023, "Attribution Patching Outperforms Automated Circuit Discovery"; Kramár
-    et al. 2024, "AtP*", section 3.1.1; Sundararajan et al. 2017, "Axiomatic Attribution for Deep Networks".
+    `exact_top` tries the best so many nodes of each kind for themselves, all in one sweep, and `exact_all` every node; the result
+    says how the ranks of their sizes agree, and which nodes move the metric by `threshold` of the difference between the runs or more
+    by one account and not by the other, or one way by the one and the other way by the other. `pairs` say for each row which
+    positions of the other run go to which of this; `lengths` are each row's tokens where rows are filled up on the right. Raises
+    ValueError for kinds that the model does not have, and for runs of different length without pairs. Source: Nanda 2023,
+    "Attribution Patching"; Syed et al. 2023, "Attribution Patching Outperforms Automated Circuit Discovery"; Kramár et al. 2024,
+    "AtP*", section 3.1.1; Sundararajan et al. 2017, "Axiomatic Attribution for Deep Networks".
 
     >>> found = attribute_patches(model, clean, corrupted, metrics.logit_diff(3, 5), exact_top=10)  # doctest: +SKIP
     >>> found.ranked("z")[0], found.agreement()  # doctest: +SKIP
@@ -79,7 +79,7 @@ def attribute_patches(
 
     other_names = {name for kind in kinds for name in names_of(config, kind)} | ({"embed"} if along == "inputs" else set())
     names = other_names | (_made_of_scores(config) if fixed else set())
-    with _without_dropout(model):
+    with without_dropout(model):
         runs = run_two(
             model, tokens, other_tokens, metric, names,
             other_names=other_names, pairs=pairs, lengths=lengths, other_lengths=other_lengths,
@@ -137,17 +137,6 @@ def _estimated(
         layers = first_order(runs, grads, [kind for kind in kinds if kind not in fixed])
         layers |= {kind: through_softmax(runs, grads, kind, by_position=by_position) for kind in fixed}
     return {kind: _stacked(layers[kind], by_position) for kind in kinds}, completeness
-
-
-@contextmanager
-def _without_dropout(model: Transformer) -> Iterator[None]:
-    """Run without dropout but with gradients, and leave the model in the mode it was in."""
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)
 
 
 def _stacked(layers: Sequence[PerNode], by_position: bool) -> Float[Tensor, "layer unit place batch"]:

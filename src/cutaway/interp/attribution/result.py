@@ -12,6 +12,7 @@ from torch import Tensor
 
 from cutaway.interp.attribution.estimates import Completeness
 from cutaway.interp.attribution.nodes import Node, NodeKind
+from cutaway.interp.ranks import rank_correlation
 from cutaway.interp.result import Result
 from cutaway.report import grid, table
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from rich.console import RenderableType
 
-__all__ = ["Agreement", "Attribution", "NodeEffect", "rank_correlation"]
+__all__ = ["Agreement", "Attribution", "NodeEffect"]
 
 _ROUNDING = 64
 """Effects below so many units in the last place of the metric are taken for nothing, as they may be rounding."""
@@ -47,9 +48,11 @@ class Agreement(NamedTuple):
     """Those that move the metric by the threshold or more by their estimate alone."""
     misses: tuple[Node, ...]
     """Those that do so by their exact effect alone; where not all were tried, there may be more."""
+    wrong_sign: tuple[Node, ...]
+    """Those that move the metric by the threshold or more, by either account, and by the estimate the other way."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Attribution(Result):
     """What patching each node is estimated to do to the metric."""
 
@@ -115,6 +118,13 @@ class Attribution(Result):
                         rank_correlation=rank_correlation(*_sizes(tried, noise)),
                         false_positives=tuple(node for node, estimate, exact in tried if abs(estimate) >= least > abs(exact)),
                         misses=tuple(node for node, estimate, exact in tried if abs(exact) >= least > abs(estimate)),
+                        wrong_sign=tuple(
+                            node
+                            for node, estimate, exact in tried
+                            if estimate * exact < 0
+                            and max(abs(estimate), abs(exact)) >= least
+                            and min(abs(estimate), abs(exact)) > noise
+                        ),
                     )
                 )
         return found
@@ -168,7 +178,7 @@ class Attribution(Result):
             ],
             "agreement": [
                 each._asdict()
-                | {"false_positives": list(map(str, each.false_positives)), "misses": list(map(str, each.misses))}
+                | {name: list(map(str, getattr(each, name))) for name in ("false_positives", "misses", "wrong_sign")}
                 for each in self.agreement()
             ],
         }  # fmt: skip
@@ -222,11 +232,14 @@ class Attribution(Result):
             strongest.add_row(self._name(each.node), _signed(each.estimate), "" if each.exact is None else _signed(each.exact))
         shown.append(strongest)
         if found := self.agreement():
-            header = ("kind", "tried", "of", "rank correlation", "false positives", "misses")
+            header = ("kind", "tried", "of", "rank correlation of sizes", "false positives", "misses", "wrong sign")
             agreeing = table(*header, right=header[1:], title="Estimates beside exact effects")
             for kind in found:
                 correlation = "" if kind.rank_correlation is None else f"{kind.rank_correlation:.2f}"
-                counts = [str(kind.n_tried), str(kind.n_nodes)], [str(len(kind.false_positives)), str(len(kind.misses))]
+                counts = (
+                    [str(kind.n_tried), str(kind.n_nodes)],
+                    [str(len(nodes)) for nodes in (kind.false_positives, kind.misses, kind.wrong_sign)],
+                )
                 agreeing.add_row(kind.kind, *counts[0], correlation, *counts[1])
             shown.append(agreeing)
         return shown
@@ -270,9 +283,11 @@ class Attribution(Result):
         return f"{Node(node.kind, node.layer, node.unit)} at {self._place(node.pos)}"
 
     def _agreement_said(self, each: Agreement) -> str:
-        correlation = "" if each.rank_correlation is None else f"rank correlation {each.rank_correlation:.2f}, "
+        correlation = "" if each.rank_correlation is None else f"rank correlation of sizes {each.rank_correlation:.2f}, "
         wrong = f"{self._counted(each.false_positives, 'false positive')}, {self._counted(each.misses, 'miss')}"
-        return f"{each.kind}, {each.n_tried} of {each.n_nodes} tried: {correlation}{wrong}."
+        wrong += f", {self._counted(each.wrong_sign, 'wrong sign')}"
+        among = " among those tried" if each.n_tried < each.n_nodes else ""
+        return f"{each.kind}, {each.n_tried} of {each.n_nodes} tried: {correlation}{wrong}{among}."
 
     def _counted(self, nodes: Sequence[Node], what: str) -> str:
         plural = "" if len(nodes) == 1 else "es" if what.endswith("s") else "s"
@@ -280,24 +295,10 @@ class Attribution(Result):
         return f"{len(nodes)} {what}{plural}" + (f" ({', '.join(names)})" if nodes else "")
 
 
-def rank_correlation(one: Sequence[float], other: Sequence[float]) -> float | None:
-    """Return Spearman's rank correlation, equal values sharing their mean rank; None where either has no two different values."""
-    if len(set(one)) < 2 or len(set(other)) < 2:
-        return None
-    ranks = torch.stack([_ranks(one), _ranks(other)])
-    return torch.corrcoef(ranks)[0, 1].item()
-
-
 def _sizes(tried: Sequence[tuple[Node, float, float]], noise: float) -> tuple[list[float], list[float]]:
     """Return the sizes of both, those of rounding as 0, without the nodes that have no effect by either."""
     sizes = [[abs(each) if abs(each) > noise else 0.0 for each in pair] for _, *pair in tried]
     return [estimate for estimate, exact in sizes if estimate or exact], [exact for estimate, exact in sizes if estimate or exact]
-
-
-def _ranks(values: Sequence[float]) -> Float[Tensor, " value"]:
-    given = torch.tensor(values, dtype=torch.float64)
-    below, equal = given[:, None] > given, given[:, None] == given
-    return below.sum(1) + (equal.sum(1) - 1) / 2.0
 
 
 def _number(value: float | Tensor) -> str:

@@ -52,7 +52,7 @@ class SingularPair:
     right: tuple[TokenScore, ...]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class SingularVectors(Result):
     """What the strongest directions of a head's circuit are in words."""
 

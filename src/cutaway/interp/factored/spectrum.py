@@ -25,7 +25,7 @@ __all__ = ["HeadWeights", "head_weights", "effective_rank"]
 _N_SHOWN, _N_LINES = 12, 12
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class HeadWeights(Result):
     """The spectra of every head's circuits, the linear parts of the norms within, and its copying score."""
 

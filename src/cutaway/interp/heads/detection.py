@@ -14,6 +14,7 @@ from cutaway.interp.attention import entropy
 from cutaway.interp.factored import copying_scores
 from cutaway.interp.heads.repeated_tokens import RepeatedTokens, repeated_tokens
 from cutaway.interp.heads.scores import THRESHOLD, HeadKind, HeadScores
+from cutaway.interp.rows import model_of
 from cutaway.language_model import LanguageModel
 from cutaway.model import Transformer
 from cutaway.runtime import evaluating
@@ -45,7 +46,7 @@ def detect_heads(
     Patterns are reduced to these numbers layer by layer and never kept. Raises ValueError for lengths that do not fit.
     Source: Olsson et al. 2022, "Prefix matching"; they leave out common and rare tokens, and repeat 25 four times.
     """
-    model = lm.model if isinstance(lm, LanguageModel) else lm
+    model = model_of(lm)
     drawn = repeated_tokens(lm, n_sequences=n_sequences, seq_length=seq_length, seed=seed, bos=bos)
     counter = _Counter(model, drawn)
     with evaluating(model):

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["InductionHeads", "induction_heads"]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class InductionHeads(Result):
     """The heads that match prefixes most, and what the model gains by what it has read before."""
 

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from cutaway.interp.rows import model_of
 from cutaway.language_model import LanguageModel
 from cutaway.model import Transformer
 from cutaway.runtime import seeded_generator
@@ -55,7 +56,7 @@ def repeated_tokens(
     that no token has, are never drawn. `bos` puts the token that begins a text first, None where the tokenizer's file says so. A model
     without a tokenizer has all its ids drawn. Raises ValueError for a length that does not fit.
     """
-    model = lm.model if isinstance(lm, LanguageModel) else lm
+    model = model_of(lm)
     ids, first = _drawable(lm, bos)
     if n_sequences < 1:
         raise ValueError(f"n_sequences is {n_sequences}; draw at least one sequence")

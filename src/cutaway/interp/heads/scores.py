@@ -52,7 +52,7 @@ class HeadScore(NamedTuple):
     null: float
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class HeadScores(Result):
     """Every head of a model scored for what heads are known to do, and the model's loss on what it had read before."""
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from cutaway.interp.lens.states import Distributions, LensNorm, Translate, distributions, kl_nats, state_label, state_place
 from cutaway.interp.result import Result
+from cutaway.interp.rows import one_row, token_texts
 from cutaway.interp.targets import single_token
 from cutaway.language_model import LanguageModel
 from cutaway.report.numbers import format_fixed
@@ -92,7 +93,7 @@ def _scores(log_probs: Tensor, final: Tensor, followed: Tensor, top_k: int) -> d
     }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LensReading(Result):
     """What a lens reads in one text, at every layer and position."""
 
@@ -261,7 +262,7 @@ def read_text(
     scores = lens_scores(lm, tokens, names, norm=norm, translate=translate, target=token, top_k=top_k)
     row = {name: getattr(scores, name)[:, 0] for name in ("top_probs", "probs", "log_probs", "ranks", "kl")}
     return kind(
-        tokens=tuple(_input_word(lm, each) for each in tokens[0].tolist()),
+        tokens=tuple(token_texts(lm, tokens[0])),
         names=tuple(names),
         norm=norm,
         words=tuple(tuple(tuple(_word(lm, each) for each in k) for k in layer) for layer in scores.top_tokens[:, 0].tolist()),
@@ -274,16 +275,8 @@ def read_text(
 
 def _row(lm: LanguageModel, text: str | Tensor | Sequence[int], bos: bool | None) -> tuple[Int[Tensor, "1 pos"], str]:
     """Return the ids as one row, and the text that they are."""
-    if isinstance(text, str):
-        return lm.tokens(text, bos=bos), text
-    if bos is not None:
-        raise ValueError("bos is for a text that is encoded here: put the token before the ids yourself")
-    ids = torch.as_tensor(text, device=lm.model.embed.W_E.device)
-    if ids.ndim == 2 and len(ids) == 1:
-        ids = ids[0]
-    if ids.ndim != 1 or not len(ids):
-        raise ValueError(f"the ids have the shape {list(ids.shape)}; expected one row of them, as lm.tokens gives for one text")
-    return ids[None], "".join(_input_word(lm, each) for each in ids.tolist())
+    tokens = one_row(lm, text, bos=bos)
+    return tokens, text if isinstance(text, str) else "".join(token_texts(lm, tokens[0]))
 
 
 def _target(lm: LanguageModel, target: str | int | None, given: str) -> tuple[int | None, str]:

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from cutaway.data import Loader
+from cutaway.interp.dropout import without_dropout
 from cutaway.interp.lens.states import state_label, state_place
 from cutaway.interp.result import Result
 from cutaway.interp.running import run_with_cache
@@ -27,6 +28,9 @@ __all__ = ["LensProgress", "LensRecipe", "LensTraining", "train_translators"]
 
 LensProgress = Callable[[int, int, float], None]
 """Told after each step: the steps done, the steps in all, the mean KL of the layers in nats."""
+
+_FEW_TOKENS = 2**14
+"""Below this many tokens a lens is said to be a sketch; the paper's read 262,144 a step."""
 
 _LOGITS_AT_ONCE = 2**22
 """Logits of one layer held at a time: 16 MiB in float32, and as much again for each of a few copies."""
@@ -58,7 +62,7 @@ class LensRecipe:
             raise ValueError(f"momentum is {self.momentum}; expected more than 0 and less than 1")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LensTraining(Result):
     """What training made of a lens: the KL of both lenses on text that it did not see, in nats, layer by layer."""
 
@@ -84,15 +88,16 @@ class LensTraining(Result):
         mean_before, mean_after = sum(before) / len(before), sum(after) / len(after)
         n_read = self.recipe.n_steps * self.recipe.batch_size * self.recipe.n_pos
         corpus = f" of {self.corpus}" if self.corpus else ""
+        sketch = " That is a sketch from few tokens: train longer before you rely on it." if n_read < _FEW_TOKENS else ""
         return (
             f"Mean KL of the model's answer from the reading, over the layers before the last: {mean_before:.3f} nats for the logit "
             f"lens, {mean_after:.3f} for the tuned lens, which is lower at {n_better} of {len(before)}; at the last they are the same. "
-            f"Trained {self.recipe.n_steps} steps on {n_read:,} tokens{corpus}, compared on {self.n_held_out:,} held out."
+            f"Trained {self.recipe.n_steps} steps on {n_read:,} tokens{corpus}, compared on {self.n_held_out:,} held out.{sketch}"
         )
 
     def to_dict(self) -> dict[str, Any]:
         """Return the recipe and the KL of both lenses."""
-        return {"analysis": self.title, "layers": [state_label(name) for name in self.names]} | asdict(self)
+        return {"layers": [state_label(name) for name in self.names]} | asdict(self)
 
     def table(self) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
         """Return the KL of both lenses, layer by layer."""
@@ -135,9 +140,7 @@ def train_translators(
     sizes: list[Tensor] = []
     rate = recipe.learning_rate * (1 - recipe.momentum)
     optimizer = torch.optim.SGD([*A, *b], lr=rate, momentum=recipe.momentum, nesterov=True)
-    was_training = model.training
-    model.eval()
-    try:
+    with without_dropout(model):
         for step in range(recipe.n_steps):
             tokens, _ = loader.next_batch(device)
             states, final = _states(model, tokens, names)
@@ -151,8 +154,6 @@ def train_translators(
             optimizer.step()
             if progress is not None:
                 progress(step + 1, recipe.n_steps, kl)
-    finally:
-        model.train(was_training)
     biases = [size * each.detach() for size, each in zip(sizes, b, strict=True)]
     return torch.stack([each.detach() for each in A]), torch.stack(biases)
 

@@ -145,7 +145,7 @@ class TunedLens:
         return cls(tensors["A"].to(device), tensors["b"].to(device), about["model_sha256"], _training(about["training"]))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TunedLensReading(LensReading):
     """What a tuned lens reads in one text, at every layer and position."""
 

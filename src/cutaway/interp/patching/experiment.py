@@ -9,6 +9,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from cutaway.interp.alignment import Alignment, align
+from cutaway.interp.dropout import without_dropout
 from cutaway.interp.patching.grid import By, cached_part, grid_with_base
 from cutaway.interp.patching.prompts import MetricName, Prompts, check_gap, read_prompts, read_question
 from cutaway.interp.patching.recovery import PatchResult
@@ -38,12 +39,12 @@ def patch(
     """Put each activation of one run into the run of another prompt, one cell at a time, and return how much of the answer comes
     with it.
 
-    `site` is any activation of a layer: resid_pre, resid_mid, resid_post, attn_out, mlp_out, or of its heads: z, q, k, v,
-    pattern. `by` says what a cell is, as in `patch_grid`. Recovery is 0 where the metric stays that of the run patched into, and
-    1 where it becomes the other run's; over several prompts the metric is averaged first. The metric is `logit_diff` where a
-    wrong answer is given and `log_prob` where none is. Prompts of different length are aligned by their common beginning and end,
-    or by `pairs` of (clean, corrupted) positions. Raises ValueError for prompts that do not align, for an answer that is not one
-    token, and where both runs give the same metric.
+    `site` is any activation of a layer: resid_pre, resid_mid, resid_post, attn_out, mlp_out, or of its heads: z, q, k, v, pattern.
+    `by` says what a cell is, as in `patch_grid`. Recovery is 0 where the metric stays that of the run patched into, and 1 where it
+    becomes the other run's, which is the corrupted one with noising; over several prompts the metric is averaged first. The metric is
+    `logit_diff` where a wrong answer is given and `log_prob` where none is. Prompts of different length are aligned by their common
+    beginning and end, or by `pairs` of (clean, corrupted) positions. Raises ValueError for prompts that do not align, for an answer
+    that is not one token, and where both runs give the same metric.
 
     Source: Meng et al. 2022 and Wang et al. 2022 (the method), Zhang and Nanda 2023 (metrics), Heimersheim and Nanda 2024,
     section 2 (denoising and noising).
@@ -59,7 +60,8 @@ def patch(
     source, into = (clean_rows, corrupted_rows) if is_denoising else (corrupted_rows, clean_rows)
     oriented = [[pair if is_denoising else pair[::-1] for pair in each.pairs] for each in alignments]
 
-    logits, cache = run_with_cache(lm.model, source.tokens, cached_part(lm.model, site))
+    with without_dropout(lm.model):
+        logits, cache = run_with_cache(lm.model, source.tokens, cached_part(lm.model, site))
     assert logits is not None
     other = question.metric(logits, source.lengths)
     where: dict[str, Any] = {"site": site, "by": by, "pairs": oriented, "lengths": into.ragged_lengths}

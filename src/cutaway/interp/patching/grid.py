@@ -13,6 +13,7 @@ from torch import Tensor
 
 from cutaway.interp import edits
 from cutaway.interp.cache import ActivationCache
+from cutaway.interp.dropout import without_dropout
 from cutaway.interp.edits import Edit
 from cutaway.interp.running import run_with_cache
 from cutaway.interp.sites import full_name, site_of
@@ -104,7 +105,8 @@ def grid_with_base(
             raise ValueError(
                 f"by={by!r} needs rows that align alike, of one length each; these do not: patch by head or by layer, or row by row"
             )
-        cache, rows = _merged(model, tokens, cache, names, rows), [[(pos, pos) for pos in range(n_pos)]]
+        with without_dropout(model):
+            cache, rows = _merged(model, tokens, cache, names, rows), [[(pos, pos) for pos in range(n_pos)]]
     is_whole = rows[0] == [(pos, pos) for pos in range(max(n_pos, cache.tokens.shape[1]))]
     places = _places(rows[0], by, is_whole=is_whole)
     heads = _heads(model, site_of(names[0]).axes, by)
@@ -114,7 +116,8 @@ def grid_with_base(
         for head in heads
         for src, dst in places
     ]
-    scores = sweep(model, tokens, [*cells, []], metric, lengths=lengths, progress=progress)
+    with without_dropout(model):
+        scores = sweep(model, tokens, [*cells, []], metric, lengths=lengths, progress=progress)
     shape = [len(heads)] * ("head" in by) + [len(places)] * ("position" in by)
     return Grid(
         scores=scores[:-1].unflatten(0, (config.n_layers, *shape)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from jaxtyping import Float
@@ -23,6 +24,7 @@ __all__ = ["LayerRecovery", "PatchResult", "band"]
 
 _BANDS = ((0.7, "Critical"), (0.4, "Important"), (0.2, "Moderate"))
 _N_SHOWN = 10
+_N_STRETCHES = 4
 _MANY_ROWS = 20
 
 
@@ -46,7 +48,7 @@ class LayerRecovery:
         return band(self.recovery)
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class PatchResult(Result):
     """The metric of every patched run beside those of the two runs, and what share of the way each patch went."""
 
@@ -82,7 +84,10 @@ class PatchResult(Result):
 
     @property
     def recovery(self) -> Float[Tensor, "layer *cell"]:
-        """How far each patch takes the metric: 0 is the run patched into, 1 the other; below and above happen and stay."""
+        """How far each patch takes the metric: 0 is the run patched into, 1 the other; below and above happen and stay.
+
+        With noising that is the share of the way to the corrupted run, and nothing recovers.
+        """
         return (self.values - self.base.mean()) / (self.other.mean() - self.base.mean())
 
     @property
@@ -121,7 +126,9 @@ class PatchResult(Result):
             f"{self.direction.capitalize()}: {self.site} of the {names[0]} run goes into the {names[1]} run, {what}.",
             f"The {self.measured}{rows} is {_number(self.base.mean())} in the {names[1]} run (0 %) and "
             f"{_number(self.other.mean())} in the {names[0]} run (100 %).",
-            f"Most comes with layer {best.layer}, {best.where}: {100 * best.recovery:.1f} %. Layers by their best cell: {counted}.",
+            f"Most comes with layer {best.layer}, {best.where}: {100 * best.recovery:.1f} %{self._way}.",
+            *self._moves(),
+            f"Layers by their best cell: {counted}.",
             *(f"{note}." for note in self.notes),
             *dict.fromkeys(sentence for each in self.alignments if (sentence := each.sentence())),
         ]
@@ -161,7 +168,7 @@ class PatchResult(Result):
             [100 * each.recovery for each in layers],
             labels=[str(each.layer) if self.by == "layer" else f"{each.layer}: {each.where}" for each in layers],
             title="The best cell of each layer" if self.by != "layer" else f"{self.site} by layer",
-            label="recovery, %",
+            label=f"{self._share}, %",
         )
         if self.by == "layer":
             return [best]
@@ -173,7 +180,7 @@ class PatchResult(Result):
             title=f"{self.direction.capitalize()} {self.site} by {self._axes_are}",
             row_title="layer.head" if self.by == "head-position" else "layer",
             column_title=self._columns_are,
-            label="recovery, %",
+            label=f"{self._share}, %",
             signed=True,
         )
         return [grid, best]
@@ -196,7 +203,7 @@ class PatchResult(Result):
         row_labels, columns, percent = self._matrix()
         corner = "layer.head" if self.by == "head-position" else "layer"
         cells = grid(percent, rows=row_labels, columns=columns, signed=True, digits=0, corner=corner)
-        heading = f"Recovery of {self.site} in %, by {self._axes_are}"
+        heading = f"{self._share.capitalize()} by {self.site} in %, by {self._axes_are}"
         return [prompts, Group(Text(heading, style="bold"), cells), ranking]
 
     def table(self) -> tuple[list[str], list[list[str]]]:
@@ -204,7 +211,33 @@ class PatchResult(Result):
         rows = [
             [str(each.layer), each.where, f"{100 * each.recovery:.1f}", _number(each.score), each.band] for each in self.ranked()
         ]
-        return ["layer", "best cell", "recovery %", "metric", "band"], rows
+        return ["layer", "best cell", "recovery %" if self.direction == "denoising" else "of the way %", "metric", "band"], rows
+
+    def _moves(self) -> list[str]:
+        """Return the sentence of where the best position of the stream is as layers go on."""
+        if self.by != "position" or not self.site.startswith("resid"):
+            return []
+        layers = sorted(self.ranked(), key=lambda each: each.layer)
+        stretches = [(where, [each.layer for each in run]) for where, run in groupby(layers, key=lambda each: each.where)]
+        if len(stretches) == 1:
+            return [f"The best position is {layers[0].where} in every layer."]
+        longest = sorted(stretches, key=lambda each: -len(each[1]))[:_N_STRETCHES]
+        said = [
+            f"{where} ({'layer' if len(run) == 1 else 'layers'} {run[0]}{f' to {run[-1]}' if len(run) > 1 else ''})"
+            for where, run in sorted(longest, key=lambda each: each[1])
+        ]
+        n_more = len(stretches) - len(longest)
+        more = f", and {n_more} shorter {'stretch' if n_more == 1 else 'stretches'} besides" if n_more else ""
+        return [f"The best position moves: {', then '.join(said)}{more}."]
+
+    @property
+    def _share(self) -> str:
+        """What 100 % is of."""
+        return "recovery" if self.direction == "denoising" else "share of the way to the corrupted run"
+
+    @property
+    def _way(self) -> str:
+        return "" if self.direction == "denoising" else " of the way to the corrupted run"
 
     @property
     def _columns_are(self) -> str:

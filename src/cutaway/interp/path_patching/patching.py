@@ -59,6 +59,9 @@ def patch_paths(
     is what was noted, at all positions or at `receiver_pos`, and everything after it is recomputed; for `logits` the first pass is all.
     Norms divide by scales recomputed in both passes, but for those named, or matched by a glob, in `frozen_norms`.
 
+    Receivers are patched one at a time. Wang et al. patch the paths from a sender to a set of receivers together, as to the queries of
+    all name movers: the effects of its members add up to the set's only where they do not act on each other or saturate.
+
     Senders are `embed`, heads such as `L9H6`, MLPs such as `mlp3`, neurons such as `mlp3.17`; unless given the embedding, all heads and
     all MLPs. Receivers are `logits`, one input of a head such as `L9H6.q` (`L9H6` is all three), MLPs and neurons; where heads share
     keys and values, `L9H6.k` are those that head 6 sees, and no other head's. `pairs` say for each row which positions of the other run
@@ -167,7 +170,7 @@ class _Table:
 
         def tell(n_cells: int, _n_all: int) -> None:
             if progress is not None:
-                progress(self.n_done * len(runs.tokens) + n_cells, n_all)
+                progress(min(self.n_done * len(runs.tokens) + n_cells, n_all), n_all)  # the run itself is among the cells
 
         variants: list[list[Edit]] = [*(variant for _, _, variant in self.cells), []]  # the last is the run itself
         found = sweep(

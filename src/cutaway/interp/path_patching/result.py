@@ -34,7 +34,7 @@ class PathEffect(NamedTuple):
     recovery: float
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class PathPatching(Result):
     """The metric with each path patched, from every sender to every receiver, beside those of the two runs."""
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from cutaway.interp.residual.contributions import By, contributions, names_needed
@@ -15,6 +15,7 @@ from cutaway.interp.residual.norms import recorded_scale
 from cutaway.interp.residual.projections import logit_bias, logit_directions
 from cutaway.interp.residual.question import Answers, Prompts, Target
 from cutaway.interp.result import Result
+from cutaway.interp.rows import Texts
 from cutaway.interp.running import run_with_cache
 from cutaway.language_model import LanguageModel
 from cutaway.model import NoNorm, Transformer
@@ -35,7 +36,7 @@ _COLUMN: dict[By, str] = {"component": "part", "head": "head", "neuron": "neuron
 """What the columns of the map by layer are."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Attribution(Result):
     """What each part adds to the logit, or the logit difference, of every row; over all parts it adds up to that."""
 
@@ -159,7 +160,7 @@ class Attribution(Result):
 
 def attribute(
     lm: LanguageModel | Transformer,
-    tokens: str | Int[Tensor, "batch pos"],
+    tokens: Texts,
     correct: Target | None = None,
     wrong: Target | None = None,
     *,
@@ -179,7 +180,8 @@ def attribute(
     - Answers are tokens by text or id, one for all rows or one for each; without `correct` the model's own; without `wrong` it is
       the logit itself, of which a part may be one that all tokens share. `pos` may be each row's own, as where rows were filled up.
 
-    Raises ValueError for targets that are not one token and positions that are not there. Source: Wang et al. 2022, section 3.1; by
+    Texts of different length are filled up on the right, and `pos` is each one's own. Raises ValueError for targets that are not one
+    token, for a wrong answer that is the correct one, and for positions that are not there. Source: Wang et al. 2022, section 3.1; by
     position, Elhage et al. 2021, "Attention Heads as Information Movement".
 
     >>> residual.attribute(lm, "The capital of France is", " Paris", " London", by="head").show()  # doctest: +SKIP

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from cutaway.interp.rows import Texts, model_of, rows_of
 from cutaway.interp.targets import single_token
 from cutaway.language_model import LanguageModel
 from cutaway.model import Transformer
@@ -29,26 +30,21 @@ class Prompts:
     positions: tuple[int, ...]
 
     @classmethod
-    def of(
-        cls, lm: LanguageModel | Transformer, tokens: str | Int[Tensor, "batch pos"], *, pos: int | Sequence[int] = -1
-    ) -> Prompts:
-        """Return the prompts of a text or of tokens; raises ValueError for positions that are not there."""
-        if isinstance(tokens, str):
-            if isinstance(lm, Transformer):
-                raise ValueError("a text needs a tokenizer: give the LanguageModel, as cutaway.load returns it, or tokens")  # noqa: TRY004 (data)
-            tokens = lm.tokens(tokens)
-        n_rows, n_pos = tokens.shape
-        given = [pos] * n_rows if isinstance(pos, int) else list(pos)
-        if len(given) != n_rows:
-            raise ValueError(f"there are {len(given)} positions for {n_rows} rows: give one, or one for each row")
-        if wrong := [each for each in given if not -n_pos <= each < n_pos]:
-            raise ValueError(f"there is no position {wrong[0]}; there are {n_pos}, 0 to {n_pos - 1}")
-        return cls(lm, tokens, tuple(each % n_pos for each in given))
+    def of(cls, lm: LanguageModel | Transformer, texts: Texts, *, pos: int | Sequence[int] = -1) -> Prompts:
+        """Return the prompts of a text, several, or tokens; raises ValueError for positions that a row does not have."""
+        rows = rows_of(lm, texts)
+        given = [pos] * len(rows.lengths) if isinstance(pos, int) else list(pos)
+        if len(given) != len(rows.lengths):
+            raise ValueError(f"there are {len(given)} positions for {len(rows.lengths)} rows: give one, or one for each row")
+        for each, n_pos in zip(given, rows.lengths, strict=True):
+            if not -n_pos <= each < n_pos:
+                raise ValueError(f"there is no position {each}; there are {n_pos}, 0 to {n_pos - 1}")
+        return cls(lm, rows.tokens, tuple(each % n_pos for each, n_pos in zip(given, rows.lengths, strict=True)))
 
     @property
     def model(self) -> Transformer:
         """The model without its tokenizer."""
-        return self.lm.model if isinstance(self.lm, LanguageModel) else self.lm
+        return model_of(self.lm)
 
     @property
     def words(self) -> LanguageModel | None:
@@ -89,6 +85,13 @@ class Prompts:
             said = [f"{said[0]}, and so are {len(said) - 1} others"]
         return [token for token, _ in found], said
 
+    def other_ids(self, wrong: Target, correct: Sequence[int]) -> tuple[list[int], list[str]]:
+        """Return the wrong answer's tokens as `ids` does; raises ValueError where one is the correct answer itself."""
+        found, said = self.ids(wrong)
+        if same := [token for token, other in zip(found, correct, strict=True) if token == other]:
+            raise ValueError(f"the answer and the wrong answer are one token ({self.label(same[0])}): give another wrong answer")
+        return found, said
+
     def _id(self, target: int | str, row: int) -> tuple[int, str]:
         if isinstance(target, int):
             return target, ""
@@ -115,7 +118,7 @@ class Answers:
             ids, said = prompts.ids(correct)
         if wrong is None:
             return cls(ids, None, tuple(said))
-        wrong_ids, also_said = prompts.ids(wrong)
+        wrong_ids, also_said = prompts.other_ids(wrong, ids)
         return cls(ids, wrong_ids, (*said, *also_said))
 
     def named(self, prompts: Prompts) -> str:

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from cutaway.interp.residual.decomposition import accumulated_resid, decompose_resid
 from cutaway.interp.residual.question import Prompts
 from cutaway.interp.result import Result
+from cutaway.interp.rows import Texts, rows_of
 from cutaway.interp.running import run_with_cache
 from cutaway.interp.sites import hook_names, site_of
 from cutaway.language_model import LanguageModel
@@ -30,7 +31,7 @@ __all__ = ["ResidualStream", "stream"]
 _NEEDED = {"embed", "pos_embed", "resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out"}
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ResidualStream(Result):
     """Lengths and directions of the stream by layer, and of what is added to it, averaged over rows.
 
@@ -76,15 +77,18 @@ class ResidualStream(Result):
         rest = (deviation - slope * x).square().sum() / deviation.square().sum()
         return math.exp(slope), 1 - rest.item()
 
+    def first_position(self) -> tuple[float, str]:
+        """Return how many times as long the stream is at the first position as elsewhere, where that is most, and where that is."""
+        times, place = (self.norms[:, 0] / self.mean_norms).max(dim=0)
+        return times.item(), self.points[int(place)]
+
     def summary(self) -> str:
         """Return how the length grows, how far the stream turns, and what makes most of it."""
         factor, fit = self.growth()
         norms = self.mean_norms
         share, part = max(zip(self.shares.tolist(), self.parts, strict=True))
-        n_first = self.norms[:, 0].max().item() / norms.max().item()
-        first = (
-            f" At the first position it is up to {n_first:.1f} times as long." if n_first > 2 and self.norms.shape[1] > 1 else ""
-        )
+        times, place = self.first_position()
+        first = f" At the first position it is up to {times:.1f} times as long, at {place}." if times > 2 else ""
         return (
             f"The stream is {norms[0].item():.3g} long at first and {norms[-1].item():.3g} at the end, times {factor:.3f} a layer "
             f"(R² of the exponential {fit:.2f}).{first} Its cosine from beginning to end is {self.cosines[0, -1].item():.2f}. "
@@ -101,6 +105,7 @@ class ResidualStream(Result):
             "mean_norms": self.mean_norms.tolist(),
             "growth_per_layer": factor,
             "growth_r_squared": fit,
+            "first_position": dict(zip(("times", "point"), self.first_position(), strict=True)),
             "cosines": self.cosines.tolist(),
             "parts": [
                 {"part": part, "length": length, "along_stream": along, "share_of_final": share}
@@ -185,16 +190,19 @@ class ResidualStream(Result):
         return f"{length:{sign}.{1 if longest >= 100 else 2 if longest >= 10 else 3}f}"
 
 
-def stream(lm: LanguageModel | Transformer, tokens: str | Int[Tensor, "batch pos"]) -> ResidualStream:
+def stream(lm: LanguageModel | Transformer, tokens: Texts) -> ResidualStream:
     """Return how long the residual stream is before every layer, its cosines between layers, and what every part adds to it.
 
     Of a part `w` that is added to a stream `x`: its length, what it is along `x`, `w x / |x|`, and its share of the final stream
-    `f`, `w f / |f|^2`, which over all parts is 1 exactly. Means are over rows and all positions but the first; rows are taken to be
-    of one length. Source: Heimersheim & Turner 2023 (lengths, and why not the first position).
+    `f`, `w f / |f|^2`, which over all parts is 1 exactly. Means are over rows and all positions but the first. Raises ValueError for
+    texts of different length. Source: Heimersheim & Turner 2023 (lengths, and why not the first position).
 
     >>> residual.stream(lm, "The capital of France is").show()  # doctest: +SKIP
     """
-    prompts = Prompts.of(lm, tokens)
+    rows = rows_of(lm, tokens)
+    if not rows.is_even:
+        raise ValueError(f"the texts have {sorted(set(rows.lengths))} tokens; means over positions need texts of as many each")
+    prompts = Prompts.of(lm, rows.tokens)
     model = prompts.model
     with evaluating(model), torch.no_grad():
         names = [name for name in hook_names(model.config) if site_of(name).part in _NEEDED]

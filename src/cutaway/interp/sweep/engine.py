@@ -52,7 +52,8 @@ def run_group(model: Transformer, base: BaseRun, group: Group) -> Float[Tensor, 
                 running += joining
     joining = [lane for lane in group.lanes if lane.entry.layer == n_layers]
     if joining:
-        x = _after(x, _base_rows(base.inputs[n_layers], joining, group)[:, -group.n_last :])
+        entered = _base_rows(base.inputs[n_layers], joining, group)
+        x = _after(x, _changed_embedding(base, joining, group, entered)[:, -group.n_last :])
     assert x is not None
     return x
 

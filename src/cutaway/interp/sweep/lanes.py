@@ -14,9 +14,10 @@ from cutaway.interp.edits import Edit
 from cutaway.interp.sites import hook_order, site_of
 from cutaway.interp.sweep.base_run import BaseRun
 
-__all__ = ["Entry", "Lane", "entry_of", "lane_of", "why_whole"]
+__all__ = ["VALUE_KINDS", "Entry", "Lane", "entry_of", "lane_of", "why_whole"]
 
-_VALUES = {"zero", "mean", "replace", "patch"}
+VALUE_KINDS = {"zero", "mean", "replace", "patch"}
+"""Edits whose new values do not depend on the old, so that they can be compared with what the base run holds."""
 _WRITES_ATTENTION = {"attn.z", "attn.result", "attn_out"}
 _WRITES_MLP = {"mlp.post", "mlp_out"}
 _READS_MID = {"resid_mid", "ln2.scale", "ln2.normalized", "mlp.pre", "mlp.pre_linear"}
@@ -124,7 +125,7 @@ def _first_change(placed: PlacedEdit, base: BaseRun, row: int, reach: float, sha
     """Return the first position at which an edit changes anything, given that earlier edits do from `reach` on."""
     positions = placed.positions
     positions = tuple(range(base.lengths[row])) if positions is None else positions
-    if placed.edit.kind not in _VALUES:
+    if placed.edit.kind not in VALUE_KINDS:
         return min(positions)
     changed = _changed(placed, base, row, positions, shared)
     effective = [pos for pos, is_changed in zip(positions, changed, strict=True) if is_changed or pos >= reach]
@@ -153,9 +154,15 @@ def _changed(
 
 def _shared_prefix(edit: Edit, base: BaseRun, row: int, shared: dict[tuple[int, int], int]) -> int:
     """Return how many first tokens of the row the run that a patch comes from has too; 0 where that says nothing."""
-    if edit.tokens is None or base.edits or base.kv is None:
+    tokens = None if edit.provenance is None else edit.provenance.tokens
+    if (
+        tokens is None
+        or base.edits
+        or base.kv is None
+        or tokens.shape[1] != base.tokens.shape[1]
+        or base.lengths[row] != tokens.shape[1]
+    ):
         return 0
-    tokens = edit.tokens[1]
     key = (id(tokens), row)
     if key not in shared:
         there, here = tokens[row if len(tokens) > 1 else 0], base.tokens[row]

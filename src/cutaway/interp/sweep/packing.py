@@ -62,9 +62,11 @@ def _cut(
         n_last = min(n_last, end - min(min(metric.positions(base.lengths[lane.row])) for lane in lanes))
     whole = Group(tuple(lanes), start, end, n_last)
     each = lane_bytes(model, whole)
-    if each > budget:
+    left = budget - base.nbytes
+    if each > left:
         raise ValueError(
-            f"one cell takes {each / 2**30:.3g} GiB and the budget is {budget / 2**30:.3g}: give a larger memory_gib, or fewer tokens"
+            f"the unedited run and one cell take {(base.nbytes + each) / 2**30:.3g} GiB and the budget is {budget / 2**30:.3g}: "
+            "give a larger memory_gib, or fewer tokens"
         )
-    n = max(1, min(int(budget // each), _N_TOKENS // (end - start)))
+    n = max(1, min(int(left // each), _N_TOKENS // (end - start)))
     return [replace(whole, lanes=tuple(lanes[i : i + n])) for i in range(0, len(lanes), n)]

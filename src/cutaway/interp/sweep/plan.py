@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from cutaway.interp.editing import for_query_heads, hooks_of_run, run_with_edits
+from cutaway.interp.editing import for_query_heads, row_lengths, run_with_edits
 from cutaway.interp.edits import Edit
 from cutaway.interp.metrics import Metric
+from cutaway.interp.provenance import Provenance
 from cutaway.interp.sites import site_of
 from cutaway.interp.sweep.base_run import BaseRun, record_base
 from cutaway.interp.sweep.cost import forward_flops, group_flops, lane_bytes
 from cutaway.interp.sweep.engine import Group, run_group
-from cutaway.interp.sweep.lanes import Lane, entry_of, lane_of, why_whole
+from cutaway.interp.sweep.lanes import VALUE_KINDS, Lane, entry_of, lane_of, why_whole
 from cutaway.interp.sweep.packing import pack
 from cutaway.interp.sweep.reading import read_base, read_group
 from cutaway.model import Transformer
-from cutaway.report import format_count
 from cutaway.runtime import free_memory_gib
 
 __all__ = ["AnyMetric", "SweepPlan", "plan_sweep", "sweep"]
@@ -77,8 +77,8 @@ class SweepPlan:
         lines = [
             f"{n_cells:,} cells ({len(self.variants):,} variants of {len(self.tokens)} rows): {n_lanes:,} run in {len(self.groups)} "
             f"groups, {len(self.unchanged):,} change nothing, {len(self.whole) * len(self.tokens):,} run whole",
-            f"{format_count(self.flops)}FLOP instead of {format_count(self.naive_flops)}FLOP: {share:.1f} times fewer; "
-            f"{self.memory_gib:.2f} GiB",
+            f"{self.flops / 1e9:,.1f} GFLOP instead of {self.naive_flops / 1e9:,.1f}: {share:.1f} times fewer; "
+            f"{self.memory_gib:.2f} GiB of memory",
         ]
         lines += [
             f"positions {group.start} to {group.end - 1}: {len(group.lanes)} rows, from layer {group.lanes[0].entry.layer}"
@@ -95,31 +95,32 @@ class SweepPlan:
 
         `progress` is called with how many cells are done of how many; what it raises ends the sweep, and nothing is left behind.
         """
-        scores = torch.full(
-            (len(self.variants), len(self.tokens)), torch.nan, dtype=self.base.inputs[0].dtype, device=self.tokens.device
-        )
+        dtype = torch.promote_types(self.model.embed.W_E.dtype, torch.float32)
+        scores = torch.full((len(self.variants), len(self.tokens)), torch.nan, dtype=dtype, device=self.tokens.device)
         n_done, n_cells = 0, scores.numel()
-        finals: dict[int, dict[int, Tensor]] = {}
 
         def done(n: int) -> None:
             nonlocal n_done
             n_done += n
-            if progress is not None:
+            if progress is not None and n:
                 progress(n_done, n_cells)
 
-        self._fill_unchanged(scores)
-        done(len(self.unchanged))
+        done(self._fill_unchanged(scores))
+        waiting: dict[int, dict[int, Tensor]] = {}  # rows of variants whose metric reads all rows at once
+        n_changed = Counter(lane.variant for group in self.groups for lane in group.lanes)
         for group in self.groups:
             x = run_group(self.model, self.base, group)
             if isinstance(self.metric, Metric):
                 for lane, score in zip(group.lanes, read_group(self.model, self.base, self.metric, group, x), strict=True):
                     scores[lane.variant, lane.row] = score
-            else:
-                for i, lane in enumerate(group.lanes):
-                    finals.setdefault(lane.variant, {})[lane.row] = x[i]
-            done(len(group.lanes))
-        for variant, rows in finals.items():
-            scores[variant] = self._full_metric(rows)
+                done(len(group.lanes))
+                continue
+            for i, lane in enumerate(group.lanes):
+                rows = waiting.setdefault(lane.variant, {})
+                rows[lane.row] = x[i]
+                if len(rows) == n_changed[lane.variant]:
+                    scores[lane.variant] = self._full_metric(waiting.pop(lane.variant))
+                    done(len(self.tokens))
         for variant in self.whole:
             scores[variant] = self.naive(variant)
             done(len(self.tokens))
@@ -134,7 +135,8 @@ class SweepPlan:
     def verify(self, scores: Float[Tensor, "variant batch"], n: int, *, seed: int = 0) -> float:
         """Return the largest difference between `scores` and whole runs of `n` variants drawn at random."""
         drawn = random.Random(seed).sample(range(len(self.variants)), min(n, len(self.variants)))
-        return max((float((scores[variant] - self.naive(variant)).abs().max()) for variant in drawn), default=0.0)
+        apart = [(scores[variant] - self.naive(variant)).abs().max() for variant in drawn]
+        return float(torch.stack(apart).max()) if apart else 0.0  # not a number if any is not
 
     def _of_logits(self, logits: Tensor) -> Tensor:
         values = self.metric(logits, self.base.lengths) if isinstance(self.metric, Metric) else self.metric(logits)
@@ -146,23 +148,20 @@ class SweepPlan:
     def _given_lengths(self) -> tuple[int, ...] | None:
         return None if set(self.base.lengths) == {self.tokens.shape[1]} else self.base.lengths
 
-    def _fill_unchanged(self, scores: Tensor) -> None:
-        if not self.unchanged:
-            return
-        functions = {
-            name: hooks
-            for name, hooks in hooks_of_run(self.model, self.tokens, self.base.edits, lengths=self._given_lengths()).items()
-            if site_of(name).layer is None and not name.endswith("embed")
-        }
-        if isinstance(self.metric, Metric):
-            rows = {row for _, row in self.unchanged}
-            of_row = {row: read_base(self.model, self.base, self.metric, row, functions) for row in rows}
-            for variant, row in self.unchanged:
-                scores[variant, row] = of_row[row]
-            return
-        everywhere = {variant for variant, _ in self.unchanged} - {lane.variant for group in self.groups for lane in group.lanes}
-        if everywhere:
-            scores[list(everywhere)] = self._full_metric({})
+    def _fill_unchanged(self, scores: Tensor) -> int:
+        """Put in the base run's metric where nothing changes, and return of how many cells."""
+        if not isinstance(self.metric, Metric):
+            changed = {lane.variant for group in self.groups for lane in group.lanes}
+            everywhere = sorted({variant for variant, _ in self.unchanged} - changed)
+            if everywhere:
+                scores[everywhere] = self._full_metric({}).to(scores.dtype)
+            return len(everywhere) * len(self.tokens)
+        of_row: dict[int, Tensor] = {}
+        for variant, row in self.unchanged:
+            if row not in of_row:
+                of_row[row] = read_base(self.model, self.base, self.metric, row)
+            scores[variant, row] = of_row[row]
+        return len(self.unchanged)
 
     def _full_metric(self, rows: dict[int, Tensor]) -> Tensor:
         """Return a metric of full logits, of the base run with some rows' last positions put in."""
@@ -184,44 +183,69 @@ def plan_sweep(
 ) -> SweepPlan:
     """Run the base run and plan the rest: what is reused, what is packed together, what need not run at all.
 
-    Raises ValueError for edits that do not fit, for positions that are not there, and for a memory budget too small for one cell.
+    Raises ValueError for edits that do not fit, for positions that are not there, for a model in training mode with dropout, and for a
+    memory budget too small for the unedited run and one cell.
     """
-    n_rows, n_pos = tokens.shape
-    sizes = tuple([n_pos] * n_rows if lengths is None else map(int, lengths))
-    if len(sizes) != n_rows or not all(1 <= size <= n_pos for size in sizes):
-        raise ValueError(f"lengths are {list(sizes)}; expected one for each of the {n_rows} rows, 1 to {n_pos}")
+    given_lengths = row_lengths(model, tokens, lengths)
+    sizes = given_lengths or (tokens.shape[1],) * len(tokens)
+    _check(model, variants, metric, given_lengths, n_rows=len(tokens))
     original = model
     flat = [edit for variant in variants for edit in variant] + list(base_edits)
-    model, edits = for_query_heads(model, [replace(edit, tokens=_source(edit, original)) for edit in flat])
+    model, edits = for_query_heads(model, [replace(edit, provenance=_source(edit, original)) for edit in flat])
     remaining = iter(edits)
     given = [tuple(next(remaining) for _ in variant) for variant in variants]
     base_given = list(remaining)
     whole = {i: why for i, variant in enumerate(given) if (why := _why_whole(variant, base_given, metric))}
-    with torch.no_grad():
-        names = _recorded(model, {edit.name for i, variant in enumerate(given) if i not in whole for edit in variant})
-        base = record_base(model, tokens, edits=base_given, lengths=sizes, names=names)
-        lanes, unchanged = [], []
-        shared: dict[tuple[int, int], int] = {}
-        last_reads = [max(metric.positions(size)) if isinstance(metric, Metric) else n_pos - 1 for size in sizes]
-        for variant, row in ((i, row) for i in range(len(given)) if i not in whole for row in range(n_rows)):
-            lane = lane_of(variant, row, given[variant], base=base, config=model.config, last_read=last_reads[row], shared=shared)
-            if lane is None:
-                unchanged.append((variant, row))
-            else:
-                lanes.append(lane)
-    budget = _budget(memory_gib, tokens.device)
-    groups = pack(model, lanes, metric, base, budget=budget)
+    base = BaseRun(tokens, sizes, tuple(base_given), [], None, {})
+    lanes: list[Lane] = []
+    unchanged: list[tuple[int, int]] = []
+    if len(whole) < len(given):
+        with torch.no_grad():
+            names = _recorded(model, [edit for i, variant in enumerate(given) if i not in whole for edit in variant])
+            base = record_base(model, tokens, edits=base_given, lengths=sizes, names=names)
+            lanes, unchanged = _lanes(model, given, metric, base, whole)
     return SweepPlan(
         model=model,
         tokens=tokens,
         variants=tuple(given),
         metric=metric,
         base=base,
-        groups=tuple(groups),
+        groups=tuple(pack(model, lanes, metric, base, budget=_budget(memory_gib, base, tokens.device))),
         unchanged=tuple(unchanged),
         whole=whole,
         reasons=tuple(_reasons(model, lanes)),
     )
+
+
+def _check(
+    model: Transformer, variants: Sequence[Sequence[Edit]], metric: AnyMetric, lengths: tuple[int, ...] | None, *, n_rows: int
+) -> None:
+    if model.training and model.config.dropout > 0:
+        raise ValueError("the model is in training mode, with dropout, so that no two runs are the same: call model.eval() first")
+    if any(isinstance(variant, Edit) for variant in variants):
+        raise ValueError("each variant is a list of edits: write [[edit], [edit]], not [edit, edit]")
+    if isinstance(metric, Metric):
+        metric.check(n_rows, model.config.d_vocab_out)
+    elif lengths is not None:
+        raise ValueError("a function of full logits cannot tell where shorter rows end: give a metric of cutaway.metrics")
+
+
+def _lanes(
+    model: Transformer, variants: Sequence[Sequence[Edit]], metric: AnyMetric, base: BaseRun, whole: Collection[int]
+) -> tuple[list[Lane], list[tuple[int, int]]]:
+    """Return what is run, and the (variant, row) that change nothing."""
+    lanes: list[Lane] = []
+    unchanged: list[tuple[int, int]] = []
+    shared: dict[tuple[int, int], int] = {}
+    last_reads = [max(metric.positions(size)) if isinstance(metric, Metric) else size - 1 for size in base.lengths]
+    for variant in sorted(set(range(len(variants))) - set(whole)):
+        for row, last_read in enumerate(last_reads):
+            lane = lane_of(variant, row, variants[variant], base=base, config=model.config, last_read=last_read, shared=shared)
+            if lane is None:
+                unchanged.append((variant, row))
+            else:
+                lanes.append(lane)
+    return lanes, unchanged
 
 
 def sweep(
@@ -254,9 +278,9 @@ def sweep(
     return scores
 
 
-def _source(edit: Edit, model: Transformer) -> object:
-    """Return the tokens of the run that a patch comes from if that was a run of this model."""
-    return edit.tokens if edit.tokens is not None and edit.tokens[0] is model else None
+def _source(edit: Edit, model: Transformer) -> Provenance | None:
+    """Return where a patch comes from if that was a run of this model as it is."""
+    return edit.provenance if edit.provenance is not None and edit.provenance.is_of(model) else None
 
 
 def _why_whole(variant: Sequence[Edit], base_edits: Sequence[Edit], metric: AnyMetric) -> str | None:
@@ -264,22 +288,26 @@ def _why_whole(variant: Sequence[Edit], base_edits: Sequence[Edit], metric: AnyM
     if (
         why is None
         and not isinstance(metric, Metric)
-        and any(edit.name == "logits" or edit.name.startswith("ln_final") for edit in variant)
+        and any(edit.name == "logits" or edit.name.startswith("ln_final") for edit in [*variant, *base_edits])
     ):
         return "a metric that does not say what it reads, with an edit of the unembedding"
     return why
 
 
-def _recorded(model: Transformer, names: set[str]) -> set[str]:
-    """Return the activations that the base run must keep: those that are edited, and what is summed after them."""
+def _recorded(model: Transformer, edits: Sequence[Edit]) -> set[str]:
+    """Return the activations that the base run must keep: those that values are compared with, and what enters after attention."""
+    names = {
+        edit.name for edit in edits if edit.kind in VALUE_KINDS or edit.name == "embed" or entry_of(edit.name, model.config).half
+    }
     return names | {f"blocks.{site_of(name).layer}.resid_mid" for name in names if entry_of(name, model.config).half == 1}
 
 
-def _budget(memory_gib: float | None, device: torch.device) -> float:
+def _budget(memory_gib: float | None, base: BaseRun, device: torch.device) -> float:
+    """Return the bytes that the base run and a group may take: what is given, or the base run's and a share of what is free."""
     if memory_gib is not None:
         return memory_gib * 2**30
     free = free_memory_gib(device)
-    return 2**30 * (1.0 if free is None else min(1.0, free / 4))
+    return base.nbytes + 2**30 * (1.0 if free is None else min(1.0, free / 4))
 
 
 def _reasons(model: Transformer, lanes: Sequence[Lane]) -> list[str]:

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cutaway.hooks import Hooks
-from cutaway.interp.editing import PlacedEdit, edit_hooks
+from cutaway.interp.editing import PlacedEdit, edit_hooks, place
 from cutaway.interp.metrics import Metric
 from cutaway.interp.sweep.base_run import BaseRun
 from cutaway.interp.sweep.engine import Group
@@ -23,29 +23,35 @@ _LOGITS_BYTES = 2**26
 
 def final_edits(lane: Lane) -> list[PlacedEdit]:
     """Return a lane's edits of the unembedding's own activations."""
-    return [each for each in lane.edits if each.edit.name.startswith("ln_final.") or each.edit.name == "logits"]
+    return [each for each in lane.edits if _is_final(each)]
 
 
-def read_base(model: Transformer, base: BaseRun, metric: Metric, row: int, functions: dict[str, list]) -> Float[Tensor, " lane"]:  # type: ignore[type-arg]
-    """Return the metric of one row of the base run; `functions` are its edits of the unembedding, applied to all rows."""
-    positions = metric.positions(base.lengths[row])
-    if functions:
-        logits = model.unembed(base.inputs[-1], hooks=Hooks(functions))[row, positions][None]
-        ids = metric.ids(row)
-        return metric.score(logits if ids is None else logits[..., ids], row, positions)
-    return _score(model, metric, base.inputs[-1][row, positions][None], row, positions)
+def _is_final(placed: PlacedEdit) -> bool:
+    return placed.edit.name.startswith("ln_final.") or placed.edit.name == "logits"
+
+
+def read_base(model: Transformer, base: BaseRun, metric: Metric, row: int) -> Float[Tensor, " lane"]:
+    """Return the metric of one row of the base run."""
+    n_rows, n_pos = base.tokens.shape
+    placed = [place(edit, model.config, n_pos=n_pos, n_rows=n_rows, row=row, length=base.lengths[row]) for edit in base.edits]
+    positions, resid = metric.positions(base.lengths[row]), base.inputs[-1][row]
+    last = [each for each in placed if _is_final(each)]
+    if last:
+        return _edited_score(model, metric, last, resid, positions, row)[None]
+    return _score(model, metric, resid[positions][None], row, positions)
 
 
 def read_group(
     model: Transformer, base: BaseRun, metric: Metric, group: Group, x: Float[Tensor, "lane last_pos d_model"]
 ) -> Float[Tensor, " lane"]:
     """Return the metric of every lane of a group; what lies before its cone is the base run's."""
-    scores = x.new_empty(len(group.lanes))
+    scores = x.new_empty(len(group.lanes), dtype=torch.promote_types(x.dtype, torch.float32))
     first = group.end - x.shape[1]
     by_row: dict[int, list[int]] = {}
     for i, lane in enumerate(group.lanes):
         if final_edits(lane):
-            scores[i] = _edited_score(model, base, metric, lane, x[i], end=group.end)
+            resid = torch.cat([base.inputs[-1][lane.row, :first], x[i]])
+            scores[i] = _edited_score(model, metric, final_edits(lane), resid, metric.positions(base.lengths[lane.row]), lane.row)
         else:
             by_row.setdefault(lane.row, []).append(i)
     for row, places in by_row.items():
@@ -73,12 +79,12 @@ def _score(model: Transformer, metric: Metric, resid: Tensor, row: int, position
     return metric.score(logits, row, positions)
 
 
-def _edited_score(model: Transformer, base: BaseRun, metric: Metric, lane: Lane, x: Tensor, *, end: int) -> Tensor:
-    """Return the metric of a lane whose unembedding is edited, from all logits up to the cone's end."""
-    positions, ids = metric.positions(base.lengths[lane.row]), metric.ids(lane.row)
-    low, first = min(positions), end - len(x)
-    resid = torch.cat([base.inputs[-1][lane.row, low:first], x[max(low - first, 0) :]])[None]
-    edits = final_edits(lane)
-    logits = model.unembed(resid, hooks=Hooks(edit_hooks(edits, end=end, rows=[0] * len(edits))))
+def _edited_score(
+    model: Transformer, metric: Metric, edits: Sequence[PlacedEdit], resid: Tensor, positions: Sequence[int], row: int
+) -> Tensor:
+    """Return the metric of one row whose unembedding is edited, from all logits between the first position read and the last."""
+    low, ids = min(positions), metric.ids(row)
+    hooks = Hooks(edit_hooks(edits, end=len(resid), rows=[0] * len(edits)))
+    logits = model.unembed(resid[None, low:], hooks=hooks)
     read = logits[:, [pos - low for pos in positions]]
-    return metric.score(read if ids is None else read[..., ids], lane.row, positions)[0]
+    return metric.score(read if ids is None else read[..., ids], row, positions)[0]
