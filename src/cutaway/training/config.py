@@ -206,6 +206,8 @@ _EXPECTED: dict[tuple[str, str], float] = {
     ("shakespeare-char", "tinyshakespeare"): 1.82,
     ("shakespeare-char", "shakespeare"): 1.82,
     ("stdlib", "stdlib"): 1.61,  # on the library of Python 3.11
+    ("attn-only-1l", "tinyshakespeare"): 4.97,
+    ("attn-only-2l", "tinyshakespeare"): 4.82,
 }
 """Validation loss in nats a token after a preset's steps, by preset and corpus: measured, see benchmarks/LOG.md."""
 

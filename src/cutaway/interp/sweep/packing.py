@@ -16,7 +16,7 @@ from cutaway.model import Transformer
 
 __all__ = ["pack"]
 
-_N_TOKENS = 2048
+_N_TOKENS = 1024
 """Of how many tokens a group is at most: more does not make matrix products faster, and what lies between them leaves the cache."""
 _WASTE = 0.15
 """How many positions more may be computed, of those needed, to run lanes that start near each other together."""
