@@ -14,7 +14,7 @@ from typing import Self
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["Hook", "Hooks", "NO_HOOKS", "canonical_name", "recording", "replacing"]
+__all__ = ["Hook", "Hooks", "NO_HOOKS", "canonical_name", "nearest_names", "recording", "replacing"]
 
 Hook = Callable[[Tensor, str], Tensor | None]
 """A function of an activation and its full name: None looks, a tensor replaces."""
@@ -82,10 +82,8 @@ class Hooks:
         silent = [pattern for pattern in self._functions if pattern not in self._fired]
         if not silent:
             return
-        known = list(known_names())
-        near = [name for pattern in silent for name in difflib.get_close_matches(pattern, known, n=3, cutoff=0.3)]
-        hint = f"; the nearest names are {', '.join(dict.fromkeys(near))}" if near else ""
-        raise ValueError(f"no activation is called {' or '.join(map(repr, silent))} in this run{hint}")
+        nearest = nearest_names(silent, list(known_names()))
+        raise ValueError(f"no activation is called {' or '.join(map(repr, silent))} in this run{nearest}")
 
     def _matching(self, full: str) -> list[tuple[str, Hook]]:
         if full not in self._resolved:
@@ -131,6 +129,12 @@ def canonical_name(name: str) -> str:
     """
     *scope, last = name.split(".")
     return ".".join([*scope, last.removeprefix("hook_")])
+
+
+def nearest_names(names: Iterable[str], known: Sequence[str]) -> str:
+    """Return the end of a sentence about unknown names: which known ones are near, nothing where none is."""
+    near = [match for name in names for match in difflib.get_close_matches(name, known, n=3, cutoff=0.3)]
+    return f"; the nearest names are {', '.join(dict.fromkeys(near))}" if near else ""
 
 
 def recording(*names: str) -> tuple[Hooks, dict[str, Float[Tensor, "..."]]]:

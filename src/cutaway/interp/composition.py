@@ -14,7 +14,9 @@ from torch import Tensor
 
 from cutaway.interp.factored import W_O, W_V, block_of, centred, qk_circuit, read_through
 from cutaway.interp.result import Result
+from cutaway.interp.tensors import finite_or_none
 from cutaway.model import Transformer
+from cutaway.model.norms import at_least_float32
 from cutaway.report import grid, table
 
 if TYPE_CHECKING:
@@ -96,7 +98,7 @@ class CompositionScores(Result):
             "offset": self.offset,
             "heads_per_group": self.group,
             "strongest": {kind: [pair._asdict() for pair in self.strongest(kind)] for kind in self.scores},
-            "scores": {kind: _nan_as_none(scores.tolist()) for kind, scores in self.scores.items()},
+            "scores": {kind: finite_or_none(scores.tolist()) for kind, scores in self.scores.items()},
         }
 
     def figures(self) -> list[Figure]:
@@ -218,7 +220,7 @@ def _scores(
 def _writing(model: Transformer, layer: int) -> Float[Tensor, "head d_write d_model"]:
     """Return a matrix with the norms of `W_V W_O` for every head: `R_V W_O`."""
     norm = block_of(model, layer).ln1
-    return _r(read_through(norm, W_V(model, layer))) @ centred(norm, _wide(W_O(model, layer)))
+    return _r(read_through(norm, W_V(model, layer))) @ centred(norm, at_least_float32(W_O(model, layer)))
 
 
 def _reading_of_queries(model: Transformer, layer: int, offset: int | None) -> Float[Tensor, "head d_model d_read"]:
@@ -237,7 +239,7 @@ def _reading_of_keys(model: Transformer, layer: int, offset: int | None) -> Floa
 
 def _reading_of_values(model: Transformer, layer: int, _offset: int | None) -> Float[Tensor, "kv_head d_model d_read"]:
     norm = block_of(model, layer).ln1
-    values = _of_groups(model, _wide(read_through(norm, W_V(model, layer))))
+    values = _of_groups(model, at_least_float32(read_through(norm, W_V(model, layer))))
     stacked = rearrange(
         centred(norm, W_O(model, layer)), "(kv_head group) d_head d_model -> kv_head (group d_model) d_head", kv_head=len(values)
     )
@@ -251,7 +253,7 @@ def _queries_and_keys(
     model: Transformer, layer: int, offset: int | None
 ) -> tuple[Float[Tensor, "head d_model d_head"], Float[Tensor, "head d_model d_head"]]:
     circuit = qk_circuit(model, layer, offset=offset or 0, with_norm=True)
-    return _wide(circuit.A), _wide(circuit.B.mT)
+    return at_least_float32(circuit.A), at_least_float32(circuit.B.mT)
 
 
 def _of_groups(model: Transformer, W: Float[Tensor, "head d_model d_head"]) -> Float[Tensor, "kv_head d_model d_head"]:
@@ -260,7 +262,7 @@ def _of_groups(model: Transformer, W: Float[Tensor, "head d_model d_head"]) -> F
 
 def _r(W: Float[Tensor, "head d_in d_head"]) -> Float[Tensor, "head d_small d_head"]:
     """Return the triangle of a QR decomposition, which has W's norms under every product from the right."""
-    R: Tensor = torch.linalg.qr(_wide(W), mode="r")[1]
+    R: Tensor = torch.linalg.qr(at_least_float32(W), mode="r")[1]
     return R
 
 
@@ -270,19 +272,9 @@ def _unit(W: Float[Tensor, "head row column"]) -> Float[Tensor, "head row column
     return W / torch.where(norm > 0, norm, 1.0)
 
 
-def _wide(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
 def _writer(layer: int, head: int) -> str:
     return f"L{layer}H{head}"
 
 
 def _reader(kind: Composition, layer: int, head: int, group: int) -> str:
     return f"L{layer}H{head}" if kind == "q" or group == 1 else f"L{layer}KV{head}"
-
-
-def _nan_as_none(values: Any) -> Any:
-    if isinstance(values, list):
-        return [_nan_as_none(value) for value in values]
-    return None if math.isnan(values) else values

@@ -20,6 +20,7 @@ from cutaway.interp.provenance import Provenance
 from cutaway.interp.selection import Selection
 from cutaway.interp.sites import site_of
 from cutaway.interp.tensors import from_json, to_json
+from cutaway.model.norms import at_least_float32
 
 if TYPE_CHECKING:
     from cutaway.interp.cache import ActivationCache
@@ -269,8 +270,7 @@ def _listed(places: int | Sequence[int]) -> str:
 
 def _orthonormal(directions: Tensor) -> Tensor:
     """Return an orthonormal basis, "direction d", of what the directions span; raises ValueError for those that span nothing."""
-    rows = directions.reshape(-1, directions.shape[-1])
-    rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
+    rows = at_least_float32(directions.reshape(-1, directions.shape[-1]))
     _, sizes, basis = torch.linalg.svd(rows, full_matrices=False)
     tiny = sizes.max() * max(rows.shape) * torch.finfo(rows.dtype).eps
     if not sizes.max() > 0:

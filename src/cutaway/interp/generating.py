@@ -60,11 +60,9 @@ class EditedTransformer(Transformer):
         functions: dict[str, list[Hook]] = {}
         for placed in self.placed:
             functions.setdefault(placed.edit.name, []).append(partial(self._edited, placed=placed, positions=positions))
-        functions.setdefault("*", []).append(lambda x, name: hooks(name, x) if hooks.wants(name) else None)
-        edited = (
-            Hooks(functions) if hooks is not NO_HOOKS else Hooks({name: each for name, each in functions.items() if name != "*"})
-        )
-        return super().run_blocks(resid, layers, positions=positions, mask=mask, kv=kv, n_last=n_last, hooks=edited)
+        if hooks is not NO_HOOKS:
+            functions["*"] = [lambda x, name: hooks(name, x) if hooks.wants(name) else None]
+        return super().run_blocks(resid, layers, positions=positions, mask=mask, kv=kv, n_last=n_last, hooks=Hooks(functions))
 
     def _edited(self, x: Tensor, _name: str, *, placed: PlacedEdit, positions: Tensor) -> Tensor:
         x = x.clone()
@@ -92,9 +90,9 @@ def _positions(edit: Edit) -> tuple[int, ...] | None:
 def _from(edit: Edit, from_pos: int, config: ModelConfig) -> PlacedEdit | None:
     """Return an edit placed in a row of the whole context, at its positions from `from_pos` on; None where it has none there."""
     given = _positions(edit)
-    if isinstance(edit.pos, int):
-        return place(edit, config, n_pos=config.n_ctx, n_rows=1) if edit.pos >= from_pos else None
-    if given is None and from_pos == 0:
-        return place(edit, config, n_pos=config.n_ctx, n_rows=1)
     placed = place(edit, config, n_pos=config.n_ctx, n_rows=1)
+    if min(given or (0,)) >= from_pos:
+        return placed
+    if isinstance(edit.pos, int):
+        return None
     return placed.at([pos for pos in (range(config.n_ctx) if given is None else given) if pos >= from_pos])

@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from cutaway.model.norms import at_least_float32
+
 __all__ = ["Metric", "TokenIds", "logit_diff", "logit", "log_prob", "prob", "loss", "kl"]
 
 TokenIds = int | Sequence[int] | Int[Tensor, "*batch"]
@@ -74,7 +76,7 @@ class _LogitDiff(Metric):
         return [_id_of(self.correct, row), _id_of(self.wrong, row)]
 
     def score(self, logits: Float[Tensor, "lane read d_read"], row: int, positions: Sequence[int]) -> Float[Tensor, " lane"]:  # noqa: ARG002
-        return _wide(logits)[:, 0, 0] - _wide(logits)[:, 0, 1]
+        return at_least_float32(logits)[:, 0, 0] - at_least_float32(logits)[:, 0, 1]
 
 
 class _Logit(Metric):
@@ -85,7 +87,7 @@ class _Logit(Metric):
         return [_id_of(self.token, row)]
 
     def score(self, logits: Float[Tensor, "lane read d_read"], row: int, positions: Sequence[int]) -> Float[Tensor, " lane"]:  # noqa: ARG002
-        return _wide(logits)[:, 0, 0]
+        return at_least_float32(logits)[:, 0, 0]
 
 
 class _LogProb(Metric):
@@ -93,7 +95,7 @@ class _LogProb(Metric):
         self.token, self.pos = _listed(token), pos
 
     def score(self, logits: Float[Tensor, "lane read d_read"], row: int, positions: Sequence[int]) -> Float[Tensor, " lane"]:  # noqa: ARG002
-        return _wide(logits)[:, 0].log_softmax(-1)[:, _id_of(self.token, row)]
+        return at_least_float32(logits)[:, 0].log_softmax(-1)[:, _id_of(self.token, row)]
 
 
 class _Prob(_LogProb):
@@ -113,7 +115,7 @@ class _Loss(Metric):
 
     def score(self, logits: Float[Tensor, "lane read d_read"], row: int, positions: Sequence[int]) -> Float[Tensor, " lane"]:
         following = self.tokens[row, [pos + 1 for pos in positions]].to(logits.device)
-        return -_wide(logits).log_softmax(-1).gather(-1, following.expand(len(logits), -1)[..., None])[..., 0].mean(-1)
+        return -at_least_float32(logits).log_softmax(-1).gather(-1, following.expand(len(logits), -1)[..., None])[..., 0].mean(-1)
 
 
 class _KL(Metric):
@@ -121,8 +123,8 @@ class _KL(Metric):
         self.base_logits, self.pos = base_logits, pos
 
     def score(self, logits: Float[Tensor, "lane read d_read"], row: int, positions: Sequence[int]) -> Float[Tensor, " lane"]:
-        base = _wide(self.base_logits[row, list(positions)].to(logits.device)).log_softmax(-1)
-        return (base.exp() * (base - _wide(logits).log_softmax(-1))).sum(-1).mean(-1)
+        base = at_least_float32(self.base_logits[row, list(positions)].to(logits.device)).log_softmax(-1)
+        return (base.exp() * (base - at_least_float32(logits).log_softmax(-1))).sum(-1).mean(-1)
 
 
 def logit_diff(correct: TokenIds, wrong: TokenIds, *, pos: int = -1) -> Metric:
@@ -164,8 +166,3 @@ def _listed(tokens: TokenIds) -> list[int]:
 
 def _id_of(tokens: list[int], row: int) -> int:
     return tokens[row if len(tokens) > 1 else 0]
-
-
-def _wide(logits: Tensor) -> Tensor:
-    """Return logits in float32 at least: 16 bits are too few for a sum over the vocabulary."""
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))

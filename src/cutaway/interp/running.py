@@ -22,6 +22,7 @@ from cutaway.interp.metrics import Metric
 from cutaway.interp.provenance import provenance_of
 from cutaway.interp.sites import full_name, hook_order, site_of
 from cutaway.model import Transformer
+from cutaway.model.norms import at_least_float32
 from cutaway.runtime import free_memory_gib
 
 __all__ = ["run_with_hooks", "run_with_cache", "means", "gradients"]
@@ -145,7 +146,7 @@ def means(
         for name, x in cache.items():
             if over_positions and site_of(name).is_attention:
                 raise ValueError(f"{name!r} holds a row of keys for every query: give over_positions=False, or average it yourself")
-            wide, dtypes[name] = x.to(torch.promote_types(x.dtype, torch.float32)), x.dtype
+            wide, dtypes[name] = at_least_float32(x), x.dtype
             rows = [row[:size].sum(0) for row, size in zip(wide, sizes[start:], strict=False)] if over_positions else list(wide)
             totals[name] = sum(rows, totals.get(name, torch.zeros_like(rows[0])))
     n = sum(sizes) if over_positions else len(tokens)

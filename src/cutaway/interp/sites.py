@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
 from cutaway.config import ModelConfig
-from cutaway.hooks import canonical_name
+from cutaway.hooks import canonical_name, nearest_names
 from cutaway.model import Transformer
 
 __all__ = ["Site", "Axes", "full_name", "row_shape", "hook_names", "hook_order", "site_of", "check_names"]
@@ -90,7 +89,7 @@ def full_name(config: ModelConfig, part: str, layer: int) -> str:
         raise ValueError(
             f"{part!r} stands for {' and '.join(found)}: give one of them"
             if found
-            else f"no activation of a layer is called {part!r}{_nearest([part], known)}"
+            else f"no activation of a layer is called {part!r}{nearest_names([part], known)}"
         )
     return scope + found[0]
 
@@ -108,7 +107,7 @@ def check_names(config: ModelConfig, names: Iterable[str]) -> None:
     unknown = sorted({canonical_name(name) for name in names} - set(known))
     if unknown:
         raise ValueError(
-            f"this model computes no {' or '.join(map(repr, unknown))}{_why_absent(config, unknown)}{_nearest(unknown, known)}"
+            f"this model computes no {' or '.join(map(repr, unknown))}{_why_absent(config, unknown)}{nearest_names(unknown, known)}"
         )
 
 
@@ -119,8 +118,3 @@ def _why_absent(config: ModelConfig, names: list[str]) -> str:
         if config.d_mlp == 0:
             return " (its blocks have no MLP)"
     return ""
-
-
-def _nearest(names: list[str], known: Iterable[str]) -> str:
-    near = [match for name in names for match in difflib.get_close_matches(name, list(known), n=3, cutoff=0.3)]
-    return f"; the nearest names are {', '.join(dict.fromkeys(near))}" if near else ""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import base64
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["to_json", "from_json"]
+__all__ = ["to_json", "from_json", "finite_or_none"]
 
 _DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16)}
 
@@ -31,3 +32,10 @@ def from_json(values: dict[str, Any]) -> Tensor:
         return torch.frombuffer(bytearray(content), dtype=dtype).reshape(shape)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"not a tensor written as dtype, shape and base64: {error}") from None
+
+
+def finite_or_none(values: Any) -> Any:
+    """Return nested lists of numbers with None for what is no finite number, which JSON cannot hold."""
+    if isinstance(values, list):
+        return [finite_or_none(each) for each in values]
+    return values if math.isfinite(values) else None

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from cutaway.config import Norm
 from cutaway.hooks import NO_HOOKS, Hooks
 
-__all__ = ["LayerNorm", "RMSNorm", "NoNorm", "make_norm"]
+__all__ = ["LayerNorm", "RMSNorm", "NoNorm", "make_norm", "at_least_float32"]
 
 
 class _ScaledNorm(nn.Module):
@@ -46,7 +46,7 @@ class LayerNorm(_ScaledNorm):
         """Normalise the last axis; 16-bit inputs are normalised in float32."""
         if not hooks.wants("scale"):
             return hooks("normalized", F.layer_norm(x, x.shape[-1:], self.weight, self.bias, self.eps))
-        wide = _at_least_float32(x)
+        wide = at_least_float32(x)
         centred = wide - wide.mean(-1, keepdim=True)
         scale = hooks("scale", (centred.square().mean(-1, keepdim=True) + self.eps).sqrt())
         return hooks("normalized", self._stretch(centred / scale).to(x.dtype))
@@ -68,7 +68,7 @@ class RMSNorm(_ScaledNorm):
 
     def forward(self, x: Float[Tensor, "... d_model"], *, hooks: Hooks = NO_HOOKS) -> Float[Tensor, "... d_model"]:
         """Normalise the last axis; 16-bit inputs are normalised in float32."""
-        wide = _at_least_float32(x)
+        wide = at_least_float32(x)
         scale = hooks("scale", (wide.square().mean(-1, keepdim=True) + self.eps).sqrt())
         return self._stretch(hooks("normalized", (wide / scale).to(x.dtype)))
 
@@ -92,5 +92,6 @@ def make_norm(norm: Norm, d_model: int, *, eps: float = 1e-5, bias: bool = True)
     return _NORMS[norm](d_model, eps=eps, bias=bias)
 
 
-def _at_least_float32(x: Tensor) -> Tensor:
+def at_least_float32(x: Tensor) -> Tensor:
+    """Return `x` in float32, or as it is where it has more."""
     return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -10,6 +10,8 @@ from einops import einsum
 from jaxtyping import Complex, Float
 from torch import Tensor
 
+from cutaway.model.norms import at_least_float32
+
 __all__ = ["FactoredMatrix", "SVD"]
 
 
@@ -105,8 +107,8 @@ class FactoredMatrix:
 
         With `A = Q_A R_A` and `B^T = Q_B R_B`, only `R_A R_B^T`, of the inner size, is to be decomposed.
         """
-        Q_A, R_A = torch.linalg.qr(_wide(self.A))
-        Q_B, R_B = torch.linalg.qr(_wide(self.B).mT)
+        Q_A, R_A = torch.linalg.qr(at_least_float32(self.A))
+        Q_B, R_B = torch.linalg.qr(at_least_float32(self.B).mT)
         U, S, Vh = torch.linalg.svd(R_A @ R_B.mT, full_matrices=False)
         return SVD(Q_A @ U, S, Vh @ Q_B.mT)
 
@@ -116,12 +118,12 @@ class FactoredMatrix:
         They come in no order. Raises ValueError for matrices that are not square.
         """
         self._check_square("eigenvalues")
-        eigenvalues: Tensor = torch.linalg.eigvals(_wide(self.AB if self.shape[-1] < self.inner else self.B @ self.A))
+        eigenvalues: Tensor = torch.linalg.eigvals(at_least_float32(self.AB if self.shape[-1] < self.inner else self.B @ self.A))
         return eigenvalues
 
     def norm(self) -> Float[Tensor, "*leading"]:
         """Return the Frobenius norm, as that of `R_A B` where `A = Q_A R_A`: no small number is left of large squares."""
-        norm: Tensor = torch.linalg.matrix_norm(torch.linalg.qr(_wide(self.A)).R @ _wide(self.B))
+        norm: Tensor = torch.linalg.matrix_norm(torch.linalg.qr(at_least_float32(self.A)).R @ at_least_float32(self.B))
         return norm
 
     def trace(self) -> Float[Tensor, "*leading"]:
@@ -132,7 +134,3 @@ class FactoredMatrix:
     def _check_square(self, wanted: str) -> None:
         if self.shape[-1] != self.shape[-2]:
             raise ValueError(f"{self!r} is not square, so it has no {wanted.removeprefix('a ')}; multiply it to a square one first")
-
-
-def _wide(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))  # torch decomposes no 16-bit matrices

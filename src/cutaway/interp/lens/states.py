@@ -15,6 +15,7 @@ from cutaway.hooks import NO_HOOKS, Hooks, recording, replacing
 from cutaway.interp.running import run_with_cache
 from cutaway.interp.sites import site_of
 from cutaway.model import Transformer
+from cutaway.model.norms import at_least_float32
 from cutaway.runtime import evaluating
 
 __all__ = [
@@ -126,7 +127,7 @@ def mean_kl(
 
 
 def _log_probs(logits: Tensor) -> Tensor:
-    return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
+    return at_least_float32(logits).log_softmax(-1)
 
 
 def _frozen(model: Transformer, last: Tensor) -> Hooks:

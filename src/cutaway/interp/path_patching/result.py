@@ -14,6 +14,7 @@ from torch import Tensor
 from cutaway.interp.path_patching.nodes import Node
 from cutaway.interp.path_patching.reach import MLPs
 from cutaway.interp.result import Result
+from cutaway.interp.tensors import finite_or_none
 from cutaway.report import grid, table
 
 if TYPE_CHECKING:
@@ -126,10 +127,10 @@ class PathPatching(Result):
             "receivers": list(map(str, self.receivers)),
             "patched_into": self.base.tolist(),
             "patched_from": self.other.tolist(),
-            "effects": _nan_as_none(self.effects.tolist()),
-            "recovery": _nan_as_none(self.recovery.tolist()),
-            "scores": _nan_as_none(self.scores.tolist()),
-            "ranked": [path._asdict() | {"recovery": _nan_as_none(path.recovery)} for path in self.ranked()],
+            "effects": finite_or_none(self.effects.tolist()),
+            "recovery": finite_or_none(self.recovery.tolist()),
+            "scores": finite_or_none(self.scores.tolist()),
+            "ranked": [path._asdict() | {"recovery": finite_or_none(path.recovery)} for path in self.ranked()],
         }
 
     def table(self) -> tuple[list[str], list[list[str]]]:
@@ -222,12 +223,6 @@ class PathPatching(Result):
         rows = ["embed" if layer < 0 else str(layer) for layer in layers]
         columns = [*map(str, range(n_heads)), *(["MLP"] if has_mlps else [])]
         return f"Paths to {self.receivers[column]}", rows, columns, values, "layer", "sending head"
-
-
-def _nan_as_none(values: Any) -> Any:
-    if isinstance(values, list):
-        return [_nan_as_none(each) for each in values]
-    return values if math.isfinite(values) else None
 
 
 def _number(value: float | Tensor) -> str:

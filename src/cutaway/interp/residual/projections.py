@@ -17,6 +17,7 @@ from cutaway.interp.cache import ActivationCache
 from cutaway.interp.factored import W_O, W_U, W_out, b_U, read_through
 from cutaway.interp.residual.stack import Stack, at_positions, kept_positions
 from cutaway.model import NoNorm, Transformer
+from cutaway.model.norms import at_least_float32
 
 __all__ = [
     "Projections",
@@ -147,15 +148,15 @@ def logit_directions(model: Transformer, correct: TokenIds, wrong: TokenIds | No
 def logit_bias(model: Transformer, correct: TokenIds, wrong: TokenIds | None = None) -> Float[Tensor, " token"]:
     """Return what logits, or their differences, are whatever the stream holds: by the biases of unembedding and last norm."""
     norm, W = model.unembed.ln_final, _unembedding(model, correct, wrong)
-    bias = _wide(b_U(model)[_ids(model, correct)])
+    bias = at_least_float32(b_U(model)[_ids(model, correct)])
     if wrong is not None:
-        bias = bias - _wide(b_U(model)[_ids(model, wrong)])
+        bias = bias - at_least_float32(b_U(model)[_ids(model, wrong)])
     return bias.expand(W.shape[1]) if isinstance(norm, NoNorm) or norm.bias is None else bias + norm.bias.to(W) @ W
 
 
 def _unembedding(model: Transformer, correct: TokenIds, wrong: TokenIds | None) -> Float[Tensor, "d_model token"]:
-    W = _wide(W_U(model)[:, _ids(model, correct)])
-    return W if wrong is None else W - _wide(W_U(model)[:, _ids(model, wrong)])
+    W = at_least_float32(W_U(model)[:, _ids(model, correct)])
+    return W if wrong is None else W - at_least_float32(W_U(model)[:, _ids(model, wrong)])
 
 
 def _ids(model: Transformer, tokens: TokenIds) -> list[int]:
@@ -163,10 +164,6 @@ def _ids(model: Transformer, tokens: TokenIds) -> list[int]:
     if absent := [token for token in ids if not 0 <= token < model.config.d_vocab_out]:
         raise ValueError(f"there is no logit of token {absent[0]}; there are {model.config.d_vocab_out}")
     return ids
-
-
-def _wide(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _of_rows(directions: Tensor, like: Tensor) -> Float[Tensor, "batch direction d_model"]:

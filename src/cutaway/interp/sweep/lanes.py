@@ -166,7 +166,6 @@ def _shared_prefix(edit: Edit, base: BaseRun, row: int, shared: dict[tuple[int, 
     key = (id(tokens), row)
     if key not in shared:
         there, here = tokens[row if len(tokens) > 1 else 0], base.tokens[row]
-        n = min(len(there), len(here))
-        same = torch.eq(there[:n], here[:n].to(there.device))
-        shared[key] = n if bool(same.all()) else int((~same).nonzero()[0])
+        same = torch.eq(there, here.to(there.device))
+        shared[key] = len(here) if bool(same.all()) else int((~same).nonzero()[0])
     return shared[key]

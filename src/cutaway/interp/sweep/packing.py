@@ -56,7 +56,7 @@ def _cut(
     model: Transformer, lanes: Sequence[Lane], metric: Metric | Callable[[Tensor], Tensor], base: BaseRun, *, budget: float
 ) -> list[Group]:
     lanes = sorted(lanes, key=lambda lane: lane.entry)
-    start, end = lanes[0].start if len(lanes) == 1 else min(lane.start for lane in lanes), max(lane.end for lane in lanes)
+    start, end = min(lane.start for lane in lanes), max(lane.end for lane in lanes)
     n_last = end - start
     if isinstance(metric, Metric):
         n_last = min(n_last, end - min(min(metric.positions(base.lengths[lane.row])) for lane in lanes))
