@@ -35,6 +35,7 @@ class Hooks:
         for name, given in functions.items():
             each = [given] if callable(given) else list(given)
             self._functions.setdefault(canonical_name(name), []).extend(each)
+        self._has_globs = any(sign in name for name in self._functions for sign in "*?[")
         self._fired: set[str] = set()
         self._resolved: dict[str, list[tuple[str, Hook]]] = {}
 
@@ -87,12 +88,11 @@ class Hooks:
 
     def _matching(self, full: str) -> list[tuple[str, Hook]]:
         if full not in self._resolved:
-            self._resolved[full] = [
-                (pattern, function)
-                for pattern, functions in self._functions.items()
-                if fnmatchcase(full, pattern)
-                for function in functions
-            ]
+            if self._has_globs:
+                patterns = [pattern for pattern in self._functions if fnmatchcase(full, pattern)]
+            else:
+                patterns = [full] if full in self._functions else []
+            self._resolved[full] = [(pattern, function) for pattern in patterns for function in self._functions[pattern]]
         return self._resolved[full]
 
 

@@ -33,8 +33,8 @@ class ActivationCache(Mapping[str, Tensor]):
     """Activations by name, in either spelling, or by part and layer: `cache["blocks.3.attn.pattern"]`, `cache["pattern", 3]`.
 
     Each head's own output, `attn.result`, is computed from `attn.z` when it is asked for, as it takes `n_heads` times the memory of the
-    residual stream. In a record of everything so are scores, patterns and the scales of norms, from what they are computed of in the
-    run; `derives` says which of these follow. `pos` are the positions that were kept, None for all, and `lengths` the rows' tokens
+    residual stream. In a record of everything so are scores, patterns, norms and the hidden layers of MLPs, from what they are computed
+    of in the run; `derives` says which of these follow. `pos` are the positions that were kept, None for all, and `lengths` the rows' tokens
     where they are filled up on the right.
     """
 
@@ -62,6 +62,8 @@ class ActivationCache(Mapping[str, Tensor]):
         if full in self._activations:
             return self._activations[full]
         if self._may_derive(full):
+            if self.provenance is not None and not self.provenance.is_of(self.model):
+                raise KeyError(f"{full!r} follows from the model's weights, which have changed since this run: name it in run_with_cache")
             found = derive(full, self._activations, self.model)
             if not full.endswith(".attn.result"):
                 self._activations[full] = found
@@ -186,11 +188,13 @@ def cached_names(config: ModelConfig, names: str | Sequence[str] | None) -> list
     known = hook_names(config)
     if names is None:
         return [name for name in known if not name.endswith(".attn.result")]
-    globs = [canonical_name(name) for name in ([names] if isinstance(names, str) else names)]
-    for glob in globs:
-        if not any(fnmatchcase(name, glob) for name in known):
+    wanted: set[str] = set()
+    for glob in map(canonical_name, [names] if isinstance(names, str) else names):
+        matching = [glob] if glob in hook_order(config) else [name for name in known if fnmatchcase(name, glob)]
+        if not matching:
             check_names(config, [glob])
-    return [name for name in known if any(fnmatchcase(name, glob) for glob in globs)]
+        wanted.update(matching)
+    return [name for name in known if name in wanted]
 
 
 def cache_gib(

@@ -20,13 +20,17 @@ _FROM = {
     "attn.attn_scores": ("attn.rot_q", "attn.rot_k", "attn.v"),
     "attn.pattern": ("attn.rot_q", "attn.rot_k", "attn.v"),
     "ln1.scale": ("resid_pre",),
+    "ln1.normalized": ("resid_pre",),
     "ln2.scale": ("resid_mid",),
+    "ln2.normalized": ("resid_mid",),
+    "mlp.post": ("mlp.pre",),
 }
+_OF_FINAL_NORM = ("ln_final.scale", "ln_final.normalized")
 
 
 def is_derivable(name: str) -> bool:
-    """Return whether a run of all positions need not record an activation: scores, patterns, norm scales, and each head's output."""
-    return site_of(name).part in {*_FROM, "ln_final.scale"}
+    """Return whether a run of all positions need not record an activation: what is cheap to compute again, and each head's output."""
+    return site_of(name).part in {*_FROM, *_OF_FINAL_NORM}
 
 
 def can_derive(name: str, activations: Mapping[str, Tensor], model: Transformer) -> bool:
@@ -44,9 +48,13 @@ def derive(name: str, activations: Mapping[str, Float[Tensor, "..."]], model: Tr
         W_O = factored.W_O(model, site.layer or 0).to(found[0])
         result: Tensor = einsum(found[0], W_O, "... head d_head, head d_head d_model -> ... head d_model")
         return result.to(recorded[0].device)
+    if site.part == "mlp.post":
+        mlp = factored.block_of(model, site.layer or 0).mlp
+        assert mlp is not None
+        return mlp.activated(*found).to(recorded[0].device)
     last = site.part.rpartition(".")[2]
     hooks, seen = recording(last)
-    if last == "scale":
+    if site.part.startswith("ln"):
         norm = model.unembed.ln_final if site.layer is None else getattr(factored.block_of(model, site.layer), site.part[:3])
         norm(found[0], hooks=hooks)
     else:
@@ -57,11 +65,13 @@ def derive(name: str, activations: Mapping[str, Float[Tensor, "..."]], model: Tr
 
 def _sources(name: str, model: Transformer) -> tuple[str, ...] | None:
     site = site_of(name)
-    if name == "ln_final.scale":
+    if name in _OF_FINAL_NORM:
         return (f"blocks.{model.config.n_layers - 1}.resid_post",) if model.config.n_layers else ("embed",)
     if site.part not in _FROM:
         return None
     parts = _FROM[site.part]
+    if site.part == "mlp.post" and model.config.gated_mlp:
+        parts = (*parts, "mlp.pre_linear")
     if model.config.position != "rotary":
         parts = tuple(part.replace("rot_", "") for part in parts)
     return tuple(f"blocks.{site.layer}.{part}" for part in parts)
