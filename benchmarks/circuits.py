@@ -9,7 +9,7 @@ from cutaway.experiments.handmade import HANDMADE, Handmade
 from cutaway.interp import metrics
 from cutaway.interp.ablation import How, ablate
 from cutaway.interp.attribution import Along, attribute_patches
-from cutaway.interp.circuits import candidate_circuits
+from cutaway.interp.composition import candidate_circuits
 from cutaway.interp.heads import HeadKind, detect_heads
 from cutaway.interp.metrics import Metric
 from cutaway.interp.patching import patch

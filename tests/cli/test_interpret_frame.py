@@ -86,6 +86,7 @@ def verbs(monkeypatch):
         name = verb.__name__
         module = types.ModuleType(f"cutaway.cli.interpret.{name}")
         setattr(module, name, verb)
+        monkeypatch.setattr(verb, "__module__", module.__name__)
         monkeypatch.setitem(sys.modules, module.__name__, module)
         monkeypatch.setitem(VERBS["See"], name.replace("_", "-"), "a verb of the tests")
 

@@ -1,4 +1,4 @@
-"""`cutaway interpret` attention, heads, induction-heads and circuits, on a tiny run."""
+"""`cutaway interpret` attention, heads, induction-heads and composition, on a tiny run."""
 
 import json
 import shutil
@@ -12,7 +12,7 @@ from tiny_training import tiny_config, write_text
 VERBS = {
     "heads": ["--num-sequences", "2"],
     "induction-heads": ["--num-sequences", "2", "--top-k", "3"],
-    "circuits": ["--num-sequences", "2", "--threshold", "0"],
+    "composition": ["--num-sequences", "2", "--threshold", "0"],
     "attention": ["--text", "the king"],
 }
 
@@ -58,9 +58,9 @@ def test_options_arrive(cutaway, run):
         cutaway("interpret", "induction-heads", "--num-sequences", "3", "--seq-length", "5", "--top-k", "2", "--json")[1]
     )
     assert (found["n_sequences"], found["seq_length"], len(found["top"])) == (3, 5, 2)
-    found = json.loads(cutaway("interpret", "circuits", "--kind", "v", "--json")[1])
+    found = json.loads(cutaway("interpret", "composition", "--kind", "v", "--json")[1])
     assert (found["analysis"], list(found["scores"])) == ("Composition of heads", ["v"])
-    code, _, err = cutaway("interpret", "circuits", "--kind", "q", "--threshold", "0.3")
+    code, _, err = cutaway("interpret", "composition", "--kind", "q", "--threshold", "0.3")
     assert code == 2
     assert "--kind and --threshold do not go together" in err
     chosen = ["--layer", "-1", "--head", "0", "--weighting", "output"]

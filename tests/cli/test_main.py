@@ -6,11 +6,11 @@ from importlib.metadata import version
 import pytest
 
 import cutaway as package
-from cutaway.cli.interpret import VERBS as INTERPRET_VERBS
-from cutaway.cli.main import NESTED, VERBS
+from cutaway.cli.verbs import NESTED, VERBS, package_of
 
-NAMES = [name for group in VERBS.values() for name in group if name not in NESTED]
-NAMES += [f"interpret {name}" for group in INTERPRET_VERBS.values() for name in group]
+NAMES = [name for group in VERBS.values() for name in group]
+NAMES += [f"{nested} {name}" for nested in NESTED for group in package_of(nested).VERBS.values() for name in group]
+NAMES = [name for name in NAMES if name not in NESTED]
 
 
 def run_process(*arguments, **environment):
@@ -24,7 +24,7 @@ def run_process(*arguments, **environment):
     )
 
 
-@pytest.mark.parametrize(("within", "verbs"), [((), VERBS), (("interpret",), INTERPRET_VERBS)])
+@pytest.mark.parametrize(("within", "verbs"), [((), VERBS), *((nested.split(), package_of(nested).VERBS) for nested in NESTED)])
 def test_help_lists_every_verb_in_80_columns(cutaway, within, verbs):
     code, out, err = cutaway(*within, "--help")
     assert (code, err) == (0, "")

@@ -9,11 +9,12 @@ import pytest
 from cutaway import assets
 from cutaway.cli.command import load_command
 from cutaway.cli.interpret.options import analysis
-from cutaway.cli.main import NESTED, VERBS, main
+from cutaway.cli.main import main
 from cutaway.cli.menu import entries, open_menu
 from cutaway.cli.menu.entries import MENU, Entry, spell
 from cutaway.cli.menu.models import find_pretrained, find_runs
 from cutaway.cli.menu.questions import GoBack
+from cutaway.cli.verbs import NESTED, VERBS
 from run_directories import make_run
 
 LONG_AGO = 1_700_000_000
@@ -98,9 +99,11 @@ def test_every_way_through_the_menu_is_a_command(entry, chosen, verbs, tmp_path)
     make_old(make_run(tmp_path / "runs/half", checkpoint_steps=(50,)))
     commands = every_command(entry, chosen)
     assert len({tuple(command) for command in commands}) == len(commands), "two ways to one command"
-    for verb, *rest in commands:
-        names, arguments = ((verb, rest[0]), rest[1:]) if verb in NESTED else ((verb,), rest)
-        load_command(*names).parse(arguments)
+    for command in commands:
+        n_names = 1
+        while " ".join(command[:n_names]) in NESTED:
+            n_names += 1
+        load_command(*command[:n_names]).parse(command[n_names:])
 
 
 def test_commands_are_those_that_somebody_would_write(chosen, verbs, tmp_path, monkeypatch):

@@ -6,35 +6,11 @@ import difflib
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from importlib import import_module
 
 from cutaway.cli.errors import UsageError, report_error, reporting_warnings
+from cutaway.cli.verbs import NESTED, VERBS, package_of
 
-__all__ = ["VERBS", "NESTED", "main"]
-
-VERBS: dict[str, dict[str, str]] = {
-    "Start": {
-        "demo": "train a small GPT on Shakespeare in minutes, see it learn",
-    },
-    "Make": {
-        "train": "a model from a preset, or go on with a run",
-        "generate": "text from a run, a pretrained model or random weights",
-    },
-    "Look": {
-        "inspect": "a run or a model: configuration, parameters, loss, checkpoints",
-        "evaluate": "perplexity, HellaSwag, LAMBADA; where two models part",
-        "interpret": "what happens inside: attention, heads, circuits, patching",
-    },
-    "Set up": {
-        "download": "models, vocabularies, corpora: list, fetch, verify",
-        "bench": "decoding and forward passes, beside the limits of the machine",
-        "doctor": "what this machine has: versions, device, memory, sources, compiler",
-    },
-}
-"""The verbs by group, in the order in which they are shown. `cutaway NAME` calls the function NAME of cutaway.cli.NAME."""
-
-NESTED = frozenset({"interpret"})
-"""The verbs that have verbs of their own, which the package cutaway.cli.NAME lists."""
+__all__ = ["main"]
 
 _HINTS = {
     "cutaway": "all of this as a menu, on a terminal",
@@ -65,41 +41,33 @@ def _run(arguments: list[str]) -> None:
             from cutaway.cli.menu import open_menu
 
             open_menu(run=main)
-        case [] | ["-h" | "--help" | "help"]:
-            from cutaway.cli.help import print_overview
-
-            print_overview("cutaway", VERBS, about="a GPT you can see inside", takes="COMMAND [OPTIONS]", hints=_HINTS)
-        case ["-h" | "--help" | "help", verb, *rest]:
-            _run_verb(verb, ["--help", *rest])
         case ["--version", *_]:
             import cutaway
 
             print(f"cutaway {cutaway.__version__}")
-        case [verb, *rest]:
-            _run_verb(verb, rest)
+        case _:
+            _run_verb((), arguments)
 
 
-def _run_verb(verb: str, arguments: list[str]) -> None:
-    _check_known(verb, VERBS, "", ["--version", "--help"])
-    if verb in NESTED:
-        _run_nested(verb, arguments)
-    else:
-        _run_command((verb,), arguments)
-
-
-def _run_nested(group: str, arguments: list[str]) -> None:
-    """Run a verb of a verb, or show what there is."""
-    package = import_module(f"cutaway.cli.{group}")
+def _run_verb(names: tuple[str, ...], arguments: list[str]) -> None:
+    """Run the verb that these names lead to, or one of its own verbs; show what there is where none is given."""
+    group = " ".join(names)
+    if names and group not in NESTED:
+        return _run_command(names, arguments)
+    package = package_of(group) if names else None
+    verbs = package.VERBS if package else VERBS
     match arguments:
         case [] | ["-h" | "--help" | "help"]:
             from cutaway.cli.help import print_overview
 
-            print_overview(f"cutaway {group}", package.VERBS, about=package.ABOUT, takes=package.TAKES, hints=package.HINTS)
-        case ["-h" | "--help" | "help", verb, *rest]:
-            _run_nested(group, [verb, "--help", *rest])
+            if package is None:
+                return print_overview("cutaway", VERBS, about="a GPT you can see inside", takes="COMMAND [OPTIONS]", hints=_HINTS)
+            return print_overview(f"cutaway {group}", verbs, about=package.ABOUT, takes=package.TAKES, hints=package.HINTS)
+        case ["-h" | "--help" | "help", *rest]:
+            return _run_verb(names, [*rest, "--help"])
         case [verb, *rest]:
-            _check_known(verb, package.VERBS, f"{group} ", ["--help"])
-            _run_command((group, verb), rest)
+            _check_known(verb, verbs, f"{group} " if group else "", ["--help"] if group else ["--version", "--help"])
+            return _run_verb((*names, verb), rest)
 
 
 def _run_command(names: tuple[str, ...], arguments: list[str]) -> None:
@@ -119,7 +87,7 @@ def _check_known(verb: str, verbs: Mapping[str, Mapping[str, str]], group: str, 
     known = _names(verbs)
     if verb in known:
         return
-    homes = [] if group else [home for home in sorted(NESTED) if verb in _names(import_module(f"cutaway.cli.{home}").VERBS)]
+    homes = [] if group else [home for home in NESTED if verb in _names(package_of(home).VERBS)]
     near = [f"{home} {verb}" for home in homes] or difflib.get_close_matches(verb.lower().replace("_", "-"), [*known, *flags], n=1)
     meant = f"did you mean `cutaway {group}{near[0]}`?" if near else f"there are {', '.join(known)}"
     raise UsageError(f"there is no command {f'{group}{verb}'!r}; {meant}")

@@ -33,9 +33,9 @@ class ActivationCache(Mapping[str, Tensor]):
     """Activations by name, in either spelling, or by part and layer: `cache["blocks.3.attn.pattern"]`, `cache["pattern", 3]`.
 
     Each head's own output, `attn.result`, is computed from `attn.z` when it is asked for, as it takes `n_heads` times the memory of the
-    residual stream. In a record of everything so are scores, patterns, norms and the hidden layers of MLPs, from what they are computed
-    of in the run; `derives` says which of these follow. `pos` are the positions that were kept, None for all, and `lengths` the rows' tokens
-    where they are filled up on the right.
+    residual stream. In a record of everything so are scores, patterns, norms and the hidden layers of MLPs, from what they are made of
+    in the run; `derives` says which of these follow. `pos` are the positions that were kept, None for all, and `lengths` the tokens of
+    rows that are filled up on the right.
     """
 
     def __init__(
@@ -63,7 +63,9 @@ class ActivationCache(Mapping[str, Tensor]):
             return self._activations[full]
         if self._may_derive(full):
             if self.provenance is not None and not self.provenance.is_of(self.model):
-                raise KeyError(f"{full!r} follows from the model's weights, which have changed since this run: name it in run_with_cache")
+                raise KeyError(
+                    f"{full!r} follows from the model's weights, which have changed since this run: name it in run_with_cache"
+                )
             found = derive(full, self._activations, self.model)
             if not full.endswith(".attn.result"):
                 self._activations[full] = found

@@ -51,7 +51,8 @@ def derive(name: str, activations: Mapping[str, Float[Tensor, "..."]], model: Tr
     if site.part == "mlp.post":
         mlp = factored.block_of(model, site.layer or 0).mlp
         assert mlp is not None
-        return mlp.activated(*found).to(recorded[0].device)
+        pre, *pre_linear = found
+        return (mlp.act(pre) * pre_linear[0] if pre_linear else mlp.act(pre)).to(recorded[0].device)
     last = site.part.rpartition(".")[2]
     hooks, seen = recording(last)
     if site.part.startswith("ln"):

@@ -49,12 +49,8 @@ class MLP(nn.Module):
     def forward(self, x: Float[Tensor, "... d_model"], *, hooks: Hooks = NO_HOOKS) -> Float[Tensor, "... d_model"]:
         """Transform each position by itself."""
         pre = hooks("pre", self.W_in(x))
-        post = hooks("post", self.activated(pre))
+        post = hooks("post", self.act(pre))
         return F.dropout(self.W_out(post), self.dropout, self.training)
-
-    def activated(self, pre: Float[Tensor, "... d_mlp"]) -> Float[Tensor, "... d_mlp"]:
-        """Return the hidden layer, `post`, made of `pre`."""
-        return self.act(pre)
 
 
 class GatedMLP(MLP):
@@ -84,9 +80,5 @@ class GatedMLP(MLP):
         """Transform each position by itself."""
         pre = hooks("pre", self.W_gate(x))
         pre_linear = hooks("pre_linear", self.W_in(x))
-        post = hooks("post", self.activated(pre, pre_linear))
+        post = hooks("post", self.act(pre) * pre_linear)
         return F.dropout(self.W_out(post), self.dropout, self.training)
-
-    def activated(self, pre: Float[Tensor, "... d_mlp"], pre_linear: Float[Tensor, "... d_mlp"]) -> Float[Tensor, "... d_mlp"]:
-        """Return the hidden layer."""
-        return self.act(pre) * pre_linear

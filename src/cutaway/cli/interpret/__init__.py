@@ -18,7 +18,7 @@ VERBS: dict[str, dict[str, str]] = {
     "Find heads": {
         "heads": "every head scored for what it is known to do",
         "induction-heads": "heads that find what came next the last time",
-        "circuits": "which previous-token head feeds which induction head",
+        "composition": "which previous-token head feeds which induction head",
     },
     "Cause": {
         "patch": "activations of one text put into the run of another",

@@ -119,7 +119,8 @@ class Analysis:
 
     def _spelling(self, source: str, given: Mapping[str, Any]) -> str:
         """Return the command that does the same."""
-        words = ["cutaway", "interpret", self._analyse.__name__.replace("_", "-"), source]
+        path = self.__module__.removeprefix("cutaway.cli.").replace("_", "-").split(".")  # interpret, NAME
+        words = ["cutaway", *path, source]
         for name, value in given.items():
             match value:
                 case bool():

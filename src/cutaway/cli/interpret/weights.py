@@ -26,7 +26,7 @@ def weights(
     """Read heads off the weights alone: how strongly and how widely they look (QK) and write (OV), and how much they copy.
 
     Of one head its strongest singular vectors are read through the vocabulary: what it reads and what it then writes, or what looks for
-    what. Which head feeds which is `cutaway interpret circuits`. Elhage et al. 2021; Millidge & Black 2022.
+    what. Which head feeds which is `cutaway interpret composition`. Elhage et al. 2021; Millidge & Black 2022.
 
     Args:
         layer: counted from 0, or from the end where it is negative; all unless given

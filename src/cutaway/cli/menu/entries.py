@@ -10,6 +10,7 @@ from cutaway.cli.interpret import VERBS as INTERPRET_VERBS
 from cutaway.cli.interpret.options import spell_option
 from cutaway.cli.menu.models import OfferedModel, find_pretrained, find_runs
 from cutaway.cli.menu.questions import Line, ask_text, pick
+from cutaway.cli.verbs import NESTED, package_of
 from cutaway.report import format_bytes
 
 __all__ = ["Word", "Entry", "MENU", "spell", "choose"]
@@ -112,22 +113,37 @@ _SIZES = (
 def _interpret() -> Sequence[str]:
     """Ask for a verb of `cutaway interpret`, a model, and what the verb needs."""
     groups = {
-        group: [Entry(verb, about, (verb, _model(), _needed(verb))) for verb, about in verbs.items()]
+        group: [Entry(verb, about, _way_to("interpret", verb)[1:]) for verb, about in verbs.items()]
         for group, verbs in INTERPRET_VERBS.items()
     }
     return spell(choose("What do you want to see?", groups)[1].words)
 
 
-def _needed(verb: str) -> Word:
-    """Return the questions for the options that a verb cannot do without; its worked example stands there to be changed."""
+def _way_to(*names: str) -> tuple[Word, ...]:
+    """Return the words of a verb: its names, and questions for its own verbs or for what it cannot do without."""
+    return (*names, _verb_of(*names) if " ".join(names) in NESTED else _needed(*names))
+
+
+def _verb_of(*names: str) -> Word:
+    """Return the question for one of a verb's own verbs."""
+    verbs = {verb: about for group in package_of(" ".join(names)).VERBS.values() for verb, about in group.items()}
+    entries = [Entry(verb, about, _way_to(*names, verb)[len(names) :]) for verb, about in verbs.items()]
+    return _one_of("What of it?", *entries)
+
+
+def _needed(*names: str) -> Word:
+    """Return the questions for what a verb cannot do without; its worked example stands there to be changed."""
 
     def ask() -> Sequence[str]:
-        command, words = load_command("interpret", verb), []
+        command, words = load_command(*names), []
         example = getattr(command.function, "demo", {})
         for option in command.options:
-            if option.is_needed:
-                value = ask_text(f"{option.flag[2:]} ({option.about})", default=str(example.get(option.name, "")))
-                words += spell_option(option.flag, value)
+            if option.is_positional and option.name == "model":
+                words += spell([_model()])
+            elif option.is_needed or (option.is_positional and not option.has_default):
+                named = option.metavar.lower() if option.is_positional else option.flag[2:]
+                value = ask_text(f"{named} ({option.about})", default=str(example.get(option.name, "")))
+                words += [value] if option.is_positional else spell_option(option.flag, value)
         return words
 
     return ask

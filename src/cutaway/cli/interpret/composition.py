@@ -1,4 +1,4 @@
-"""`cutaway interpret circuits`."""
+"""`cutaway interpret composition`."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ if TYPE_CHECKING:
     from cutaway.interp.result import Result
     from cutaway.language_model import LanguageModel
 
-__all__ = ["circuits"]
+__all__ = ["composition"]
 
 
 @excludes("kind", "num_sequences", "seq_length", "threshold", "seed", why="--kind is read off the weights of all heads")
 @analysis()
-def circuits(
+def composition(
     lm: LanguageModel,
     *,
     kind: Literal["q", "k", "v"] | None = None,
@@ -39,16 +39,15 @@ def circuits(
         seed: of the tokens drawn
 
     Examples:
-        cutaway interpret circuits --demo
-        cutaway interpret circuits runs/attn-only-2l --threshold 0.3
-        cutaway interpret circuits smollm2-135m --kind v
+        cutaway interpret composition --demo
+        cutaway interpret composition runs/attn-only-2l --threshold 0.3
+        cutaway interpret composition smollm2-135m --kind v
 
     In Python:
-        cutaway.circuits.candidate_circuits(lm, threshold=0.4).candidates
+        cutaway.composition.candidate_circuits(lm, threshold=0.4).candidates
         cutaway.composition.composition_scores(lm.model, ("v",)).strongest("v")
     """
-    from cutaway.interp.circuits import candidate_circuits
-    from cutaway.interp.composition import composition_scores
+    from cutaway.interp.composition import candidate_circuits, composition_scores
 
     if kind is not None:
         return composition_scores(lm.model, (kind,))

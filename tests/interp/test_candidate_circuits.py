@@ -12,8 +12,7 @@ from rich.console import Console
 
 from cutaway.config import ModelConfig
 from cutaway.experiments.handmade import HANDMADE, Handmade
-from cutaway.interp.circuits import CandidateCircuits, candidate_circuits
-from cutaway.interp.composition import composition_scores
+from cutaway.interp.composition import CandidateCircuits, candidate_circuits, composition_scores
 from cutaway.language_model import LanguageModel
 from cutaway.model import Transformer
 

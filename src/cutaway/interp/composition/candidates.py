@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import torch
 
 from cutaway.interp.attention import head_label
-from cutaway.interp.composition import CompositionScores, composition_scores
+from cutaway.interp.composition.scores import CompositionScores, composition_scores
 from cutaway.interp.heads import HeadScore, HeadScores, detect_heads
 from cutaway.interp.result import Result
 from cutaway.interp.rows import model_of
