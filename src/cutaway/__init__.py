@@ -13,6 +13,7 @@ if TYPE_CHECKING:
         ablation,
         attention,
         attribution,
+        circuits,
         composition,
         edits,
         factored,
@@ -57,14 +58,14 @@ _HOMES = {
     "plan_sweep": "cutaway.interp.sweep",
 }
 _MODULES = (
-    "edits", "metrics", "residual", "attention", "heads", "composition", "refactoring", "lens", "ablation", "factored",
+    "edits", "metrics", "residual", "attention", "heads", "composition", "circuits", "refactoring", "lens", "ablation", "factored",
     "patching", "tracing", "path_patching", "attribution",
 )  # fmt: skip
 
 __all__ = [
     "ModelConfig", "Transformer", "LanguageModel", "Hooks", "load", "compare", "TrainConfig", "train",
     "ActivationCache", "Edit", "run_with_cache", "run_with_hooks", "run_with_edits", "means", "gradients",
-    "sweep", "plan_sweep", "edits", "metrics", "residual", "attention", "heads", "composition", "refactoring", "lens",
+    "sweep", "plan_sweep", "edits", "metrics", "residual", "attention", "heads", "composition", "circuits", "refactoring", "lens",
     "ablation", "factored", "patching", "tracing", "path_patching", "attribution",
 ]  # fmt: skip
 

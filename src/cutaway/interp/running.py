@@ -57,8 +57,8 @@ def run_with_cache(
     `pos` keeps some positions (an int keeps the axis), `stop_after_layer` ends the run there, with None for logits, `with_grad` keeps
     what gradients need, and `lengths` are the rows' tokens where they are filled up on the right. A record of everything keeps what the
     run computes anyway; scores, patterns, norms, `mlp.post` and each head's `attn.result` follow from it when they are asked for.
-    Raises ValueError for names the model does not compute, positions that are not there, and a record that would take more than `max_gib` of
-    memory, half of what is free unless given.
+    Raises ValueError for names the model does not compute, positions that are not there, and a record that would take more than
+    `max_gib` of memory, half of what is free unless given.
 
     >>> logits, cache = run_with_cache(lm.model, lm.tokens("When Mary and John"), "blocks.*.attn.pattern")  # doctest: +SKIP
     """

@@ -16,8 +16,8 @@ from cutaway.hooks import canonical_name
 from cutaway.interp import edits
 from cutaway.interp.edits import Edit
 from cutaway.interp.metrics import Metric
+from cutaway.interp.nodes import Node, all_senders, parse_receivers, parse_sender
 from cutaway.interp.patching.grid import Pairs
-from cutaway.interp.path_patching.nodes import Node, all_senders, parse_receivers, parse_sender
 from cutaway.interp.path_patching.reach import MLPs, names_of_receivers, names_of_senders, names_on_the_way, received
 from cutaway.interp.path_patching.result import PathPatching
 from cutaway.interp.refactoring import ungroup_heads

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from cutaway.hooks import Hook, Hooks
 from cutaway.interp.factored import block_of
-from cutaway.interp.path_patching.nodes import Node
+from cutaway.interp.nodes import Node
 from cutaway.interp.two_runs import TwoRuns
 from cutaway.model import Block, Transformer
 

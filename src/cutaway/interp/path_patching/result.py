@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cutaway.interp.path_patching.nodes import Node
+from cutaway.interp.nodes import Node
 from cutaway.interp.path_patching.reach import MLPs
 from cutaway.interp.result import Result
 from cutaway.interp.tensors import finite_or_none

@@ -1,4 +1,7 @@
-"""Who sends and who receives, as they are written: `L9H6` or 9.6 is a head, `L9H6.q` its queries, `mlp3` an MLP, `mlp3.17` a neuron."""
+"""Who sends and who receives, as they are written.
+
+`L9H6` or 9.6 is a head, `L9H6.q` its queries, `L9G2.k` the keys that a group of heads shares, `mlp3` an MLP, `mlp3.17` a neuron.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,13 @@ from typing import Literal
 from cutaway.config import ModelConfig
 from cutaway.interp.attention import head_label
 
-__all__ = ["Node", "all_senders", "parse_sender", "parse_receivers"]
+__all__ = ["Node", "KVInputs", "all_senders", "all_receivers", "parse_sender", "parse_receivers"]
+
+KVInputs = Literal["group", "query-head"]
+"""Where heads share keys and values: whether the group receives these once, as in the model, or each query head for itself."""
 
 _HEAD = re.compile(r"(?:L(\d+)H(\d+)|(\d+)\.(\d+))(?:\.([qkv]))?")
+_GROUP = re.compile(r"L(\d+)G(\d+)\.([kv])")
 _MLP = re.compile(r"mlp(\d+)(?:\.(\d+))?")
 
 
@@ -20,17 +27,20 @@ _MLP = re.compile(r"mlp(\d+)(?:\.(\d+))?")
 class Node:
     """A sender, or one input of a receiver."""
 
-    kind: Literal["embed", "head", "mlp", "neuron", "logits"]
+    kind: Literal["embed", "head", "group", "mlp", "neuron", "logits"]
+    """A group is of heads that share keys and values; it receives alone."""
     layer: int = -1
     index: int | None = None
-    """The head, counted among query heads, or the neuron."""
+    """The head, counted among query heads, the group, or the neuron."""
     input: Literal["q", "k", "v"] | None = None
-    """Which input of a head receives; None for other receivers, and for senders."""
+    """Which input of a head or group receives; None for other receivers, and for senders."""
 
     def __str__(self) -> str:
         match self.kind:
             case "head":
                 return head_label(self.layer, self.index or 0) + (f".{self.input}" if self.input else "")
+            case "group":
+                return f"L{self.layer}G{self.index}.{self.input}"
             case "mlp":
                 return f"mlp{self.layer}"
             case "neuron":
@@ -50,6 +60,19 @@ def all_senders(config: ModelConfig) -> list[Node]:
         senders += [Node("head", layer, head) for head in range(config.n_heads)]
         senders += [Node("mlp", layer)] if config.d_mlp else []
     return senders
+
+
+def all_receivers(config: ModelConfig, *, kv: KVInputs = "group") -> list[Node]:
+    """Return the queries, keys and values of all heads, or groups of them, all MLPs and the logits, in the order of the computation."""
+    receivers = []
+    is_shared = kv == "group" and config.n_kv_heads < config.n_heads
+    for layer in range(config.n_layers):
+        receivers += [Node("head", layer, head, "q") for head in range(config.n_heads)]
+        for each in ("k", "v"):
+            n, kind = (config.n_kv_heads, "group") if is_shared else (config.n_heads, "head")
+            receivers += [Node(kind, layer, index, each) for index in range(n)]  # type: ignore[arg-type]
+        receivers += [Node("mlp", layer)] if config.d_mlp else []
+    return [*receivers, Node("logits")]
 
 
 def parse_sender(config: ModelConfig, text: str) -> Node:
@@ -81,6 +104,11 @@ def _parsed(config: ModelConfig, text: str) -> Node | None:
         _check(text, "layer", layer, config.n_layers)
         _check(text, "head", head, config.n_heads)
         return Node("head", layer, head, match[5])  # type: ignore[arg-type]
+    if match := _GROUP.fullmatch(text):
+        layer, group = int(match[1]), int(match[2])
+        _check(text, "layer", layer, config.n_layers)
+        _check(text, "group", group, config.n_kv_heads)
+        return Node("group", layer, group, match[3])  # type: ignore[arg-type]
     if match := _MLP.fullmatch(text):
         if config.d_mlp == 0:
             raise ValueError(f"{text!r}: this model has no MLPs")
