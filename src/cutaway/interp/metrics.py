@@ -43,18 +43,24 @@ class Metric(ABC):
             raise ValueError(f"{self!r} reads position {self.pos} and the row has {n_pos} tokens")
         return [self.pos % n_pos]
 
-    def check(self, n_rows: int, d_vocab: int) -> None:
-        """Raise ValueError for tokens that are not in the vocabulary, or neither one for all rows nor one for each."""
-        for tokens in vars(self).values():
-            if not isinstance(tokens, list):
+    def check(self, n_rows: int, n_pos: int, d_vocab: int) -> None:
+        """Raise ValueError for tokens that are not in the vocabulary, and for what is not for these rows.
+
+        Tokens are one for all rows or one for each; what a run is compared with has each row and position of it.
+        """
+        for given in vars(self).values():
+            if isinstance(given, Tensor):
+                _check_covers(given, (n_rows, n_pos, d_vocab), what=repr(self))
+            if not isinstance(given, list):
                 continue
-            if len(tokens) not in (1, n_rows):
-                raise ValueError(f"{self!r} has {len(tokens)} tokens for {n_rows} rows; expected one for all, or one for each")
-            if wrong := [token for token in tokens if not 0 <= token < d_vocab]:
+            if len(given) not in (1, n_rows):
+                raise ValueError(f"{self!r} has {len(given)} tokens for {n_rows} rows; expected one for all, or one for each")
+            if wrong := [token for token in given if not 0 <= token < d_vocab]:
                 raise ValueError(f"{self!r}: there is no token {wrong[0]}; there are {d_vocab}, 0 to {d_vocab - 1}")
 
     def __call__(self, logits: Float[Tensor, "batch pos d_vocab"], lengths: Sequence[int] | None = None) -> Float[Tensor, " batch"]:
-        """Return the metric of every row of full logits."""
+        """Return the metric of every row of full logits; raises ValueError as `check` does."""
+        self.check(*logits.shape)
         return torch.cat(
             [self._of_row(logits[row], row, None if lengths is None else int(lengths[row])) for row in range(len(logits))]
         )
@@ -155,6 +161,16 @@ def loss(tokens: Int[Tensor, "batch pos"], *, first: int = 0, last: int | None =
 def kl(base_logits: Float[Tensor, "batch pos d_vocab"], *, pos: int | None = -1) -> Metric:
     """Return the metric KL(base || run) in nats at a position, or averaged over all with `pos=None`."""
     return _KL(base_logits, pos)
+
+
+def _check_covers(given: Tensor, shape: tuple[int, int, int], *, what: str) -> None:
+    """Raise ValueError for a tensor, "batch pos" or "batch pos d_vocab", that has not what is read of logits of this shape."""
+    n_rows, n_pos, d_vocab = shape
+    has_rows = given.ndim in (2, 3) and len(given) == n_rows and given.shape[1] >= n_pos
+    if not has_rows or given.shape[2:] not in ((), (d_vocab,)):
+        raise ValueError(
+            f"{what} was given {tuple(given.shape)} for logits of shape {shape}: expected each row and position of them"
+        )
 
 
 def _listed(tokens: TokenIds) -> list[int]:
