@@ -409,13 +409,13 @@ def test_generation_past_the_context_refuses_edits_that_would_move() -> None:
 @pytest.mark.parametrize(
     ("metric", "said"),
     [
-        (lambda tokens, logits: metrics.kl(logits[:1]), r"kl\(pos=-1\) was given \(1, 9, 50\) for logits of shape \(2, 9, 50\)"),
-        (lambda tokens, logits: metrics.kl(logits[..., :-1]), r"was given \(2, 9, 49\) for logits of shape"),
+        (lambda tokens, logits: metrics.kl(logits[:1]), r"kl\(pos=-1\) was given \(1, 9, 50\) for a run of \(2, 9, 50\)"),
+        (lambda tokens, logits: metrics.kl(logits[..., :-1]), r"was given \(2, 9, 49\) for a run of \(2, 9, 50\)"),
         (
             lambda tokens, logits: metrics.loss(tokens[:1]),
-            r"was given \(1, 9\) for logits of shape \(2, 9, 50\): expected each row",
+            r"was given \(1, 9\) for a run of \(2, 9\): expected each row",
         ),
-        (lambda tokens, logits: metrics.loss(tokens[:, :8]), r"was given \(2, 8\) for logits of shape"),
+        (lambda tokens, logits: metrics.loss(tokens[:, :8]), r"was given \(2, 8\) for a run of \(2, 9\)"),
         (lambda tokens, logits: metrics.logit_diff(-1, 5), "there is no token -1; there are 50, 0 to 49"),
         (lambda tokens, logits: metrics.logit_diff(5, 55), "there is no token 55; there are 50, 0 to 49"),
         (lambda tokens, logits: metrics.prob([1, 2, 3]), "has 3 tokens for 2 rows"),

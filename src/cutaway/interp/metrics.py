@@ -43,19 +43,17 @@ class Metric(ABC):
             raise ValueError(f"{self!r} reads position {self.pos} and the row has {n_pos} tokens")
         return [self.pos % n_pos]
 
-    def check(self, n_rows: int, n_pos: int, d_vocab: int) -> None:
-        """Raise ValueError for tokens that are not in the vocabulary, and for what is not for these rows.
+    def check(self, n_rows: int, n_pos: int, d_vocab: int) -> None:  # noqa: ARG002
+        """Raise ValueError for a run that is not one this can be read of: by its rows, its positions, or its vocabulary.
 
-        Tokens are one for all rows or one for each; what a run is compared with has each row and position of it.
+        Tokens are one for all rows or one for each.
         """
-        for given in vars(self).values():
-            if isinstance(given, Tensor):
-                _check_covers(given, (n_rows, n_pos, d_vocab), what=repr(self))
-            if not isinstance(given, list):
+        for tokens in vars(self).values():
+            if not isinstance(tokens, list):
                 continue
-            if len(given) not in (1, n_rows):
-                raise ValueError(f"{self!r} has {len(given)} tokens for {n_rows} rows; expected one for all, or one for each")
-            if wrong := [token for token in given if not 0 <= token < d_vocab]:
+            if len(tokens) not in (1, n_rows):
+                raise ValueError(f"{self!r} has {len(tokens)} tokens for {n_rows} rows; expected one for all, or one for each")
+            if wrong := [token for token in tokens if not 0 <= token < d_vocab]:
                 raise ValueError(f"{self!r}: there is no token {wrong[0]}; there are {d_vocab}, 0 to {d_vocab - 1}")
 
     def __call__(self, logits: Float[Tensor, "batch pos d_vocab"], lengths: Sequence[int] | None = None) -> Float[Tensor, " batch"]:
@@ -113,6 +111,9 @@ class _Loss(Metric):
     def __init__(self, tokens: Int[Tensor, "batch pos"], first: int, last: int | None) -> None:
         self.tokens, self.first, self.last = tokens, first, last
 
+    def check(self, n_rows: int, n_pos: int, d_vocab: int) -> None:  # noqa: ARG002
+        _check_covers(self.tokens, (n_rows, n_pos), what=repr(self))
+
     def positions(self, n_pos: int) -> list[int]:
         stop = n_pos - 1 if self.last is None else min(self.last, n_pos - 1)
         if not 0 <= self.first < stop:
@@ -127,6 +128,9 @@ class _Loss(Metric):
 class _KL(Metric):
     def __init__(self, base_logits: Float[Tensor, "batch pos d_vocab"], pos: int | None) -> None:
         self.base_logits, self.pos = base_logits, pos
+
+    def check(self, n_rows: int, n_pos: int, d_vocab: int) -> None:
+        _check_covers(self.base_logits, (n_rows, n_pos, d_vocab), what=repr(self))
 
     def score(self, logits: Float[Tensor, "lane read d_read"], row: int, positions: Sequence[int]) -> Float[Tensor, " lane"]:
         base = at_least_float32(self.base_logits[row, list(positions)].to(logits.device)).log_softmax(-1)
@@ -163,14 +167,11 @@ def kl(base_logits: Float[Tensor, "batch pos d_vocab"], *, pos: int | None = -1)
     return _KL(base_logits, pos)
 
 
-def _check_covers(given: Tensor, shape: tuple[int, int, int], *, what: str) -> None:
-    """Raise ValueError for a tensor, "batch pos" or "batch pos d_vocab", that has not what is read of logits of this shape."""
-    n_rows, n_pos, d_vocab = shape
-    has_rows = given.ndim in (2, 3) and len(given) == n_rows and given.shape[1] >= n_pos
-    if not has_rows or given.shape[2:] not in ((), (d_vocab,)):
-        raise ValueError(
-            f"{what} was given {tuple(given.shape)} for logits of shape {shape}: expected each row and position of them"
-        )
+def _check_covers(given: Tensor, run: tuple[int, ...], *, what: str) -> None:
+    """Raise ValueError for a tensor without each row and position of a run, or of another vocabulary."""
+    covers = given.ndim == len(run) and len(given) == run[0] and given.shape[1] >= run[1] and given.shape[2:] == run[2:]
+    if not covers:
+        raise ValueError(f"{what} was given {tuple(given.shape)} for a run of {run}: expected each row and position of it")
 
 
 def _listed(tokens: TokenIds) -> list[int]:
