@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 import torch
@@ -12,7 +11,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from cutaway.config import ModelConfig
-from cutaway.hooks import canonical_name
 from cutaway.interp import edits
 from cutaway.interp.edits import Edit
 from cutaway.interp.metrics import Metric
@@ -21,7 +19,7 @@ from cutaway.interp.patching.grid import Pairs
 from cutaway.interp.path_patching.reach import MLPs, names_of_receivers, names_of_senders, names_on_the_way, received
 from cutaway.interp.path_patching.result import PathPatching
 from cutaway.interp.refactoring import ungroup_heads
-from cutaway.interp.sites import check_names, hook_names, hook_order
+from cutaway.interp.sites import hook_order, norm_scales
 from cutaway.interp.sweep import AnyMetric, sweep
 from cutaway.interp.two_runs import TwoRuns, run_two
 from cutaway.model import Transformer
@@ -77,7 +75,7 @@ def patch_paths(
     if mlps not in ("frozen", "recomputed"):
         raise ValueError(f"mlps is {mlps!r}; expected frozen or recomputed")
     writing, reading = _nodes(config, senders, receivers)
-    frozen = _scales(model, frozen_norms)
+    frozen = norm_scales(config, frozen_norms)
     if config.n_kv_heads < config.n_heads and any(node.input in ("k", "v") for node in reading):
         model = ungroup_heads(model)
     written = names_of_senders(writing)
@@ -224,16 +222,3 @@ def _places(pos: int | Sequence[int] | None, runs: TwoRuns) -> _Places | None:
     if wrong := [each for each in given if not -n_least <= each < n_least]:
         raise ValueError(f"there is no position {wrong[0]} in every row: the shortest has {n_least} tokens")
     return _Places(given, torch.tensor([[each % length for each in given] for length in runs.lengths]))
-
-
-def _scales(model: Transformer, norms: str | Sequence[str]) -> tuple[str, ...]:
-    """Return the scales of norms by name or glob; `blocks.3.ln1` and `blocks.3.ln1.scale` are the same."""
-    known = [name for name in hook_names(model.config) if name.endswith(".scale")]
-    found: list[str] = []
-    for given in [norms] if isinstance(norms, str) else norms:
-        glob = canonical_name(given).removesuffix(".scale") + ".scale"
-        matching = [name for name in known if fnmatchcase(name, glob)]
-        if not matching:
-            check_names(model.config, [glob])
-        found += matching
-    return tuple(dict.fromkeys(found))
