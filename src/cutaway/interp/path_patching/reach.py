@@ -16,13 +16,14 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from cutaway.config import ModelConfig
 from cutaway.hooks import Hook, Hooks
 from cutaway.interp.factored import block_of
 from cutaway.interp.nodes import Node
 from cutaway.interp.two_runs import TwoRuns
 from cutaway.model import Block, Transformer
 
-__all__ = ["MLPs", "received", "names_of_receivers", "names_of_senders", "names_on_the_way"]
+__all__ = ["MLPs", "received", "place_of", "names_of_receivers", "names_of_senders", "names_on_the_way"]
 
 MLPs = Literal["frozen", "recomputed"]
 """Whether MLPs between sender and receiver are held where they were, or recomputed from what the sender changed."""
@@ -39,6 +40,13 @@ def names_of_senders(senders: Sequence[Node]) -> set[str]:
 def names_of_receivers(receivers: Sequence[Node], n_layers: int) -> set[str]:
     """Return the activations that pass 2 puts in: a head's queries, keys or values, an MLP's output, the last residual stream."""
     return {_name_of(each, n_layers) for each in receivers}
+
+
+def place_of(receiver: Node, config: ModelConfig) -> int | None:
+    """Return which head of its activation's own axis, or which neuron, a receiver is; None for one that is all of it."""
+    if receiver.kind == "head" and receiver.input in ("k", "v"):
+        return (receiver.index or 0) // (config.n_heads // config.n_kv_heads)
+    return receiver.index
 
 
 def names_on_the_way(model: Transformer, frozen: Sequence[str]) -> set[str]:
@@ -67,9 +75,9 @@ def received(
 ) -> Iterator[tuple[Node, Float[Tensor, "sender batch kept_pos ..."]]]:
     """Yield each receiver with its input for the first so many senders, which are in the order of the computation.
 
-    The others write after the receiver reads. A head's input is its q, k or v; an MLP's stands as the output that it has for it, a
-    neuron's as its activation; the logits' as the last residual stream. `kept` are the positions that are computed. Nothing is changed,
-    bit for bit, at positions that the sender does not move.
+    The others write after the receiver reads. A head's or a group's input is its q, k or v; an MLP's stands as the output that it has
+    for it, a neuron's as its activation; the logits' as the last residual stream. `kept` are the positions that are computed. Nothing
+    is changed, bit for bit, at positions that the sender does not move.
     """
     walk = _Walk(runs, kept, Hooks({name: _held(runs.cache[name][:, kept]) for name in frozen}))
     queue = list(senders)
@@ -87,7 +95,7 @@ def received(
         here = [each for each in receivers if each.layer == layer]
         before, normed = moved, walk.normed(block, layer, moved)
         for each in here:
-            if each.kind == "head":
+            if each.kind in ("head", "group"):
                 yield each, walk.head_input(block, each, normed, before)
         moved = with_senders(moved, (layer, 0))
         mlp_receivers = [each for each in here if each.kind in ("mlp", "neuron")]
@@ -141,15 +149,15 @@ class _Walk:
     def head_input(
         self, block: Block, receiver: Node, normed: _Moved, moved: _Moved
     ) -> Float[Tensor, "sender batch kept_pos d_head"]:
-        """Return the head's queries, keys or values."""
-        assert receiver.index is not None
-        attn = block.attn
+        """Return the head's queries, or the keys or values that it has or shares."""
+        attn, head = block.attn, place_of(receiver, self.runs.model.config)
+        assert head is not None
         if receiver.input != "v" and self.runs.model.qk_positions is not None:
             normed = normed + self.runs.cache["pos_embed"][..., self.kept, :]
         writer = {"q": attn.W_Q, "k": attn.W_K, "v": attn.W_V}[receiver.input or "q"]
-        rows = _rows(receiver.index, attn.d_head)
+        rows = _rows(head, attn.d_head)
         new = F.linear(normed, writer.weight[rows], None if writer.bias is None else writer.bias[rows])
-        return _where_moved(moved, new, self.base(_name_of(receiver))[..., receiver.index, :])
+        return _where_moved(moved, new, self.base(_name_of(receiver))[..., head, :])
 
     def mlp_output(self, block: Block, receiver: Node, normed: _Moved, moved: _Moved) -> Float[Tensor, "sender batch kept_pos ..."]:
         """Return the MLP's output, or its neuron's activation."""
@@ -175,7 +183,7 @@ def _rows(head: int, d_head: int) -> slice:
 
 def _name_of(receiver: Node, n_layers: int = 0) -> str:
     match receiver.kind:
-        case "head":
+        case "head" | "group":
             return f"blocks.{receiver.layer}.attn.{receiver.input}"
         case "mlp":
             return f"blocks.{receiver.layer}.mlp_out"
