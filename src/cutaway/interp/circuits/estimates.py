@@ -46,7 +46,8 @@ class RowsToScore:
 
     def meetings(self) -> Sequence[Int[Tensor, " kept_pos"]]:
         """Return the positions at which the two runs may differ, so many at a time."""
-        return (~self.runs.same()).any(0).nonzero()[:, 0].split(self.n_positions)
+        differing: Tensor = (~self.runs.same()).any(0).nonzero()[:, 0]
+        return list(differing.split(self.n_positions))
 
 
 def names_to_record(config: ModelConfig, frozen: Sequence[str]) -> tuple[set[str], set[str]]:
@@ -145,7 +146,8 @@ def _change(runs: TwoRuns, sender: Node) -> Float[Tensor, "batch pos d_model"]:
         return runs.moved(f"blocks.{sender.layer}.mlp_out")
     z = runs.moved(f"blocks.{sender.layer}.attn.z")
     by_head = block_of(runs.model, sender.layer).attn.W_O.weight.unflatten(1, z.shape[2:])  # d_model head d_head
-    return z[:, :, sender.index] @ by_head[:, sender.index].mT
+    written: Tensor = z[:, :, sender.index] @ by_head[:, sender.index].mT
+    return written
 
 
 def _entry(config: ModelConfig, sender: Node) -> Entry:

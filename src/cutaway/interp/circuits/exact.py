@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float
@@ -14,13 +14,12 @@ from cutaway.interp.path_patching import PathPatching, patch_paths
 
 __all__ = ["try_all", "try_largest"]
 
-_Progress = Callable[[int, int], None] | None
+_Progress = Callable[[int, int], None]
 
 
 def try_all(pair: Pair, progress: _Progress) -> MeanScores:
     """Return what every edge does."""
-    found = _patched(pair, progress=progress, receivers=list(map(str, pair.graph.receivers)))
-    sums = RowSums(pair.graph)
+    found, sums = _tried(pair, list(pair.graph.edges()), progress), RowSums(pair.graph)
     sums.add((found.scores - found.base).movedim(-1, 0), found.base, found.other)
     return sums.mean()
 
@@ -33,14 +32,23 @@ def try_largest(pair: Pair, scores: Float[Tensor, "sender receiver"], n: int, pr
     order = scores.abs().nan_to_num(nan=-1.0).flatten().argsort(descending=True, stable=True)[:n]
     places = torch.stack(torch.unravel_index(order, scores.shape), dim=-1).tolist()
     edges = [Edge(graph.senders[sender], graph.receivers[receiver]) for sender, receiver in places]
-    found = _patched(pair, progress=progress, paths=[(str(edge.sender), str(edge.receiver)) for edge in edges])
-    effects = found.effects
+    found = _tried(pair, edges, progress)
     senders, receivers = ({node: i for i, node in enumerate(nodes)} for nodes in (found.senders, found.receivers))
-    return {edge: effects[senders[edge.sender], receivers[edge.receiver]].item() for edge in edges}
+    effects = found.effects.tolist()
+    return {edge: effects[senders[edge.sender]][receivers[edge.receiver]] for edge in edges}
 
 
-def _patched(pair: Pair, **options: object) -> PathPatching:
+def _tried(pair: Pair, edges: Sequence[Edge], progress: _Progress) -> PathPatching:
     return patch_paths(
-        pair.model, pair.tokens, pair.other_tokens, pair.metric, mlps="frozen", frozen_norms=pair.frozen, lengths=pair.lengths,
-        other_lengths=pair.lengths, memory_gib=pair.memory_gib, **options,
-    )  # type: ignore[arg-type]  # fmt: skip
+        pair.model,
+        pair.tokens,
+        pair.other_tokens,
+        pair.metric,
+        paths=[(str(edge.sender), str(edge.receiver)) for edge in edges],
+        mlps="frozen",
+        frozen_norms=pair.frozen,
+        lengths=pair.lengths,
+        other_lengths=pair.lengths,
+        memory_gib=pair.memory_gib,
+        progress=progress,
+    )

@@ -17,7 +17,7 @@ from cutaway.interp.circuits.graph import Graph
 from cutaway.interp.factored import block_of
 from cutaway.interp.nodes import Node
 from cutaway.interp.sweep.lanes import Entry
-from cutaway.model import Block, Transformer
+from cutaway.model import Block, GatedMLP, Transformer
 
 __all__ = ["Place", "StreamGradients", "places_of", "stream_gradients", "stream_name"]
 
@@ -82,13 +82,12 @@ class StreamGradients:
         return torch.cat(found)
 
     def _by_mlp(self, block: Block, layer: int, kept: Tensor) -> Float[Tensor, "receiver batch kept_pos d_model"]:
-        assert block.mlp is not None
-        grads = {part: self.grads.get(f"blocks.{layer}.mlp.{part}") for part in ("pre", "pre_linear")}
-        pre, linear = grads["pre"], grads["pre_linear"]
-        assert pre is not None
-        if linear is None:
-            return (pre[:, kept] @ block.mlp.W_in.weight)[None]
-        return (pre[:, kept] @ block.mlp.W_gate.weight + linear[:, kept] @ block.mlp.W_in.weight)[None]
+        mlp, scope = block.mlp, f"blocks.{layer}.mlp."
+        assert mlp is not None
+        pre = self.grads[f"{scope}pre"][:, kept]
+        if not isinstance(mlp, GatedMLP):
+            return (pre @ mlp.W_in.weight)[None]
+        return (pre @ mlp.W_gate.weight + self.grads[f"{scope}pre_linear"][:, kept] @ mlp.W_in.weight)[None]
 
     def _through_norm(
         self, block: Block, stream: str, kept: Tensor, grad: Float[Tensor, "receiver batch kept_pos d_model"], *, before_mlp: bool
@@ -133,8 +132,8 @@ def stream_gradients(
         x = stream.detach().clone().requires_grad_()
         x = _run(model, x, start, hooks)
         read["stream"] = x
-        values = metric(model.unembed(x, hooks=hooks))
-    grads = torch.autograd.grad(values.sum(), list(read.values()), materialize_grads=True)
+        total = metric(model.unembed(x, hooks=hooks)).sum()  # rows do not mix
+    grads = torch.autograd.grad(total, list(read.values()), materialize_grads=True)
     return StreamGradients(model, {name: x.detach() for name, x in streams.items()}, dict(zip(read, grads, strict=True)), scales)
 
 

@@ -69,9 +69,10 @@ def score_edges(
         frozen=norm_scales(model.config, frozen), lengths=lengths, memory_gib=memory_gib,
     )  # fmt: skip
     n_tried = min(exact_top or 0, pair.graph.n_edges)
-    told = _Told(progress, n_runs=_n_runs(method, pair.graph, steps) * len(tokens), n_cells=n_tried * len(tokens))
+    n_cells = pair.graph.n_edges if method == "exact" else n_tried
+    told = _Told(progress, n_runs=_n_runs(method, pair.graph, steps) * len(tokens), n_cells=n_cells * len(tokens))
     with without_dropout(model), torch.no_grad():
-        found = try_all(pair, progress) if method == "exact" else _estimated(pair, method, steps, told.of_runs)
+        found = try_all(pair, told.of_cells) if method == "exact" else _estimated(pair, method, steps, told.of_runs)
         exact = try_largest(pair, found.scores, n_tried, told.of_cells)
     return EdgeScores(
         graph=pair.graph,

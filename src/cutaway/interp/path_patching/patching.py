@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from cutaway.config import ModelConfig
@@ -40,6 +40,7 @@ def patch_paths(
     *,
     senders: Sequence[str] | None = None,
     receivers: Sequence[str] = ("logits",),
+    paths: Sequence[tuple[str, str]] | None = None,
     mlps: MLPs = "recomputed",
     frozen_norms: str | Sequence[str] = (),
     receiver_pos: int | Sequence[int] | None = None,
@@ -62,10 +63,11 @@ def patch_paths(
 
     Senders are `embed`, heads such as `L9H6`, MLPs such as `mlp3`, neurons such as `mlp3.17`; unless given the embedding, all heads and
     all MLPs. Receivers are `logits`, one input of a head such as `L9H6.q` (`L9H6` is all three), MLPs and neurons; where heads share
-    keys and values, `L9G2.k` are those of a group, and `L9H6.k` those that head 6 sees, and no other head's. `pairs` say for each row
-    which positions of the other run go to which of this, equal ones unless given; `lengths` are each row's tokens where rows are filled
-    up on the right. Raises ValueError for parts and norms that the model does not have, for logits in a set, and for runs of different
-    length without pairs.
+    keys and values, `L9G2.k` are those of a group, and `L9H6.k` those that head 6 sees, and no other head's. `paths` names the pairs of
+    a sender and a receiver to patch, where that is not every one with every other. `pairs` say for each row which positions of the
+    other run go to which of this, equal ones unless given; `lengths` are each row's tokens where rows are filled up on the right.
+    Raises ValueError for parts and norms that the model does not have, for logits in a set, and for runs of different length without
+    pairs.
     Source: Wang et al. 2022, "Interpretability in the Wild", section 3.1; Goldowsky-Dill et al. 2023, "Localizing Model
     Behavior with Path Patching".
 
@@ -75,7 +77,7 @@ def patch_paths(
     config = model.config
     if mlps not in ("frozen", "recomputed"):
         raise ValueError(f"mlps is {mlps!r}; expected frozen or recomputed")
-    writing, reading = _nodes(config, senders, receivers)
+    writing, reading, wanted = _nodes(config, senders, receivers, paths)
     frozen = norm_scales(config, frozen_norms)
     noting = list(dict.fromkeys(node for receiver in reading for node in receiver.nodes))
     written = names_of_senders(writing)
@@ -86,12 +88,15 @@ def patch_paths(
             other_names=written, pairs=pairs, lengths=lengths, other_lengths=other_lengths,
         )  # fmt: skip
         places, read = _places(receiver_pos, runs), _places(metric.pos if isinstance(metric, Metric) else None, runs)
-        table = _Table(runs, metric, writing, reading, frozen, places, read, memory_gib, progress)
+        table = _Table(runs, metric, writing, reading, wanted, frozen, places, read, memory_gib, progress)
         kept = table.kept
         n = max(1, _N_TOKENS // max(1, len(tokens) * len(kept)))
         for first in range(0, len(writing), n):
-            for node, values in received(runs, writing[first : first + n], noting, mlps=mlps, frozen=frozen, kept=kept):
-                table.take(node, values, first)
+            some = slice(first, first + n)
+            for node, sent, values in received(
+                runs, writing[some], noting, wanted=table.wanted_of(some), mlps=mlps, frozen=frozen, kept=kept
+            ):
+                table.take(node, [first + i for i in sent], values)
         table.flush()
     return PathPatching(
         senders=tuple(writing),
@@ -106,14 +111,26 @@ def patch_paths(
 
 
 def _nodes(
-    config: ModelConfig, senders: Sequence[str] | None, receivers: Sequence[str]
-) -> tuple[Sequence[Node], Sequence[Node | NodeSet]]:
-    """Return who sends, in the order of the computation, and who receives, each once."""
-    writing = all_senders(config) if senders is None else [parse_sender(config, each) for each in senders]
-    reading = [each for name in receivers for each in parse_receiver_sets(config, name)]
+    config: ModelConfig, senders: Sequence[str] | None, receivers: Sequence[str], paths: Sequence[tuple[str, str]] | None
+) -> tuple[Sequence[Node], Sequence[Node | NodeSet], Bool[Tensor, "sender receiver"]]:
+    """Return who sends, in the order of the computation, and who receives, each once, and which paths between them are asked for."""
+    if paths is not None and (senders is not None or tuple(receivers) != ("logits",)):
+        raise ValueError("paths name their senders and receivers themselves: give either paths, or senders and receivers")
+    ends = [(parse_sender(config, each), parse_receiver_sets(config, name)) for each, name in paths or ()]
+    writing = [sender for sender, _ in ends]
+    reading = [each for _, read in ends for each in read]
+    if paths is None:
+        writing = all_senders(config) if senders is None else [parse_sender(config, each) for each in senders]
+        reading = [each for name in receivers for each in parse_receiver_sets(config, name)]
     if not writing or not reading:
         raise ValueError("there is nothing to patch: name at least one sender and one receiver")
-    return sorted(dict.fromkeys(writing), key=lambda node: node.order), list(dict.fromkeys(reading))
+    writing, reading = sorted(dict.fromkeys(writing), key=lambda node: node.order), list(dict.fromkeys(reading))
+    rows, columns = {node: i for i, node in enumerate(writing)}, {node: i for i, node in enumerate(reading)}
+    wanted = torch.full((len(writing), len(reading)), paths is None)
+    for sender, read in ends:
+        for each in read:
+            wanted[rows[sender], columns[each]] = True
+    return writing, reading, wanted
 
 
 @dataclass
@@ -124,6 +141,8 @@ class _Table:
     metric: AnyMetric
     senders: Sequence[Node]
     receivers: Sequence[Node | NodeSet]
+    wanted: Bool[Tensor, "sender receiver"]
+    """The paths that are asked for."""
     frozen: Sequence[str]
     places: _Places | None
     """Where receivers take what they are given; None for everywhere."""
@@ -132,7 +151,7 @@ class _Table:
     memory_gib: float | None
     progress: Callable[[int, int], None] | None
     cells: list[tuple[int, int, list[Edit]]] = field(default_factory=list)
-    noted: dict[int, list[Sequence[Edit]]] = field(default_factory=dict)
+    noted: dict[int, list[Mapping[int, Edit]]] = field(default_factory=dict)
     """Of receivers that are sets, what their members take from each sender, until all members are noted."""
     n_bytes: int = 0
     n_done: int = 0
@@ -147,8 +166,12 @@ class _Table:
                 self.columns.setdefault(node, []).append(column)
         self.kept = self._kept()
 
-    def take(self, node: Node, values: Float[Tensor, "sender batch kept_pos ..."], first: int) -> None:
-        """Note a receiver's inputs, at the kept positions, for senders from the `first` on; make the cells that are then complete."""
+    def wanted_of(self, senders: slice) -> dict[Node, Bool[Tensor, " sender"]]:
+        """Return for each node which of some senders have a path to it."""
+        return {node: self.wanted[senders, columns].any(1) for node, columns in self.columns.items()}
+
+    def take(self, node: Node, senders: Sequence[int], values: Float[Tensor, "sender batch kept_pos ..."]) -> None:
+        """Note a receiver's inputs, at the kept positions, for these senders; make the cells that are then complete."""
         places = self._places_of(node)
         whole = self._own(node)
         whole = whole.expand(len(values), *whole.shape).clone()
@@ -157,28 +180,29 @@ class _Table:
         if places is not None:
             rows = torch.arange(values.shape[1], device=values.device)[:, None]
             values = values[:, rows, places.of_row.to(values.device)]
-        noted = [self._edit(node, value.clone(), places and places.pos) for value in values]
+        noted = {i: self._edit(node, value.clone(), places and places.pos) for i, value in zip(senders, values, strict=True)}
         self.n_bytes += values.nbytes
         for column in self.columns[node]:
             self.noted.setdefault(column, []).append(noted)
             if len(self.noted[column]) == len(self.receivers[column].nodes):
-                self._make_cells(column, self.noted.pop(column), first)
+                self._make_cells(column, self.noted.pop(column))
         if self.n_bytes > _HELD_BYTES:
             self.flush()
 
-    def _make_cells(self, column: int, noted: Sequence[Sequence[Edit]], first: int) -> None:
+    def _make_cells(self, column: int, noted: Sequence[Mapping[int, Edit]]) -> None:
         """Add the cells of one receiver, for all senders that write before any of its nodes reads."""
         held = list(self._held_norms(self.receivers[column]))
-        for i in range(max(map(len, noted))):
-            taken = [edits[i] for edits in noted if i < len(edits)]
-            self.cells.append((first + i, column, [*taken, *held]))
+        for sender in sorted({sender for of_node in noted for sender in of_node}):
+            if self.wanted[sender, column]:
+                taken = [of_node[sender] for of_node in noted if sender in of_node]
+                self.cells.append((sender, column, [*taken, *held]))
 
     def flush(self) -> None:
         """Run what is noted."""
         if not self.cells:
             return
         runs = self.runs
-        n_all = self.scores.numel()
+        n_all = int(self.wanted.sum()) * len(runs.tokens)
         progress = self.progress
 
         def tell(n_cells: int, _n_all: int) -> None:

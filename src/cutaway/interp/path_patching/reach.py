@@ -7,13 +7,14 @@ receivers' own matrices need be computed, for many senders at once, and at those
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from cutaway.config import ModelConfig
@@ -69,15 +70,16 @@ def received(
     senders: Sequence[Node],
     receivers: Sequence[Node],
     *,
+    wanted: Mapping[Node, Bool[Tensor, " sender"]],
     mlps: MLPs,
     frozen: Sequence[str],
     kept: Int[Tensor, " kept_pos"],
-) -> Iterator[tuple[Node, Float[Tensor, "sender batch kept_pos ..."]]]:
-    """Yield each receiver with its input for the first so many senders, which are in the order of the computation.
+) -> Iterator[tuple[Node, Sequence[int], Float[Tensor, "wanted_sender batch kept_pos ..."]]]:
+    """Yield each receiver with its inputs for those senders, in the order of the computation, that are wanted for it.
 
-    The others write after the receiver reads. A head's or a group's input is its q, k or v; an MLP's stands as the output that it has
-    for it, a neuron's as its activation; the logits' as the last residual stream. `kept` are the positions that are computed. Nothing
-    is changed, bit for bit, at positions that the sender does not move.
+    Senders that write after the receiver reads are left out. A head's or a group's input is its q, k or v; an MLP's stands as the
+    output that it has for it, a neuron's as its activation; the logits' as the last residual stream. `kept` are the positions that are
+    computed. Nothing is changed, bit for bit, at positions that the sender does not move.
     """
     walk = _Walk(runs, kept, Hooks({name: _held(runs.cache[name][:, kept]) for name in frozen}))
     queue = list(senders)
@@ -88,29 +90,37 @@ def received(
             moved = torch.cat([moved, walk.written(queue.pop(0))[None]])
         return moved
 
+    def inputs(
+        here: Sequence[Node], read: Callable[[Node, _Moved, _Moved], Tensor], normed: _Moved, moved: _Moved
+    ) -> Iterator[tuple[Node, Sequence[int], Tensor]]:
+        for each in here:
+            sent = wanted[each][: len(moved)].nonzero()[:, 0].to(moved.device)
+            if len(sent):
+                some = (x if len(sent) == len(x) else x[sent] for x in (normed, moved))
+                yield each, sent.tolist(), read(each, *some)
+
     stream = walk.base("blocks.0.resid_pre")
     moved = with_senders(stream.new_zeros(0, *stream.shape), (-1, 0))
     for layer in range(runs.model.config.n_layers):
         block = block_of(runs.model, layer)
         here = [each for each in receivers if each.layer == layer]
         before, normed = moved, walk.normed(block, layer, moved)
-        for each in here:
-            if each.kind in ("head", "group"):
-                yield each, walk.head_input(block, each, normed, before)
+        yield from inputs(
+            [each for each in here if each.kind in ("head", "group")], partial(walk.head_input, block), normed, before
+        )
         moved = with_senders(moved, (layer, 0))
         mlp_receivers = [each for each in here if each.kind in ("mlp", "neuron")]
         if block.mlp is not None and (mlps == "recomputed" or mlp_receivers):
             if not block.is_parallel:
                 before, normed = moved, walk.normed(block, layer, moved, half=1)
-            for each in mlp_receivers:
-                yield each, walk.mlp_output(block, each, normed, before)
+            yield from inputs(mlp_receivers, partial(walk.mlp_output, block), normed, before)
             if mlps == "recomputed":
                 change = walk.mlp_output(block, Node("mlp", layer), normed, before) - walk.base(f"blocks.{layer}.mlp_out")
                 moved = torch.cat([before + change, moved[len(before) :]])  # in parallel this layer's heads come after its MLP
         moved = with_senders(moved, (layer, 1))
-    for each in receivers:
-        if each.kind == "logits":
-            yield each, walk.base(f"blocks.{len(runs.model.blocks) - 1}.resid_post") + moved
+    logits = [each for each in receivers if each.kind == "logits"]
+    end = walk.base(f"blocks.{len(runs.model.blocks) - 1}.resid_post")
+    yield from inputs(logits, lambda _each, _normed, moved: end + moved, moved, moved)
 
 
 @dataclass(frozen=True)
