@@ -44,7 +44,8 @@ class Pair:
 
     def rows(self) -> Iterator[RowsToScore]:
         """Yield all rows, as many at a time as are computed at once."""
-        model = ungroup_heads(self.model) if self.graph.kv == "query-head" else self.model
+        is_shared = self.model.config.n_kv_heads < self.model.config.n_heads
+        model = ungroup_heads(self.model) if is_shared and self.graph.kv == "query-head" else self.model
         portion = self.portion()
         names, other_names = names_to_record(model.config, self.frozen)
         for first in range(0, len(self.tokens), portion.n_rows):
