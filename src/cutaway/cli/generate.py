@@ -14,12 +14,14 @@ from rich.table import Table
 from rich.text import Text
 
 from cutaway.cli.command import excludes, options_of
+from cutaway.cli.edit_files import read_edits
 from cutaway.cli.errors import UsageError, report_warning
 from cutaway.cli.loading import load_named
 from cutaway.generation.sampling import SAMPLING_PRESETS, Sampling
 from cutaway.report import is_unicode, print_json, stderr_console, stdout_console, table
 
 if TYPE_CHECKING:
+    from cutaway.interp.edits import Edit
     from cutaway.language_model import LanguageModel
 
 __all__ = ["generate"]
@@ -38,6 +40,7 @@ def _preset(arguments: Sequence[str]) -> tuple[str, Sampling]:
     return name, SAMPLING_PRESETS[name]
 
 
+@excludes("edit", "chat", "interactive", "compare", "compile", why="a prompt is continued under edits, and shown when it is done")
 @excludes("random", "model", "tokenizer", "config", "chat", why="one has untrained weights, the other trained ones")
 @excludes("chat", "compare", "num_beams", "length_penalty", why="a conversation is answered as it comes")
 @excludes("chat", "json", why="the answer is shown as it comes")
@@ -71,6 +74,8 @@ def generate(
     interactive: bool = False,
     chat: bool = False,
     compile: bool = False,
+    edit: Path | None = None,
+    edit_prompt: bool = True,
     device: str | None = None,
     json: bool = False,
     **sampling: Any,
@@ -96,6 +101,8 @@ def generate(
         interactive: ask for prompts until an empty line
         chat: take the prompt as a message to a model trained on conversations, and show its answer
         compile: compile the decoding step first; pays for long texts of large models; one prompt
+        edit FILE: edits of the model's activations to generate under, a JSON list of what Edit.to_dict returns
+        edit_prompt: with --edit, whether the prompt is read under the edits too
         device NAME: auto, cpu, cuda or mps
         json: print JSON
 
@@ -104,6 +111,7 @@ def generate(
         cutaway generate "ROMEO:" --compare
         cutaway generate "ROMEO:" --stop "JULIET:"
         cutaway generate "Hello" --random gpt2
+        cutaway generate "ROMEO:" --edit no-head-6.json --no-edit-prompt
         cutaway generate "Why?" --chat --model smollm2-135m
 
     In Python:
@@ -111,9 +119,13 @@ def generate(
         lm.generate("ROMEO:", temperature=0.8, top_p=0.95)
         lm = cutaway.load("smollm2-135m")
         lm.chat_prompt("Why?")    # what --chat reads
+        cutaway.generate_with_edits(lm, "ROMEO:", [cutaway.edits.zero("blocks.9.attn.z", head=6)])
     """
     chosen = Sampling.of(preset, **sampling)
     _check(prompts, {"--compare": compare, "--compile": compile, "--chat": chat}, interactive, num_beams, length_penalty)
+    if not edit_prompt and edit is None:
+        raise UsageError("--no-edit-prompt says how edits are made: give --edit with it")
+    edits = None if edit is None else read_edits(edit)
     if max_new_tokens is None:
         max_new_tokens = _COMPARED_TOKENS if compare else 200
     from cutaway.language_model import random_model
@@ -134,8 +146,11 @@ def generate(
                 report_warning(str(error))
     elif compare:
         _compare(lm, prompts[0], options, heading, as_json=json)
-    elif len(prompts) == 1 and num_beams == 1 and not json:
+    elif edits is None and len(prompts) == 1 and num_beams == 1 and not json:
         _stream(lm, prompts[0], {"sampling": chosen, **options}, heading, shown=prompts[0])
+    elif edits is not None:
+        options |= {"preset": preset, "num_beams": num_beams, "length_penalty": length_penalty, **sampling}
+        _print_edited(lm, prompts, edits, options, heading, edit_prompt=edit_prompt, as_json=json)
     else:
         options |= {"preset": preset, "num_beams": num_beams, "length_penalty": length_penalty, **sampling}
         _print_texts(prompts, lm.generate(list(prompts), **options), heading, as_json=json)
@@ -247,6 +262,31 @@ def _print_texts(prompts: Sequence[str], texts: Sequence[str], heading: _Heading
     if as_json:
         print_json([{"prompt": prompt, "text": text} for prompt, text in zip(prompts, texts, strict=True)])
         return
+    print("\n\n".join(texts))
+
+
+def _print_edited(
+    lm: LanguageModel,
+    prompts: Sequence[str],
+    edits: Sequence[Edit],
+    options: dict[str, Any],
+    heading: _Heading,
+    *,
+    edit_prompt: bool,
+    as_json: bool,
+) -> None:
+    """Continue each prompt under edits, and say above which they are and whether prompts were read under them."""
+    from cutaway.interp.generating import generate_with_edits
+
+    del options["compile"]  # not given with edits
+    texts = [generate_with_edits(lm, prompt, edits, edit_prompt=edit_prompt, **options) for prompt in prompts]
+    heading.show()
+    if as_json:
+        edited = {"edits": [str(edit) for edit in edits], "edit_prompt": edit_prompt}
+        print_json([{"prompt": prompt, "text": text, **edited} for prompt, text in zip(prompts, texts, strict=True)])
+        return
+    read = "the prompt is read under them too" if edit_prompt else "the prompt is read as it is, and they begin after it"
+    report_warning(f"edits: {'; '.join(map(str, edits))}; {read}")
     print("\n\n".join(texts))
 
 
