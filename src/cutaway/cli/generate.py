@@ -128,22 +128,12 @@ def generate(
     edits = None if edit is None else read_edits(edit)
     if max_new_tokens is None:
         max_new_tokens = _COMPARED_TOKENS if compare else 200
-    from cutaway.language_model import random_model
-
-    if random is not None:
-        lm, heading = random_model(random, device=device), _Heading(None)
-    else:
-        source = model or _latest_or_offered()
-        lm, heading = load_named(source, tokenizer=tokenizer, config=config, device=device), _Heading(source)
+    lm, heading = _loaded(model, random, tokenizer=tokenizer, config=config, device=device)
     options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "stop": stop, "seed": seed, "compile": compile}
     if chat:
         _chat(lm, _asked() if interactive else prompts, {"sampling": chosen, **options}, heading, is_asked=interactive)
     elif interactive:
-        for prompt in _asked():
-            try:
-                _stream(lm, prompt, {"sampling": chosen, **options}, heading, shown=prompt)
-            except ValueError as error:  # one prompt that cannot be read does not end the conversation
-                report_warning(str(error))
+        _answer(lm, {"sampling": chosen, **options}, heading)
     elif compare:
         _compare(lm, prompts[0], options, heading, as_json=json)
     elif edits is None and len(prompts) == 1 and num_beams == 1 and not json:
@@ -167,6 +157,15 @@ class _Heading:
         if self.name is not None:
             stderr_console().print(Text(f"{self.name}\n", style="dim"), soft_wrap=True)
         self.name = None
+
+
+def _loaded(model: str | None, random: str | None, **how: Any) -> tuple[LanguageModel, _Heading]:
+    from cutaway.language_model import random_model
+
+    if random is not None:
+        return random_model(random, device=how["device"]), _Heading(None)
+    source = model or _latest_or_offered()
+    return load_named(source, **how), _Heading(source)
 
 
 def _check(prompts: Sequence[str], one: dict[str, bool], interactive: bool, num_beams: int, length_penalty: float) -> None:
@@ -221,6 +220,15 @@ def _chat(lm: LanguageModel, messages: Iterable[str], options: dict[str, Any], h
             report_warning(str(error))  # one message that cannot be read does not end the conversation
         else:
             talk = [*asked, {"role": "assistant", "content": answer}]
+
+
+def _answer(lm: LanguageModel, options: dict[str, Any], heading: _Heading) -> None:
+    """Continue each prompt that is typed."""
+    for prompt in _asked():
+        try:
+            _stream(lm, prompt, options, heading, shown=prompt)
+        except ValueError as error:  # one prompt that cannot be read does not end the conversation
+            report_warning(str(error))
 
 
 def _stream(lm: LanguageModel, prompt: str, options: dict[str, Any], heading: _Heading, *, shown: str) -> str:

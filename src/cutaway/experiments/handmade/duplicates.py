@@ -47,27 +47,13 @@ def copying(
     prompts = draw_prompts(_draw_copying, tokenizer, n_prompts, make_generator(seed, "prompts"))
     earlier, later, later_corrupted = prompts.places.unbind(dim=1)
     end = torch.full_like(later, _N_POS - 1)
-    circuit = Circuit(
-        heads={duplicate: "duplicate token", mover: "copying"},
-        neurons={},
-        edges=_duplicate_edges(duplicate)
-        | {
-            Edge("embed", mover, "q"),
-            Edge(duplicate, mover, "k"),
-            Edge("embed", mover, "v"),
-            Edge(mover, "logits", "logits"),
-        },
-    )
     return Handmade(
         name="copying",
         model=bench.finished(),
         tokenizer=tokenizer,
-        circuit=circuit,
+        circuit=_copying_circuit(duplicate, mover),
         distractors=others,
-        tokens=prompts.tokens,
-        corrupted_tokens=prompts.corrupted_tokens,
-        answers=prompts.answers,
-        wrong_answers=prompts.wrong_answers,
+        **prompts.asked(),
         positions={duplicate: later, mover: end},
         corrupted_positions={duplicate: later_corrupted, mover: end},
         sources={duplicate: earlier, mover: later},
@@ -121,10 +107,7 @@ def indirect_object(
         tokenizer=tokenizer,
         circuit=_indirect_object_circuit(*heads),
         distractors=others,
-        tokens=prompts.tokens,
-        corrupted_tokens=prompts.corrupted_tokens,
-        answers=prompts.answers,
-        wrong_answers=prompts.wrong_answers,
+        **prompts.asked(),
         positions=positions,
         corrupted_positions=positions,
         sources={duplicate: earlier, inhibition: later, mover: answer_at},
@@ -224,6 +207,20 @@ def _duplicate_edges(duplicate: Head) -> frozenset[Edge]:
             Edge("pos_embed", duplicate, "k"),
             Edge("embed", duplicate, "v"),
         }
+    )
+
+
+def _copying_circuit(duplicate: Head, mover: Head) -> Circuit:
+    return Circuit(
+        heads={duplicate: "duplicate token", mover: "copying"},
+        neurons={},
+        edges=_duplicate_edges(duplicate)
+        | {
+            Edge("embed", mover, "q"),
+            Edge(duplicate, mover, "k"),
+            Edge("embed", mover, "v"),
+            Edge(mover, "logits", "logits"),
+        },
     )
 
 
