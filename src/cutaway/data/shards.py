@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from cutaway.runtime import atomic_path, atomic_write
 
-__all__ = ["TokenArray", "write_shard", "read_shard"]
+__all__ = ["TokenArray", "write_shard", "read_shard", "read_shard_manifest"]
 
 TokenArray = npt.NDArray[np.unsignedinteger[Any]]
 """Token ids in the order of the text, 16 or 32 bits each, usually memory-mapped."""
@@ -67,6 +67,20 @@ def read_shard(path: Path) -> TokenArray:
     if size == 0 or size % 2:
         raise ValueError(f"{path} is {size} bytes long, which is no list of 16-bit token ids")
     return np.memmap(path, dtype="<u2", mode="r")
+
+
+def read_shard_manifest(path: Path) -> dict[str, Any]:
+    """Return what is written beside a shard of ours: its tokenizer, its text; nothing of one that came without.
+
+    Raises ValueError for a manifest that is no JSON object.
+    """
+    beside = _manifest_path(path)
+    if not beside.is_file():
+        return {}
+    try:
+        return {**json.loads(beside.read_text(encoding="utf-8"))}
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{beside} is no manifest of a token shard: {error}") from None
 
 
 def _manifest_path(path: Path) -> Path:

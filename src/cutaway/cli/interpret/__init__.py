@@ -31,6 +31,9 @@ VERBS: dict[str, dict[str, str]] = {
     "Read weights": {
         "weights": "what heads do by their weights alone: QK, OV",
     },
+    "Keep": {
+        "store": "activations of a text written to disk, to learn from",
+    },
 }
 """The verbs by group, in the order in which they are shown."""
 
