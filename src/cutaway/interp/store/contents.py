@@ -10,7 +10,7 @@ import torch
 
 from cutaway.interp.result import Result
 from cutaway.interp.store.reading import ActivationStore, StoredActivation
-from cutaway.report.numbers import format_fixed
+from cutaway.report.numbers import format_bytes, format_fixed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -46,9 +46,8 @@ class StoreContents(Result):
         """Return what the store holds, and how much longer the first position's rows are."""
         shards = "1 shard" if self.n_shards == 1 else f"{self.n_shards:,} shards"
         held = next(iter(self.shapes)) if len(self.shapes) == 1 else f"{len(self.shapes)} activations"
-        text = (
-            f"{self.folder} holds {self.n_tokens:,} rows of {held}, from {self.data}: {self.gib:.3g} GiB in {self.dtype}, {shards}."
-        )
+        size = f"{format_bytes(self.gib * 2**30)} in {self.dtype}, {shards}"
+        text = f"{self.folder} holds {self.n_tokens:,} rows of {held}, from {self.data}: {size}."
         ratios = {name: each[0] / _median(each[1:]) for name, each in self.lengths.items() if len(each) > 1 and _median(each[1:])}
         name, ratio = max(ratios.items(), key=lambda pair: pair[1], default=("", 0.0))
         if self.first_position or ratio < 3:

@@ -17,7 +17,7 @@ from cutaway.interp.store.plan import StorePlan, plan_store
 from cutaway.interp.store.stream import Data, TokenStream, open_stream
 from cutaway.language_model import LanguageModel
 from cutaway.model import Transformer
-from cutaway.report.numbers import format_duration
+from cutaway.report.numbers import format_bytes, format_duration
 from cutaway.runtime import evaluating
 
 if TYPE_CHECKING:
@@ -56,11 +56,9 @@ class StoreEstimate(Result):
         n = len(self.shapes)
         what = next(iter(self.shapes)) if n == 1 else f"{n} activations"
         shards = "1 shard" if self.n_shards == 1 else f"{self.n_shards:,} shards"
-        return (
-            f"{self.n_rows:,} rows of {what}, from {self.n_tokens:,} tokens of {self.data}: {self.gib:.3g} GiB in {self.dtype}, "
-            f"{shards}. At {self.tokens_per_s:,.0f} tokens/s, measured on {self.n_measured:,}, that takes "
-            f"{format_duration(self.time_s)}."
-        )
+        size = f"{format_bytes(self.gib * 2**30)} in {self.dtype}, {shards}"
+        rate = f"At {self.tokens_per_s:,.0f} tokens/s, measured on {self.n_measured:,}, that takes {format_duration(self.time_s)}."
+        return f"{self.n_rows:,} rows of {what}, from {self.n_tokens:,} tokens of {self.data}: {size}. {rate}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return all numbers, and the shape of one row of each activation."""

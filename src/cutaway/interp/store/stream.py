@@ -13,7 +13,7 @@ import numpy.typing as npt
 from jaxtyping import Int
 from torch import Tensor
 
-from cutaway.data import CORPORA, TokenArray, read_corpus, read_shard, read_shard_manifest, tokenize_corpus
+from cutaway.data import CORPORA, TokenArray, read_shard, read_shard_manifest, stream_corpus, tokenize_source
 from cutaway.language_model import LanguageModel
 from cutaway.model import Transformer
 from cutaway.tokenizers import Tokenizer, tokenizer_hash
@@ -72,7 +72,7 @@ class TokenStream:
 
 
 def open_stream(lm: LanguageModel | Transformer, data: Data, *, max_tokens: int | None = None) -> TokenStream:
-    """Return the tokens of a corpus, the first `max_tokens` of them; a text is encoded whole, and kept encoded in the cache.
+    """Return the tokens of a corpus, the first `max_tokens` of them; files are encoded piece by piece, once, into the cache.
 
     Texts are read as `cutaway.data` reads them. A string is a text where it holds blanks or line breaks and is no path. Raises
     ValueError for what is missing or empty, for shards of another tokenizer, and for text without a tokenizer.
@@ -114,8 +114,8 @@ def _parts(lm: LanguageModel | Transformer, source: str | Path) -> list[Callable
     if isinstance(source, str) and _is_text(source):
         ids = np.asarray(_tokenizer(lm).encode(source), dtype=np.uint32)
         return [lambda: ids]
-    corpus = read_corpus(source)
-    path = _cached(tokenize_corpus(corpus, _tokenizer(lm)))
+    next(stream_corpus(source), None)  # what is not there is said before what the model lacks
+    path = _cached(tokenize_source(source, _tokenizer(lm)))
     return [lambda: read_shard(path)]
 
 
