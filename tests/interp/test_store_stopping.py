@@ -201,6 +201,12 @@ def test_mistakes_are_one_sentence_and_leave_nothing(tiny_model, tmp_path, monke
     assert not list(tmp_path.iterdir())
 
 
+def test_ids_are_whole_numbers_in_rows(tiny_model, tmp_path, without_type_checks):
+    for ids in (torch.rand(3, 4), torch.zeros(2, 3, 4).long()):
+        with pytest.raises(ValueError, match=r"expected whole numbers, batch and pos"):
+            collect(tiny_model, ids, "embed", tmp_path / "kept")
+
+
 def test_shards_of_another_tokenizer_are_refused(tiny_model, tmp_path):
     lm = LanguageModel(tiny_model, CharTokenizer.fit("abc"))
     write_shard(tmp_path / "a.bin", [0, 1, 2], d_vocab=3, manifest={"tokenizer_sha256": "0" * 64})

@@ -38,8 +38,8 @@ class StoredActivation:
     >>> x[0], x[100:200], x[torch.tensor([5, 3])], x.mean()  # doctest: +SKIP
     """
 
-    def __init__(self, name: str, rows: ShardedRows) -> None:
-        self.name, self._rows, self._is_flat = name, rows, False
+    def __init__(self, name: str, rows: ShardedRows, *, is_flat: bool = False) -> None:
+        self.name, self._rows, self._is_flat = name, rows, is_flat
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -64,9 +64,7 @@ class StoredActivation:
 
     def flattened(self) -> StoredActivation:
         """Return the same with rows of one axis: those of heads, `"token head d_head"`, as `"token d"`."""
-        flat = StoredActivation(self.name, self._rows)
-        flat._is_flat = True
-        return flat
+        return StoredActivation(self.name, self._rows, is_flat=True)
 
     def __getitem__(self, index: int | slice | Int[Tensor, " row"]) -> Float[Tensor, "..."]:
         """Return one row, a stretch of rows, or rows in any order; raises IndexError for one that is not there."""
