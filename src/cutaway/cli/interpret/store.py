@@ -64,6 +64,7 @@ def store(
     options |= {"shard_gib": shard_gib, "dtype": None if dtype is None else stores.DTYPES[dtype]}
     expected = stores.estimate(lm, data, names, **options)
     if out is None:
+        print_sentence(stderr_console(), Text("Nothing is written: --out FOLDER does that.\n", style="dim"))
         return expected
     print_sentence(stderr_console(), Text(f"{expected.summary()}\n", style="dim"))
     with count_progress("tokens") as progress:

@@ -50,15 +50,15 @@ def collect(
 ) -> ActivationStore:
     """Write the activations of these names or globs, for every token of a corpus, into a folder of safetensors, and open it.
 
-    The tokens are cut into windows of `ctx`, 128 unless given or less where the model's context is shorter, which are run
-    `batch_size` at a time up to the last activation wanted; nothing is put before a window. `dtype` is what is stored, the model's own unless given. With `skip_first`
-    the first position of a window is left out, whose activations are often far longer than all others. Memory beyond the model's is
-    two shards of `shard_gib` and one batch's run. `source` is what the model is called in the manifest.
+    The tokens are cut into windows of `ctx`, 128 unless given or less where the model's context is shorter, and nothing is put before
+    one; `batch_size` of them run at a time, up to the last activation wanted. `dtype` is what is stored, the model's own unless given.
+    With `skip_first` the first position of a window is left out, whose activations are often far longer than all others. Memory beyond
+    the model's is two shards of `shard_gib` and one batch's run. `source` is what the model is called in the manifest.
 
     A call with the same arguments goes on with a store that was stopped, and makes anew a shard that is lost: with as many threads the
-    files are to the last bit those of a run never stopped. Raises ValueError for a store begun with other arguments, saying which; for a
-    folder that holds other things; for names, numbers and tokens that do not fit; for more than the free memory or disk holds; OSError
-    where the disk fills up after all: what is whole stays.
+    files are to the last bit those of a run never stopped. Raises ValueError for a store begun with other arguments, saying which; for
+    a folder that holds other things; for names, numbers and tokens that do not fit; for more than the free memory or disk holds;
+    OSError where the disk fills up after all: what is whole stays.
 
     >>> store = collect(lm, "stdlib", "blocks.9.resid_post", "activations", max_tokens=100_000)  # doctest: +SKIP
     """

@@ -52,7 +52,7 @@ class StoreContents(Result):
         name, ratio = max(ratios.items(), key=lambda pair: pair[1], default=("", 0.0))
         if self.first_position or ratio < 3:
             return text
-        return f"{text} At the first position {name} is {ratio:.0f} times as long as at the others: --skip-first leaves it out."
+        return f"{text} At the first position {name} is {ratio:.0f} times as long as at the others; skip_first leaves it out."
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything, lengths position by position."""
