@@ -64,9 +64,9 @@ def store(
     options |= {"shard_gib": shard_gib, "dtype": None if dtype is None else stores.DTYPES[dtype]}
     expected = stores.estimate(lm, data, names, **options)
     if out is None:
-        print_sentence(stderr_console(), Text("Nothing is written: --out FOLDER does that.\n", style="dim"))
+        print_sentence(stderr_console(), Text("Nothing is written: --out FOLDER does that.", style="dim"))
         return expected
-    print_sentence(stderr_console(), Text(f"{expected.summary()}\n", style="dim"))
+    print_sentence(stderr_console(), Text(expected.summary(), style="dim"))
     with count_progress("tokens") as progress:
         found = stores.collect(lm, data, names, out, progress=progress, **options)
     return stores.describe_store(found)
