@@ -187,6 +187,8 @@ def test_other_threads_are_refused_as_bits_would_differ(tiny_model, tmp_path, wh
         ({"shard_gib": 1e-9}, "give a smaller batch_size, a larger shard_gib"),
         ({"dtype": torch.int8}, "the dtype is torch.int8; activations are stored in float64"),
         ({"data": "nowhere.txt"}, "there is no file, folder or glob match"),
+        ({"data": "my texts/*.txt"}, "there is no file, folder or glob match"),
+        ({"data": "my thesis.tex"}, "there is no file, folder or glob match"),
         ({"data": "some text"}, "a text needs a tokenizer"),
         ({"data": []}, "no text and no token shard"),
         ({"data": torch.tensor([3, 31])}, "token ids from 3 to 31; this model's are 0 to 30"),
@@ -247,6 +249,13 @@ def test_values_that_float16_has_not_are_refused(tiny_model, tmp_path):
     with pytest.raises(ValueError, match=r"embed has values beyond float16's 65,504"):
         collect(tiny_model, IDS, "embed", tmp_path / "kept", ctx=10, dtype=torch.float16)
     assert not list((tmp_path / "kept").glob("*.safetensors"))
+
+
+def test_what_a_kill_at_the_very_end_leaves_is_cleared(tiny_model, tmp_path, whole):
+    (tmp_path / "whole" / ".lock").touch()
+    (tmp_path / "whole" / ".manifest.json.123.tmp").touch()
+    collect(tiny_model, IDS, NAMES, tmp_path / "whole", **OPTIONS)
+    assert hashes(tmp_path / "whole") == whole
 
 
 def test_only_one_process_writes_a_store(tiny_model, tmp_path):

@@ -32,6 +32,8 @@ __all__ = ["Progress", "collect"]
 Progress = Callable[[int, int], None]
 """Called with how many tokens are done, and of how many."""
 
+_LOCK = ".lock"
+
 
 def collect(
     lm: LanguageModel | Transformer,
@@ -67,7 +69,8 @@ def collect(
     plan = plan_store(model, stream, names, dtype=dtype, **layout)
     stream.check(model.config.d_vocab)
     manifest = _manifest(folder, describe(lm, stream, plan, source=source), plan)
-    if missing := manifest.missing():
+    missing = manifest.missing()
+    if missing or (folder / _LOCK).exists():  # which a process that was killed at the very end leaves
         _check_room(plan, missing, folder)
         folder.mkdir(parents=True, exist_ok=True)
         with _alone_in(folder):
@@ -104,7 +107,7 @@ class _Collection:
         """Make the missing shards, in order."""
         plan = self.plan
         self.n_done = plan.n_tokens - sum(len(plan.shard_tokens(shard)) for shard in missing)
-        n_rows, device = max(len(plan.shard_rows(shard)) for shard in missing), self.model.embed.W_E.device
+        n_rows, device = max((len(plan.shard_rows(shard)) for shard in missing), default=0), self.model.embed.W_E.device
         self.memory = [allocated(plan, n_rows, device) for _ in missing[:2]]
         self.progress(self.n_done, plan.n_tokens)
         with ThreadPoolExecutor(1, "store") as writer:
@@ -167,7 +170,7 @@ def _check_finite(tensors: dict[str, Tensor]) -> None:
 def _check_room(plan: StorePlan, missing: Sequence[int], folder: Path) -> None:
     """Raise ValueError, before anything is written, for shards that do not fit the free memory, or the disk."""
     sizes = [len(plan.shard_rows(shard)) * plan.row_bytes for shard in missing]
-    free, needed = free_memory_gib(torch.device("cpu")), min(2, len(missing)) * max(sizes) / 2**30
+    free, needed = free_memory_gib(torch.device("cpu")), min(2, len(missing)) * max(sizes, default=0) / 2**30
     if free is not None and needed > free:
         raise ValueError(f"two shards are {needed:.2g} GiB of memory and {free:.2g} are free: give a smaller shard_gib")
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
@@ -182,11 +185,11 @@ def _check_room(plan: StorePlan, missing: Sequence[int], folder: Path) -> None:
 def _alone_in(folder: Path) -> Iterator[None]:
     """Keep other processes from writing the same store; the lock ends with the process, however it ends."""
     try:
-        with FileLock(folder / ".lock", timeout=0):
+        with FileLock(folder / _LOCK, timeout=0):
             yield
     except Timeout:
         raise ValueError(f"another process writes the store in {folder}: wait for it, or stop it first") from None
-    (folder / ".lock").unlink(missing_ok=True)
+    (folder / _LOCK).unlink(missing_ok=True)
 
 
 def _clear_unfinished(folder: Path) -> None:

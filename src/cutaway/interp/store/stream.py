@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ Data = str | Path | Sequence[str | Path] | Int[Tensor, "batch pos"] | Int[Tensor
 
 _SHARD_SUFFIXES = (".bin", ".npy")
 _AT_ONCE = 2**20  # ids
+_PATH = re.compile(r"\*|\.\w+$")
 
 
 @dataclass(frozen=True)
@@ -74,8 +76,8 @@ class TokenStream:
 def open_stream(lm: LanguageModel | Transformer, data: Data, *, max_tokens: int | None = None) -> TokenStream:
     """Return the tokens of a corpus, the first `max_tokens` of them; files are encoded piece by piece, once, into the cache.
 
-    Texts are read as `cutaway.data` reads them. A string is a text where it holds blanks or line breaks and is no path. Raises
-    ValueError for what is missing or empty, for shards of another tokenizer, and for text without a tokenizer.
+    Texts are read as `cutaway.data` reads them. A string is a text where it holds blanks or line breaks and neither is nor looks like
+    a path. Raises ValueError for what is missing or empty, for shards of another tokenizer, and for text without a tokenizer.
     """
     if max_tokens is not None and max_tokens < 1:
         raise ValueError(f"max_tokens is {max_tokens}; expected at least 1")
@@ -150,6 +152,8 @@ def _is_long(source: str) -> bool:
 
 def _is_text(source: str) -> bool:
     if source in CORPORA or not any(sign.isspace() for sign in source):
+        return False
+    if not _is_long(source) and _PATH.search(source):  # one that is not there is a mistake, and no text
         return False
     return _is_long(source) or not (Path(source).exists() or glob.glob(source, recursive=True))  # noqa: PTH207
 
