@@ -7,24 +7,25 @@ import subprocess
 import sys
 from pathlib import Path
 
-NAMES = ("startup", "forward", "decode", "load", "train", "circuits", "induction", "ioi", "sweep", "store")
+NAMES = ("startup", "forward", "decode", "load", "train", "loss", "circuits", "induction", "ioi", "sweep", "store")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", choices=[*NAMES, []], help="which to run; all unless given")
     parser.add_argument("--nanogpt", type=Path, help="a clone of nanoGPT to train beside")
-    parser.add_argument("--text", type=Path, help="the text to train on; tiny Shakespeare is fetched unless given")
+    parser.add_argument("--text", type=Path, help="the text to train on; tiny Shakespeare, or the plays, unless given")
     arguments = parser.parse_args()
+    failed = []
     for name in arguments.names or NAMES:
-        extra = []
-        if name == "train":
-            extra += ["--nanogpt", str(arguments.nanogpt)] if arguments.nanogpt else []
-            extra += ["--text", str(arguments.text)] if arguments.text else []
+        extra = ["--nanogpt", str(arguments.nanogpt)] if arguments.nanogpt and name == "train" else []
+        extra += ["--text", str(arguments.text)] if arguments.text and name in ("train", "loss") else []
         print(f"\n== {name}", flush=True)
-        if code := subprocess.call([sys.executable, "-m", f"benchmarks.{name}", *extra]):  # each in a process of its own
-            return code
-    return 0
+        if subprocess.call([sys.executable, "-m", f"benchmarks.{name}", *extra]):  # each in a process of its own
+            failed.append(name)
+    if failed:
+        print(f"\nfailed: {', '.join(failed)}", file=sys.stderr)
+    return int(bool(failed))
 
 
 if __name__ == "__main__":

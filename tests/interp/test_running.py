@@ -10,12 +10,13 @@ import torch
 from tests.interp.models import VARIANTS, small_model, two_runs
 from torch import Tensor
 
-from cutaway import ActivationCache, edits, gradients, means, metrics, run_with_cache, run_with_edits, run_with_hooks
+from cutaway import ActivationCache, edits, gradients, means, metrics, run_with_cache, run_with_edits, run_with_hooks, sweep
 from cutaway.hooks import recording
 from cutaway.interp.cache import cache_gib
 from cutaway.interp.editing import row_lengths
 from cutaway.interp.edits import Edit
 from cutaway.interp.generating import EditedTransformer, generate_with_edits
+from cutaway.interp.metrics import Metric
 from cutaway.language_model import LanguageModel
 from cutaway.tokenizers import CharTokenizer
 
@@ -35,6 +36,18 @@ def test_a_cache_holds_what_the_run_computed(variant: str) -> None:
     for name, x in activations.items():
         torch.testing.assert_close(cache[name], x.expand_as(cache[name]), **EXACT)  # pos_embed gets its batch axis in a cache
         assert cache[name].shape[0] == 2
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_cache_of_a_model_without_layers(variant: str) -> None:
+    model = small_model(variant, n_layers=0)
+    tokens, _ = two_runs()
+    hooks, activations = recording("*")
+    model(tokens, hooks=hooks)
+    _, cache = run_with_cache(model, tokens)
+    assert set(cache) == set(activations)
+    for name, x in activations.items():
+        torch.testing.assert_close(cache[name], x.expand_as(cache[name]), **EXACT)
 
 
 def test_names_in_every_spelling() -> None:
@@ -71,6 +84,64 @@ def test_positions_layers_dtype() -> None:
         cache.position_axis(3)
     with pytest.raises(ValueError, match="there is no position 9; there are 9, 0 to 8"):
         run_with_cache(model, tokens, pos=9)
+
+
+@pytest.mark.parametrize("pos", [-1, [0, -2], [4, -1]])
+def test_positions_from_each_row_s_own_end(pos: int | list[int]) -> None:
+    model = small_model()
+    tokens, other = two_runs()
+    lengths, given = [9, 6], [pos] if isinstance(pos, int) else pos
+    names = ["pos_embed", "blocks.*.resid_pre", "blocks.1.attn.z", "blocks.1.attn.pattern", "blocks.2.resid_post"]
+    _, full = run_with_cache(model, tokens, names, lengths=lengths)
+    _, kept = run_with_cache(model, tokens, names, lengths=lengths, pos=pos)
+    for row, length in enumerate(lengths):
+        places = [each % length for each in given]
+        assert torch.equal(kept["z", 1][row], full["z", 1][row, places])
+        assert torch.equal(kept["pattern", 1][row], full["pattern", 1][row][:, places])
+        assert torch.equal(kept["pos_embed"][row], full["pos_embed"][row, places])
+    whole, part = (edits.patch("blocks.1.attn.z", cache, pos=pos) for cache in (full, kept))
+    expected = run_with_edits(model, other, [whole], lengths=lengths)
+    assert torch.equal(run_with_edits(model, other, [part], lengths=lengths), expected)
+    assert not torch.equal(expected, model(other))
+    with pytest.raises(ValueError, match="position 3 was not kept; those that were are "):
+        edits.patch("blocks.1.attn.z", kept, pos=3)
+    for run in (
+        lambda: run_with_cache(model, tokens, "embed", lengths=lengths, pos=-7),
+        lambda: edits.patch("blocks.1.attn.z", full, pos=-7),
+        lambda: full.accumulated_resid(pos=-7),
+    ):
+        with pytest.raises(ValueError, match="there is no position -7; there are 6, 0 to 5"):
+            run()
+
+
+def test_a_run_that_stops_refuses_what_comes_later() -> None:
+    model = small_model()
+    tokens, _ = two_runs()
+    _, cache = run_with_cache(model, tokens, ["blocks.*.attn.z", "embed"], stop_after_layer=1)
+    assert list(cache) == ["embed", "blocks.0.attn.z", "blocks.1.attn.z"]
+    for late in ("blocks.2.resid_post", "logits", "blocks.2.*", ["embed", "ln_final.*"]):
+        with pytest.raises(
+            ValueError, match=r"stops after blocks\.1\.resid_post, before it comes to '.*': leave that out, or stop later"
+        ):
+            run_with_cache(model, tokens, late, stop_after_layer=1)
+    with pytest.raises(ValueError, match=r"before it comes to zero blocks\.2\.attn\.z \(head 0\)"):
+        run_with_cache(model, tokens, stop_after_layer=-2, edits=[edits.zero("blocks.2.attn.z", head=0)])
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("given", [torch.float32, torch.bfloat16])
+def test_a_whole_cache_in_another_dtype(variant: str, given: torch.dtype) -> None:
+    model = small_model(variant).to(given)
+    tokens, _ = two_runs()
+    _, cache = run_with_cache(model, tokens)
+    for dtype in (torch.float64, torch.float32, torch.bfloat16):
+        converted = cache.to(dtype=dtype)
+        assert {x.dtype for x in converted.values()} == {dtype}
+        assert converted["result", 1].dtype is dtype
+        for name, x in converted.items() if dtype is torch.float64 else ():  # it holds what float32 and bfloat16 do
+            assert torch.equal(x, cache[name].to(dtype)), name
+    _, recorded = run_with_cache(model, tokens, "blocks.1.attn.z", dtype=torch.float64)
+    assert torch.equal(recorded["result", 1], cache["result", 1].double())
 
 
 def test_what_a_cache_takes_is_known_before() -> None:
@@ -180,6 +251,35 @@ def test_json_refuses_what_it_cannot_hold() -> None:
         Edit.from_dict({"kind": "zero", "name": "embed", "heads": 3})
     with pytest.raises(ValueError, match="not a tensor written as dtype, shape and base64"):
         Edit.from_dict({"kind": "replace", "name": "embed", "value": {"dtype": "float32", "shape": [3], "base64": "AAAA"}})
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"kind": "replace"}, "of kind 'replace' of 'embed' lacks its value"),
+        ({"kind": "project"}, "of kind 'project' of 'embed' lacks its directions"),
+        ({"kind": "swap"}, "of kind 'swap' of 'embed' lacks its directions and its value"),
+        ({"kind": "scale", "factor": "twice"}, "an edit's factor is 'twice'; expected a number"),
+    ],
+)
+def test_json_of_half_an_edit_is_refused(values: dict[str, object], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        Edit.from_dict({"name": "embed", **values})
+
+
+def test_knock_outs_may_overlap() -> None:
+    model = small_model()
+    tokens, _ = two_runs()
+
+    def by_mask(x: Tensor) -> None:
+        x[:, :, 5, 1:3] = -torch.inf
+
+    expected = model(tokens, hooks=by_hand("blocks.1.attn.attn_scores", by_mask))
+    one, two = edits.knock_out(1, [(5, 1)]), edits.knock_out(1, [(5, 1), (5, 2), (5, 1)])
+    for knocked in (two, [*one, *two], [*two, *edits.knock_out(1, [(-4, -8)])]):
+        torch.testing.assert_close(run_with_edits(model, tokens, knocked), expected, **EXACT)
+    score = metrics.logit_diff(3, 7)
+    torch.testing.assert_close(sweep(model, tokens, [two], score, base_edits=one)[0], score(expected), atol=1e-10, rtol=0)
 
 
 def test_patches_between_prompts_of_different_length() -> None:
@@ -293,6 +393,46 @@ def test_generation_under_edits() -> None:
         EditedTransformer(lm.model, [edits.zero("blocks.1.attn.z", pos=-1)])
     with pytest.raises(ValueError, match="inside the blocks"):
         EditedTransformer(lm.model, [edits.zero("embed")])
+
+
+def test_generation_past_the_context_refuses_edits_that_would_move() -> None:
+    lm = LanguageModel(small_model(), CharTokenizer.fit("abcdefghijklmnopqrstuvwxyz .,"))
+    everywhere, at_6 = (edits.zero("blocks.1.attn.z", head=0, pos=pos) for pos in (None, 6))
+    for edit, edits_prompt in ((everywhere, False), (at_6, True)):
+        generate_with_edits(lm, "abc d", [edit], edit_prompt=edits_prompt, max_new_tokens=11)
+        with pytest.raises(ValueError, match="5 tokens of the prompt and 12 new ones are more than the context of 16, past which"):
+            generate_with_edits(lm, "abc d", [edit], edit_prompt=edits_prompt, max_new_tokens=12)
+    with pytest.warns(UserWarning, match="past the context of 16 tokens"):
+        generate_with_edits(lm, "abc d", [everywhere], max_new_tokens=14)
+
+
+@pytest.mark.parametrize(
+    ("metric", "said"),
+    [
+        (lambda tokens, logits: metrics.kl(logits[:1]), r"kl\(pos=-1\) was given \(1, 9, 50\) for a run of \(2, 9, 50\)"),
+        (lambda tokens, logits: metrics.kl(logits[..., :-1]), r"was given \(2, 9, 49\) for a run of \(2, 9, 50\)"),
+        (
+            lambda tokens, logits: metrics.loss(tokens[:1]),
+            r"was given \(1, 9\) for a run of \(2, 9\): expected each row",
+        ),
+        (lambda tokens, logits: metrics.loss(tokens[:, :8]), r"was given \(2, 8\) for a run of \(2, 9\)"),
+        (lambda tokens, logits: metrics.logit_diff(-1, 5), "there is no token -1; there are 50, 0 to 49"),
+        (lambda tokens, logits: metrics.logit_diff(5, 55), "there is no token 55; there are 50, 0 to 49"),
+        (lambda tokens, logits: metrics.prob([1, 2, 3]), "has 3 tokens for 2 rows"),
+    ],
+)
+def test_metrics_of_other_rows_and_tokens_are_refused(metric: Callable[[Tensor, Tensor], Metric], said: str) -> None:
+    model = small_model()
+    tokens, _ = two_runs()
+    logits = model(tokens).detach()
+    read = metric(tokens, logits)
+    for run in (
+        lambda: read(logits),
+        lambda: gradients(model, tokens, read, "embed"),
+        lambda: sweep(model, tokens, [[edits.zero("blocks.1.attn.z", head=0)]], read),
+    ):
+        with pytest.raises(ValueError, match=said):
+            run()
 
 
 def test_a_cache_is_a_mapping() -> None:

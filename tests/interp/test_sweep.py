@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
 from tests.interp.models import VARIANTS, small_model, two_runs
 from torch import Tensor
 
-from cutaway import Transformer, edits, gradients, metrics, plan_sweep, run_with_cache, run_with_edits, sweep
+from cutaway import ActivationCache, Transformer, edits, gradients, metrics, plan_sweep, run_with_cache, run_with_edits, sweep
 from cutaway.interp.edits import Edit
 from cutaway.interp.metrics import Metric
 
@@ -347,6 +348,76 @@ def test_the_same_tokens_are_trusted_only_where_nothing_changed_since() -> None:
     with torch.no_grad():
         model.blocks[0].attn.W_O.weight.mul_(1.1)  # type: ignore[union-attr,operator]
     assert not skipped(model, tokens, edits.patch("blocks.1.resid_pre", cache, pos=3))
+
+
+def test_a_value_that_was_changed_since_is_not_trusted() -> None:
+    tokens, _ = two_runs()
+    model = small_model()
+    name = "blocks.1.resid_pre"
+
+    def fresh() -> ActivationCache:
+        return run_with_cache(model, tokens)[1]
+
+    for part in ("resid_pre", "ln1.scale", "attn.result"):
+        assert skipped(model, tokens, edits.patch(f"blocks.1.{part}", fresh(), pos=3))
+    cache = fresh()
+    cache["resid_pre", 1].mul_(2)  # before the edit is made
+    for part in ("resid_pre", "ln1.scale"):
+        assert not skipped(model, tokens, edits.patch(f"blocks.1.{part}", cache, pos=3))
+    assert not skipped(model, tokens, edits.patch(name, cache.to("cpu"), pos=3))
+    cache = fresh()
+    cache["z", 1].mul_(2)
+    assert not skipped(model, tokens, edits.patch("blocks.1.attn.result", cache, pos=3))
+    cache = fresh()
+    cache["pattern", 1].mul_(0.5)  # derived, and then kept
+    assert not skipped(model, tokens, edits.patch("blocks.1.attn.pattern", cache, pos=3))
+    for pos in (None, 3, [3, 5]):  # the cache's own memory, or a copy
+        edit = edits.patch(name, fresh(), pos=pos)
+        assert edit.value is not None
+        edit.value.mul_(2)
+        assert not skipped(model, tokens, edit)
+    edit, kept = edits.patch(name, (cache := fresh())), edits.patch(name, cache, pos=[3, 5])
+    cache["resid_pre", 1].mul_(2)
+    assert not skipped(model, tokens, edit)
+    assert skipped(model, tokens, kept)  # a copy of what was there before
+
+
+def test_a_copy_of_a_patch_is_not_trusted() -> None:
+    tokens, _ = two_runs()
+    model = small_model()
+    edit = edits.patch("blocks.1.resid_pre", run_with_cache(model, tokens)[1], pos=3)
+    assert skipped(model, tokens, edit)
+    assert edit.value is not None
+    for change in ({"value": 2 * edit.value}, {"pos": 4}, {"name": "blocks.2.resid_pre"}):
+        assert not skipped(model, tokens, replace(edit, **change))
+
+
+def test_the_ends_of_shorter_rows_go_to_other_places() -> None:
+    tokens, _ = two_runs()
+    model = small_model()
+    _, cache = run_with_cache(model, tokens, lengths=[9, 6])
+    assert not skipped(model, tokens, edits.patch("blocks.1.resid_pre", cache, pos=-1))
+
+
+def test_a_key_of_one_query_head_is_trusted_too() -> None:
+    tokens, other = two_runs(differ_at=4)
+    model = small_model("rotary, grouped, gated")
+    _, cache = run_with_cache(model, other)
+    for places in ({"query_head": 1, "pos": 3}, {"query_head": 1, "pos": 4}):
+        assert skipped(model, tokens, edits.patch("blocks.1.attn.k", cache, **places)) == (places["pos"] == 3)
+
+
+def test_variants_may_come_from_iterators() -> None:
+    model = small_model()
+    tokens, _ = two_runs()
+    metric, base = metrics.logit_diff(3, 7), [edits.scale("blocks.0.mlp_out", 0.5)]
+    listed = [[edits.zero("blocks.1.attn.z", head=head), edits.zero("blocks.2.attn.z", head=head)] for head in range(4)]
+    told: list[str] = []
+    found = sweep(model, tokens, map(iter, listed), metric, base_edits=iter(base), verify=2, tell=told.append)
+    assert torch.equal(found, sweep(model, tokens, listed, metric, base_edits=base))
+    assert told[0].startswith("2 variants run whole")
+    with pytest.raises(ValueError, match="each variant is a list of edits"):
+        sweep(model, tokens, iter(base), metric)  # type: ignore[arg-type]
 
 
 def test_a_function_of_logits_sees_the_base_edits_of_the_unembedding() -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -13,8 +14,9 @@ from torch import Tensor
 
 from cutaway.config import ModelConfig
 from cutaway.hooks import canonical_name
-from cutaway.interp.deriving import can_derive, derive, is_derivable
-from cutaway.interp.provenance import Provenance
+from cutaway.interp.deriving import can_derive, derive, is_derivable, sources_of
+from cutaway.interp.positions import from_start
+from cutaway.interp.provenance import PlainRun, Weights, n_changes
 from cutaway.interp.sites import check_names, full_name, hook_names, hook_order, row_shape
 from cutaway.model import Transformer
 
@@ -35,7 +37,8 @@ class ActivationCache(Mapping[str, Tensor]):
     Each head's own output, `attn.result`, is computed from `attn.z` when it is asked for, as it takes `n_heads` times the memory of the
     residual stream. In a record of everything so are scores, patterns, norms and the hidden layers of MLPs, from what they are made of
     in the run; `derives` says which of these follow. `pos` are the positions that were kept, None for all, and `lengths` the tokens of
-    rows that are filled up on the right.
+    rows that are filled up on the right: negative positions then count from each row's own end. `dtype` is what activations were
+    converted to, if they were.
     """
 
     def __init__(
@@ -48,26 +51,29 @@ class ActivationCache(Mapping[str, Tensor]):
         lengths: Sequence[int] | None = None,
         edited: bool = False,
         derives: Derives = "result",
-        provenance: Provenance | None = None,
+        dtype: torch.dtype | None = None,
+        run: PlainRun | None = None,
     ) -> None:
         self.model, self.tokens, self.edited, self._derives = model, tokens, edited, derives
         self.lengths = None if lengths is None else tuple(map(int, lengths))
-        self.provenance = provenance
         self.pos = None if pos is None else tuple(pos)
+        self._dtype, self._run, self._weights = dtype, run, Weights.of(model)
         self._activations = dict(activations)
+        self._n_changes = {name: n_changes(x) for name, x in self._activations.items()}
 
     def __getitem__(self, name: str | tuple[str, int]) -> Float[Tensor, "..."]:
-        """Return an activation; raises KeyError, with the nearest names, for one that was not recorded."""
+        """Return an activation.
+
+        Raises KeyError, with the nearest names, for one that was not recorded, ValueError as `check_weights` for one that is derived.
+        """
         full = self._full(name)
         if full in self._activations:
             return self._activations[full]
         if self._may_derive(full):
-            if self.provenance is not None and not self.provenance.is_of(self.model):
-                raise KeyError(
-                    f"{full!r} follows from the model's weights, which have changed since this run: name it in run_with_cache"
-                )
-            found = derive(full, self._activations, self.model)
+            self.check_weights()
+            found = derive(full, self._activations, self.model).to(dtype=self._dtype)
             if not full.endswith(".attn.result"):
+                self._n_changes[full] = None if self.run_of(full) is None else n_changes(found)
                 self._activations[full] = found
             return found
         try:
@@ -99,6 +105,20 @@ class ActivationCache(Mapping[str, Tensor]):
         """The memory that it holds."""
         storages = {x.untyped_storage().data_ptr(): x.untyped_storage().nbytes() for x in self._activations.values()}
         return sum(storages.values()) / 2**30
+
+    def check_weights(self) -> None:
+        """Raise ValueError where the weights changed since the run: what is computed from both would belong to neither."""
+        if Weights.of(self.model) != self._weights:
+            raise ValueError("the model's weights have changed since this run, and what is asked for takes them: run it again")
+
+    def run_of(self, name: str) -> PlainRun | None:
+        """Return the plain run that an activation is of; None where it, or what it follows from, was changed or converted since."""
+        full = self._full(name)
+        if full in self._activations:
+            then, now = self._n_changes[full], n_changes(self._activations[full])
+            return self._run if then is not None and now == then else None
+        sources = sources_of(full, self.model) or ()
+        return self._run if all(self.run_of(source) is not None for source in sources) else None
 
     def stack(self, part: str) -> Float[Tensor, "layer ..."]:
         """Return one part of every layer, `stack("resid_post")`; raises KeyError where a layer's was not recorded."""
@@ -140,34 +160,33 @@ class ActivationCache(Mapping[str, Tensor]):
 
         return apply_ln(self, stack, layer, scale=scale, before=before)
 
-    def position_axis(self, pos: int) -> int:
-        """Return where along the kept positions one of the run's is; negative ones count from its end.
+    def position_axis(self, pos: int, *, length: int | None = None) -> int:
+        """Return where along the kept positions one of the run's is; negative ones count from the end of a row of `length` tokens.
 
         Raises ValueError for a position that is not there or was not kept.
         """
         n_pos = self.tokens.shape[1]
-        if not -n_pos <= pos < n_pos:
-            raise ValueError(f"there is no position {pos}; there are {n_pos}, 0 to {n_pos - 1}")
-        pos = pos % n_pos
-        if self.pos is None:
-            return pos
-        if pos not in self.pos:
-            raise ValueError(f"position {pos} was not kept; those that were are {', '.join(map(str, self.pos))}")
-        return self.pos.index(pos)
+        length = n_pos if length is None else length
+        place = from_start(pos, n_pos, length)
+        kept = range(n_pos) if self.pos is None else [from_start(each, n_pos, length) for each in self.pos]
+        if place not in kept:
+            raise ValueError(f"position {pos} was not kept; those that were are {', '.join(map(str, self.pos or ()))}")
+        return kept.index(place)
 
     def kept(self, pos: int | Sequence[int], *, length: int | None = None) -> int | tuple[int, ...]:
-        """Return where along the kept positions these are, negative ones counted from the end of a row of `length` tokens."""
-        length = self.tokens.shape[1] if length is None else length
-        if not isinstance(pos, int):
-            return tuple(self.position_axis(each + length if each < 0 else each) for each in pos)
-        return self.position_axis(pos + length if pos < 0 else pos)
+        """Return where along the kept positions these are, as `position_axis` does for each."""
+        if isinstance(pos, int):
+            return self.position_axis(pos, length=length)
+        return tuple(self.position_axis(each, length=length) for each in pos)
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> ActivationCache:
         """Return a cache with the activations on another device or in another dtype."""
-        moved = {name: x.to(device=device, dtype=dtype) for name, x in self._activations.items()}
-        settings: dict[str, Any] = {"pos": self.pos, "lengths": self.lengths, "edited": self.edited, "derives": self._derives}
-        settings["provenance"] = self.provenance if dtype is None else None
-        return ActivationCache(moved, model=self.model, tokens=self.tokens, **settings)
+        moved = copy.copy(self)
+        moved._activations = {name: x.to(device=device, dtype=dtype) for name, x in self._activations.items()}
+        moved._n_changes = {name: None if self.run_of(name) is None else n_changes(x) for name, x in moved._activations.items()}
+        if dtype is not None:
+            moved._dtype, moved._run = dtype, None
+        return moved
 
     def _full(self, name: str | tuple[str, int]) -> str:
         if isinstance(name, tuple):

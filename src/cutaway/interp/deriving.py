@@ -13,7 +13,7 @@ from cutaway.interp import factored
 from cutaway.interp.sites import site_of
 from cutaway.model import Transformer, attend
 
-__all__ = ["is_derivable", "can_derive", "derive"]
+__all__ = ["is_derivable", "can_derive", "derive", "sources_of"]
 
 _FROM = {
     "attn.result": ("attn.z",),
@@ -35,17 +35,20 @@ def is_derivable(name: str) -> bool:
 
 def can_derive(name: str, activations: Mapping[str, Tensor], model: Transformer) -> bool:
     """Return whether what an activation is computed of was recorded."""
-    sources = _sources(name, model)
+    sources = sources_of(name, model)
     return sources is not None and all(source in activations for source in sources)
 
 
 def derive(name: str, activations: Mapping[str, Float[Tensor, "..."]], model: Transformer) -> Float[Tensor, "..."]:
-    """Return an activation computed from recorded ones by the model's own parts; `can_derive` says whether they are there."""
+    """Return an activation computed from recorded ones by the model's own parts, in its own dtype.
+
+    `can_derive` says whether they are there.
+    """
     site = site_of(name)
-    recorded = [activations[source] for source in _sources(name, model) or ()]
-    found = [x.to(model.embed.W_E.device) for x in recorded]
+    recorded = [activations[source] for source in sources_of(name, model) or ()]
+    found = [x.to(model.embed.W_E) for x in recorded]
     if site.part == "attn.result":
-        W_O = factored.W_O(model, site.layer or 0).to(found[0])
+        W_O = factored.W_O(model, site.layer or 0)
         result: Tensor = einsum(found[0], W_O, "... head d_head, head d_head d_model -> ... head d_model")
         return result.to(recorded[0].device)
     if site.part == "mlp.post":
@@ -57,17 +60,20 @@ def derive(name: str, activations: Mapping[str, Float[Tensor, "..."]], model: Tr
     hooks, seen = recording(last)
     if site.part.startswith("ln"):
         norm = model.unembed.ln_final if site.layer is None else getattr(factored.block_of(model, site.layer), site.part[:3])
-        norm(found[0], hooks=hooks)
+        norm(sum(found[1:], found[0]), hooks=hooks)
     else:
         q, k, v = (x.transpose(-3, -2) for x in found)  # batch head pos d_head
         attend(q, k, v, "causal" if model.config.is_causal else None, hooks=hooks)
     return seen[last].to(recorded[0].device)
 
 
-def _sources(name: str, model: Transformer) -> tuple[str, ...] | None:
+def sources_of(name: str, model: Transformer) -> tuple[str, ...] | None:
+    """Return the activations that one is computed of, those of a norm added up; None for one that is not derived."""
     site = site_of(name)
+    if name in _OF_FINAL_NORM and model.config.n_layers == 0:
+        return ("embed",) if model.embed.pos_embed is None else ("embed", "pos_embed")
     if name in _OF_FINAL_NORM:
-        return (f"blocks.{model.config.n_layers - 1}.resid_post",) if model.config.n_layers else ("embed",)
+        return (f"blocks.{model.config.n_layers - 1}.resid_post",)
     if site.part not in _FROM:
         return None
     parts = _FROM[site.part]

@@ -70,8 +70,6 @@ class PlacedEdit:
             return
         before = x.clone() if site_of(self.edit.name).is_attention else None
         old = selection.read(x)
-        if self.edit.kind == "knock_out" and bool(torch.isneginf(old).any()):
-            raise ValueError(f"{self.edit}: the query does not see one of these keys, which come after it")
         new = self.edit.new_value(old, None if value is None else value.to(x.device))
         if new.dtype != x.dtype:
             raise ValueError(
@@ -142,6 +140,8 @@ def place(
     shape = row_shape(config, edit.name, n_pos)
     selection = Selection.of(site_of(edit.name).axes, head=edit.head, pos=edit.pos, index=edit.index)
     selection = selection.resolved(shape, what=str(edit), length=length)
+    if edit.kind == "knock_out" and config.is_causal:
+        _check_seen(edit, selection, shape)
     value = edit.value
     if value is not None:
         kept = [size for size, places in zip(shape, selection.places, strict=True) if not isinstance(places, int)]
@@ -149,6 +149,16 @@ def place(
         if row is not None and value.ndim > len(kept):
             value = value[row if value.shape[0] > 1 else 0]
     return PlacedEdit(edit, selection, value, config.is_causal)
+
+
+def _check_seen(edit: Edit, selection: Selection, shape: Sequence[int]) -> None:
+    """Raise ValueError for keys that come after one of the queries that they are kept from."""
+    queries, keys = (
+        range(size) if places is None else (places,) if isinstance(places, int) else places
+        for places, size in zip(selection.places[-2:], shape[-2:], strict=True)
+    )
+    if max(keys) > min(queries):
+        raise ValueError(f"{edit}: the query does not see one of these keys, which come after it")
 
 
 def _check_value(edit: Edit, value: Tensor, kept: list[int], selection: Selection, n_rows: int) -> None:
@@ -182,10 +192,11 @@ def _ungrouped(edit: Edit, config: ModelConfig) -> Edit:
     """Return the edit of a key and value head as one of all query heads that share it."""
     if "kv_head" not in site_of(edit.name).axes:
         return edit
+    run = None if edit.provenance is None else edit.provenance.run
     if edit.query_head is not None:
         if not -config.n_heads <= edit.query_head < config.n_heads:
             raise ValueError(f"{edit}: there is no query head {edit.query_head}; there are {config.n_heads}")
-        return replace(edit, head=edit.query_head % config.n_heads, query_head=None)
+        return replace(edit, head=edit.query_head % config.n_heads, query_head=None, run=run)
     n_group, value = config.n_heads // config.n_kv_heads, edit.value
     kept_after = 1 + (not isinstance(edit.index, int))
     if isinstance(edit.head, int) and value is not None and value.ndim >= kept_after:
@@ -193,10 +204,10 @@ def _ungrouped(edit: Edit, config: ModelConfig) -> Edit:
     elif value is not None and value.ndim >= kept_after and value.shape[-kept_after] > 1:
         value = value.repeat_interleave(n_group, dim=-kept_after)
     if edit.head is None:
-        return replace(edit, value=value)
+        return replace(edit, value=value, run=run)
     heads = [edit.head] if isinstance(edit.head, int) else list(edit.head)
     heads = [head % config.n_kv_heads for head in heads]
-    return replace(edit, value=value, head=tuple(head * n_group + i for head in heads for i in range(n_group)))
+    return replace(edit, value=value, head=tuple(head * n_group + i for head in heads for i in range(n_group)), run=run)
 
 
 def edit_hooks(placed: Sequence[PlacedEdit], *, end: int, rows: Sequence[int] | None = None) -> dict[str, list[Hook]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cutaway.hooks import canonical_name
-from cutaway.interp.provenance import Provenance
+from cutaway.interp.provenance import PlainRun, Provenance, n_changes
 from cutaway.interp.selection import Selection
 from cutaway.interp.sites import site_of
 from cutaway.interp.tensors import from_json, to_json
@@ -30,6 +30,13 @@ __all__ = ["Edit", "Kind", "Index", "zero", "mean", "replace", "patch", "scale",
 Kind = Literal["zero", "mean", "replace", "patch", "scale", "add", "project", "swap", "knock_out", "apply"]
 Index = int | Sequence[int] | None
 """Where along one axis: a place, several, or None for all."""
+
+_NEEDS: dict[Kind, tuple[str, ...]] = {
+    **dict.fromkeys(("mean", "replace", "patch", "add"), ("value",)),
+    "project": ("directions",),
+    "swap": ("directions", "value"),
+    "apply": ("function",),
+}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -58,17 +65,22 @@ class Edit:
     """What apply calls."""
     reads: Literal["all", "selection"] = "all"
     """What that function depends on: what it is handed, or anything at all."""
-    provenance: Provenance | None = field(default=None, repr=False)
-    """The plain run that a patch comes from, position for position, if it is known."""
+    run: InitVar[PlainRun | None] = None
+    provenance: Provenance | None = field(init=False, repr=False)
+    """That the value is from this plain run, each position at its own place; not of a copy that `dataclasses.replace` made."""
     src_pos: Index = None
     """Where in that run a patch comes from, when that is elsewhere."""
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, run: PlainRun | None) -> None:
+        known = None if run is None or self.value is None else Provenance(run, n_changes(self.value))
+        object.__setattr__(self, "provenance", known)
         object.__setattr__(self, "name", canonical_name(self.name))
         if any(sign in self.name for sign in "*?["):
             raise ValueError(f"{self.name!r} stands for several activations; an edit is of one: write an edit for each")
         for place in ("head", "pos", "index", "src_pos"):
             object.__setattr__(self, place, _counted(getattr(self, place), f"{place} of {self.name!r}"))
+        if lacking := [each for each in _NEEDS.get(self.kind, ()) if getattr(self, each) is None]:
+            raise ValueError(f"an edit of kind {self.kind!r} of {self.name!r} lacks its {' and its '.join(lacking)}")
         axes = site_of(self.name).axes
         if self.head is not None and self.query_head is not None:
             raise ValueError(f"head {self.head} and query_head {self.query_head} of {self.name!r} do not go together: give one")
@@ -124,6 +136,8 @@ class Edit:
             raise ValueError(f"an edit's kind is {values.get('kind')!r}; expected one of {', '.join(get_args(Kind)[:-1])}")
         if "name" not in values:
             raise ValueError("an edit lacks the name of an activation")
+        if type(values.get("factor", 1.0)) not in (int, float):
+            raise ValueError(f"an edit's factor is {values['factor']!r}; expected a number")
         tensors = {name: from_json(values[name]) for name in ("value", "directions") if name in values}
         fields: dict[str, Any] = values | tensors
         return cls(**fields)
@@ -170,6 +184,7 @@ def patch(
     if (pos is None) != (src_pos is None) and src_pos is not None:
         raise ValueError("src_pos says where in the other run each position of pos comes from: give pos too")
     value = _at(cache, name, head=head, pos=pos if src_pos is None else src_pos, index=index, query_head=query_head)
+    run = cache.run_of(name) if src_pos is None and cache.lengths is None else None
     return Edit(
         kind="patch",
         name=name,
@@ -178,7 +193,7 @@ def patch(
         index=index,
         query_head=query_head,
         value=value,
-        provenance=cache.provenance if src_pos is None else None,
+        run=run,
         src_pos=src_pos,
     )
 
@@ -213,7 +228,7 @@ def knock_out(layers: int | Sequence[int], pairs: Sequence[tuple[int, int]], *, 
     query that does not see the key, and where it would see none at all.
     """
     keys_of: dict[int, list[int]] = {}
-    for query, key in pairs:
+    for query, key in dict.fromkeys(pairs):
         keys_of.setdefault(query, []).append(key)
     return [
         Edit(kind="knock_out", name=f"blocks.{layer}.attn.attn_scores", head=head, pos=query, index=tuple(keys))

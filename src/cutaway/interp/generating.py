@@ -71,16 +71,24 @@ class EditedTransformer(Transformer):
         return x
 
 
-def generate_with_edits(lm: LanguageModel, prompt: str, edits: Sequence[Edit], *, edit_prompt: bool = True, **options: Any) -> str:
+def generate_with_edits(
+    lm: LanguageModel, prompt: str, edits: Sequence[Edit], *, edit_prompt: bool = True, max_new_tokens: int = 100, **options: Any
+) -> str:
     """Return the prompt with a continuation under edits; `options` are those of `lm.generate`.
 
     With `edit_prompt=False` the prompt is read as it is and edits begin at the first new token. Raises ValueError as
-    `EditedTransformer` does.
+    `EditedTransformer` does, and for text past the context, where positions move, unless all positions are edited.
     """
-    n_prompt = lm.tokens(prompt, bos=options.get("bos")).shape[1]
+    n_prompt, n_ctx = lm.tokens(prompt, bos=options.get("bos")).shape[1], lm.config.n_ctx
+    is_everywhere = edit_prompt and all(edit.pos is None for edit in edits)
+    if not is_everywhere and n_prompt + max_new_tokens > n_ctx:
+        raise ValueError(
+            f"{n_prompt} tokens of the prompt and {max_new_tokens} new ones are more than the context of {n_ctx}, past which positions "
+            "move and edits of some of them would act on other tokens: give fewer"
+        )
     model = EditedTransformer(lm.model, edits, from_pos=0 if edit_prompt else n_prompt)
     with torch.no_grad():
-        return LanguageModel(model, lm.tokenizer, lm.chat_template).generate(prompt, **options)
+        return LanguageModel(model, lm.tokenizer, lm.chat_template).generate(prompt, max_new_tokens=max_new_tokens, **options)
 
 
 def _positions(edit: Edit) -> tuple[int, ...] | None:

@@ -43,8 +43,11 @@ class Metric(ABC):
             raise ValueError(f"{self!r} reads position {self.pos} and the row has {n_pos} tokens")
         return [self.pos % n_pos]
 
-    def check(self, n_rows: int, d_vocab: int) -> None:
-        """Raise ValueError for tokens that are not in the vocabulary, or neither one for all rows nor one for each."""
+    def check(self, n_rows: int, n_pos: int, d_vocab: int) -> None:  # noqa: ARG002
+        """Raise ValueError for a run that is not one this can be read of: by its rows, its positions, or its vocabulary.
+
+        Tokens are one for all rows or one for each.
+        """
         for tokens in vars(self).values():
             if not isinstance(tokens, list):
                 continue
@@ -54,7 +57,8 @@ class Metric(ABC):
                 raise ValueError(f"{self!r}: there is no token {wrong[0]}; there are {d_vocab}, 0 to {d_vocab - 1}")
 
     def __call__(self, logits: Float[Tensor, "batch pos d_vocab"], lengths: Sequence[int] | None = None) -> Float[Tensor, " batch"]:
-        """Return the metric of every row of full logits."""
+        """Return the metric of every row of full logits; raises ValueError as `check` does."""
+        self.check(*logits.shape)
         return torch.cat(
             [self._of_row(logits[row], row, None if lengths is None else int(lengths[row])) for row in range(len(logits))]
         )
@@ -107,6 +111,9 @@ class _Loss(Metric):
     def __init__(self, tokens: Int[Tensor, "batch pos"], first: int, last: int | None) -> None:
         self.tokens, self.first, self.last = tokens, first, last
 
+    def check(self, n_rows: int, n_pos: int, d_vocab: int) -> None:  # noqa: ARG002
+        _check_covers(self.tokens, (n_rows, n_pos), what=repr(self))
+
     def positions(self, n_pos: int) -> list[int]:
         stop = n_pos - 1 if self.last is None else min(self.last, n_pos - 1)
         if not 0 <= self.first < stop:
@@ -121,6 +128,9 @@ class _Loss(Metric):
 class _KL(Metric):
     def __init__(self, base_logits: Float[Tensor, "batch pos d_vocab"], pos: int | None) -> None:
         self.base_logits, self.pos = base_logits, pos
+
+    def check(self, n_rows: int, n_pos: int, d_vocab: int) -> None:
+        _check_covers(self.base_logits, (n_rows, n_pos, d_vocab), what=repr(self))
 
     def score(self, logits: Float[Tensor, "lane read d_read"], row: int, positions: Sequence[int]) -> Float[Tensor, " lane"]:
         base = at_least_float32(self.base_logits[row, list(positions)].to(logits.device)).log_softmax(-1)
@@ -155,6 +165,13 @@ def loss(tokens: Int[Tensor, "batch pos"], *, first: int = 0, last: int | None =
 def kl(base_logits: Float[Tensor, "batch pos d_vocab"], *, pos: int | None = -1) -> Metric:
     """Return the metric KL(base || run) in nats at a position, or averaged over all with `pos=None`."""
     return _KL(base_logits, pos)
+
+
+def _check_covers(given: Tensor, run: tuple[int, ...], *, what: str) -> None:
+    """Raise ValueError for a tensor without each row and position of a run, or of another vocabulary."""
+    covers = given.ndim == len(run) and len(given) == run[0] and given.shape[1] >= run[1] and given.shape[2:] == run[2:]
+    if not covers:
+        raise ValueError(f"{what} was given {tuple(given.shape)} for a run of {run}: expected each row and position of it")
 
 
 def _listed(tokens: TokenIds) -> list[int]:

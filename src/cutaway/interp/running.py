@@ -19,7 +19,8 @@ from cutaway.interp.deriving import is_derivable
 from cutaway.interp.editing import Lengths, for_query_heads, hooks_of_run, row_lengths, row_positions
 from cutaway.interp.edits import Edit
 from cutaway.interp.metrics import Metric
-from cutaway.interp.provenance import provenance_of
+from cutaway.interp.positions import at_places, from_start, of_all_rows
+from cutaway.interp.provenance import PlainRun
 from cutaway.interp.sites import full_name, hook_order, site_of
 from cutaway.model import Transformer
 from cutaway.model.norms import at_least_float32
@@ -55,47 +56,44 @@ def run_with_cache(
     """Return the logits of a run and its activations of these names or globs, in either spelling; None keeps all.
 
     `pos` keeps some positions (an int keeps the axis), `stop_after_layer` ends the run there, with None for logits, `with_grad` keeps
-    what gradients need, and `lengths` are the rows' tokens where they are filled up on the right. A record of everything keeps what the
-    run computes anyway; scores, patterns, norms, `mlp.post` and each head's `attn.result` follow from it when they are asked for.
-    Raises ValueError for names the model does not compute, positions that are not there, and a record that would take more than
-    `max_gib` of memory, half of what is free unless given.
+    what gradients need, and `lengths` are the rows' tokens where they are filled up on the right: negative positions count from each
+    row's own end. A record of everything keeps what the run computes anyway; scores, patterns, norms, `mlp.post` and each head's
+    `attn.result` follow from it when they are asked for. Raises ValueError for names and edits of what the run does not compute,
+    positions that are not there, and a record that would take more than `max_gib` of memory, half of what is free unless given.
 
     >>> logits, cache = run_with_cache(lm.model, lm.tokens("When Mary and John"), "blocks.*.attn.pattern")  # doctest: +SKIP
     """
     lengths = row_lengths(model, tokens, lengths)
-    provenance = None if edits else provenance_of(model, tokens)
+    run = None if edits or dtype is not None else PlainRun.of(model, tokens)
     model, edits = for_query_heads(model, edits)
     config, n_pos = model.config, tokens.shape[1]
-    wanted = cached_names(config, names)
-    n_layers, wanted = _until(config, stop_after_layer, wanted)
-    derives = names is None and pos is None and dtype is None and provenance is not None and not with_grad
+    wanted = _computed(config, names, edits, stop_after_layer)
+    derives = names is None and pos is None and run is not None and not with_grad
     if derives:
         wanted = [name for name in wanted if not is_derivable(name)]
-    kept = None if pos is None else _positions([pos] if isinstance(pos, int) else pos, n_pos, tokens.device)
+    kept = None if pos is None else of_all_rows(pos, n_pos, lengths)
     n_kept = n_pos if kept is None else len(kept)
     held: dict[str, Any] = {"names": wanted, "n_kept": n_kept, "dtype": dtype or model.embed.W_E.dtype}
     _check_memory(cache_gib(config, batch=len(tokens), n_pos=n_pos, **held), max_gib, device or tokens.device)
 
-    record = _Record(len(tokens), kept, device, dtype)
+    places = None if kept is None else [[from_start(each, n_pos, length) for each in kept] for length in lengths or (n_pos,)]
+    record = _Record(len(tokens), places, device, dtype)
     functions: dict[str, list[Hook]] = hooks_of_run(model, tokens, edits, lengths=lengths)
     for name in wanted:
         functions.setdefault(name, []).append(record.keep)
-    hooks, positions = Hooks(functions), row_positions(tokens, [edit.name for edit in edits])
+    positions = row_positions(tokens, [edit.name for edit in edits])
     with contextlib.nullcontext() if with_grad else torch.no_grad():
-        logits = None
-        if stop_after_layer is None:
-            logits = model(tokens, positions=positions, hooks=hooks)
-        else:
-            model.run_blocks(model.embed(tokens, positions, hooks=hooks), range(n_layers), hooks=hooks)
+        logits = _run(model, tokens, positions, Hooks(functions), stop_after_layer)
     cache = ActivationCache(
         record.activations,
         model=model,
         tokens=tokens.clone(),
-        pos=None if kept is None else kept.tolist(),
+        pos=kept,
         lengths=lengths,
         edited=bool(edits),
         derives="everything" if derives else "nothing" if edits else "result",
-        provenance=provenance if dtype is None else None,
+        dtype=dtype,
+        run=run,
     )
     return logits, cache
 
@@ -105,7 +103,8 @@ class _Record:
     """What is kept of a run, at some positions or all."""
 
     n_rows: int
-    kept: Int[Tensor, " kept_pos"] | None
+    places: Sequence[Sequence[int]] | None
+    """Which positions are kept, of all rows alike or of each; None for all."""
     device: torch.device | str | None
     dtype: torch.dtype | None
     activations: dict[str, Tensor] = field(default_factory=dict)
@@ -115,8 +114,8 @@ class _Record:
         site = site_of(name)
         if name == "pos_embed":
             x = x.expand(self.n_rows, *x.shape[-2:])
-        if self.kept is not None:
-            x = x.index_select(-2 if site.is_attention else site.axes.index("pos") - len(site.axes), self.kept)
+        if self.places is not None:
+            x = at_places(x, self.places, -2 if site.is_attention else site.axes.index("pos") - len(site.axes))
         self.activations[name] = x.to(device=self.device, dtype=self.dtype)
 
 
@@ -193,19 +192,33 @@ def gradients(
     return values.detach(), ActivationCache(plain, **settings), ActivationCache(found, **settings)  # type: ignore[arg-type]
 
 
-def _until(config: ModelConfig, layer: int | None, names: list[str]) -> tuple[int, list[str]]:
-    """Return how many layers a run has that stops after one, None for no stop, and which of the names it computes."""
-    if layer is None:
-        return config.n_layers, names
-    last = full_name(config, "resid_post", layer)
-    order = hook_order(config)
-    return 1 + layer % config.n_layers, [name for name in names if order[name] <= order[last]]
+def _run(
+    model: Transformer, tokens: Tensor, positions: Tensor | None, hooks: Hooks, stop_after_layer: int | None
+) -> Float[Tensor, "batch pos d_vocab"] | None:
+    if stop_after_layer is None:
+        return model(tokens, positions=positions, hooks=hooks)  # type: ignore[no-any-return]
+    layers = range(1 + stop_after_layer % model.config.n_layers)
+    model.run_blocks(model.embed(tokens, positions, hooks=hooks), layers, hooks=hooks)
+    return None
 
 
-def _positions(pos: Sequence[int], n_pos: int, device: torch.device) -> Tensor:
-    if wrong := [each for each in pos if not -n_pos <= each < n_pos]:
-        raise ValueError(f"there is no position {wrong[0]}; there are {n_pos}, 0 to {n_pos - 1}")
-    return torch.tensor([each % n_pos for each in pos], device=device)
+def _computed(
+    config: ModelConfig, names: str | Sequence[str] | None, edits: Sequence[Edit], stop_after_layer: int | None
+) -> list[str]:
+    """Return the full names of what is asked for, as far as a run computes it that may stop after a layer.
+
+    Raises ValueError for a name, glob or edit that is wholly of what comes later.
+    """
+    wanted = cached_names(config, names)
+    if stop_after_layer is None:
+        return wanted
+    order, stop = hook_order(config), full_name(config, "resid_post", stop_after_layer)
+    given = [names] if isinstance(names, str) else names or []
+    late = [repr(each) for each in given if all(order[name] > order[stop] for name in cached_names(config, each))]
+    late += [str(edit) for edit in edits if order[edit.name] > order[stop]]
+    if late:
+        raise ValueError(f"this run stops after {stop}, before it comes to {', '.join(late)}: leave that out, or stop later")
+    return [name for name in wanted if order[name] <= order[stop]]
 
 
 def _check_memory(needed: float, max_gib: float | None, device: torch.device | str) -> None:

@@ -30,8 +30,13 @@ def qk_circuit(
     `k_pos + offset` and `k_pos`. It depends on the offset alone but for rounding: the model computes angles in float32, which at
     position p are right to about p * 6e-8 radians; `k_pos` gives the circuit exactly as it is there. Other kinds of position have one
     circuit for all offsets.
+    Raises ValueError without one where it is required, and for a key after the query in a causal model.
     Source: Elhage et al. 2021, the QK circuit; with rotary positions Su et al. 2021, equation 16.
     """
+    if offset is not None and offset < 0 and model.config.is_causal:
+        raise ValueError(
+            f"offset is {offset}, a key after the query, which a causal model does not see: give q_pos - k_pos, 0 or more"
+        )
     queries, keys = W_Q(model, layer), W_K(model, layer)
     if with_norm:
         norm = block_of(model, layer).ln1

@@ -175,18 +175,17 @@ def head_weights(model: Transformer, layer: int | None = None, *, offset: int = 
     """Return the spectra of the QK and OV circuits and the copying scores of all heads, or of a layer's.
 
     The linear parts of the norms are in the circuits. `offset` (q_pos - k_pos) is for the QK circuits of rotary models. Raises
-    ValueError for a layer that is not there. Source: Elhage et al. 2021.
+    ValueError as `qk_circuit` and for a layer that is not there. Source: Elhage et al. 2021.
     """
     n_layers = model.config.n_layers
     if layer is not None:
         block_of(model, layer)  # refuses a layer that is not there
     layers = range(n_layers) if layer is None else [layer % n_layers]
-    at = offset if model.rotary is not None else None
     copies = model.config.d_vocab_out == model.config.d_vocab
     return HeadWeights(
         layers=tuple(layers),
         ov=torch.stack([ov_circuit(model, each, with_norm=True).svd().S for each in layers]),
-        qk=torch.stack([qk_circuit(model, each, offset=at, with_norm=True).svd().S for each in layers]),
+        qk=torch.stack([qk_circuit(model, each, offset=offset, with_norm=True).svd().S for each in layers]),
         copying=copying_scores(model)[list(layers)] if copies else None,
-        offset=at,
+        offset=offset if model.rotary is not None else None,
     )

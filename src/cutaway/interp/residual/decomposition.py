@@ -69,8 +69,9 @@ def decompose_resid(
     itself put there. `apply_ln` applies the norm that reads the sum, with its recorded scale. To project heads and neurons onto few
     directions, `head_projections` and `neuron_projections` need far less memory.
 
-    Raises KeyError for activations that were not recorded, ValueError for layers that are not there and for stacks that would take
-    more than half of the free memory. Source: Elhage et al. 2021, "Residual Stream".
+    Raises KeyError for activations that were not recorded, ValueError for layers that are not there, for stacks that would take more
+    than half of the free memory, and for heads, neurons or the norm of weights that changed since the run. Source: Elhage et al. 2021,
+    "Residual Stream".
     """
     if incl_mid and (layer is None or record.model.config.block == "parallel" or record.model.config.d_mlp == 0):
         raise ValueError("incl_mid is for a stream between a layer's attention and its MLP: give a layer of a model that has one")
@@ -108,6 +109,7 @@ def _attention(record: Record, layer: int, heads: bool, positions: Sequence[int]
     if not heads:
         yield [f"L{layer} attn"], at_positions(record, record["attn_out", layer], positions)[None]
         return
+    record.check_weights()
     z = at_positions(record, record["z", layer], positions)
     result = einsum(z, W_O(record.model, layer).to(z), "batch pos head d_head, head d_head d_model -> head batch pos d_model")
     yield [f"L{layer}H{head}" for head in range(len(result))], result
@@ -119,6 +121,7 @@ def _mlp(record: Record, layer: int, neurons: bool, positions: Sequence[int]) ->
     if not neurons:
         yield [f"L{layer} mlp"], at_positions(record, record["mlp_out", layer], positions)[None]
         return
+    record.check_weights()
     post = at_positions(record, record["mlp.post", layer], positions)
     terms = einsum(post, W_out(record.model, layer).to(post), "batch pos d_mlp, d_mlp d_model -> d_mlp batch pos d_model")
     yield [f"L{layer}N{neuron}" for neuron in range(len(terms))], terms

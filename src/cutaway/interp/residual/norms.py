@@ -33,11 +33,13 @@ def apply_ln(
       not.
 
     In models without norms the vectors stay as they are. Raises KeyError where the scale was not recorded, ValueError for a norm
-    that is not there. Source: Ba et al. 2016, equation 3; Elhage et al. 2021, "Handling Layer Normalization".
+    that is not there and for weights that changed since the run. Source: Ba et al. 2016, equation 3; Elhage et al. 2021, "Handling
+    Layer Normalization".
     """
     norm = norm_of(record.model, layer, before)
     if isinstance(norm, NoNorm):
         return stack
+    record.check_weights()
     x = stack.values - stack.values.mean(dim=-1, keepdim=True) if isinstance(norm, LayerNorm) else stack.values
     if scale == "recorded":
         divisor = recorded_scale(record, layer, before=before, positions=kept_positions(record, stack.positions))

@@ -1,6 +1,7 @@
 """What heads, neurons and all other parts of the stream add along directions, such as that of a token's logit.
 
-A head's output is `z W_O`; its part along `d` is `z (W_O d)`, so that "batch pos head d_model" is never formed.
+A head's output is `z W_O`; its part along `d` is `z (W_O d)`, so that "batch pos head d_model" is never formed. Those of a cache raise
+ValueError where the model's weights have changed since the run.
 """
 
 from __future__ import annotations
@@ -74,6 +75,7 @@ def head_projections(
     All layers are in order, so that `values` may be split as "(layer head) batch pos". Needs `attn.z`. Memory: a number for each
     head, not a vector.
     """
+    cache.check_weights()
     config, positions = cache.model.config, kept_positions(cache, pos)
     layers = range(config.n_layers) if layer is None else [layer % config.n_layers]
     found = []
@@ -96,6 +98,7 @@ def neuron_projections(
     pos: int | Sequence[int] | None = None,
 ) -> Projections:
     """Return what each neuron of a layer adds along directions; the bias `b_out` is of no neuron and left out. Needs `mlp.post`."""
+    cache.check_weights()
     positions = kept_positions(cache, pos)
     post = at_positions(cache, cache["mlp.post", layer], positions)
     rows = _of_rows(directions, post)
@@ -120,6 +123,7 @@ def source_projections(
     """
     if cache.pos is not None:
         raise ValueError("sources are all positions, and this record keeps some: run_with_cache without pos, and give pos here")
+    cache.check_weights()
     positions = kept_positions(cache, pos)
     pattern = at_positions(cache, cache["pattern", layer], positions, axis=2)
     v = repeat(cache["v", layer], "batch k_pos kv_head d_head -> batch k_pos (kv_head group) d_head", group=_group(cache.model))

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from cutaway.interp.positions import at_places, of_all_rows
 from cutaway.model import Transformer
 
 __all__ = ["Stack", "StackKind", "Record", "kept_positions", "at_positions"]
@@ -26,7 +26,7 @@ class Stack:
     labels: tuple[str, ...]
     kind: StackKind = "parts"
     positions: tuple[int, ...] | None = None
-    """Which positions of the run they are of; None for all that were recorded."""
+    """Which positions of the run they are of, negative ones from each row's own end; None for all that were recorded."""
 
     def __post_init__(self) -> None:
         if len(self.labels) != len(self.values):
@@ -54,6 +54,7 @@ class Record(Protocol):
     model: Transformer
     tokens: Int[Tensor, "batch pos"]
     pos: tuple[int, ...] | None
+    lengths: tuple[int, ...] | None
     edited: bool
 
     def __getitem__(self, name: str | tuple[str, int]) -> Float[Tensor, "..."]:
@@ -62,24 +63,27 @@ class Record(Protocol):
     def __contains__(self, name: object) -> bool:
         """Return whether an activation was recorded."""
 
-    def position_axis(self, pos: int) -> int:
-        """Return where along the kept positions one of the run's is."""
+    def position_axis(self, pos: int, *, length: int | None = None) -> int:
+        """Return where along the kept positions one of the run's is, for a row of so many tokens."""
+
+    def check_weights(self) -> None:
+        """Raise ValueError where the weights changed since the run."""
 
 
 def kept_positions(record: Record, pos: int | Sequence[int] | None) -> tuple[int, ...]:
-    """Return positions of the run counted from 0, all that were recorded for None; raises ValueError for one that is not there."""
+    """Return positions of the run, all that were recorded for None; raises ValueError for one that is not there.
+
+    They count from 0, but for negative ones of rows that differ in length, which count from each row's own end.
+    """
     n_pos = record.tokens.shape[1]
     if pos is None:
         return tuple(range(n_pos)) if record.pos is None else record.pos
-    given = [pos] if isinstance(pos, int) else list(pos)
-    if wrong := [each for each in given if not -n_pos <= each < n_pos]:
-        raise ValueError(f"there is no position {wrong[0]}; there are {n_pos}, 0 to {n_pos - 1}")
-    return tuple(each % n_pos for each in given)
+    return of_all_rows(pos, n_pos, record.lengths)
 
 
 def at_positions(record: Record, x: Float[Tensor, "..."], positions: Sequence[int], *, axis: int = 1) -> Float[Tensor, "..."]:
     """Return an activation at some positions of the run; `axis` is that of its positions."""
-    places = [record.position_axis(each) for each in positions]
-    if places == list(range(x.shape[axis])):
+    places = [[record.position_axis(each, length=length) for each in positions] for length in record.lengths or (None,)]
+    if all(each == list(range(x.shape[axis])) for each in places):
         return x
-    return x.index_select(axis, torch.tensor(places, device=x.device))
+    return at_places(x, places, axis - x.ndim)

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cutaway.hooks import NO_HOOKS, Hooks
-from cutaway.interp.editing import PlacedEdit, edit_hooks
+from cutaway.interp.editing import edit_hooks
 from cutaway.interp.factored.weights import block_of
 from cutaway.interp.sites import site_of
 from cutaway.interp.sweep.base_run import BaseRun, Prefix
@@ -40,7 +40,7 @@ def run_group(model: Transformer, base: BaseRun, group: Group) -> Float[Tensor, 
         n_last = group.n_last if layer == n_layers - 1 else None
         joining = [lane for lane in group.lanes if lane.entry == Entry(layer, 0)]
         if joining:
-            x = _after(x, _changed_embedding(base, joining, group, _base_rows(base.inputs[layer], joining, group)))
+            x = _after(x, _enter_early(base, group, joining, layer=layer))
             running += joining
         if x is not None:
             x = _run_layer(model, base, group, running, x, layer=layer, n_last=n_last)
@@ -52,8 +52,7 @@ def run_group(model: Transformer, base: BaseRun, group: Group) -> Float[Tensor, 
                 running += joining
     joining = [lane for lane in group.lanes if lane.entry.layer == n_layers]
     if joining:
-        entered = _base_rows(base.inputs[n_layers], joining, group)
-        x = _after(x, _changed_embedding(base, joining, group, entered)[:, -group.n_last :])
+        x = _after(x, _enter_early(base, group, joining, layer=n_layers)[:, -group.n_last :])
     assert x is not None
     return x
 
@@ -69,21 +68,27 @@ def _run_layer(
     return model.run_blocks(x, range(layer, layer + 1), positions=positions, kv=kv, n_last=n_last, hooks=hooks)
 
 
+def _enter_early(base: BaseRun, group: Group, lanes: Sequence[Lane], *, layer: int) -> Tensor:
+    """Return what enters a layer, or the unembedding, for lanes that have changed nothing before, or the embedding alone."""
+    entered = _base_rows(base.inputs[layer], lanes, group)
+    change = _Chain(base, group, lanes, scope="").through("embed", None)
+    return entered if change is None else entered + change
+
+
 def _enter_late(model: Transformer, base: BaseRun, group: Group, lanes: Sequence[Lane], *, layer: int, half: int) -> Tensor:
     """Return the end of a layer for lanes whose first change is within it: the base run's sum, and what the edits change in it."""
     block = block_of(model, layer)
     scope = f"blocks.{layer}."
     chain = _Chain(base, group, lanes, scope)
-    change = chain.through("attn.z", block.attn.W_O, None)
-    change = chain.of_result(block.attn.W_O, change)
-    change = chain.through("attn_out", None, change)
+    change = chain.through_heads(block.attn.W_O, chain.through("attn.z", None))
+    change = chain.through("attn_out", change)
     if half == 1:
         middle = _base_rows(base.activations[f"{scope}resid_mid"], lanes, group)
         hooks = _hooks(lanes, layer, group.end).at("blocks", layer)
         return block.add_mlp(middle if change is None else middle + change, hooks=hooks)
     if block.mlp is not None:
-        written = chain.through("mlp.post", block.mlp.W_out, None)
-        written = chain.through("mlp_out", None, written)
+        written = _by(block.mlp.W_out, chain.through("mlp.post", None))
+        written = chain.through("mlp_out", written)
         change = written if change is None else change if written is None else change + written
     after = _base_rows(base.inputs[layer + 1], lanes, group)
     after = after.clone() if change is None else after + change
@@ -92,37 +97,34 @@ def _enter_late(model: Transformer, base: BaseRun, group: Group, lanes: Sequence
 
 @dataclass(frozen=True)
 class _Chain:
-    """How far edits at a layer's outputs move what it writes to the residual stream."""
+    """How far edits move activations from the base run's, one after another."""
 
     base: BaseRun
     group: Group
     lanes: Sequence[Lane]
     scope: str
 
-    def through(self, part: str, writer: torch.nn.Linear | None, change: Tensor | None) -> Tensor | None:
-        """Return the change after the edits of one activation, itself changed before; through the matrix that writes it, if any."""
+    def through(self, part: str, change: Tensor | None) -> Tensor | None:
+        """Return the change of one activation after its edits, given the change before; None for none."""
         name = self.scope + part
-        if not any(each.edit.name == name for lane in self.lanes for each in lane.edits):
+        if not self._has(name):
             return change
         old = _base_rows(self.base.activations[name], self.lanes, self.group)
-        new = _written(old.clone() if change is None else old + change, name, self.lanes, self.group)
-        moved = new - old
-        return moved if writer is None else moved.flatten(2) @ writer.weight.mT
+        return _written(old.clone() if change is None else old + change, name, self.lanes, self.group) - old
 
-    def of_result(self, W_O: torch.nn.Linear, change: Tensor | None) -> Tensor | None:
-        """Return the change after edits of each head's own output, on top of that of `z`."""
-        name = f"{self.scope}attn.result"
-        if not any(each.edit.name == name for lane in self.lanes for each in lane.edits):
-            return change
-        old = _base_rows(self.base.activations[name], self.lanes, self.group)
-        z_name = f"{self.scope}attn.z"
-        now = old.clone()
-        if change is not None:
-            z = _base_rows(self.base.activations[z_name], self.lanes, self.group)
-            moved = _written(z.clone(), z_name, self.lanes, self.group) - z
-            by_head = W_O.weight.unflatten(1, z.shape[-2:])  # d_model head d_head
-            now = old + torch.einsum("lphd,mhd->lphm", moved, by_head)
-        return (_written(now, name, self.lanes, self.group) - old).sum(2)
+    def through_heads(
+        self, W_O: torch.nn.Linear, z: Float[Tensor, "lane pos head d_head"] | None
+    ) -> Float[Tensor, "lane pos d_model"] | None:
+        """Return the change of what attention writes, given that of `z`: head by head where each head's own output is edited."""
+        if not self._has(f"{self.scope}attn.result"):
+            return _by(W_O, z)
+        by_head = None if z is None else torch.einsum("lphd,mhd->lphm", z, W_O.weight.unflatten(1, z.shape[-2:]))
+        result = self.through("attn.result", by_head)
+        assert result is not None
+        return result.sum(2)
+
+    def _has(self, name: str) -> bool:
+        return any(each.edit.name == name for lane in self.lanes for each in lane.edits)
 
 
 def _hooks(lanes: Sequence[Lane], layer: int, end: int) -> Hooks:
@@ -147,22 +149,9 @@ def _written(x: Tensor, name: str, lanes: Sequence[Lane], group: Group) -> Tenso
     return x
 
 
-def _changed_embedding(base: BaseRun, lanes: Sequence[Lane], group: Group, x: Tensor) -> Tensor:
-    """Return the residual stream at the first layer with the edits of `embed` in it."""
-    if all(each.edit.name != "embed" for lane in lanes for each in _own(lane)):
-        return x
-    old = _base_rows(base.activations["embed"], lanes, group)
-    new = old.clone()
-    for i, lane in enumerate(lanes):
-        for each in _own(lane):
-            if each.edit.name == "embed":
-                each.write(new[i], group.end)
-    return x + (new - old)
-
-
-def _own(lane: Lane) -> list[PlacedEdit]:
-    """Return the edits that the base run did not have: those of its embedding are in what it recorded."""
-    return [each for i, each in enumerate(lane.edits) if i in lane.own]
+def _by(writer: torch.nn.Linear, change: Tensor | None) -> Tensor | None:
+    """Return the change of what a matrix writes, given that of what it reads."""
+    return None if change is None else change.flatten(2) @ writer.weight.mT
 
 
 def _after(x: Tensor | None, joining: Tensor) -> Tensor:

@@ -44,8 +44,6 @@ class Lane:
     end: int
     edits: tuple[PlacedEdit, ...]
     """Those that are applied from the entry on, base edits first, in the order of the computation."""
-    own: frozenset[int]
-    """Which of them are the variant's own."""
 
 
 def why_whole(edits: Sequence[Edit]) -> str | None:
@@ -90,21 +88,17 @@ def lane_of(
     if not kept or (config.is_causal and reach > last_read):
         return None
     entry = min(entry_of(each.edit.name, config) for each in kept)
-    again = [placed(edit) for edit in base.edits]
+    again = [placed(edit) for edit in base.edits if edit.name != "embed"]  # what enters the first layer holds those of embed
     if any(site_of(each.edit.name).layer == entry.layer for each in again):
         entry = Entry(entry.layer, 0)  # the base's edits of this layer are applied again, in their order
-    applied = [(each, False) for each in again if entry_of(each.edit.name, config).layer >= entry.layer] + [
-        (each, True) for each in kept
-    ]
-    applied.sort(key=lambda pair: order[pair[0].edit.name])
+    again = [each for each in again if entry_of(each.edit.name, config).layer >= entry.layer]
     return Lane(
         variant=variant,
         row=row,
         entry=entry,
         start=int(reach) if config.is_causal else 0,
         end=last_read + 1 if config.is_causal else n_pos,
-        edits=tuple(each for each, _ in applied),
-        own=frozenset(i for i, (_, is_own) in enumerate(applied) if is_own),
+        edits=tuple(sorted([*again, *kept], key=lambda each: order[each.edit.name])),
     )
 
 
@@ -154,7 +148,7 @@ def _changed(
 
 def _shared_prefix(edit: Edit, base: BaseRun, row: int, shared: dict[tuple[int, int], int]) -> int:
     """Return how many first tokens of the row the run that a patch comes from has too; 0 where that says nothing."""
-    tokens = None if edit.provenance is None else edit.provenance.tokens
+    tokens = None if edit.provenance is None else edit.provenance.run.tokens
     if (
         tokens is None
         or base.edits

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 from cutaway.interp.editing import for_query_heads, row_lengths, run_with_edits
 from cutaway.interp.edits import Edit
 from cutaway.interp.metrics import Metric
-from cutaway.interp.provenance import Provenance
+from cutaway.interp.provenance import Weights
 from cutaway.interp.sites import site_of
 from cutaway.interp.sweep.base_run import BaseRun, record_base
 from cutaway.interp.sweep.cost import forward_flops, group_flops, lane_bytes
@@ -174,10 +174,10 @@ class SweepPlan:
 def plan_sweep(
     model: Transformer,
     tokens: Int[Tensor, "batch pos"],
-    variants: Sequence[Sequence[Edit]],
+    variants: Iterable[Iterable[Edit]],
     metric: AnyMetric,
     *,
-    base_edits: Sequence[Edit] = (),
+    base_edits: Iterable[Edit] = (),
     lengths: Sequence[int] | Int[Tensor, " batch"] | None = None,
     memory_gib: float | None = None,
 ) -> SweepPlan:
@@ -188,12 +188,13 @@ def plan_sweep(
     """
     given_lengths = row_lengths(model, tokens, lengths)
     sizes = given_lengths or (tokens.shape[1],) * len(tokens)
-    _check(model, variants, metric, given_lengths, n_rows=len(tokens))
-    original = model
-    flat = [edit for variant in variants for edit in variant] + list(base_edits)
-    model, edits = for_query_heads(model, [replace(edit, provenance=_source(edit, original)) for edit in flat])
+    variants = list(variants)
+    _check(model, tokens, variants, metric, given_lengths)
+    listed = [list(variant) for variant in variants]
+    flat = [edit for variant in listed for edit in variant] + list(base_edits)
+    model, edits = for_query_heads(model, _trusted(flat, Weights.of(model)))
     remaining = iter(edits)
-    given = [tuple(next(remaining) for _ in variant) for variant in variants]
+    given = [tuple(next(remaining) for _ in variant) for variant in listed]
     base_given = list(remaining)
     whole = {i: why for i, variant in enumerate(given) if (why := _why_whole(variant, base_given, metric))}
     base = BaseRun(tokens, sizes, tuple(base_given), [], None, {})
@@ -218,14 +219,19 @@ def plan_sweep(
 
 
 def _check(
-    model: Transformer, variants: Sequence[Sequence[Edit]], metric: AnyMetric, lengths: tuple[int, ...] | None, *, n_rows: int
+    model: Transformer,
+    tokens: Int[Tensor, "batch pos"],
+    variants: Sequence[object],
+    metric: AnyMetric,
+    lengths: tuple[int, ...] | None,
 ) -> None:
     if model.training and model.config.dropout > 0:
         raise ValueError("the model is in training mode, with dropout, so that no two runs are the same: call model.eval() first")
     if any(isinstance(variant, Edit) for variant in variants):
         raise ValueError("each variant is a list of edits: write [[edit], [edit]], not [edit, edit]")
     if isinstance(metric, Metric):
-        metric.check(n_rows, model.config.d_vocab_out)
+        n_rows, n_pos = tokens.shape
+        metric.check(n_rows, n_pos, model.config.d_vocab_out)
     elif lengths is not None:
         raise ValueError("a function of full logits cannot tell where shorter rows end: give a metric of cutaway.metrics")
 
@@ -251,10 +257,10 @@ def _lanes(
 def sweep(
     model: Transformer,
     tokens: Int[Tensor, "batch pos"],
-    variants: Sequence[Sequence[Edit]],
+    variants: Iterable[Iterable[Edit]],
     metric: AnyMetric,
     *,
-    base_edits: Sequence[Edit] = (),
+    base_edits: Iterable[Edit] = (),
     lengths: Sequence[int] | Int[Tensor, " batch"] | None = None,
     memory_gib: float | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -274,13 +280,13 @@ def sweep(
     plan = plan_sweep(model, tokens, variants, metric, base_edits=base_edits, lengths=lengths, memory_gib=memory_gib)
     scores = plan.run(progress=progress)
     if verify:
-        tell(f"{min(verify, len(variants))} variants run whole: the largest difference is {plan.verify(scores, verify):.2g}")
+        tell(f"{min(verify, len(scores))} variants run whole: the largest difference is {plan.verify(scores, verify):.2g}")
     return scores
 
 
-def _source(edit: Edit, model: Transformer) -> Provenance | None:
-    """Return where a patch comes from if that was a run of this model as it is."""
-    return edit.provenance if edit.provenance is not None and edit.provenance.is_of(model) else None
+def _trusted(edits: Iterable[Edit], weights: Weights) -> list[Edit]:
+    """Return edits that say where their values come from only if these are such values still, of the model as it is."""
+    return [edit if edit.provenance is None or edit.provenance.holds(edit.value, weights) else replace(edit) for edit in edits]
 
 
 def _why_whole(variant: Sequence[Edit], base_edits: Sequence[Edit], metric: AnyMetric) -> str | None:
