@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         path_patching,
         refactoring,
         residual,
+        store,
         tracing,
     )
     from cutaway.interp.cache import ActivationCache, cache_gib
@@ -62,7 +63,7 @@ _HOMES = {
 }
 _MODULES = (
     "edits", "metrics", "residual", "attention", "heads", "composition", "circuits", "refactoring", "lens", "ablation", "factored",
-    "patching", "tracing", "path_patching", "attribution",
+    "patching", "tracing", "path_patching", "attribution", "store",
 )  # fmt: skip
 
 __all__ = [
@@ -70,7 +71,7 @@ __all__ = [
     "ActivationCache", "cache_gib", "Edit", "run_with_cache", "run_with_hooks", "run_with_edits", "generate_with_edits",
     "means", "gradients",
     "sweep", "plan_sweep", "edits", "metrics", "residual", "attention", "heads", "composition", "circuits", "refactoring", "lens",
-    "ablation", "factored", "patching", "tracing", "path_patching", "attribution",
+    "ablation", "factored", "patching", "tracing", "path_patching", "attribution", "store",
 ]  # fmt: skip
 
 

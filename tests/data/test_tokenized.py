@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cutaway.data import Corpus, split_tokens, tokenize_corpus
-from cutaway.tokenizers import BPETokenizer, CharTokenizer, Tokenizer, tokenizer_hash
+from cutaway.data import Corpus, read_corpus, split_tokens, stream_corpus, text, tokenize_corpus, tokenize_source, tokenized
+from cutaway.tokenizers import BPETokenizer, BytePairTokenizer, CharTokenizer, Tokenizer, tokenizer_hash
 
 TEXT = "the quick brown fox jumps over the lazy dog\n" * 20
 
@@ -101,3 +101,51 @@ def test_other_fractions(fraction: float, n_train: int) -> None:
 def test_fractions_that_are_none(fraction: float) -> None:
     with pytest.raises(ValueError, match=f"validation_fraction is {fraction}; expected at least 0 and less than 1"):
         split_tokens(np.arange(10, dtype=np.uint16), validation_fraction=fraction)
+
+
+def write_files(folder: Path) -> Path:
+    """Files whose text has everything that a cut could spoil: blanks in rows, empty lines, long words, characters of four bytes."""
+    folder.mkdir()
+    words = "Größe naïve 漢字かな 🙂🙃 x\n\n\n    indented\t\ttabs -- === !!!...\n1234567 don't  two  blanks\r\nend. \n" * 5
+    (folder / "a.txt").write_bytes(b"\xef\xbb\xbf" + words.encode())
+    (folder / "b.txt").write_text("a" * 300 + "\n" + "word " * 60)
+    (folder / "c.txt").write_text("")
+    (folder / "d.txt").write_text("   \nlast line without an end")
+    return folder
+
+
+@pytest.mark.parametrize("n_bytes", [7, 64, 2**20])
+def test_pieces_are_the_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n_bytes: int) -> None:
+    folder = write_files(tmp_path / "text")
+    whole = "\n".join(file.read_bytes().decode("utf-8-sig") for file in sorted(folder.iterdir()))
+    monkeypatch.setattr(text, "_PIECE_BYTES", n_bytes)
+    assert "".join(stream_corpus(folder)) == whole
+    assert read_corpus(folder) == Corpus(str(folder), whole, hashlib.sha256(whole.encode()).hexdigest())
+
+
+def test_a_byte_that_is_no_text_is_found_in_any_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text, "_PIECE_BYTES", 4)
+    for content, said in ((b"\xc3\xa9" * 7 + b"\xff!", "byte 14 is 0xff"), (b"abcdefg\xc3", "byte 7 is 0xc3"), (b"ab\0", "NUL")):
+        (tmp_path / "bad.txt").write_bytes(content)
+        with pytest.raises(ValueError, match=said):
+            read_corpus(tmp_path / "bad.txt")
+
+
+@pytest.mark.parametrize("n_at_once", [40, 150, 10_000])
+def test_a_text_encoded_in_stretches_has_the_same_ids(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n_encoded: list[int], n_at_once: int
+) -> None:
+    folder = write_files(tmp_path / "text")
+    corpus = read_corpus(folder)
+    monkeypatch.setattr(text, "_PIECE_BYTES", 16)
+    monkeypatch.setattr(tokenized, "_AT_ONCE", n_at_once)
+    bpe = BPETokenizer.train(corpus.text, d_vocab=330)
+    for tokenizer in (CharTokenizer.fit(corpus.text), bpe, BytePairTokenizer.from_bpe(bpe)):
+        n_encoded.clear()
+        found = tokenize_source(folder, tokenizer).tolist()
+        longest = max(n_encoded)
+        assert found == tokenizer.encode(corpus.text)
+        assert longest < (n_at_once + 400 if n_at_once < 1000 else len(corpus.text) + 1)  # b.txt's first line is not cut
+        n_encoded.clear()
+        assert tokenize_corpus(corpus, tokenizer).tolist() == found  # the same file of the cache
+        assert not n_encoded

@@ -1,19 +1,23 @@
 """From text to batches of token ids."""
 
 from cutaway.data.loader import Batch, Loader, validation_batches
-from cutaway.data.shards import TokenArray, read_shard, write_shard
-from cutaway.data.text import CORPORA, Corpus, read_corpus
-from cutaway.data.tokenized import split_tokens, tokenize_corpus
+from cutaway.data.shards import TokenArray, read_shard, read_shard_manifest, write_shard, write_shard_in_pieces
+from cutaway.data.text import CORPORA, Corpus, read_corpus, stream_corpus
+from cutaway.data.tokenized import split_tokens, tokenize_corpus, tokenize_source
 
 __all__ = [
     "CORPORA",
     "Corpus",
     "read_corpus",
+    "stream_corpus",
     "tokenize_corpus",
+    "tokenize_source",
     "split_tokens",
     "TokenArray",
     "write_shard",
+    "write_shard_in_pieces",
     "read_shard",
+    "read_shard_manifest",
     "Batch",
     "Loader",
     "validation_batches",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy.typing as npt
 
 from cutaway.runtime import atomic_path, atomic_write
 
-__all__ = ["TokenArray", "write_shard", "read_shard"]
+__all__ = ["TokenArray", "write_shard", "write_shard_in_pieces", "read_shard", "read_shard_manifest"]
 
 TokenArray = npt.NDArray[np.unsignedinteger[Any]]
 """Token ids in the order of the text, 16 or 32 bits each, usually memory-mapped."""
@@ -28,17 +29,28 @@ def write_shard(path: Path, tokens: npt.ArrayLike, *, d_vocab: int, manifest: di
 
     Raises ValueError for ids that are not in the vocabulary.
     """
+    write_shard_in_pieces(path, [tokens], d_vocab=d_vocab, manifest=manifest)
+
+
+def write_shard_in_pieces(
+    path: Path, pieces: Iterable[npt.ArrayLike], *, d_vocab: int, manifest: dict[str, Any] | None = None
+) -> None:
+    """Write as one shard the ids that come piece by piece, as `write_shard` does; one piece is in memory at a time."""
     magic = 20240520 if d_vocab <= 2**16 else 20240801
     version, dtype = _FORMATS[magic]
-    ids = np.asarray(tokens)
-    if ids.size and not 0 <= ids.min() <= ids.max() < d_vocab:
-        raise ValueError(f"token ids run from {ids.min()} to {ids.max()}; expected 0 to {d_vocab - 1}")
-    header = np.zeros(_HEADER_LENGTH, dtype="<i4")
-    header[:3] = magic, version, ids.size
+    header, n_tokens = np.zeros(_HEADER_LENGTH, dtype="<i4"), 0
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         file.write(header.tobytes())
-        file.write(np.ascontiguousarray(ids, dtype=dtype).tobytes())
-    atomic_write(_manifest_path(path), json.dumps({"n_tokens": int(ids.size), "d_vocab": d_vocab, **(manifest or {})}, indent=2))
+        for piece in pieces:
+            ids = np.asarray(piece)
+            if ids.size and not 0 <= ids.min() <= ids.max() < d_vocab:
+                raise ValueError(f"token ids run from {ids.min()} to {ids.max()}; expected 0 to {d_vocab - 1}")
+            file.write(np.ascontiguousarray(ids, dtype=dtype).tobytes())
+            n_tokens += ids.size
+        header[:3] = magic, version, n_tokens
+        file.seek(0)
+        file.write(header.tobytes())
+    atomic_write(_manifest_path(path), json.dumps({"n_tokens": n_tokens, "d_vocab": d_vocab, **(manifest or {})}, indent=2))
 
 
 def read_shard(path: Path) -> TokenArray:
@@ -67,6 +79,20 @@ def read_shard(path: Path) -> TokenArray:
     if size == 0 or size % 2:
         raise ValueError(f"{path} is {size} bytes long, which is no list of 16-bit token ids")
     return np.memmap(path, dtype="<u2", mode="r")
+
+
+def read_shard_manifest(path: Path) -> dict[str, Any]:
+    """Return what is written beside a shard of ours: its tokenizer, its text; nothing of one that came without.
+
+    Raises ValueError for a manifest that is no JSON object.
+    """
+    beside = _manifest_path(path)
+    if not beside.is_file():
+        return {}
+    try:
+        return {**json.loads(beside.read_text(encoding="utf-8"))}
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{beside} is no manifest of a token shard: {error}") from None
 
 
 def _manifest_path(path: Path) -> Path:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import codecs
 import glob
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from cutaway import assets
 
-__all__ = ["CORPORA", "Corpus", "read_corpus"]
+__all__ = ["CORPORA", "Corpus", "read_corpus", "stream_corpus"]
 
 CORPORA = ("tinyshakespeare", "shakespeare", "stdlib")
 """The corpora that are fetched or made by name."""
+
+_PIECE_BYTES = 2**16
 
 _TEXT_SUFFIXES = {
     ".txt",
@@ -47,6 +52,23 @@ def read_corpus(source: str | Path) -> Corpus:
     Files are joined by a newline in the order of their paths. Raises ValueError for what is missing, empty or not UTF-8 text, and
     AssetError when a named corpus cannot be fetched.
     """
+    text = "".join(stream_corpus(source))
+    return Corpus(str(source), text, hashlib.sha256(text.encode()).hexdigest())
+
+
+def stream_corpus(source: str | Path) -> Iterator[str]:
+    """Yield the text that `read_corpus` reads in pieces of 64 kB or less; raises as that does, when it gets there."""
+    holds_text = False
+    for number, file in enumerate(_files(source)):
+        for piece in _pieces(file) if number == 0 else chain("\n", _pieces(file)):
+            holds_text = holds_text or bool(piece.strip())
+            yield piece
+    if not holds_text:
+        raise ValueError(f"{source} holds no text: give a file with something to learn from")
+
+
+def _files(source: str | Path) -> list[Path]:
+    """Return the files of a text in their order; raises ValueError where there are none."""
     path = Path(source)
     if not str(source):
         raise ValueError(f"the name of the text is empty; give a file, a folder, a glob, or one of {', '.join(CORPORA)}")
@@ -62,10 +84,7 @@ def read_corpus(source: str | Path) -> Corpus:
         if not files:
             names = ", ".join(CORPORA)
             raise ValueError(f"there is no file, folder or glob match {str(source)!r}; corpora with a name are {names}")
-    text = "\n".join(_read_text(file) for file in files)
-    if not text.strip():
-        raise ValueError(f"{source} holds no text: give a file with something to learn from")
-    return Corpus(str(source), text, hashlib.sha256(text.encode()).hexdigest())
+    return files
 
 
 def _fetch(name: str) -> dict[str, Path]:
@@ -76,13 +95,21 @@ def _fetch(name: str) -> dict[str, Path]:
         raise assets.AssetError(f"{error}\n  another text will do: {others}, or a file of your own, by --data") from None
 
 
-def _read_text(file: Path) -> str:
-    content = file.read_bytes()
-    if b"\0" in content[:65_536]:
-        raise ValueError(f"{file} is a binary file (it holds NUL bytes); expected UTF-8 text")
+def _pieces(file: Path) -> Iterator[str]:
+    """Yield the text of a file piece by piece."""
+    decoder = codecs.getincrementaldecoder("utf-8-sig")()
+    with file.open("rb") as content:
+        while chunk := content.read(_PIECE_BYTES):
+            begin = content.tell() - len(chunk) - len(decoder.getstate()[0])  # half a character may be left of the last piece
+            if begin <= 0 and b"\0" in chunk[:65_536]:
+                raise ValueError(f"{file} is a binary file (it holds NUL bytes); expected UTF-8 text")
+            yield _decoded(decoder, chunk, file, begin)
+        yield _decoded(decoder, b"", file, content.tell() - len(decoder.getstate()[0]))
+
+
+def _decoded(decoder: codecs.IncrementalDecoder, chunk: bytes, file: Path, begin: int) -> str:
     try:
-        return content.decode("utf-8-sig")
+        return decoder.decode(chunk, final=not chunk)
     except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{file} is not UTF-8 text (byte {error.start} is {content[error.start]:#04x}); convert it first"
-        ) from None
+        place, byte = begin + error.start, error.object[error.start]
+        raise ValueError(f"{file} is not UTF-8 text (byte {place} is {byte:#04x}); convert it first") from None

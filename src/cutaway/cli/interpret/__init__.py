@@ -32,6 +32,9 @@ VERBS: dict[str, dict[str, str]] = {
         "weights": "what heads do by their weights alone: QK, OV",
         "fold": "the same model with its norms folded away, as a folder",
     },
+    "Keep": {
+        "store": "activations of a text written to disk, to learn from",
+    },
 }
 """The verbs by group, in the order in which they are shown."""
 
