@@ -22,8 +22,10 @@ if TYPE_CHECKING:
         metrics,
         patching,
         path_patching,
+        probing,
         refactoring,
         residual,
+        steering,
         tracing,
     )
     from cutaway.interp.cache import ActivationCache
@@ -59,14 +61,14 @@ _HOMES = {
 }
 _MODULES = (
     "edits", "metrics", "residual", "attention", "heads", "composition", "circuits", "refactoring", "lens", "ablation", "factored",
-    "patching", "tracing", "path_patching", "attribution",
+    "patching", "tracing", "path_patching", "attribution", "probing", "steering",
 )  # fmt: skip
 
 __all__ = [
     "ModelConfig", "Transformer", "LanguageModel", "Hooks", "load", "compare", "TrainConfig", "train",
     "ActivationCache", "Edit", "run_with_cache", "run_with_hooks", "run_with_edits", "means", "gradients",
     "sweep", "plan_sweep", "edits", "metrics", "residual", "attention", "heads", "composition", "circuits", "refactoring", "lens",
-    "ablation", "factored", "patching", "tracing", "path_patching", "attribution",
+    "ablation", "factored", "patching", "tracing", "path_patching", "attribution", "probing", "steering",
 ]  # fmt: skip
 
 
