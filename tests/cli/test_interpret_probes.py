@@ -135,7 +135,7 @@ def test_a_file_that_will_not_do_is_one_sentence(cutaway, words, tmp_path, name,
     [
         (["probe", "words"], "--data is missing"),
         (["probe", "words", "--data", "labels.jsonl", "--answer", "is"], "CLASS=TOKEN"),
-        (["probe", "words", "--data", "labels.jsonl", "--answer", "singular= is"], "--answer lacks plural"),
+        (["probe", "words", "--data", "labels.jsonl", "--answer", "singular= is"], "expected two of the classes plural, singular"),
         (["probe", "words", "--data", "tokens.jsonl", "--answer", "a= is", "--answer", "b= are"], "one label a text"),
         (["probe", "words", "--data", "labels.jsonl", "--path"], "give --layer"),
         (["probe", "words", "--data", "labels.jsonl", "--kind", "mlp", "--l2", "1"], "leave it out"),

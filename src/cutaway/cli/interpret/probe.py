@@ -52,7 +52,7 @@ def probe(
         control: give each word type a random label too, and show the selectivity
         folds: into so many parts the texts are dealt; each is tested once
         nulls: so many draws of shuffled labels and control tasks
-        answer CLASS=TOKEN: what the model says of a class; give one for each of two
+        answer CLASS=TOKEN: what the model says of a class; give one for each of two classes
         path: show the score over penalties, of --layer
         seed: of folds, draws and random directions
 
@@ -98,16 +98,20 @@ def _with_causes(lm: LanguageModel, found: ProbeScores, given: LabelledFile, ans
 
     if given.is_by_token:
         raise UsageError("--answer is of what a text ends with: give data with one label a text")
-    of_class = {label: answers[str(label)] for label in found.classes if str(label) in answers}
-    if missing := [str(label) for label in found.classes if label not in of_class]:
-        raise UsageError(f"--answer lacks {missing[0]}: give one for each class, --answer {missing[0]}=TOKEN")
-    labels: Any = list(given.labels)
+    pair = tuple(label for label in found.classes if str(label) in answers)
+    if len(pair) != 2 or len(answers) != 2:
+        known = ", ".join(map(str, found.classes))
+        raise UsageError(f"--answer was given for {', '.join(answers)}; expected two of the classes {known}, each with CLASS=TOKEN")
+    labelled = [(text, label) for text, label in zip(given.texts, given.labels, strict=True) if label in pair]
+    texts, labels = zip(*labelled, strict=True)
+    of_class: Any = {label: answers[str(label)] for label in pair}
     with count_progress("edits") as progress:
         causes = probing.cause(
             lm,
             found.best.probe,
-            list(given.texts),
-            labels,
+            list(texts),
+            list(labels),
+            between=(pair[0], pair[1]),
             answers=of_class,
             seed=seed,
             progress=progress,

@@ -10,8 +10,8 @@ from torch import Tensor
 
 __all__ = ["fit_logistic"]
 
-_MOST_FOR_NEWTON = 300  # parameters; beyond, solving with the Hessian takes longer than the steps that it saves
-_MOST_STEPS, _SMALL_GRADIENT = 100, 1e-9
+_MOST_FOR_HESSIAN = 1200  # parameters; beyond, products with it take less than solving with it
+_MOST_STEPS, _MOST_PRODUCTS, _SMALL_GRADIENT = 100, 500, 1e-9
 
 
 def fit_logistic(
@@ -32,8 +32,7 @@ def fit_logistic(
         basis, upper = torch.linalg.qr(rows.T)  # d row, row row
         rows = upper.T
     problem = _Problem.of(rows, targets, n_classes, l2)
-    theta = _newton(problem) if problem.n_parameters <= _MOST_FOR_NEWTON else _lbfgs(problem)
-    full = problem.contrasts @ theta
+    full = problem.contrasts @ _newton(problem)
     weight, bias = full[:, :-1], full[:, -1]
     return weight if basis is None else weight @ basis.T, bias
 
@@ -77,6 +76,11 @@ class _Problem:
     def gradient(self, theta: Tensor, probs: Tensor) -> Float[Tensor, "contrast width"]:
         return self.contrasts.T @ (probs - self.one_hot).T @ self.rows / len(self.rows) + self.penalty * theta
 
+    def hessian_times(self, theta: Tensor, probs: Tensor) -> Float[Tensor, "contrast width"]:
+        moved = probs * (self.rows @ theta.T @ self.contrasts.T)
+        moved = moved - probs * moved.sum(dim=1, keepdim=True)
+        return self.contrasts.T @ moved.T @ self.rows / len(self.rows) + self.penalty * theta
+
     def hessian(self, probs: Tensor) -> Float[Tensor, "parameter parameter"]:
         n_contrasts, width = self.contrasts.shape[1], self.rows.shape[1]
         along = probs @ self.contrasts  # row contrast
@@ -92,55 +96,55 @@ class _Problem:
 
 
 def _newton(problem: _Problem) -> Float[Tensor, "contrast width"]:
+    """Minimise by Newton's method; where the Hessian is large its systems are solved without it."""
     theta = problem.rows.new_zeros(problem.contrasts.shape[1], problem.rows.shape[1])
+    solve = _solve_directly if problem.n_parameters <= _MOST_FOR_HESSIAN else _ConjugateGradients(problem).solve
     loss = problem.loss(theta)
     for _ in range(_MOST_STEPS):
         probs = problem.probs(theta)
         gradient = problem.gradient(theta, probs)
         if float(gradient.abs().max()) < _SMALL_GRADIENT:
             return theta
-        step = torch.linalg.solve(problem.hessian(probs), gradient.reshape(-1)).reshape(theta.shape)
+        step = solve(problem, gradient, probs)
         size, slope = 1.0, float((step * gradient).sum())
         while (new := problem.loss(theta - size * step)) > loss - 1e-4 * size * slope + 1e-14 * abs(loss) and size > 1e-6:
             size /= 2
         theta, loss = theta - size * step, new
-    raise _not_reached(problem, theta)
-
-
-def _lbfgs(problem: _Problem) -> Float[Tensor, "contrast width"]:
-    """Minimise over coordinates in which the loss is equally steep every way at its start."""
-    n_classes = len(problem.contrasts)
-    start = problem.rows.T @ problem.rows / (len(problem.rows) * n_classes) + torch.diag(problem.penalty)
-    root = torch.linalg.cholesky(start)
-    whitened = problem.rows.new_zeros(problem.contrasts.shape[1], problem.rows.shape[1]).requires_grad_()
-
-    def theta() -> Tensor:
-        found: Tensor = torch.linalg.solve_triangular(root.T, whitened.detach().T, upper=True).T
-        return found
-
-    def closure() -> float:
-        here = theta()
-        gradient = problem.gradient(here, problem.probs(here))
-        whitened.grad = torch.linalg.solve_triangular(root, gradient.T, upper=False).T.contiguous()
-        return problem.loss(here)
-
-    with torch.enable_grad():
-        optimizer = torch.optim.LBFGS(
-            [whitened],
-            max_iter=20 * _MOST_STEPS,
-            tolerance_grad=_SMALL_GRADIENT,
-            tolerance_change=0.0,
-            history_size=20,
-            line_search_fn="strong_wolfe",
-        )
-    optimizer.step(closure)
-    found = theta()
-    if float(problem.gradient(found, problem.probs(found)).abs().max()) > 1e3 * _SMALL_GRADIENT:
-        raise _not_reached(problem, found)
-    return found
-
-
-def _not_reached(problem: _Problem, theta: Tensor) -> ValueError:
-    gradient = float(problem.gradient(theta, problem.probs(theta)).abs().max())
+    gradient = problem.gradient(theta, problem.probs(theta))
     l2 = float(problem.penalty.max())
-    return ValueError(f"the logistic regression did not reach its optimum (l2 {l2:g}, gradient {gradient:.1g}): give a larger l2")
+    raise ValueError(
+        f"the logistic regression did not reach its optimum (l2 {l2:g}, gradient {float(gradient.abs().max()):.1g}): give a larger l2"
+    )
+
+
+def _solve_directly(problem: _Problem, gradient: Tensor, probs: Tensor) -> Float[Tensor, "contrast width"]:
+    root = torch.linalg.cholesky(problem.hessian(probs))
+    step: Tensor = torch.cholesky_solve(gradient.reshape(-1, 1), root).reshape(gradient.shape)
+    return step
+
+
+class _ConjugateGradients:
+    """Newton's step from products with the Hessian alone, preconditioned with the Hessian where all classes are alike."""
+
+    def __init__(self, problem: _Problem) -> None:
+        start = problem.rows.T @ problem.rows / (len(problem.rows) * len(problem.contrasts)) + torch.diag(problem.penalty)
+        self.root = torch.linalg.cholesky(start)
+
+    def solve(self, problem: _Problem, gradient: Tensor, probs: Tensor) -> Float[Tensor, "contrast width"]:
+        """Return the step as exactly as the gradient is small: the nearer the optimum, the more it pays."""
+        step, residual = torch.zeros_like(gradient), gradient.clone()
+        towards = direction = self._preconditioned(residual)
+        steep, length = float((residual * towards).sum()), float(gradient.norm())
+        for _ in range(_MOST_PRODUCTS):
+            if float(residual.norm()) <= min(0.1, length**0.5) * length:
+                break
+            product = problem.hessian_times(direction, probs)
+            size = steep / float((direction * product).sum())
+            step, residual = step + size * direction, residual - size * product
+            towards = self._preconditioned(residual)
+            before, steep = steep, float((residual * towards).sum())
+            direction = towards + steep / before * direction
+        return step
+
+    def _preconditioned(self, x: Tensor) -> Tensor:
+        return torch.cholesky_solve(x.T, self.root).T

@@ -27,6 +27,11 @@ class Probe(ABC):
     pos: int | None = None
     """The position that it reads; None for every token."""
 
+    @property
+    @abstractmethod
+    def d(self) -> int:
+        """How many coordinates it reads."""
+
     @abstractmethod
     def scores(self, x: Float[Tensor, "row d"]) -> Float[Tensor, "row score"]:
         """Return a score for each class, the highest being the one that it reads, or the number that it predicts."""
@@ -53,7 +58,12 @@ class LinearProbe(Probe):
 
     def __repr__(self) -> str:
         where = f" of {self.name}" if self.name else ""
-        return f"LinearProbe({self.kind}{where}, {' | '.join(map(str, self.classes)) or 'a number'}, d {self.W.shape[1]})"
+        return f"LinearProbe({self.kind}{where}, {' | '.join(map(str, self.classes)) or 'a number'}, d {self.d})"
+
+    @property
+    def d(self) -> int:
+        """How many coordinates it reads."""
+        return self.W.shape[1]
 
     def scores(self, x: Float[Tensor, "row d"]) -> Float[Tensor, "row score"]:
         """Return `W x + b` of each row."""
@@ -91,7 +101,12 @@ class MLPProbe(Probe):
     b_out: Float[Tensor, " score"]
 
     def __repr__(self) -> str:
-        return f"MLPProbe({self.name or 'rows'}, {len(self.W_in)} hidden units, d {self.W_in.shape[1]})"
+        return f"MLPProbe({self.name or 'rows'}, {len(self.W_in)} hidden units, d {self.d})"
+
+    @property
+    def d(self) -> int:
+        """How many coordinates it reads."""
+        return self.W_in.shape[1]
 
     def scores(self, x: Float[Tensor, "row d"]) -> Float[Tensor, "row score"]:
         """Return what the hidden layer says of each row."""

@@ -109,10 +109,15 @@ class ProbeScores(Result):
     def _control_said(self, found: Validation) -> str:
         if found.control is None:
             return ""
-        few = ""
-        if self.n_types is not None and self.n_rows < 2 * self.n_types:
-            few = f" The {self.n_types} word types hardly come twice in {self.n_rows} rows, so there was little to memorise."
-        return f" On control tasks it has {found.control.value:.2f}: selectivity {found.selectivity:.2f}.{few}"
+        said = f" On control tasks it has {found.control.value:.2f}: selectivity {found.selectivity:.2f}."
+        n_types, d = self.n_types or 0, self.scores[0].probe.d
+        if self.n_rows < 2 * n_types:
+            return f"{said} The {n_types} word types hardly come twice in {self.n_rows} rows, so there was little to memorise."
+        if n_types <= d:
+            return (
+                f"{said} With {d} coordinates any labels of {n_types} word types can be learned by heart, so expect no selectivity."
+            )
+        return said
 
     def to_dict(self) -> dict[str, Any]:
         """Return every place with its scores."""

@@ -89,7 +89,6 @@ class StrengthScan(Result):
         """Return the changes as maps, those of random directions in the same colours."""
         from cutaway.plots import heatmap
 
-        limit = float(torch.stack([self.matrix, self.random_matrix]).abs().max()) or None
         return [
             heatmap(
                 matrix.numpy(force=True),
@@ -100,15 +99,29 @@ class StrengthScan(Result):
                 column_title="strength",
                 label=f"change of the {self.metric}",
                 signed=True,
-                limit=limit,
+                limit=self._limit(),
             )
-            for title, matrix in (("Steering", self.matrix), ("Random directions of the same length", self.random_matrix))
+            for title, matrix in self._maps()
         ]
 
     def views(self) -> list[RenderableType]:
-        """Return the changes as a coloured grid."""
-        columns = [f"{strength:g}" for strength in self.strengths]
-        return [grid(self.matrix.numpy(force=True), rows=self._labels(), columns=columns, signed=True, corner="vector")]
+        """Return the changes as coloured grids, those of random directions in the same colours."""
+        from rich.console import Group
+        from rich.text import Text
+
+        columns, limit = [f"{strength:g}" for strength in self.strengths], self._limit()
+        shown: list[RenderableType] = []
+        for title, matrix in self._maps():
+            cells = grid(matrix.numpy(force=True), rows=self._labels(), columns=columns, signed=True, corner="vector", limit=limit)
+            shown.append(Group(Text(title, style="bold"), cells))
+        return shown
+
+    def _maps(self) -> list[tuple[str, Float[Tensor, "vector strength"]]]:
+        return [("Steering", self.matrix), ("Random directions of the same length", self.random_matrix)]
+
+    def _limit(self) -> float | None:
+        """Return the greatest change of all, which has the deepest colour; None where nothing changes."""
+        return float(torch.stack([self.matrix, self.random_matrix]).abs().max()) or None
 
     def _labels(self) -> list[str]:
         sites = [site_of(name) for name in self.names]
