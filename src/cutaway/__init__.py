@@ -22,8 +22,10 @@ if TYPE_CHECKING:
         metrics,
         patching,
         path_patching,
+        probing,
         refactoring,
         residual,
+        steering,
         store,
         tracing,
     )
@@ -63,7 +65,7 @@ _HOMES = {
 }
 _MODULES = (
     "edits", "metrics", "residual", "attention", "heads", "composition", "circuits", "refactoring", "lens", "ablation", "factored",
-    "patching", "tracing", "path_patching", "attribution", "store",
+    "patching", "tracing", "path_patching", "attribution", "store", "probing", "steering",
 )  # fmt: skip
 
 __all__ = [
@@ -71,7 +73,7 @@ __all__ = [
     "ActivationCache", "cache_gib", "Edit", "run_with_cache", "run_with_hooks", "run_with_edits", "generate_with_edits",
     "means", "gradients",
     "sweep", "plan_sweep", "edits", "metrics", "residual", "attention", "heads", "composition", "circuits", "refactoring", "lens",
-    "ablation", "factored", "patching", "tracing", "path_patching", "attribution", "store",
+    "ablation", "factored", "patching", "tracing", "path_patching", "attribution", "store", "probing", "steering",
 ]  # fmt: skip
 
 

@@ -14,6 +14,7 @@ VERBS: dict[str, dict[str, str]] = {
         "attribute": "what wrote the answer: components, heads, positions",
         "residual": "the residual stream by layer: its length, what is added",
         "attention": "where heads look, as a map",
+        "probe": "what labels can be read from activations, layer by layer",
     },
     "Find heads": {
         "heads": "every head scored for what it is known to do",
@@ -27,6 +28,7 @@ VERBS: dict[str, dict[str, str]] = {
         "attribution-patch": "all patches at once by gradients, the best re-tested",
         "ablate": "what is lost without a head, a layer or a neuron",
         "importance": "heads ranked by what their absence costs",
+        "steer": "text written under a vector, and what else it changes",
     },
     "Read weights": {
         "weights": "what heads do by their weights alone: QK, OV",

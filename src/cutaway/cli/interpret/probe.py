@@ -1,0 +1,165 @@
+"""`cutaway interpret probe`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal
+
+from cutaway.cli.command import excludes
+from cutaway.cli.errors import UsageError
+from cutaway.cli.interpret.options import analysis
+from cutaway.report.counting import count_progress
+
+if TYPE_CHECKING:
+    from cutaway.interp.probing import LabelledFile, ProbeScores
+    from cutaway.interp.result import Result
+    from cutaway.language_model import LanguageModel
+
+__all__ = ["probe"]
+
+
+@excludes("path", "answer", "control", "nulls", why="--path shows one probe over penalties")
+@analysis(data="number", nulls=3, answer=("singular=is", "plural=are"))
+def probe(
+    lm: LanguageModel,
+    *,
+    data: str,
+    site: str = "resid_post",
+    layer: int | None = None,
+    pos: tuple[int, ...] = (),
+    kind: Literal["logistic", "mean-difference", "ridge", "mlp"] = "logistic",
+    l2: float | None = None,
+    control: bool = False,
+    folds: int = 5,
+    nulls: int = 5,
+    answer: tuple[str, ...] = (),
+    path: bool = False,
+    seed: int = 0,
+) -> Result:
+    """Show where a label can be read from activations, on texts held out, beside what shuffled labels and word types alone give.
+
+    With --answer the best probe's direction is put to the test too: activations are pushed along it, lose it, and are moved to the
+    other class, and how often the model's answer flips is shown beside random directions. Alain and Bengio 2016; Hewitt and Liang 2019.
+
+    Args:
+        data FILE: a JSON object a line, of text and label, or of labels, a list of one a token; group names texts that are learned
+            or tested together. Or number, tense: texts that come with cutaway
+        site NAME: which activation of a layer is read: resid_pre, attn_out, z, mlp_out, mlp.post
+        layer: that layer alone; all unless given
+        pos: the position that is read, from the end where negative; may be given again. The last unless given
+        kind: of the probe; ridge predicts numbers
+        l2: the penalty on the weights of logistic and ridge probes; 0.01 unless given
+        control: give each word type a random label too, and show the selectivity
+        folds: into so many parts the texts are dealt; each is tested once
+        nulls: so many draws of shuffled labels and control tasks
+        answer CLASS=TOKEN: what the model says of a class; give one for each of two classes
+        path: show the score over penalties, of --layer
+        seed: of folds, draws and random directions
+
+    Examples:
+        cutaway interpret probe --demo
+        cutaway interpret probe smollm2-135m --data number --answer singular=is --answer plural=are
+        cutaway interpret probe smollm2-135m --data labels.jsonl --site attn_out --layer 12 --pos -1 --pos -2 --control
+
+    In Python:
+        found = probing.probe(lm, texts, labels, names="blocks.*.resid_post", pos=-1, with_control=True)
+        found.best.validation.selectivity, found.best.probe.direction
+        probing.cause(lm, found.best.probe, texts, labels, answers={"singular": " is", "plural": " are"}).show()
+    """
+    from cutaway.interp import probing
+    from cutaway.interp.sites import full_name
+
+    given = _read(data)
+    asked = _answers(answer)
+    layers = range(lm.config.n_layers) if layer is None else [layer]
+    names = [full_name(lm.config, site, each) for each in layers]
+    chosen = _kind(kind, l2)
+    if path:
+        return _path(lm, given, names, pos, chosen, folds, seed)
+    settings: dict[str, Any] = {"n_folds": folds, "n_nulls": nulls, "with_control": control, "seed": seed}
+    positions = None if given.is_by_token else list(pos) or -1
+    with count_progress("probes") as progress:
+        found = probing.probe(
+            lm,
+            given.texts,
+            given.labels,
+            names=names,
+            pos=positions,
+            groups=given.groups,
+            kind=chosen,
+            progress=progress,
+            **settings,
+        )
+    return found if not asked else _with_causes(lm, found, given, asked, seed)
+
+
+def _with_causes(lm: LanguageModel, found: ProbeScores, given: LabelledFile, answers: dict[str, str], seed: int) -> Result:
+    from cutaway.interp import probing
+
+    if given.is_by_token:
+        raise UsageError("--answer is of what a text ends with: give data with one label a text")
+    pair = tuple(label for label in found.classes if str(label) in answers)
+    if len(pair) != 2 or len(answers) != 2:
+        known = ", ".join(map(str, found.classes))
+        raise UsageError(f"--answer was given for {', '.join(answers)}; expected two of the classes {known}, each with CLASS=TOKEN")
+    labelled = [(text, label) for text, label in zip(given.texts, given.labels, strict=True) if label in pair]
+    texts, labels = zip(*labelled, strict=True)
+    of_class: Any = {label: answers[str(label)] for label in pair}
+    with count_progress("edits") as progress:
+        causes = probing.cause(
+            lm,
+            found.best.probe,
+            list(texts),
+            list(labels),
+            between=(pair[0], pair[1]),
+            answers=of_class,
+            seed=seed,
+            progress=progress,
+        )
+    return replace(found, causes=causes)
+
+
+def _path(
+    lm: LanguageModel, given: LabelledFile, names: list[str], pos: tuple[int, ...], kind: Any, folds: int, seed: int
+) -> Result:
+    from cutaway.interp import probing
+
+    if len(names) > 1 or len(pos) > 1:
+        raise UsageError("--path shows one place: give --layer, and at most one --pos")
+    if not isinstance(kind, probing.Logistic | probing.Ridge):
+        raise UsageError(f"a {kind.name} probe has no penalty: give --kind logistic or ridge")
+    at = None if given.is_by_token else pos[0] if pos else -1
+    return probing.text_path(
+        lm, given.texts, given.labels, name=names[0], pos=at, groups=given.groups, kind=kind, n_folds=folds, seed=seed
+    )
+
+
+def _kind(kind: str, l2: float | None) -> Any:
+    from cutaway.interp.probing import Logistic, Ridge, kind_of
+
+    chosen = kind_of(kind)
+    if l2 is None:
+        return chosen
+    if not isinstance(chosen, Logistic | Ridge):
+        raise UsageError(f"--l2 is the penalty of logistic and ridge probes, and --kind is {kind}: leave it out")
+    return replace(chosen, l2=l2)
+
+
+def _read(data: str) -> LabelledFile:
+    from cutaway.experiments.labelled_texts import LABELLED_TEXTS
+    from cutaway.interp.probing import LabelledFile, read_labelled
+
+    if data not in LABELLED_TEXTS:
+        return read_labelled(data)
+    made = LABELLED_TEXTS[data]()
+    return LabelledFile(made.texts, made.labels, made.groups)
+
+
+def _answers(given: tuple[str, ...]) -> dict[str, str]:
+    found = {}
+    for each in given:
+        label, sign, token = each.partition("=")
+        if not (label and sign and token):
+            raise UsageError(f"--answer is {each!r}; expected a class and what the model says of it, CLASS=TOKEN")
+        found[label] = token
+    return found

@@ -1,0 +1,127 @@
+"""Whether a probe's direction causes what it reads: activations moved along it, and what the model then does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from cutaway.interp.result import Result
+from cutaway.report import table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from rich.console import RenderableType
+
+__all__ = ["Intervention", "Causation"]
+
+
+@dataclass(frozen=True)
+class Intervention:
+    """One way to change the activation along a direction, and how often the behaviour flips."""
+
+    label: str
+    """`push 2`, `remove`, `flip`."""
+    flipped: float
+    """The share of texts whose behaviour flips."""
+    standard_error: float
+    random: tuple[float, ...]
+    """The same share for each random direction, moved by as much."""
+
+    @property
+    def random_mean(self) -> float:
+        """The mean share over random directions."""
+        return sum(self.random) / len(self.random)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Causation(Result):
+    """How often a behaviour flips when an activation is pushed along a probe's direction, loses it, or is moved to the other class."""
+
+    title: ClassVar[str] = "Does it cause what it reads?"
+    source: ClassVar[str] = 'Marks and Tegmark 2023, "The Geometry of Truth" (interventions along probe directions)'
+
+    name: str
+    pos: int
+    classes: tuple[str, str]
+    behaviour: str
+    """What may flip, in words."""
+    gap: float
+    """How far apart the two classes' means lie along the direction: what a push of 1 adds."""
+    n_texts: int
+    n_counted: int
+    """How many of the texts the model answers as their class wants without an edit; the others are not counted."""
+    interventions: tuple[Intervention, ...]
+
+    def at(self, label: str) -> Intervention:
+        """Return an intervention by its label; raises KeyError where there is none."""
+        found = {each.label: each for each in self.interventions}
+        if label not in found:
+            raise KeyError(f"there is no intervention {label!r}; there are {', '.join(found)}")
+        return found[label]
+
+    def summary(self) -> str:
+        """Return how often the behaviour flips, beside random directions."""
+        flip, remove = self.at("flip"), self.at("remove")
+        return (
+            f"Moved along the probe's direction at {self.name}, position {self.pos}, to the mean of the other class, "
+            f"{self.behaviour} flips in {100 * flip.flipped:.0f} % of {self.n_counted} texts (random directions moved as far: "
+            f"{100 * flip.random_mean:.0f} %); with the direction taken away in {100 * remove.flipped:.0f} % "
+            f"({100 * remove.random_mean:.0f} %).{self._left_out()}"
+        )
+
+    def _left_out(self) -> str:
+        n_left = self.n_texts - self.n_counted
+        return f" {n_left} texts are not counted, as the model does not answer them as their class wants." if n_left else ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return every intervention with its shares."""
+        return {
+            "name": self.name,
+            "pos": self.pos,
+            "classes": list(self.classes),
+            "behaviour": self.behaviour,
+            "gap": self.gap,
+            "n_texts": self.n_texts,
+            "n_counted": self.n_counted,
+            "interventions": [
+                {
+                    "label": each.label,
+                    "flipped": each.flipped,
+                    "standard_error": each.standard_error,
+                    "random": list(each.random),
+                }
+                for each in self.interventions
+            ],
+        }
+
+    def figures(self) -> list[Figure]:
+        """Return the shares as bars, each beside that of random directions."""
+        from cutaway.plots import bars
+
+        labels = [name for each in self.interventions for name in (each.label, f"{each.label}, random")]
+        values = [value for each in self.interventions for value in (each.flipped, each.random_mean)]
+        return [bars(values, labels=labels, title="Texts whose behaviour flips", label="share of texts", signed=False)]
+
+    def views(self) -> list[RenderableType]:
+        """Return the shares as a table."""
+        headers, rows = self.table()
+        shown = table(*headers, right=headers[1:])
+        for row in rows:
+            shown.add_row(*row)
+        return [shown]
+
+    def table(self) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
+        """Return the share flipped by each intervention."""
+        rows = [
+            (
+                each.label,
+                f"{each.flipped:.2f}",
+                f"{each.standard_error:.2f}",
+                f"{each.random_mean:.2f}",
+                f"{min(each.random):.2f}",
+                f"{max(each.random):.2f}",
+            )
+            for each in self.interventions
+        ]
+        return ("along the direction", "flipped", "± se", "random", "least", "most"), rows

@@ -1,0 +1,158 @@
+"""What rows of activations are to be told apart by: a label for each, and which text each is of."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, replace
+from typing import Self
+
+import torch
+from jaxtyping import Int, Shaped
+from torch import Tensor
+
+__all__ = ["Label", "Task", "text_folds"]
+
+Label = str | int | float | bool
+"""What a text, or a token of it, is called: a class by any name, or a number."""
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """A target for every row, and what the rows have to do with each other."""
+
+    targets: Shaped[Tensor, " row"]
+    """The number of each row's class; the number itself where numbers are predicted."""
+    classes: tuple[Label, ...]
+    """The classes in order; none where numbers are predicted."""
+    groups: Int[Tensor, " row"]
+    """Which text each row is of, or which set of texts that belong together."""
+    words: Int[Tensor, " row"] | None = None
+    """The type of the word that each row stands at: its token."""
+
+    @classmethod
+    def of(
+        cls,
+        labels: Sequence[Label] | Tensor,
+        *,
+        groups: Sequence[Hashable] | Tensor | None = None,
+        words: Sequence[Hashable] | Tensor | None = None,
+        is_number: bool = False,
+    ) -> Self:
+        """Return the task of these labels, one a row; without `groups` each row is a text of its own.
+
+        Raises ValueError for labels of one class only, labels that are no numbers where numbers are wanted, and counts that differ.
+        """
+        given: list[Label] = labels.tolist() if isinstance(labels, Tensor) else list(labels)
+        for what, others in (("groups", groups), ("words", words)):
+            if others is not None and len(others) != len(given):
+                raise ValueError(f"there are {len(given)} labels and {len(others)} {what}: give one of each for every row")
+        _check_labels(given, is_number=is_number)
+        numbers = None if words is None else _numbered(words)
+        coded = _numbered(range(len(given)) if groups is None else groups)
+        if is_number:
+            return cls(torch.tensor([float(label) for label in given], dtype=torch.float64), (), coded, numbers)
+        classes = _in_order(given)
+        places = {label: place for place, label in enumerate(classes)}
+        return cls(torch.tensor([places[label] for label in given]), classes, coded, numbers)
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    @property
+    def is_number(self) -> bool:
+        """Whether numbers are predicted, not classes."""
+        return not self.classes
+
+    @property
+    def n_groups(self) -> int:
+        """How many texts, or sets of them, the rows are of."""
+        return len(self.groups.unique())
+
+    @property
+    def majority(self) -> float:
+        """The accuracy of always saying the most common class; of numbers the R² of always saying their mean, which is 0."""
+        return 0.0 if self.is_number else float(self.targets.bincount().max()) / len(self)
+
+    def shuffled(self, generator: torch.Generator) -> Task:
+        """Return the task with its labels dealt to other rows at random."""
+        return replace(self, targets=self.targets[torch.randperm(len(self), generator=generator)])
+
+    def control(self, generator: torch.Generator) -> Task:
+        """Return the control task: for every word type one label at random, as often as the labels are in the task.
+
+        What a probe gets right there it has memorised, as nothing in the text says it. Raises ValueError where the types are not known,
+        or all the same. Source: Hewitt and Liang 2019, "Designing and Interpreting Probes with Control Tasks", section 2.
+        """
+        if self.words is None:
+            raise ValueError("a control task gives each word type a label, and the types are not known: give words, one a row")
+        n_types = int(self.words.max()) + 1
+        if n_types < 2:
+            raise ValueError(
+                f"all {len(self)} rows stand at the same token, to which a control task can give one label only: "
+                "take another position, or label every token"
+            )
+        of_type = self.targets[torch.randint(len(self), (n_types,), generator=generator)]
+        return replace(self, targets=of_type[self.words])
+
+
+def text_folds(task: Task, n_folds: int, *, seed: int) -> Int[Tensor, " row"]:
+    """Return the fold of every row: rows of one text share theirs, and texts of each class are dealt out evenly.
+
+    Raises ValueError for fewer texts than folds, and for a class that comes in one text alone.
+    """
+    n_groups = task.n_groups
+    if n_folds < 2:
+        raise ValueError(f"n_folds is {n_folds}: give at least 2, one to test on and the rest to learn from")
+    if n_groups < n_folds:
+        raise ValueError(f"there are {n_groups} texts and {n_folds} folds: give more texts, or n_folds of at most {n_groups}")
+    first = torch.full((n_groups,), len(task)).scatter_reduce(0, task.groups, torch.arange(len(task)), "amin")
+    order = torch.randperm(n_groups, generator=torch.Generator().manual_seed(seed))
+    if not task.is_number:
+        order = order[task.targets[first][order].argsort(stable=True)]
+    fold_of_group = torch.empty(n_groups, dtype=torch.long)
+    fold_of_group[order] = torch.arange(n_groups) % n_folds
+    folds = fold_of_group[task.groups]
+    for place, label in enumerate(task.classes):
+        if len(folds[task.targets == place].unique()) < 2:
+            raise ValueError(
+                f"the label {label!r} is of too few texts to learn it from some and test it on others: give more of it, or leave it out"
+            )
+    return folds
+
+
+def _check_labels(labels: Sequence[Label], *, is_number: bool) -> None:
+    if not labels:
+        raise ValueError("there are no labels: give one for every row")
+    if is_number:
+        for label in labels:
+            if isinstance(label, str) or not math.isfinite(label):
+                raise ValueError(
+                    f"the label {label!r} is no number, which a ridge probe predicts: give numbers, or another kind of probe"
+                )
+    if len(set(labels)) < 2:
+        raise ValueError(
+            f"all {len(labels)} labels are {labels[0]!r}: a probe tells {'numbers' if is_number else 'classes'} apart, "
+            "so give rows of at least two"
+        )
+    if not is_number and len(set(labels)) > max(2, len(labels) // 2):
+        label, n = Counter(labels).most_common()[-1]
+        raise ValueError(
+            f"there are {len(set(labels))} different labels in {len(labels)} rows ({label!r} comes {n} time{'s' * (n > 1)}): "
+            "for numbers give the kind 'ridge'; for classes give more rows of each"
+        )
+
+
+def _numbered(values: Sequence[Hashable] | Tensor) -> Int[Tensor, " row"]:
+    """Return values as numbers from 0, in the order in which they first come."""
+    seen: dict[Hashable, int] = {}
+    each = values.tolist() if isinstance(values, Tensor) else values
+    return torch.tensor([seen.setdefault(value, len(seen)) for value in each], dtype=torch.long)
+
+
+def _in_order(labels: Sequence[Label]) -> tuple[Label, ...]:
+    """Return the different labels, numbers by size and words by the alphabet."""
+    return tuple(
+        sorted(set(labels), key=lambda label: (isinstance(label, str), label if not isinstance(label, str) else 0, str(label)))
+    )

@@ -1,0 +1,106 @@
+"""What looking for a function vector found."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from jaxtyping import Float
+from torch import Tensor
+
+from cutaway.interp.attention import head_label
+from cutaway.interp.result import Result
+from cutaway.interp.steering.vector import SteeringVector
+from cutaway.report import table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from rich.console import RenderableType
+
+__all__ = ["FunctionVector"]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class FunctionVector(Result):
+    """The heads that carry a task, the vector that they make together, and what it does without examples."""
+
+    title: ClassVar[str] = "Function vector"
+    source: ClassVar[str] = 'Todd et al. 2024, "Function Vectors in Large Language Models", sections 2 and 3'
+
+    vector: SteeringVector
+    heads: tuple[tuple[int, int], ...]
+    """The heads whose mean outputs it sums, the largest effect first."""
+    effects: Float[Tensor, "layer head"]
+    """Average indirect effect: by how much the right answer's probability rises in shuffled prompts."""
+    base_prob: float
+    """That probability without an edit."""
+    n_prompts: int
+    n_shots: int
+    strength: float
+    """How many times the vector was added in the test."""
+    n_tested: int
+    accuracy: float
+    """Share of the pairs kept aside that are answered right without examples."""
+    steered_accuracy: float
+    """The same with the vector."""
+    random_accuracies: tuple[float, ...]
+    """The same with random vectors of its length."""
+
+    def summary(self) -> str:
+        """Return the heads, and what the vector does."""
+        top = ", ".join(f"{head_label(*head)} {float(self.effects[head]):+.3f}" for head in self.heads[:3])
+        random = sum(self.random_accuracies) / len(self.random_accuracies)
+        shares = [f"{100 * each:.0f} %" for each in (self.steered_accuracy, self.accuracy, random)]
+        return (
+            f"In {self.n_prompts} prompts of {self.n_shots} shuffled examples the right answer has probability {self.base_prob:.3f}; "
+            f"the mean outputs of single heads raise it most: {top}. The vector of {len(self.heads)} heads, {self.strength:g} times at "
+            f"{self.vector.name}, answers {shares[0]} of {self.n_tested} questions without examples (without it {shares[1]}, with "
+            f"random vectors of its length {shares[2]})."
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the vector, every head's effect and the test."""
+        return {
+            "vector": self.vector.to_dict(),
+            "heads": [list(head) for head in self.heads],
+            "effects": self.effects.tolist(),
+            "base_prob": self.base_prob,
+            "n_prompts": self.n_prompts,
+            "n_shots": self.n_shots,
+            "strength": self.strength,
+            "n_tested": self.n_tested,
+            "accuracy": self.accuracy,
+            "steered_accuracy": self.steered_accuracy,
+            "random_accuracies": list(self.random_accuracies),
+        }
+
+    def figures(self) -> list[Figure]:
+        """Return every head's effect as a map."""
+        from cutaway.plots import heatmap
+
+        n_layers, n_heads = self.effects.shape
+        return [
+            heatmap(
+                self.effects.numpy(force=True),
+                rows=[f"L{layer}" for layer in range(n_layers)],
+                columns=[str(head) for head in range(n_heads)],
+                title="Average indirect effect of heads",
+                row_title="layer",
+                column_title="head",
+                label="change of the right answer's probability",
+                signed=True,
+            )
+        ]
+
+    def views(self) -> list[RenderableType]:
+        """Return the heads with their effects."""
+        headers, rows = self.table()
+        shown = table(*headers, right=headers[1:])
+        for row in rows:
+            shown.add_row(*row)
+        return [shown]
+
+    def table(self) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
+        """Return the heads with their effects."""
+        return ("head", "effect"), [(head_label(*head), f"{float(self.effects[head]):+.4f}") for head in self.heads]

@@ -1,0 +1,191 @@
+"""Function vectors: what heads write that carries a task from examples to a new prompt (Todd et al. 2024)."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor
+
+from cutaway.interp import edits, metrics
+from cutaway.interp.attention import head_label
+from cutaway.interp.dropout import without_dropout
+from cutaway.interp.edits import Edit
+from cutaway.interp.lens.tuned import model_sha256
+from cutaway.interp.metrics import Metric
+from cutaway.interp.rows import Rows, rows_of
+from cutaway.interp.running import run_with_cache
+from cutaway.interp.sites import full_name
+from cutaway.interp.steering.function_result import FunctionVector
+from cutaway.interp.steering.vector import SteeringVector
+from cutaway.interp.sweep import sweep
+from cutaway.language_model import LanguageModel
+from cutaway.model import Attention
+
+__all__ = ["function_vector"]
+
+_EXAMPLE, _QUESTION, _BETWEEN = "Q: {}\nA: {}", "Q: {}\nA:", "\n\n"
+_ROWS_A_RUN = 4
+
+
+def function_vector(
+    lm: LanguageModel,
+    pairs: Sequence[tuple[str, str]],
+    *,
+    n_shots: int = 5,
+    n_prompts: int = 16,
+    n_heads: int = 10,
+    layer: int | None = None,
+    strength: float = 1.0,
+    n_random: int = 5,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> FunctionVector:
+    """Find the heads that carry a task, given as pairs of input and output, and return the sum of what they write as a vector.
+
+    Prompts of `n_shots` examples and a question are drawn from two thirds of the pairs. Each head's output after the last token,
+    averaged over these, is put into prompts whose examples have their outputs shuffled: by how much the right output's probability
+    rises is the head's average indirect effect. The vector is the sum of the mean outputs of the `n_heads` with the largest, added to
+    the stream after `layer`, a third of the way up unless given. It is tested on the pairs kept aside, asked without examples.
+    Raises ValueError for fewer pairs than that takes. Source: Todd et al. 2024, "Function Vectors in Large Language Models", sections 2
+    and 3.
+    """
+    learned, kept = _split(pairs, n_shots)
+    config = lm.config
+    if not 1 <= n_heads <= config.n_layers * config.n_heads:
+        raise ValueError(f"n_heads is {n_heads}; expected 1 to the {config.n_layers * config.n_heads} heads of the model")
+    drawn = random.Random(seed)
+    clean, shuffled = zip(*(_prompts(drawn, learned, n_shots) for _ in range(n_prompts)), strict=True)
+    with without_dropout(lm.model), torch.no_grad():
+        means = _mean_z(lm, rows_of(lm, [prompt for prompt, _ in clean]))
+        base, scores = _effects(lm, shuffled, means, progress)
+        effects = rearrange((scores - base).mean(dim=1), "(layer head) -> layer head", head=config.n_heads).cpu()
+        order = effects.flatten().argsort(descending=True, stable=True)[:n_heads].tolist()
+        heads = [divmod(place, config.n_heads) for place in order]
+        at = config.n_layers // 3 if layer is None else layer
+        vector = SteeringVector(
+            name=full_name(config, "resid_post", at),
+            vector=_written(lm, means, heads),
+            made=f"mean outputs of {n_heads} heads ({', '.join(head_label(*head) for head in heads[:3])}, ...)",
+            model_sha256=model_sha256(lm.model),
+        )
+        tested = _tested(lm, kept, vector, strength=strength, n_random=n_random, seed=seed)
+    return FunctionVector(
+        vector=vector,
+        heads=tuple(heads),
+        effects=effects,
+        base_prob=float(base.mean()),
+        n_prompts=n_prompts,
+        n_shots=n_shots,
+        strength=strength,
+        n_tested=len(kept),
+        accuracy=tested[0],
+        steered_accuracy=tested[1],
+        random_accuracies=tuple(tested[2:]),
+    )
+
+
+def _split(pairs: Sequence[tuple[str, str]], n_shots: int) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """Return the pairs to learn from and the third that is kept for the test."""
+    n_kept = len(pairs) // 3
+    learned, kept = list(pairs[: len(pairs) - n_kept]), list(pairs[len(pairs) - n_kept :])
+    if not kept or len(learned) <= n_shots:
+        raise ValueError(
+            f"there are {len(pairs)} pairs, of which a third is kept for the test; {n_shots} examples and a question need "
+            f"{n_shots + 1} others: give at least {-(-3 * (n_shots + 1) // 2)} pairs, or fewer n_shots"
+        )
+    return learned, kept
+
+
+def _prompts(drawn: random.Random, pairs: Sequence[tuple[str, str]], n_shots: int) -> tuple[tuple[str, str], tuple[str, str]]:
+    """Return a prompt with the answer that should follow, and the same with the outputs of its examples shuffled."""
+    *shots, (question, answer) = drawn.sample(pairs, n_shots + 1)
+    outputs = [output for _, output in shots]
+    drawn.shuffle(outputs)
+    asked = _QUESTION.format(question)
+    clean = [_EXAMPLE.format(*shot) for shot in shots]
+    mixed = [_EXAMPLE.format(given, output) for (given, _), output in zip(shots, outputs, strict=True)]
+    return (_BETWEEN.join([*clean, asked]), answer), (_BETWEEN.join([*mixed, asked]), answer)
+
+
+def _answer_ids(lm: LanguageModel, prompts: Sequence[tuple[str, str]]) -> list[int]:
+    """Return the first token of each answer, as it comes after its prompt."""
+    found = []
+    for prompt, answer in prompts:
+        before, after = lm.tokens(prompt)[0], lm.tokens(f"{prompt} {answer}")[0]
+        if len(after) <= len(before) or not torch.equal(after[: len(before)], before):
+            raise ValueError(f"{answer!r} does not begin with a token of its own after {prompt[-12:]!r}: give other outputs")
+        found.append(int(after[len(before)]))
+    return found
+
+
+def _mean_z(lm: LanguageModel, rows: Rows) -> Float[Tensor, "layer head d_head"]:
+    """Return every head's `z` after the last token, mean over rows."""
+    total = torch.zeros(lm.config.n_layers, lm.config.n_heads, lm.config.d_head, dtype=torch.float64)
+    for start in range(0, len(rows.lengths), _ROWS_A_RUN):
+        lengths = rows.lengths[start : start + _ROWS_A_RUN]
+        tokens = rows.tokens[start : start + _ROWS_A_RUN, : max(lengths)]
+        _, cache = run_with_cache(lm.model, tokens, "blocks.*.attn.z", lengths=lengths, stop_after_layer=lm.config.n_layers - 1)
+        last = torch.tensor(lengths) - 1
+        z = cache.stack("z")[:, torch.arange(len(lengths)), last]  # layer batch head d_head
+        total += z.double().sum(dim=1).cpu()
+    return (total / len(rows.lengths)).to(lm.model.embed.W_E)
+
+
+def _effects(
+    lm: LanguageModel,
+    prompts: Sequence[tuple[str, str]],
+    means: Float[Tensor, "layer head d_head"],
+    progress: Callable[[int, int], None] | None,
+) -> tuple[Float[Tensor, " batch"], Float[Tensor, "variant batch"]]:
+    """Return the right answer's probability after each prompt, and with each head's mean output put in at the last token."""
+    rows = rows_of(lm, [prompt for prompt, _ in prompts])
+    variants: list[list[Edit]] = [[]]
+    for layer, of_layer in enumerate(means):
+        variants += [[edits.mean(f"blocks.{layer}.attn.z", z, head=head, pos=-1)] for head, z in enumerate(of_layer)]
+    lengths = None if rows.is_even else rows.lengths
+    scores = sweep(lm.model, rows.tokens, variants, metrics.prob(_answer_ids(lm, prompts)), lengths=lengths, progress=progress)
+    return scores[0], scores[1:]
+
+
+def _written(
+    lm: LanguageModel, means: Float[Tensor, "layer head d_head"], heads: Sequence[tuple[int, int]]
+) -> Float[Tensor, " d_model"]:
+    """Return the sum of what heads write into the stream."""
+    total = torch.zeros(lm.config.d_model, dtype=torch.float64)
+    for layer, head in heads:
+        attn = lm.model.blocks[layer].attn
+        assert isinstance(attn, Attention)
+        W_O = rearrange(attn.W_O.weight, "d_model (head d_head) -> head d_model d_head", head=lm.config.n_heads)
+        total += (W_O[head].double() @ means[layer, head].double()).cpu()
+    return total.to(lm.model.embed.W_E)
+
+
+class _Hit(Metric):
+    """1 where a row's own answer is the likeliest next token."""
+
+    pos = -1
+
+    def __init__(self, answers: Sequence[int]) -> None:
+        self.answers = list(answers)
+
+    def score(self, logits: Float[Tensor, "lane read d_read"], row: int, positions: Sequence[int]) -> Float[Tensor, " lane"]:  # noqa: ARG002
+        hits: Tensor = (logits[:, 0].argmax(-1) == self.answers[row]).to(torch.promote_types(logits.dtype, torch.float32))
+        return hits
+
+
+def _tested(
+    lm: LanguageModel, pairs: Sequence[tuple[str, str]], vector: SteeringVector, *, strength: float, n_random: int, seed: int
+) -> list[float]:
+    """Return how many questions without examples get the right answer: as it is, with the vector, and with random ones."""
+    asked = [(_QUESTION.format(question), answer) for question, answer in pairs]
+    rows = rows_of(lm, [prompt for prompt, _ in asked])
+    others = [vector.random(seed=seed + number) for number in range(n_random)]
+    variants: list[list[Edit]] = [[], *(each.edits(strength, pos=-1) for each in (vector, *others))]
+    lengths = None if rows.is_even else rows.lengths
+    scores = sweep(lm.model, rows.tokens, variants, _Hit(_answer_ids(lm, asked)), lengths=lengths)
+    found: list[float] = scores.double().mean(dim=1).tolist()
+    return found

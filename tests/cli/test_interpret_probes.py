@@ -1,0 +1,158 @@
+"""`cutaway interpret probe` and `steer`, on a tiny model whose tokens are words."""
+
+import json
+import string
+
+import pytest
+import torch
+
+from cutaway import LanguageModel, ModelConfig, Transformer
+from cutaway.tokenizers import BPETokenizer
+from cutaway.weights import save_hugging_face
+
+TEXT = "The cat was here\nThe cats were here\nThe dog is there\nThe dogs are there\n" * 40
+ROWS = [
+    {"text": f"The {word}{ending} {verb}", "label": label, "group": word}
+    for word in ("cat", "dog", "cat here", "dog there", "here cat", "there dog")
+    for ending, verb, label in (("", "is", "singular"), ("s", "are", "plural"))
+]
+STEER = ["--text", "The cat", "--text", "The", "--towards", "The cats were", "--away", "The dog is", "--max-new-tokens", "3"]
+
+
+@pytest.fixture
+def words(tmp_path):
+    """A folder with a model that has never learned anything, and files of labels."""
+    tokenizer = BPETokenizer.train(TEXT, 280)
+    shape = ModelConfig(d_vocab=tokenizer.d_vocab, n_ctx=48, n_layers=2, n_heads=2, d_model=16)
+    lm = LanguageModel(Transformer(shape, generator=torch.Generator().manual_seed(0)), tokenizer)
+    save_hugging_face(lm, tmp_path / "words")
+    (tmp_path / "labels.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    by_token = [
+        {"text": row["text"], "labels": [None, *["a" if token % 2 else "b" for token in lm.tokens(row["text"])[0, 1:].tolist()]]}
+        for row in ROWS
+    ]
+    (tmp_path / "tokens.jsonl").write_text("\n".join(map(json.dumps, by_token)))
+    return lm
+
+
+COMMANDS = {
+    "probe --data labels.jsonl": ["--control"],
+    "probe --data tokens.jsonl": ["--layer", "1", "--site", "z", "--control", "--nulls", "1"],
+    "probe --data labels.jsonl --pos -1": ["--pos", "0", "--nulls", "1", "--kind", "mean-difference"],
+    "probe --data labels.jsonl --layer 1": ["--path", "--l2", "3"],
+    "probe --data number": ["--layer", "0", "--nulls", "1", "--l2", "0.1"],
+    "steer": [*STEER, "--strength", "2", "--strength", "-2"],
+    "steer --ablate": [*STEER, "--layer", "0", "--neutral", "The dog is there"],
+    "steer --target is": ["--text", "The cat", "--towards", "The cats were", "--away", "The dog is", "--wrong", "are"],
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_it_is_shown_printed_and_written(cutaway, words, command, tmp_path):
+    verb, *options = command.split()
+    call = ["interpret", verb, "words", *options, *COMMANDS[command]]
+    code, out, err = cutaway(*call, "--report", "found.html")
+    assert (code, err) == (0, "words\n\n"), err
+    summary, _, shown = out.partition("\n\n")
+    assert max(map(len, (line for line in shown.splitlines() if not line.startswith("The report")))) <= 80, shown
+    assert "<svg" in (tmp_path / "found.html").read_text()
+    code, out, err = cutaway(*call, "--json")
+    assert code == 0, err
+    assert json.loads(out)
+    assert summary
+
+
+def test_a_probe_is_put_to_the_test(cutaway, words, tmp_path):
+    lines = [json.dumps({"text": f"The {word}", "label": word}) for word in ("cat", "dog") for _ in range(5)]
+    (tmp_path / "pets.jsonl").write_text("\n".join(lines))
+    cat, dog = (words.model(words.tokens(f"The {word}"))[0, -1] for word in ("cat", "dog"))
+    ids = {letter: words.tokenizer.encode(letter)[0] for letter in string.ascii_letters}
+    of_cat, of_dog = next(
+        (a, b) for a in ids for b in ids if cat[ids[a]] > cat[ids[b]] and dog[ids[b]] > dog[ids[a]]
+    )  # an answer for each, whatever this model says
+    answers = ["--answer", f"cat={of_cat}", "--answer", f"dog={of_dog}"]
+    code, out, err = cutaway("interpret", "probe", "words", "--data", "pets.jsonl", *answers, "--json")
+    assert code == 0, err
+    causes = json.loads(out)["causes"]
+    assert causes["n_counted"] == 10
+    assert [each["label"] for each in causes["interventions"]] == ["push 0.5", "push 1", "push 2", "push 4", "remove", "flip"]
+
+
+def test_a_vector_is_saved_and_taken_again(cutaway, words, tmp_path):
+    code, out, err = cutaway("interpret", "steer", "words", *STEER, "--save", "cats.json", "--json")
+    assert code == 0, err
+    assert "The vector is in cats.json." in err
+    again = [option for option in STEER if option not in ("--towards", "The cats were", "--away", "The dog is")]
+    code, second, err = cutaway("interpret", "steer", "words", *again, "--vector", "cats.json", "--json")
+    assert code == 0, err
+    assert json.loads(second)["steered"] == json.loads(out)["steered"]
+
+
+FILES = {
+    "empty": "",
+    "broken": '{"text": "a", "label": "x"}\n{"text": ',
+    "textless": '{"label": "x"}',
+    "list": "[1]",
+    "bare": '{"text": "a"}',
+    "both": '{"text": "a", "label": "x", "labels": ["x"]}',
+    "scalar": '{"text": "a", "labels": "x"}',
+    "nested": '{"text": "a", "label": {}}',
+    "grouped": '{"text": "a", "label": "x", "group": 1}\n{"text": "a", "label": "x"}',
+    "one": '{"text": "The cat", "label": "x"}\n{"text": "The dog", "label": "x"}',
+    "short": '{"text": "The cat", "label": "x"}\n{"text": "The dog", "label": "y"}',
+    "long": '{"text": "The cat", "labels": ["x", "y", "x", "y", "x", "y", "x", "y", "x"]}',
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("empty", "holds no texts"),
+        ("broken", "line 2 of broken.jsonl is not JSON"),
+        ("textless", "line 1 of textless.jsonl has no text"),
+        ("list", "has no text"),
+        ("bare", "has no label"),
+        ("both", "has both label and labels"),
+        ("scalar", "has labels that are no list"),
+        ("nested", "a label is {}"),
+        ("grouped", "some lines of grouped.jsonl have 'group' and some have not"),
+        ("one", "all 2 labels are 'x': a probe tells classes apart"),
+        ("short", "there are 2 texts and 5 folds"),
+        ("long", "tokens and 9 labels"),
+        ("absent", "there is no file absent.jsonl"),
+    ],
+)
+def test_a_file_that_will_not_do_is_one_sentence(cutaway, words, tmp_path, name, sentence):
+    if name in FILES:
+        (tmp_path / f"{name}.jsonl").write_text(FILES[name])
+    code, out, err = cutaway("interpret", "probe", "words", "--data", f"{name}.jsonl")
+    assert (code, out) == (2, "")
+    assert sentence in " ".join(err.split()), err
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["probe", "words"], "--data is missing"),
+        (["probe", "words", "--data", "labels.jsonl", "--answer", "is"], "CLASS=TOKEN"),
+        (["probe", "words", "--data", "labels.jsonl", "--answer", "singular= is"], "expected two of the classes plural, singular"),
+        (["probe", "words", "--data", "tokens.jsonl", "--answer", "a= is", "--answer", "b= are"], "one label a text"),
+        (["probe", "words", "--data", "labels.jsonl", "--path"], "give --layer"),
+        (["probe", "words", "--data", "labels.jsonl", "--kind", "mlp", "--l2", "1"], "leave it out"),
+        (["probe", "words", "--data", "labels.jsonl", "--layer", "1", "--kind", "mlp", "--path"], "has no penalty"),
+        (["probe", "words", "--data", "labels.jsonl", "--kind", "ridge"], "is no number"),
+        (["probe", "words", "--data", "labels.jsonl", "--layer", "5"], "no layer 5"),
+        (["probe", "words", "--data", "labels.jsonl", "--site", "zz"], "no activation of a layer is called 'zz'"),
+        (["steer", "words", "--text", "The"], "--towards and --away"),
+        (["steer", "words", "--text", "The", "--towards", "a", "--away", "b", "--wrong", "is"], "give that too"),
+        (["steer", "words", "--text", "The", "--towards", "The cat", "--away", "The cat"], "the same mean"),
+        (["steer", "words", "--text", "The", "--vector", "cats.json"], "there is no file cats.json"),
+        (["steer", "words", "--text", "The", "--vector", "cats.json", "--layer", "1"], "a vector that is read is not made"),
+        (["steer", "words", "--text", "The", "--towards", "The cat", "--away", "The dog", "--strength", "0"], "no strength"),
+        (["steer", "words", *STEER, "--save", "cats.pt"], "ends in .json or .safetensors"),
+    ],
+)
+def test_mistakes_are_one_sentence(cutaway, words, options, sentence):
+    code, out, err = cutaway("interpret", *options)
+    assert (code, out) == (2, ""), err
+    assert sentence in " ".join(err.split()), err

@@ -1,0 +1,384 @@
+"""Probes: closed forms and gradients as oracles, and a model in which a feature was planted."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+import cutaway
+from cutaway import metrics, probing
+from cutaway.hooks import Hooks, recording
+from cutaway.interp.probing import MLP, LinearProbe, Logistic, MeanDifference, Ridge, Task, text_folds
+from cutaway.interp.probing.logistic import fit_logistic
+from cutaway.model import Transformer
+from interp.models import small_model
+from interp.planted import N_POS, N_WORDS, OFF, ON, planted_model, switched_texts
+
+# float64 sums in another order
+EXACT = 1e-10
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def loss_of(x: Tensor, targets: Tensor, W: Tensor, b: Tensor, l2: float) -> Tensor:
+    return torch.nn.functional.cross_entropy(x @ W.T + b, targets) + l2 / 2 * (W**2).sum()
+
+
+@pytest.mark.parametrize(
+    ("n_rows", "d", "n_classes", "l2"),
+    [(40, 5, 2, 1e-2), (40, 5, 4, 1e-3), (12, 60, 2, 1e-2), (12, 60, 3, 1.0), (90, 80, 5, 1e-2), (320, 310, 5, 1e-3)],
+)
+def test_logistic_regression_is_at_the_optimum(n_rows: int, d: int, n_classes: int, l2: float) -> None:
+    """The gradient by autograd is zero: with the penalty the loss is strictly convex, so that there is one such point."""
+    x, targets = normal(n_rows, d), torch.arange(n_rows) % n_classes
+    W, b = (each.requires_grad_() for each in fit_logistic(x, targets, n_classes, l2=l2))
+    gradients = torch.autograd.grad(loss_of(x, targets, W, b, l2), (W, b))
+    assert max(float(gradient.abs().max()) for gradient in gradients) < 1e-8  # the solver stops at 1e-9 of its own coordinates
+    assert float(W.detach().sum(0).abs().max()) < EXACT  # nothing common to all classes
+    for seed in range(3):
+        moved = loss_of(x, targets, W + 1e-3 * normal(n_classes, d, seed=seed), b, l2)
+        assert moved.item() > loss_of(x, targets, W, b, l2).item()
+
+
+def test_both_solvers_find_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, targets = normal(60, 20), torch.arange(60) % 3
+    direct = fit_logistic(x, targets, 3, l2=1e-3)
+    monkeypatch.setattr("cutaway.interp.probing.logistic._MOST_FOR_HESSIAN", 0)
+    by_products = fit_logistic(x, targets, 3, l2=1e-3)
+    for one, other in zip(direct, by_products, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-6)  # both gradients are below 1e-9, the curvature above 1e-3
+
+
+def test_one_coordinate_by_brute_force() -> None:
+    x = torch.tensor([[-2.0], [-1.0], [0.5], [1.0], [3.0]], dtype=torch.float64)
+    targets = torch.tensor([0, 1, 0, 1, 1])
+    W, b = fit_logistic(x, targets, 2, l2=0.1)
+    found = float(loss_of(x, targets, W, b, 0.1))
+    grid = torch.linspace(-3, 3, 121, dtype=torch.float64).tolist()
+    for w, bias in itertools.product(grid, grid):
+        signs = torch.tensor([-0.5, 0.5], dtype=torch.float64)
+        assert found <= float(loss_of(x, targets, w * signs[:, None], bias * signs, 0.1)) + EXACT
+
+
+@pytest.mark.parametrize(("n_rows", "d"), [(30, 6), (10, 40)])
+@pytest.mark.parametrize("standardize", [True, False])
+def test_ridge_is_the_normal_equations(n_rows: int, d: int, standardize: bool) -> None:
+    x, y = normal(n_rows, d) * torch.arange(1, d + 1) + 3, normal(n_rows, seed=1) + 5
+    probe = probing.fit(x, Task.of(y, is_number=True), kind=Ridge(l2=0.3, standardize=standardize))
+    z = (x - x.mean(0)) / x.std(0, correction=0) if standardize else x - x.mean(0)
+    w = torch.linalg.inv(z.T @ z / n_rows + 0.3 * torch.eye(d, dtype=torch.float64)) @ z.T @ (y - y.mean()) / n_rows
+    torch.testing.assert_close(probe.predict(x), z @ w + y.mean(), rtol=0, atol=1e-9)  # an inverse of condition 1e4
+
+
+def test_the_mean_difference_is_that() -> None:
+    x, labels = normal(20, 4), ["b", "a"] * 10
+    probe = probing.fit(x, Task.of(labels), kind="mean-difference")
+    assert isinstance(probe, LinearProbe)
+    assert probe.classes == ("a", "b")
+    mean_a, mean_b = x[1::2].mean(0), x[::2].mean(0)
+    difference = mean_b - mean_a
+    torch.testing.assert_close(probe.direction, difference / difference.norm())
+    nearer = ((x - mean_b).norm(dim=1) < (x - mean_a).norm(dim=1)).long()
+    assert torch.equal(probe.predict(x), nearer)
+
+
+def test_standardised_weights_read_activations_as_they_are() -> None:
+    x, labels = normal(50, 6) * torch.tensor([1e3, 1, 1e-3, 1, 1, 1]) + 7, list(range(2)) * 25
+    x[:, 5] = 4.0  # a constant
+    probe = probing.fit(x, Task.of(labels), kind=Logistic(l2=0.1))
+    assert isinstance(probe, LinearProbe)
+    scale = x.std(0, correction=0)
+    scale[5] = 1
+    W, b = fit_logistic((x - x.mean(0)) / scale, torch.tensor(labels), 2, l2=0.1)
+    torch.testing.assert_close(probe.scores(x), (x - x.mean(0)) / scale @ W.T + b, rtol=0, atol=1e-8)
+
+
+def test_an_mlp_reads_what_no_direction_holds() -> None:
+    x = normal(200, 2)
+    labels = ((x[:, 0] > 0) ^ (x[:, 1] > 0)).tolist()
+    assert probing.probe_rows(x, labels, n_nulls=1).best.validation.held_out.value < 0.65
+    found = probing.probe_rows(x, labels, n_nulls=1, kind=MLP(d_hidden=32))
+    assert found.best.validation.held_out.value > 0.9
+    again = probing.fit(x, Task.of(labels), kind=MLP(d_hidden=32))
+    assert torch.equal(found.best.probe.scores(x), again.scores(x))
+    numbers = probing.probe_rows(x, (x[:, 0] * x[:, 1]).tolist(), n_nulls=1, kind=MLP(d_hidden=32))
+    assert numbers.measure == "R²"
+    assert numbers.best.validation.held_out.value > 0.8
+
+
+def test_no_text_is_both_learned_and_tested() -> None:
+    labels, texts = ["a", "b"] * 30, [i // 3 for i in range(60)]
+    folds = text_folds(Task.of(labels, groups=texts), 4, seed=3)
+    for text in range(20):
+        assert len(folds[torch.tensor(texts) == text].unique()) == 1
+    assert folds.bincount().tolist() == [15] * 4
+    assert torch.equal(folds, text_folds(Task.of(labels, groups=texts), 4, seed=3))
+    assert not torch.equal(folds, text_folds(Task.of(labels, groups=texts), 4, seed=4))
+
+
+def test_what_a_text_gives_away_is_not_counted() -> None:
+    """Rows of one text are the same; labels are random by text: nothing can be learned, though every row comes eight times."""
+    x = normal(40, 30).repeat_interleave(8, dim=0)
+    labels = torch.randint(2, (40,), generator=torch.Generator().manual_seed(5)).repeat_interleave(8)
+    texts = torch.arange(40).repeat_interleave(8)
+    assert probing.probe_rows(x, labels, groups=texts, n_nulls=1).best.validation.held_out.value < 0.7
+    assert probing.probe_rows(x, labels, n_nulls=1).best.validation.held_out.value > 0.95
+
+
+def test_the_score_and_its_standard_error() -> None:
+    task = Task.of(["a", "b", "a", "b", "a", "b"], groups=[0, 0, 1, 1, 2, 2])
+    found = probing.validation.score(task, torch.tensor([0, 1, 0, 0, 1, 0]))  # 2, 1 and 0 of 2 right
+    assert found.value == pytest.approx(0.5)
+    assert found.standard_error == pytest.approx(math.sqrt(3 / 2 * (1 + 0 + 1)) / 6)
+    single = Task.of(["a", "b"] * 10)
+    hits = torch.tensor([0, 1] * 8 + [1, 0] * 2)  # 16 of 20 right
+    assert probing.validation.score(single, hits).standard_error == pytest.approx(math.sqrt(0.8 * 0.2 / 19))
+    numbers = Task.of([1.0, 2.0, 3.0, 4.0], is_number=True)
+    assert probing.validation.score(numbers, torch.tensor([1.0, 2.0, 3.0, 3.0])).value == pytest.approx(1 - 1 / 5)
+
+
+def test_a_control_task_gives_each_word_type_one_label() -> None:
+    task = Task.of(["a", "b", "b", "b"] * 50, words=[i % 20 for i in range(200)])
+    control = task.control(torch.Generator().manual_seed(0))
+    words, targets = task.words, control.targets
+    assert words is not None
+    assert all(len(targets[words == word].unique()) == 1 for word in range(20))
+    many = Task.of(["a", "b", "b", "b"] * 500, words=range(2000)).control(torch.Generator().manual_seed(0))
+    assert float(many.targets.double().mean()) == pytest.approx(0.75, abs=0.03)  # three standard errors: as often as in the task
+
+
+@pytest.fixture(scope="module")
+def planted() -> tuple[Transformer, Tensor, list[str]]:
+    return planted_model(), *switched_texts()
+
+
+def test_a_planted_feature_is_found_where_it_is(planted: tuple[Transformer, Tensor, list[str]]) -> None:
+    model, tokens, labels = planted
+    by_token: list[list[str | None]] = [[None] + [label] * (N_POS - 1) for label in labels]
+    found = probing.probe(model, tokens, by_token, pos=None, names="blocks.*.resid_*", with_control=True, n_nulls=3)
+    before, after = (found.at(f"blocks.0.{part}").validation for part in ("resid_pre", "resid_post"))
+    assert after.held_out.value >= 0.95
+    assert after.selectivity is not None
+    assert after.selectivity >= 0.3
+    assert before.held_out.value < 0.6
+    assert abs(after.shuffled.value - 0.5) < 0.1
+    assert found.best.place.name == "blocks.0.resid_post"
+    assert "selectivity" in found.summary()
+
+
+def test_an_mlp_memorises_more_than_a_linear_probe(planted: tuple[Transformer, Tensor, list[str]]) -> None:
+    model, tokens, labels = planted
+    by_token: list[list[str | None]] = [[None] + [label] * (N_POS - 1) for label in labels]
+    settings = {"names": "blocks.0.resid_post", "with_control": True, "n_nulls": 1, "n_folds": 3}
+    linear = probing.probe(model, tokens, by_token, pos=None, **settings).best.validation
+    mlp = probing.probe(model, tokens, by_token, pos=None, kind=MLP(d_hidden=128, n_steps=200), **settings).best.validation
+    assert linear.held_out.value >= 0.95
+    assert mlp.held_out.value >= 0.95
+    assert linear.selectivity is not None
+    assert mlp.selectivity is not None
+    assert mlp.selectivity < linear.selectivity - 0.15
+
+
+@pytest.mark.parametrize("kind", ["logistic", "mean-difference"])
+def test_its_direction_flips_the_behaviour_and_random_ones_do_not(
+    planted: tuple[Transformer, Tensor, list[str]], kind: str
+) -> None:
+    model, tokens, labels = planted
+    found = probing.probe(model, tokens, labels, names="blocks.0.resid_post", kind=kind, n_nulls=1)
+    tokens, labels = tokens[:20], labels[:20]
+    caused = probing.cause(model, found.best.probe, tokens, labels, answers={"on": ON, "off": OFF}, strengths=[2], n_random=5)
+    assert caused.n_counted == len(tokens)
+    assert caused.at("flip").flipped >= 0.8
+    assert caused.at("push 2").flipped >= 0.8
+    assert caused.at("flip").random_mean < 0.2
+    again = probing.cause(
+        model, found.best.probe, tokens, answers={"on": ON, "off": OFF}, strengths=[2], n_random=1
+    )  # its own reading for labels
+    assert again.at("flip").flipped == caused.at("flip").flipped
+    top = probing.cause(model, found.best.probe, tokens, labels, strengths=[2], n_random=1)  # the likeliest token is the answer
+    assert top.at("flip").flipped >= 0.8
+    signed = probing.cause(model, found.best.probe, tokens, labels, metric=metrics.logit_diff(ON, OFF), strengths=[2], n_random=1)
+    assert signed.at("flip").flipped == caused.at("flip").flipped
+
+
+def test_causes_are_runs_with_the_activation_changed_by_hand(planted: tuple[Transformer, Tensor, list[str]]) -> None:
+    model, tokens, labels = planted
+    tokens, labels = tokens[:12], labels[:12]
+    probe = probing.probe(model, *switched_texts(), names="blocks.0.resid_post", n_nulls=1).best.probe
+    assert isinstance(probe, LinearProbe)
+    caused = probing.cause(model, probe, tokens, labels, answers={"on": ON, "off": OFF}, strengths=(0.4,), n_random=1)
+    u, is_on = probe.direction, torch.tensor([label == "on" for label in labels])
+    at_off, at_on = probe.means @ u
+    gap = float(at_on - at_off)
+    assert caused.gap == pytest.approx(gap)
+
+    def flipped(change) -> float:  # type: ignore[no-untyped-def]
+        def hook(x: Tensor, _name: str) -> Tensor:
+            x = x.clone()
+            x[:, -1] = change(x[:, -1])
+            return x
+
+        logits = model(tokens, hooks=Hooks({"blocks.0.resid_post": hook}))[:, -1]
+        says_on = logits[:, ON] > logits[:, OFF]
+        return float((says_on != is_on).double().mean())
+
+    sign = torch.where(is_on, -1.0, 1.0).double()[:, None]
+    goal = torch.where(is_on, at_off, at_on)[:, None]
+    expected = {
+        "push 0.4": flipped(lambda x: x + sign * 0.4 * gap * u),
+        "remove": flipped(lambda x: x - (x @ u)[:, None] * u),
+        "flip": flipped(lambda x: x + (goal - (x @ u)[:, None]) * u),
+    }
+    assert {each.label: each.flipped for each in caused.interventions} == pytest.approx(expected)
+
+
+def test_a_direction_is_an_edit(planted: tuple[Transformer, Tensor, list[str]]) -> None:
+    model, tokens, labels = planted
+    probe = probing.probe(model, tokens, labels, names="blocks.0.resid_post", n_nulls=1).best.probe
+    assert isinstance(probe, LinearProbe)
+    towards_on = cutaway.edits.add(probe.name, 20 * probe.between("off", "on"), pos=probe.pos)
+    logits = cutaway.run_with_edits(model, tokens, [towards_on])[:, -1]
+    assert bool((logits[:, ON] > logits[:, OFF]).all())
+
+
+def test_rows_come_from_where_they_are_labelled() -> None:
+    """Rows of different lengths, several positions, and a cache hand over the same activations as a plain recording."""
+    model = small_model()
+    tokens = torch.randint(0, 50, (6, 9), generator=torch.Generator().manual_seed(0))
+    hooks, plain = recording("blocks.1.attn.z", "blocks.2.resid_post")
+    model(tokens, hooks=hooks)
+    labels = ["a", "b"] * 3
+    found = probing.probe(model, tokens, labels, names=list(plain), pos=[2, -1], n_folds=3, n_nulls=1)
+    assert [(each.place.name, each.place.pos) for each in found.scores] == [(name, pos) for name in plain for pos in (2, -1)]
+    for name, x in plain.items():
+        direct = probing.probe_rows(x[:, 2].flatten(1), labels, n_folds=3, n_nulls=1).best
+        one = found.at(name, 2)
+        assert one.validation == direct.validation
+        torch.testing.assert_close(
+            one.probe.scores(x[:, 2].flatten(1)), direct.probe.scores(x[:, 2].flatten(1)), rtol=0, atol=EXACT
+        )
+    _, cache = cutaway.run_with_cache(model, tokens, list(plain), pos=[2])
+    cached = probing.probe_cache(cache, labels, pos=2, n_folds=3, n_nulls=1)
+    assert [each.validation for each in cached.scores] == [found.at(name, 2).validation for name in plain]
+
+
+def test_uneven_texts_are_read_at_their_own_ends() -> None:
+    model = small_model()
+    tokens, lengths = torch.randint(0, 50, (4, 9), generator=torch.Generator().manual_seed(0)), (9, 5, 7, 6)
+    rows = cutaway.interp.rows.Rows(tokens, lengths)
+    spots = probing.activations.Spots.at_position(rows, -2)
+    [[x]] = probing.activations.activations_of(model, "blocks.1.resid_post", [spots]).values()
+    for row, length in enumerate(lengths):
+        hooks, plain = recording("blocks.1.resid_post")
+        model(tokens[row : row + 1, :length], hooks=hooks)
+        torch.testing.assert_close(x[row], plain["blocks.1.resid_post"][0, -2], rtol=0, atol=EXACT)
+
+
+def test_the_path_goes_from_learned_by_heart_to_nothing() -> None:
+    x = normal(60, 40)
+    labels = (x[:, 0] + normal(60, seed=2) > 0).tolist()
+    path = probing.regularization_path(x, labels, l2s=[1e-3, 1e-1, 10.0])
+    assert path.fitted[0] == 1.0
+    assert list(path.norms) == sorted(path.norms, reverse=True)
+    folds = text_folds(Task.of(labels), 5, seed=0)
+    kept = probing.cross_validate(x, Task.of(labels), Logistic(l2=1e-1), folds=folds)[0]
+    assert path.held_out[1].value == pytest.approx(float((kept == Task.of(labels).targets).double().mean()))
+    ridge = probing.regularization_path(x, x[:, 0].tolist(), kind=Ridge(), l2s=[1e-6, 100.0])
+    assert ridge.measure == "R²"
+    assert ridge.held_out[0].value > 0.99
+    assert ridge.best == 1e-6
+
+
+def test_three_classes_and_numbers() -> None:
+    x = normal(150, 5)
+    labels = x[:, :3].argmax(1).tolist()
+    for kind, least in (("logistic", 0.85), ("mlp", 0.8), ("mean-difference", 0.7)):  # the last is no best cut, chance is 0.4
+        assert probing.probe_rows(x, labels, kind=kind, n_nulls=1).best.validation.held_out.value > least
+    numbers = probing.probe_rows(x, (2 * x[:, 0] - x[:, 3]).tolist(), kind="ridge", n_nulls=2).best
+    assert numbers.validation.held_out.value > 0.95
+    assert numbers.validation.shuffled.value < 0.1
+    assert isinstance(numbers.probe, LinearProbe)
+    expected = torch.tensor([2.0, 0, 0, -1, 0], dtype=torch.float64) / math.sqrt(5)
+    torch.testing.assert_close(numbers.probe.direction, expected, rtol=0, atol=0.05)  # the penalty and 90 rows
+
+
+X, TEXTS = normal(12, 3), torch.randint(N_WORDS, (12, N_POS), generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (lambda: probing.probe_rows(X, ["past"] * 12), "all 12 labels are 'past': a probe tells classes apart"),
+        (lambda: probing.probe_rows(X, [1.0] * 12, kind="ridge"), "all 12 labels are 1.0: a probe tells numbers apart"),
+        (lambda: probing.probe_rows(X, [*range(11), "x"], kind="ridge"), "'x' is no number"),
+        (lambda: probing.probe_rows(X, list(range(12))), "for numbers give the kind 'ridge'"),
+        (lambda: probing.probe_rows(X, ["a", "b"] * 6, groups=[0, 1, 2] * 4), "there are 3 texts and 5 folds"),
+        (lambda: probing.probe_rows(X, ["a", "b"] * 5), "there are 12 rows and 10 labels"),
+        (lambda: probing.probe_rows(X, ["a"] + ["b"] * 11), "the label 'a' is of too few texts"),
+        (lambda: probing.probe_rows(X, ["a", "b"] * 6, n_folds=1), "n_folds is 1"),
+        (lambda: probing.probe_rows(X, ["a", "b"] * 6, n_nulls=0), "n_nulls is 0"),
+        (lambda: probing.probe_rows(X, ["a", "b"] * 6, with_control=True), "give words, one a row"),
+        (lambda: probing.probe_rows(X, ["a", "b"] * 6, words=[7] * 12, with_control=True), "all 12 rows stand at the same token"),
+        (lambda: probing.probe_rows(X, ["a", "b"] * 6, words=[7] * 11), "12 labels and 11 words"),
+        (lambda: probing.probe_rows(X / 0, ["a", "b"] * 6), "not finite"),
+        (lambda: probing.probe_rows(X, ["a", "b"] * 6, kind="svm"), "there is no probe 'svm'"),
+        (lambda: probing.probe_rows(X, ["a", "b"] * 6, kind=Logistic(l2=0)), "l2 is 0; give a number above 0"),
+        (lambda: probing.probe(planted_model(), TEXTS, ["a"] * 11), "there are 12 texts and 11 labels"),
+        (lambda: probing.probe(planted_model(), TEXTS, ["a", "b"] * 6, pos=20), "text 0 has 16 tokens, so there is no position 20"),
+        (lambda: probing.probe(planted_model(), TEXTS, ["a", "b"] * 6, pos=None), "each text has one label"),
+        (lambda: probing.probe(planted_model(), TEXTS, [["a", "b"]] * 12, pos=None), "text 0 has 16 tokens and 2 labels"),
+        (lambda: probing.probe(planted_model(), TEXTS, [["a"] * 16] * 12), "give pos=None"),
+        (
+            lambda: probing.probe(planted_model(), TEXTS, ["a", "b"] * 6, names="blocks.0.attn.pattern"),
+            "has no vector at each position",
+        ),
+        (lambda: probing.probe(planted_model(), TEXTS, ["a", "b"] * 6, max_gib=1e-9), "may be used"),
+    ],
+)
+def test_mistakes_are_one_sentence(without_type_checks: None, call, sentence: str) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(ValueError, match=r"(?s).+") as error:
+        call()
+    assert sentence in str(error.value)
+
+
+def test_what_has_no_direction_says_so(planted: tuple[Transformer, Tensor, list[str]]) -> None:
+    model, tokens, labels = planted
+    mlp = probing.fit(X, Task.of(["a", "b"] * 6), kind=MLP(n_steps=1))
+    three = probing.fit(X, Task.of(["a", "b", "c"] * 4), kind=MeanDifference())
+    rows = probing.fit(X, Task.of(["a", "b"] * 6))
+    found = probing.probe(model, tokens, labels, names="blocks.0.resid_post", n_nulls=1).best.probe
+    tokens, labels = tokens[:4], labels[:4]
+    assert isinstance(three, LinearProbe)
+    with pytest.raises(ValueError, match="3 classes apart: name two"):
+        _ = three.direction
+    with pytest.raises(ValueError, match="'d' is no class"):
+        three.between("a", "d")
+    for probe, sentence in ((mlp, "along no direction"), (rows, "rows from elsewhere")):
+        with pytest.raises(ValueError, match=sentence):
+            probing.cause(model, probe, tokens)
+    with pytest.raises(ValueError, match="no answer for 'on'"):
+        probing.cause(model, found, tokens, answers={"off": OFF})
+    with pytest.raises(ValueError, match="two tokens that differ"):
+        probing.cause(model, found, tokens, answers={"off": OFF, "on": OFF})
+    with pytest.raises(ValueError, match="nothing can flip"):
+        probing.cause(model, found, tokens, labels, answers={"off": ON, "on": OFF})
+    with pytest.raises(ValueError, match="neither 'off' nor 'on'"):
+        probing.cause(model, found, tokens, ["up"] * len(tokens))
+
+
+@pytest.mark.parametrize("pos", [-1, [1, -1]])
+def test_results_are_shown_printed_and_drawn(planted: tuple[Transformer, Tensor, list[str]], pos: int | list[int]) -> None:
+    model, tokens, labels = planted
+    found = probing.probe(model, tokens, labels, names="blocks.*.resid_*", pos=pos, n_nulls=1, with_control=True)
+    caused = probing.cause(model, found.best.probe, tokens[:10], labels[:10], n_random=1)
+    path = probing.text_path(model, tokens, labels, name="blocks.0.resid_post", l2s=[0.1, 1.0])
+    for result in (found, caused, path):
+        assert len(result.figures()) == len(result.views()) == 1
+        assert result.summary() in repr(result)
+        assert result.to_json()
+    values = [each["held_out"] for each in found.to_dict()["places"]]
+    assert values == [each.validation.held_out.value for each in found.scores]
