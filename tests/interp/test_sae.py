@@ -426,6 +426,7 @@ def test_a_probe_is_the_logistic_regression_it_says():
         ({"d_sae": 0, "k": 1}, "d_sae is 0; expected at least 1"),
         ({"d_out": 5}, "name the target that has another width"),
         ({"n_models": 3}, "a crosscoder of 3 models"),
+        ({"has_skip": True}, "it is for a transcoder, so name its target"),
         ({"target": "b", "subtracts_b_dec": True}, "only what predicts its own input"),
     ],
 )

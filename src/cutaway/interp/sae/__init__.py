@@ -9,6 +9,7 @@ from cutaway.interp.sae.effects import FeatureEffect, FeatureEffects, feature_ed
 from cutaway.interp.sae.evaluation import Evaluation, evaluate
 from cutaway.interp.sae.folder import load_dictionary, save_dictionary, transformer_lens_name
 from cutaway.interp.sae.logit_effects import logit_effects
+from cutaway.interp.sae.pages import AGREES_FROM, FeaturePages, FeatureSummary, describe_features
 from cutaway.interp.sae.reconstruction import Reconstruction, measure_reconstruction, pca_fvu, random_features
 from cutaway.interp.sae.recovery import best_cosines, random_dictionary
 from cutaway.interp.sae.shape import DictionaryConfig, Kind
@@ -61,6 +62,10 @@ __all__ = [
     "find_contexts",
     "feature_density",
     "FeatureContexts",
+    "describe_features",
+    "FeaturePages",
+    "FeatureSummary",
+    "AGREES_FROM",
     "compare_decoders",
     "ModelComparison",
 ]

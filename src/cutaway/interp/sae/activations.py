@@ -6,7 +6,7 @@ a crosscoder is the activations of its models.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
@@ -50,6 +50,18 @@ class TensorActivations:
     """Rows that lie in memory."""
 
     rows: Float[Tensor, "row d"]
+
+    @classmethod
+    def of(cls, source: ModelActivations, *, progress: Callable[[int, int], None] | None = None) -> TensorActivations:
+        """Return all rows of a model's activations, computed once."""
+        n_windows, n_pos = source.tokens.shape
+        rows = torch.empty(0)
+        n_done = 0
+        for part in source.in_order(progress):
+            rows = rows if n_done else part.new_empty(n_windows * (n_pos - source.first), source.d)
+            rows[n_done : n_done + len(part)] = part
+            n_done += len(part)
+        return cls(rows)
 
     @property
     def d(self) -> int:
@@ -132,6 +144,15 @@ class ModelActivations:
                     yield from mixed[:n_out].split(batch_size)
                     waiting, n_waiting = [mixed[n_out:]], n_waiting - n_out
             yield from _shuffled(waiting, generator).split(batch_size)
+
+    def in_order(self, progress: Callable[[int, int], None] | None = None) -> Iterator[Float[Tensor, "_ d"]]:
+        """Yield all rows in the order of the tokens; `progress` is told how many windows are done of how many."""
+        n_done = 0
+        for part in self.tokens.split(max(1, _N_TOKENS // self.tokens.shape[1])):
+            yield self.rows(part)
+            n_done += len(part)
+            if progress is not None:
+                progress(n_done, len(self.tokens))
 
     def rows(self, tokens: Int[Tensor, "window pos"]) -> Float[Tensor, "row d"]:
         """Return the rows of some windows in their order."""

@@ -34,7 +34,7 @@ class FeatureContexts:
     """The rows of the tokens, the strongest first; -1 where a feature fires in fewer."""
     values: Float[Tensor, "feature context pos"]
     """The feature at every position of these windows."""
-    sampled: tuple[Float[Tensor, " value"], ...]
+    sampled: tuple[Float[Tensor, " _"], ...]
     """Activations above zero drawn at random, all of them where there are few."""
     n_tokens: int
 

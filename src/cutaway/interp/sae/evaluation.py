@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from cutaway.interp import edits, metrics
@@ -163,7 +163,8 @@ def evaluate(
     windows = tokens.split(max(1, _N_TOKENS // n_pos))
     n_done, losses = 0, torch.zeros(4, dtype=torch.float64)
     with evaluating(model):
-        found = measure_reconstruction(dictionary, _told(source, windows, progress, len(tokens)))
+        told = None if progress is None else lambda n, n_all: progress(n, 2 * n_all)
+        found = measure_reconstruction(dictionary, source.in_order(told))
         variants = _variants(model, dictionary, tokens, first)
         for part in windows:
             scores = sweep(model, part, variants, metrics.loss(part))
@@ -185,17 +186,6 @@ def _variants(model: Transformer, dictionary: Dictionary, tokens: Int[Tensor, "w
     spliced = splice_transcoder(dictionary, pos=pos) if config.is_transcoder else [splice(dictionary, pos=pos)]
     mean = means(model, tokens, name, over_positions=False)[name][first:].mean(0)
     return [[], spliced, [edits.zero(name, pos=pos)], [edits.mean(name, mean, pos=pos)]]
-
-
-def _told(
-    source: ModelActivations, windows: Sequence[Tensor], progress: Callable[[int, int], None] | None, n: int
-) -> Iterator[Float[Tensor, "row d"]]:
-    n_done = 0
-    for part in windows:
-        yield source.rows(part)
-        n_done += len(part)
-        if progress is not None:
-            progress(n_done, 2 * n)
 
 
 def _said(dictionary: Dictionary) -> str:

@@ -48,7 +48,7 @@ class DictionaryConfig:
         object.__setattr__(self, "target", None if self.target is None else canonical_name(self.target))
         object.__setattr__(self, "d_out", self.d_out or self.d_in)
         if self.subtracts_b_dec is None:
-            object.__setattr__(self, "subtracts_b_dec", not self.is_transcoder and not self.has_skip)
+            object.__setattr__(self, "subtracts_b_dec", not self.is_transcoder)
         for each in ("d_in", "d_sae", "d_out", "n_models"):
             if getattr(self, each) < 1:
                 raise ValueError(f"{each} is {getattr(self, each)}; expected at least 1")
@@ -64,12 +64,14 @@ class DictionaryConfig:
     def _check_target(self) -> None:
         if self.d_out != self.d_in and not self.is_transcoder:
             raise ValueError(f"d_out is {self.d_out} and d_in {self.d_in}: name the target that has another width")
+        if self.has_skip and not self.is_transcoder:
+            raise ValueError("a linear skip would copy what an autoencoder reads: it is for a transcoder, so name its target")
         if self.subtracts_b_dec and (self.d_out != self.d_in or self.is_transcoder):
             raise ValueError("only what predicts its own input can take b_dec off it: leave out subtracts_b_dec")
-        if self.d_in % self.n_models or (self.n_models > 1 and (self.is_transcoder or self.has_skip)):
+        if self.d_in % self.n_models or (self.n_models > 1 and self.is_transcoder):
             raise ValueError(
                 f"a crosscoder of {self.n_models} models reads {self.n_models} activations of one width and predicts them all: "
-                f"d_in is {self.d_in}, target {self.target}, has_skip {self.has_skip}"
+                f"d_in is {self.d_in}, target {self.target}"
             )
 
     @property
