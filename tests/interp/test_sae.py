@@ -478,3 +478,27 @@ def test_synthetic_rows_have_the_features_they_say():
     assert ((rows > 0).float().mean() - 0.25).abs() < 0.01  # 80,000 draws: a standard error of 0.0015
     assert rows[rows > 0].min() >= 0.5
     assert rows.max() <= 1.5
+
+
+class _Stored:
+    """A stored activation, as far as training knows one: rows with the axes of heads."""
+
+    def __init__(self, rows):
+        self.rows = rows
+
+    @property
+    def d(self):
+        return self.rows[0].numel()
+
+    def batches(self, batch_size, *, seed, n_epochs=1):
+        for _ in range(n_epochs):
+            yield from self.rows[torch.randperm(len(self.rows), generator=torch.Generator().manual_seed(seed))].split(batch_size)
+
+
+def test_whatever_has_batches_is_trained_on():
+    rows = small_rows(100)
+    _, flat = sae.train(small_config(), _Stored(rows))
+    _, of_heads = sae.train(small_config(), _Stored(rows.unflatten(1, (2, 4))))
+    assert flat.points == of_heads.points
+    with pytest.raises(ValueError, match="rows of 4 and 8 coordinates, which may come in different orders"):
+        sae.SideBySide([_Stored(rows), _Stored(rows[:, :4])])

@@ -247,7 +247,7 @@ def test_an_evaluation_is_four_runs(tiny_model, make_tokens):
     for name, replace in replacements.items():
         assert getattr(found, name) == pytest.approx(loss(replace), abs=EXACT), name
     gap = found.zero_loss - found.loss
-    if gap >= 0.01:
+    if gap >= 0.1:
         assert found.recovered_of_zero == pytest.approx((found.zero_loss - found.spliced_loss) / gap)
     assert found.reconstruction.fvu == pytest.approx(((x - made(x)).square().sum() / (x - mean).square().sum()).item())
     assert found.reconstruction.n_rows == 5 * 6

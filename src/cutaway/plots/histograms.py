@@ -22,6 +22,7 @@ def histogram(values: ArrayLike, *, title: str, x_label: str, y_label: str = "ho
     """
     import numpy as np
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     numbers = np.asarray(values, float).ravel()
     numbers = numbers[np.isfinite(numbers)]
@@ -33,6 +34,7 @@ def histogram(values: ArrayLike, *, title: str, x_label: str, y_label: str = "ho
         counts, edges = np.histogram(numbers, bins=n_bins, range=(min(0.0, float(numbers.min())), float(numbers.max()) or 1.0))
         axes.bar(edges[:-1], counts, width=np.diff(edges), align="edge", color=PALETTE[0], edgecolor="white", linewidth=0.6)
         axes.set_xlim(edges[0], edges[-1])
+        axes.yaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
         axes.set_xlabel(x_label, parse_math=False)
         axes.set_ylabel(y_label, parse_math=False)
         write_title(axes, title, width=6.0)

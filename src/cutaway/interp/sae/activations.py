@@ -79,9 +79,21 @@ class TensorActivations:
 
 @dataclass(frozen=True, eq=False)
 class SideBySide:
-    """Rows of several sources beside each other, which must be stored row for row alike: a transcoder's input and its target."""
+    """Rows of several sources beside each other, which must be stored row for row alike: a transcoder's input and its target.
+
+    What is stored on disk is shuffled by stretches of bytes, so that rows of one width alone come in one order. Raises ValueError for
+    sources of different widths, but for tensors.
+    """
 
     sources: Sequence[ActivationSource]
+
+    def __post_init__(self) -> None:
+        widths = {source.d for source in self.sources if hasattr(source, "d")}
+        if len(widths) > 1 and not all(isinstance(source, TensorActivations) for source in self.sources):
+            raise ValueError(
+                f"the sources have rows of {' and '.join(map(str, sorted(widths)))} coordinates, which may come in different orders: "
+                "hold them as tensors, or give ModelActivations both names"
+            )
 
     def batches(self, batch_size: int, *, seed: int, n_epochs: int = 1) -> Iterator[Float[Tensor, "batch d"]]:
         """Yield rows joined; raises ValueError where one source has fewer."""

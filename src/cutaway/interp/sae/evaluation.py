@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Evaluation", "evaluate"]
 
-_LEAST_GAP = 0.01  # nats between the ablated and the clean loss, below which nothing is recovered of it
+_LEAST_GAP = 0.1  # nats between the ablated and the clean loss, below which nothing is said to be recovered of it
 _N_TOKENS = 4096  # evaluated at once
 
 
@@ -59,7 +59,7 @@ class Evaluation(Result):
 
     @property
     def recovered_of_zero(self) -> float | None:
-        """Which share of the loss that zeros cost the dictionary gives back; None where they cost less than 0.01 nats."""
+        """Which share of the loss that zeros cost the dictionary gives back; None where they cost less than 0.1 nats."""
         return self._recovered(self.zero_loss)
 
     @property

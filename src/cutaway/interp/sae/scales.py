@@ -52,7 +52,8 @@ def measure_scales(
     shape: DictionaryConfig, source: ActivationSource, *, batch_size: int, seed: int, max_norm: float | None
 ) -> Scales:
     """Return scales from the source's first batches; raises ValueError for rows of another width, or that are not finite."""
-    rows = torch.cat([batch.float() for batch in islice(source.batches(batch_size, seed=seed), _N_BATCHES)] or [torch.empty(0, 0)])
+    first = [batch.flatten(1).float() for batch in islice(source.batches(batch_size, seed=seed), _N_BATCHES)]
+    rows = torch.cat(first or [torch.empty(0, 0)])
     if not len(rows):
         raise ValueError("there are no activations to train on: the source gave no rows")
     if rows.shape[1] != shape.d_row:

@@ -129,7 +129,7 @@ def train(
         _restore(state, *found)
     state.dictionary.train()
     for rows in _rows(config, source, state):
-        point = _step(config, state, rows.to(device=device, dtype=torch.float32))
+        point = _step(config, state, rows.flatten(1).to(device=device, dtype=torch.float32))
         if point is not None:
             state.points.append(point)
         if progress is not None:
