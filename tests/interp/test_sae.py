@@ -136,6 +136,17 @@ def test_gradients_are_those_of_finite_differences(kind):
             assert abs((above - below) / (2 * step) - found[name].view(-1)[place].item()) < BY_DIFFERENCE, (name, place)
 
 
+def test_a_step_of_topk_is_the_same_as_one_that_multiplies_everything():
+    made, x = a_dictionary("topk", name="a", target="b", d_out=4, has_skip=True), some_rows(40)
+    weights = list(made.parameters())
+    found, plain = made.explain(x), sae.Dictionary.explain(made, x)
+    for one, other in zip(found, plain, strict=True):
+        torch.testing.assert_close(one, other, atol=EXACT, rtol=0)
+    gradients = [torch.autograd.grad(each[2].square().sum(), weights) for each in (found, plain)]
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-10, rtol=0)  # sums of 40 rows in another order
+
+
 def test_gradients_of_jumprelu_are_the_closed_forms_of_its_paper():
     made, x = a_dictionary("jumprelu", bandwidth=0.4), some_rows(50)
     pre = made.pre_activations(x).detach().requires_grad_()

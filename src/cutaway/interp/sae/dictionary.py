@@ -10,8 +10,9 @@ from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from cutaway.interp.sae.shape import DictionaryConfig, Kind
@@ -65,6 +66,14 @@ class Dictionary(nn.Module, ABC):
         """Return what is predicted from activations, given their latents."""
         decoded = self.decode(latents)
         return decoded if self.W_skip is None else decoded + x @ self.W_skip.T
+
+    def explain(
+        self, x: Float[Tensor, "batch d_in"]
+    ) -> tuple[Float[Tensor, "batch d_sae"], Float[Tensor, "batch d_sae"], Float[Tensor, "batch d_out"]]:
+        """Return pre-activations, latents and what is predicted: a step of training, which the kinds may do sooner."""
+        pre = self.pre_activations(x)
+        latents = self.activate(pre)
+        return pre, latents, self.reconstruct(x, latents)
 
     def forward(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_out"]:
         """Return what is predicted from activations."""
@@ -126,9 +135,26 @@ class TopK(Dictionary):
 
     def activate(self, pre: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_sae"]:
         """Return the k largest."""
+        values, places = self._largest(pre)
+        return torch.zeros_like(pre).scatter(-1, places, values)
+
+    def explain(
+        self, x: Float[Tensor, "batch d_in"]
+    ) -> tuple[Float[Tensor, "batch d_sae"], Float[Tensor, "batch d_sae"], Float[Tensor, "batch d_out"]]:
+        """Return the same as without: only the rows of the decoder that a batch has latents of are read, and have gradients.
+
+        The latents are numbers to look at; gradients go past them.
+        """
+        pre = self.pre_activations(x)
+        values, places = self._largest(pre)
+        decoded = F.embedding_bag(places, self.W_dec, per_sample_weights=values, mode="sum") + self.b_dec
+        predicted = decoded if self.W_skip is None else decoded + x @ self.W_skip.T
+        return pre, torch.zeros_like(pre).scatter(-1, places, values.detach()).detach(), predicted
+
+    def _largest(self, pre: Float[Tensor, "*batch d_sae"]) -> tuple[Float[Tensor, "*batch k"], Int[Tensor, "*batch k"]]:
         assert self.config.k is not None
         values, places = pre.topk(self.config.k, dim=-1, sorted=False)
-        return torch.zeros_like(pre).scatter(-1, places, values.relu())
+        return values.relu(), places
 
 
 class _WithThreshold(Dictionary):

@@ -177,9 +177,8 @@ def _step(config: SAEConfig, state: _State, rows: Float[Tensor, "row d"]) -> Poi
     kept = state.scales.kept(rows)
     state.n_left_out += len(rows) - len(kept)
     x, y = state.scales.split(kept)
-    pre = dictionary.pre_activations(x)
-    latents = dictionary.activate(pre)
-    error = y - dictionary.reconstruct(x, latents)
+    pre, latents, predicted = dictionary.explain(x)
+    error = y - predicted
     loss = error.square().sum() / (len(x) * shape.d_out)
     if config.sparsity:
         share = min(1.0, (state.step + 1) / max(config.warm_up * config.n_steps, 1))
