@@ -511,5 +511,10 @@ def test_whatever_has_batches_is_trained_on():
     _, flat = sae.train(small_config(), _Stored(rows))
     _, of_heads = sae.train(small_config(), _Stored(rows.unflatten(1, (2, 4))))
     assert flat.points == of_heads.points
+    named = _Stored(rows)
+    named.name = "blocks.3.resid_post"
+    assert sae.train(small_config(name="blocks.3.hook_resid_post"), named)[1].points == flat.points
+    with pytest.raises(ValueError, match=r"is for 'blocks.2.resid_post' and the activations are 'blocks.3.resid_post'"):
+        sae.train(small_config(name="blocks.2.resid_post"), named)
     with pytest.raises(ValueError, match="rows of 4 and 8 coordinates, which may come in different orders"):
         sae.SideBySide([_Stored(rows), _Stored(rows[:, :4])])

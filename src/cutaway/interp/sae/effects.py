@@ -177,7 +177,7 @@ def feature_effects(
         chosen = _chosen(dictionary, features, firing, estimates, exact_top)
         exact = _exact(model, dictionary, rows, measure, spliced, values, latents, chosen, progress=progress)
     return FeatureEffects(
-        said=f"the dictionary of {spliced.name} spliced in" + (", its error kept," if with_error else ""), metric=measure.name,
+        said=f"the dictionary of {spliced.name} spliced in" + (" and its error kept" if with_error else ""), metric=measure.name,
         notes=measure.said, base=base, clean=clean, features=tuple(firing.tolist()), estimates=estimates.detach(), exact=exact,
     )  # fmt: skip
 

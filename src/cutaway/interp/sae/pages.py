@@ -166,7 +166,7 @@ class FeaturePages(Result):
 
         page = HtmlReport(f"Feature {each.feature}", subtitle=f"{self.said} · fires in {_percent(each.density)} of the tokens")
         found = f"{len(each.contexts)} windows in which it is strongest, of {self.n_tokens:,} tokens; one context a window"
-        on = f" {100 * each.agreement:.0f} % of them have {token_label(each.token)} at the peak." if each.contexts else ""
+        on = f" {100 * each.agreement:.0f} % of them have {token_label(each.token)!r} at the peak." if each.contexts else ""
         page.add("", body=links_line(ways))
         page.add("Where it is strongest", text=f"{found}.{on}", body=context_list(each.contexts))
         if self.has_logits:

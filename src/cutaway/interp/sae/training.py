@@ -120,9 +120,14 @@ def train(
 
     A row of a transcoder is what it reads and after it what it predicts. Everything follows from the config's seed. With `checkpoints`,
     a folder, the state is written there every so many steps, and a training that was interrupted goes on from it to the same result.
-    Raises ValueError for rows of another width, for rows that are not finite, and for checkpoints of another training.
+    Raises ValueError for activations of another name or width, for rows that are not finite, and for checkpoints of another training.
     """
     source = TensorActivations(activations) if isinstance(activations, Tensor) else activations
+    stored = getattr(source, "name", "")  # of a stored activation, which knows it
+    if stored and config.dictionary.name and stored != config.dictionary.name:
+        raise ValueError(
+            f"the dictionary is for {config.dictionary.name!r} and the activations are {stored!r}: give those it is for"
+        )
     folder = None if checkpoints is None else Path(checkpoints)
     state = _begin(config, source, torch.device(device))
     if folder is not None and (found := read_snapshot(folder, config.to_dict())) is not None:
