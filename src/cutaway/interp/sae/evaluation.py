@@ -105,18 +105,15 @@ class Evaluation(Result):
 
     def figures(self) -> Sequence[Figure]:
         """Return the losses, and how often latents fire."""
-        from cutaway.plots import bars, lines
+        from cutaway.plots import bars, histogram
 
         names = ["model", "dictionary", "mean", "zeros"]
         losses = [self.loss, self.spliced_loss, self.mean_loss, self.zero_loss]
         found = [bars(losses, labels=names, title="Loss with another activation", label="nats a token", signed=False)]
-        ordered = self.reconstruction.density.sort(descending=True).values
-        live = ordered[ordered > 0]
+        density = self.reconstruction.density
+        live = density[density > 0].log10().numpy(force=True)
         if len(live):
-            points = {"latents": (list(range(1, len(live) + 1)), live.log10().tolist())}
-            found.append(
-                lines(points, title="How often latents fire", x_label="latent, by its density", y_label="log10 of density")
-            )
+            found.append(histogram(live, title="How often latents fire", x_label="log10 of density", y_label="latents"))
         return found
 
     def views(self) -> Sequence[RenderableType]:
