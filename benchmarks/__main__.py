@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-NAMES = ("startup", "forward", "decode", "load", "train", "loss", "circuits", "edges", "induction", "ioi", "sweep", "store")
+NAMES = ("startup", "forward", "decode", "load", "train", "loss", "circuits", "edges", "induction", "ioi", "sweep", "store", "sae")
 
 
 def main() -> int:

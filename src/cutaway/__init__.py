@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         probing,
         refactoring,
         residual,
+        sae,
         steering,
         store,
         tracing,
@@ -65,7 +66,7 @@ _HOMES = {
 }
 _MODULES = (
     "edits", "metrics", "residual", "attention", "heads", "composition", "circuits", "refactoring", "lens", "ablation", "factored",
-    "patching", "tracing", "path_patching", "attribution", "store", "probing", "steering",
+    "patching", "tracing", "path_patching", "attribution", "store", "probing", "steering", "sae",
 )  # fmt: skip
 
 __all__ = [
@@ -73,7 +74,7 @@ __all__ = [
     "ActivationCache", "cache_gib", "Edit", "run_with_cache", "run_with_hooks", "run_with_edits", "generate_with_edits",
     "means", "gradients",
     "sweep", "plan_sweep", "edits", "metrics", "residual", "attention", "heads", "composition", "circuits", "refactoring", "lens",
-    "ablation", "factored", "patching", "tracing", "path_patching", "attribution", "store", "probing", "steering",
+    "ablation", "factored", "patching", "tracing", "path_patching", "attribution", "store", "probing", "steering", "sae",
 ]  # fmt: skip
 
 

@@ -30,6 +30,9 @@ VERBS: dict[str, dict[str, str]] = {
         "importance": "heads ranked by what their absence costs",
         "steer": "text written under a vector, and what else it changes",
     },
+    "Find features": {
+        "sae": "sparse dictionaries: train, evaluate, pages of features",
+    },
     "Read weights": {
         "weights": "what heads do by their weights alone: QK, OV",
         "fold": "the same model with its norms folded away, as a folder",
