@@ -1,5 +1,55 @@
 """Circuits: which edges of the computation carry a behaviour."""
 
+from cutaway.interp.circuits.ablated import Ablated, How, ablated_outputs
+from cutaway.interp.circuits.acdc import Divergence, find_by_acdc
+from cutaway.interp.circuits.bootstrap import Interval, ratio_interval
+from cutaway.interp.circuits.circuit import Circuit, hash_tokens, hash_weights
+from cutaway.interp.circuits.circuit_scores import CircuitScores
+from cutaway.interp.circuits.comparison import CircuitComparison, compare
+from cutaway.interp.circuits.curve import faithfulness_curve
+from cutaway.interp.circuits.curve_result import SHARES, FaithfulnessCurve
+from cutaway.interp.circuits.evaluation import evaluate_circuit
+from cutaway.interp.circuits.faithfulness import Faithfulness
 from cutaway.interp.circuits.graph import Edge, Graph
+from cutaway.interp.circuits.minimising import minimise
+from cutaway.interp.circuits.prompts import PromptPairs, read_pairs, read_pairs_file
+from cutaway.interp.circuits.pruning import PRUNINGS, Pruned, Pruning, prune_by_threshold, prune_greedily
+from cutaway.interp.circuits.random_circuits import random_circuit, random_circuits
+from cutaway.interp.circuits.running import CircuitRuns, circuit_metric, run_circuit
 
-__all__ = ["Graph", "Edge"]
+__all__ = [
+    "Graph",
+    "Edge",
+    "Circuit",
+    "hash_weights",
+    "hash_tokens",
+    "CircuitComparison",
+    "compare",
+    "How",
+    "Ablated",
+    "ablated_outputs",
+    "CircuitRuns",
+    "run_circuit",
+    "circuit_metric",
+    "Pruning",
+    "Pruned",
+    "PRUNINGS",
+    "prune_by_threshold",
+    "prune_greedily",
+    "Divergence",
+    "find_by_acdc",
+    "minimise",
+    "random_circuit",
+    "random_circuits",
+    "PromptPairs",
+    "read_pairs",
+    "read_pairs_file",
+    "Faithfulness",
+    "CircuitScores",
+    "evaluate_circuit",
+    "SHARES",
+    "FaithfulnessCurve",
+    "faithfulness_curve",
+    "Interval",
+    "ratio_interval",
+]

@@ -16,7 +16,7 @@ from cutaway.interp.sweep.engine import Group
 from cutaway.interp.sweep.lanes import Lane
 from cutaway.model import Transformer
 
-__all__ = ["read_base", "read_group", "final_edits"]
+__all__ = ["read_base", "read_group", "score_read", "final_edits"]
 
 _LOGITS_BYTES = 2**26
 
@@ -38,7 +38,7 @@ def read_base(model: Transformer, base: BaseRun, metric: Metric, row: int) -> Fl
     last = [each for each in placed if _is_final(each)]
     if last:
         return _edited_score(model, metric, last, resid, positions, row)[None]
-    return _score(model, metric, resid[positions][None], row, positions)
+    return score_read(model, metric, resid[positions][None], row, positions)
 
 
 def read_group(
@@ -64,11 +64,14 @@ def read_group(
             resid = x[part][:, after]
             if before:
                 resid = torch.cat([base.inputs[-1][row, before].expand(len(part), -1, -1), resid], dim=1)
-            scores[part] = _score(model, metric, resid, row, positions)
+            scores[part] = score_read(model, metric, resid, row, positions)
     return scores
 
 
-def _score(model: Transformer, metric: Metric, resid: Tensor, row: int, positions: Sequence[int]) -> Tensor:
+def score_read(
+    model: Transformer, metric: Metric, resid: Float[Tensor, "lane read d_model"], row: int, positions: Sequence[int]
+) -> Float[Tensor, " lane"]:
+    """Return the metric of several runs of one row from their last residual stream at the positions that it reads."""
     ids = metric.ids(row)
     if ids is None:
         return metric.score(model.unembed(resid), row, positions)
