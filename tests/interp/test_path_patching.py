@@ -1,6 +1,7 @@
 """Path patching finds what plain hooks find path by path, and on models made by hand nothing but the circuit."""
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -15,6 +16,8 @@ from cutaway.config import ModelConfig
 from cutaway.experiments.handmade import HANDMADE, Handmade, Head
 from cutaway.hooks import Hooks
 from cutaway.interp import metrics
+from cutaway.interp.circuits import Graph
+from cutaway.interp.nodes import KVInputs
 from cutaway.interp.path_patching import MLPs, PathPatching, patch_paths
 from cutaway.model import Transformer
 
@@ -70,22 +73,32 @@ def first_pass(model: Transformer, tokens: Tensor, base: dict, other: dict, send
     return record(model, tokens, hooks)
 
 
-def second_pass(model: Transformer, tokens: Tensor, base: dict, noted: dict, receiver: str, frozen: list[str]) -> Tensor:
-    """The logits with one input of the receiver as it was noted; one query head's keys and values by its scores and its z."""
-    every = slice(None)
-    hooks: dict[str, Callable] = {name: put((every,), base[name]) for name in frozen}
-    if receiver == "logits":
+def second_pass(model: Transformer, tokens: Tensor, base: dict, noted: dict, receivers: str, frozen: list[str]) -> Tensor:
+    """The logits with the inputs of the receivers that are joined by + as they were noted."""
+    if receivers == "logits":
         return noted["logits"]
+    hooks: dict[str, list[Callable]] = {name: [put((slice(None),), base[name])] for name in frozen}
+    for receiver in receivers.split("+"):
+        for name, hook in taking(model.config, base, noted, receiver).items():
+            hooks.setdefault(name, []).append(hook)
+    return model(tokens, hooks=Hooks(hooks))
+
+
+def taking(config: ModelConfig, base: dict, noted: dict, receiver: str) -> dict[str, Callable]:
+    """Hooks that give one receiver what was noted; one query head's keys and values by its scores and its z."""
+    every, hooks = slice(None), {}
     if receiver.startswith("mlp"):
         layer, _, neuron = receiver.removeprefix("mlp").partition(".")
         at = (..., int(neuron)) if neuron else (every,)
-        for part in ("pre", "pre_linear"):
-            if f"blocks.{layer}.mlp.{part}" in base:
-                hooks[f"blocks.{layer}.mlp.{part}"] = put(at, noted[f"blocks.{layer}.mlp.{part}"][at])
-        return model(tokens, hooks=Hooks(hooks))
+        names = [f"blocks.{layer}.mlp.{part}" for part in ("pre", "pre_linear")]
+        return {name: put(at, noted[name][at]) for name in names if name in base}
     where, _, kind = receiver.partition(".")
+    if "G" in where:
+        layer, group = map(int, where.removeprefix("L").split("G"))
+        name = f"blocks.{layer}.attn.{kind}"
+        return {name: put((every, every, group), noted[name][:, :, group])}
     layer, head = map(int, where.removeprefix("L").split("H"))
-    scope, config = f"blocks.{layer}.attn.", model.config
+    scope = f"blocks.{layer}.attn."
     group = head // (config.n_heads // config.n_kv_heads)
     if kind == "v":
         z = base[f"{scope}pattern"][:, head] @ noted[f"{scope}v"][:, :, group]
@@ -98,13 +111,15 @@ def second_pass(model: Transformer, tokens: Tensor, base: dict, noted: dict, rec
         scores = q @ k.mT / config.d_head**0.5
         hidden = base[f"{scope}attn_scores"][:, head].isneginf()
         hooks[f"{scope}attn_scores"] = put((every, head), scores.masked_fill(hidden, -torch.inf))
-    return model(tokens, hooks=Hooks(hooks))
+    return hooks
 
 
 def precedes(sender: str, receiver: str, config: ModelConfig) -> bool:
     if receiver == "logits" or sender == "embed":
         return True
-    at = [int(name.replace("mlp", "L").removeprefix("L").replace("H", ".").split(".")[0]) for name in (sender, receiver)]
+    if "+" in receiver:
+        return any(precedes(sender, each, config) for each in receiver.split("+"))
+    at = [int(re.search(r"\d+", name)[0]) for name in (sender, receiver)]
     if at[0] != at[1]:
         return at[0] < at[1]
     return sender.startswith("L") and receiver.startswith("mlp") and config.block == "sequential"
@@ -117,7 +132,10 @@ def check_paths(model: Transformer, make_tokens: Callable, mlps: MLPs, *, norms:
     config, metric = model.config, metrics.logit_diff(3, 5)
     senders, receivers = ["embed", "L0H1", "L1H0"], ["L0H2.q", "L1H2.q", "L1H1.k", "L1H3.v", "logits"]
     if config.d_mlp:
-        senders, receivers = [*senders, "mlp0", "mlp0.5"], [*receivers, "mlp1", "mlp1.3"]
+        senders, receivers = [*senders, "mlp0", "mlp0.5"], [*receivers, "mlp1", "mlp1.3", "L1H2.q+mlp1"]
+    receivers += ["L1H2.q+L1H1.k+L1H3.v", "L0H2.q+L1H2.q"]  # the second: a head, and one that reads what it makes of it
+    if config.n_kv_heads < config.n_heads:
+        receivers += ["L1G0.k", "L1G0.v", "L1G0.k+L1H3.v" if config.n_kv_heads > 1 else "L1G0.k+L1G0.v"]
     base, other = record(model, tokens), record(model, other_tokens)
     found = patch_paths(model, tokens, other_tokens, metric, senders=senders, receivers=receivers, mlps=mlps, frozen_norms=norms)
     same(found.base, metric(base["logits"]))
@@ -272,6 +290,35 @@ def test_a_result_is_shown_and_saved(tmp_path, tiny_model: Transformer, make_tok
     assert replace(alone, notes=("Mary is taken as ' Mary'.",)).summary().endswith("' Mary'.")
 
 
+def test_a_set_of_receivers_is_shown_and_saved(tmp_path, tiny_model: Transformer, make_tokens: Callable) -> None:
+    tokens, metric = (make_tokens(), make_tokens(seed=2)), metrics.logit_diff(3, 5)
+    together = " + ".join(["L1H2.q", "L1H3.q", "L1H2.q"])
+    found = patch_paths(tiny_model, *tokens, metric, receivers=[together, "L1H2.q", "L1H3.q", "L1H2.q+L1H2.q"])
+    assert [str(each) for each in found.receivers] == ["L1H2.q+L1H3.q", "L1H2.q", "L1H3.q"]  # each once
+    saved = json.loads(found.to_json())
+    assert saved["receivers"] == ["L1H2.q+L1H3.q", "L1H2.q", "L1H3.q"]
+    assert found.effect("embed", "L1H2.q+L1H3.q") != pytest.approx(found.effect("embed", "L1H2.q"))
+    assert "joined by + take theirs together" in found.summary()
+    console = Console(file=StringIO(), width=80, color_system=None)
+    found.show(console)
+    assert "Paths to L1H2.q+L1H3.q" in console.file.getvalue()  # type: ignore[attr-defined]
+    assert "L1H2.q+L1H3.q" in found.report(tmp_path / "paths.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("kv", ["group", "query-head"])
+def test_all_receivers_of_a_graph_are_patched(kv: KVInputs, make_model: MakeModel, make_tokens: Callable) -> None:
+    """The change of the metric is there for every edge of the graph, and for nothing that is none."""
+    llama = {"norm": "rmsnorm", "position": "rotary", "gated_mlp": True, "n_kv_heads": 2}
+    graph = Graph(ModelConfig(d_vocab=31, n_ctx=12, n_layers=2, n_heads=4, d_model=16, **llama), kv)
+    tokens, other = make_tokens(n_pos=5), make_tokens(n_pos=5, seed=2)
+    receivers = list(map(str, graph.receivers))
+    found = patch_paths(make_model(graph.config), tokens, other, metrics.logit_diff(3, 5), receivers=receivers, mlps="frozen")
+    assert found.receivers == graph.receivers
+    assert found.senders == graph.senders
+    assert torch.equal(found.effects.isfinite(), graph.has_edge)
+    assert (found.effects[graph.has_edge] != 0).all()
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -282,6 +329,10 @@ def test_a_result_is_shown_and_saved(tmp_path, tiny_model: Transformer, make_tok
         ({"receivers": ["embed"]}, "is no receiver"),
         ({"receivers": ["L1H0.x"]}, "is no receiver"),
         ({"receivers": []}, "nothing to patch"),
+        ({"receivers": ["L1H0.q+L1H9.q"]}, "no head 9"),
+        ({"receivers": ["L1H0.q+"]}, "'' is no receiver"),
+        ({"receivers": ["L1H0.q+logits"]}, "the logits take the whole stream"),
+        ({"receivers": ["L1G4.k"]}, "no group 4"),
         ({"frozen_norms": "blocks.*.ln9"}, "computes no"),
         ({"receivers": ["L1H0.q"], "receiver_pos": 40}, "no position 40"),
         ({"pairs": [[(0, 12)], [(0, 0)]]}, r"no pair \(0, 12\)"),

@@ -55,8 +55,14 @@ class Metric(ABC):
 
     def __call__(self, logits: Float[Tensor, "batch pos d_vocab"], lengths: Sequence[int] | None = None) -> Float[Tensor, " batch"]:
         """Return the metric of every row of full logits."""
+        return self.of_rows(logits, range(len(logits)), lengths)
+
+    def of_rows(
+        self, logits: Float[Tensor, "batch pos d_vocab"], rows: Sequence[int], lengths: Sequence[int] | None = None
+    ) -> Float[Tensor, " batch"]:
+        """Return the metric of full logits that are of these rows, in any order; `lengths` are those of all rows."""
         return torch.cat(
-            [self._of_row(logits[row], row, None if lengths is None else int(lengths[row])) for row in range(len(logits))]
+            [self._of_row(x, row, None if lengths is None else int(lengths[row])) for x, row in zip(logits, rows, strict=True)]
         )
 
     def __repr__(self) -> str:

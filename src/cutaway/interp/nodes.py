@@ -1,6 +1,7 @@
 """Who sends and who receives, as they are written.
 
-`L9H6` or 9.6 is a head, `L9H6.q` its queries, `L9G2.k` the keys that a group of heads shares, `mlp3` an MLP, `mlp3.17` a neuron.
+`L9H6` or 9.6 is a head, `L9H6.q` its queries, `L9G2.k` the keys that a group of heads shares, `mlp3` an MLP, `mlp3.17` a neuron;
+`L9H6.q+L9H9.q` are receivers that take what they receive together.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from typing import Literal
 from cutaway.config import ModelConfig
 from cutaway.interp.attention import head_label
 
-__all__ = ["Node", "KVInputs", "all_senders", "all_receivers", "parse_sender", "parse_receivers"]
+__all__ = [
+    "Node", "NodeSet", "KVInputs", "all_senders", "all_receivers", "parse_sender", "parse_receivers", "parse_receiver_sets",
+]  # fmt: skip
 
 KVInputs = Literal["group", "query-head"]
 """Where heads share keys and values: whether the group receives these once, as in the model, or each query head for itself."""
@@ -51,6 +54,21 @@ class Node:
     def order(self) -> tuple[int, int]:
         """When in a forward pass it writes."""
         return self.layer, int(self.kind in ("mlp", "neuron"))
+
+    @property
+    def nodes(self) -> tuple[Node, ...]:
+        """Itself, as a set of nodes has those that it is of."""
+        return (self,)
+
+
+@dataclass(frozen=True)
+class NodeSet:
+    """Receivers that take what they receive together."""
+
+    nodes: tuple[Node, ...]
+
+    def __str__(self) -> str:
+        return "+".join(map(str, self.nodes))
 
 
 def all_senders(config: ModelConfig) -> list[Node]:
@@ -94,6 +112,23 @@ def parse_receivers(config: ModelConfig, text: str) -> Sequence[Node]:
     if node.kind == "head" and node.input is None:
         return [Node("head", node.layer, node.index, each) for each in ("q", "k", "v")]
     return [node]
+
+
+def parse_receiver_sets(config: ModelConfig, text: str) -> Sequence[Node | NodeSet]:
+    """Return the receivers of this name: those joined by + as one set, and without + each by itself.
+
+    Raises ValueError as `parse_receivers` does, and for the logits in a set: they take the whole stream, whatever the others did to it.
+    """
+    if "+" not in text:
+        return parse_receivers(config, text)
+    nodes = tuple(dict.fromkeys(node for name in text.split("+") for node in parse_receivers(config, name.strip())))
+    if len(nodes) == 1:
+        return nodes
+    if any(node.kind == "logits" for node in nodes):
+        raise ValueError(
+            f"{text!r}: the logits take the whole stream, and what other receivers did to it would be lost: name them by themselves"
+        )
+    return [NodeSet(nodes)]
 
 
 def _parsed(config: ModelConfig, text: str) -> Node | None:

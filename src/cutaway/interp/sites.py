@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import lru_cache
 
 from cutaway.config import ModelConfig
 from cutaway.hooks import canonical_name, nearest_names
 from cutaway.model import Transformer
 
-__all__ = ["Site", "Axes", "full_name", "row_shape", "hook_names", "hook_order", "site_of", "check_names"]
+__all__ = ["Site", "Axes", "full_name", "row_shape", "hook_names", "hook_order", "site_of", "check_names", "norm_scales"]
 
 Axes = tuple[str, ...]
 
@@ -109,6 +110,22 @@ def check_names(config: ModelConfig, names: Iterable[str]) -> None:
         raise ValueError(
             f"this model computes no {' or '.join(map(repr, unknown))}{_why_absent(config, unknown)}{nearest_names(unknown, known)}"
         )
+
+
+def norm_scales(config: ModelConfig, norms: str | Sequence[str]) -> tuple[str, ...]:
+    """Return the scales of norms by name or glob; `blocks.3.ln1` and `blocks.3.ln1.scale` are the same.
+
+    Raises ValueError for norms that the model does not have.
+    """
+    known = [name for name in hook_names(config) if name.endswith(".scale")]
+    found: list[str] = []
+    for given in [norms] if isinstance(norms, str) else norms:
+        glob = canonical_name(given).removesuffix(".scale") + ".scale"
+        matching = [name for name in known if fnmatchcase(name, glob)]
+        if not matching:
+            check_names(config, [glob])
+        found += matching
+    return tuple(dict.fromkeys(found))
 
 
 def _why_absent(config: ModelConfig, names: list[str]) -> str:

@@ -36,7 +36,8 @@ def path_patch(
 
     A sender writes in the run of the text what it writes for the corrupted text; all other heads are held, and one input of a receiver
     takes what comes of it; then everything after the receiver is recomputed. Senders are the embedding, all heads and all MLPs, and the
-    receiver is the logits, unless given; of several receivers each is patched alone. Wang et al. 2022, section 3.1.
+    receiver is the logits, unless given; of several receivers each is patched alone, and those joined by + together. Wang et al. 2022,
+    section 3.1.
 
     Args:
         text: what is read
@@ -44,7 +45,8 @@ def path_patch(
         target TOKEN: the answer to the text
         wrong TOKEN: another answer; the metric is then their logit difference
         sender: embed, a head such as L3H7, an MLP such as mlp3 or its neuron mlp3.17; may be given again for more
-        receiver: one input of a head such as L9H6.q (L9H6 is q, k and v), an MLP, a neuron or logits; may be given again for more
+        receiver: one input of a head such as L9H6.q (L9H6 is q, k and v), keys or values that a group of heads shares such as L9G2.k,
+            an MLP, a neuron or logits; several joined by + take it together; may be given again for more
         receiver_pos: where receivers take it, counted from the end where negative; everywhere unless given
         mlps: held where they were, or recomputed, between sender and receiver
         frozen_norm NAME: a norm whose scale is held, such as blocks.3.ln1 or ln_final; may be a glob, and given again for more
@@ -53,11 +55,12 @@ def path_patch(
     Examples:
         cutaway interpret path-patch --demo
         cutaway interpret path-patch --demo --receiver L24H5.q --receiver-pos=-1
+        cutaway interpret path-patch --demo --receiver L24H5.q+L26H1.q
         cutaway interpret path-patch --demo --mlps frozen --report paths.html
 
     In Python:
         from cutaway import path_patching
-        found = path_patching.path_patch(lm, text, corrupted, "Mary", "John", receivers=["L24H5.q"])
+        found = path_patching.path_patch(lm, text, corrupted, "Mary", "John", receivers=["L24H5.q+L26H1.q"])
         found.ranked()[:5], found.recovery  # sender receiver
     """
     from cutaway.interp import path_patching

@@ -16,7 +16,7 @@ from cutaway.interp.cache import ActivationCache
 from cutaway.interp.running import gradients
 from cutaway.interp.two_runs import TwoRuns
 
-__all__ = ["Completeness", "first_order", "through_softmax", "along_inputs", "along_activations"]
+__all__ = ["Completeness", "first_order", "through_softmax", "along_inputs", "along_activations", "middles"]
 
 
 class Completeness(NamedTuple):
@@ -74,7 +74,7 @@ def along_inputs(
     names = [name for kind in {*kinds, "embed"} for name in names_of(config, kind)]
     start, end = runs.cache["embed"], runs.incoming("embed")
     total: dict[str, Tensor] = {}
-    for share in _middles(steps):
+    for share in middles(steps):
         point = edits.replace("embed", torch.lerp(start, end, share))
         _, _, grads = gradients(runs.model, runs.tokens, metric, names, edits=[point])
         total = {name: grads[name] / steps + total.get(name, 0.0) for name in names}
@@ -94,7 +94,7 @@ def along_activations(runs: TwoRuns, metric: _Metric, kinds: Sequence[NodeKind],
     def estimate(name: str) -> PerNode:
         start, end = runs.cache[name], runs.incoming(name)
         total = torch.zeros_like(start)
-        for share in _middles(steps):
+        for share in middles(steps):
             point = edits.replace(name, torch.lerp(start, end, share))
             total += gradients(runs.model, runs.tokens, metric, [name], edits=[point])[2][name] / steps
         return by_unit((end - start) * total, name)
@@ -102,7 +102,8 @@ def along_activations(runs: TwoRuns, metric: _Metric, kinds: Sequence[NodeKind],
     return {kind: [estimate(name) for name in names_of(runs.model.config, kind)] for kind in kinds}
 
 
-def _middles(steps: int) -> Iterable[float]:
+def middles(steps: int) -> Iterable[float]:
+    """Return the middles of equal parts of the way from 0 to 1."""
     return ((step + 0.5) / steps for step in range(steps))
 
 

@@ -6,13 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from cutaway.interp.attribution.estimates import Completeness
 from cutaway.interp.attribution.nodes import Node, NodeKind
-from cutaway.interp.ranks import rank_correlation
+from cutaway.interp.ranks import EffectAgreement, compare_effects
 from cutaway.interp.result import Result
 from cutaway.report import grid, table
 
@@ -22,9 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Agreement", "Attribution", "NodeEffect"]
 
-_ROUNDING = 64
-"""Effects below so many units in the last place of the metric are taken for nothing, as they may be rounding."""
-_N_SHOWN, _N_BARS, _N_NAMED = 10, 20, 5
+_N_SHOWN, _N_BARS = 10, 20
 _N_MAPS = 1  # of those that a report has, how many a terminal shows
 
 
@@ -36,20 +33,12 @@ class NodeEffect(NamedTuple):
     exact: float | None
 
 
-class Agreement(NamedTuple):
+@dataclass(frozen=True, kw_only=True)
+class Agreement(EffectAgreement[Node]):
     """How the estimates of a kind agree with the exact effects of those nodes that were tried."""
 
     kind: NodeKind
-    n_tried: int
     n_nodes: int
-    rank_correlation: float | None
-    """Spearman's, of the sizes of the effects, among nodes that have one by either account; None where no two differ."""
-    false_positives: tuple[Node, ...]
-    """Those that move the metric by the threshold or more by their estimate alone."""
-    misses: tuple[Node, ...]
-    """Those that do so by their exact effect alone; where not all were tried, there may be more."""
-    wrong_sign: tuple[Node, ...]
-    """Those that move the metric by the threshold or more, by either account, and by the estimate the other way."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -105,28 +94,12 @@ class Attribution(Result):
 
     def agreement(self) -> list[Agreement]:
         """Return for each kind that was tried how estimates and exact effects agree."""
-        found, least = [], self.threshold * abs(self.gap)
-        noise = _ROUNDING * torch.finfo(self.base.dtype).eps * max(self.base.abs().max().item(), self.other.abs().max().item())
+        found = []
         for kind in self.estimates:
             tried = [(node, self.estimate(node), self.exact[node].mean().item()) for node in self.exact if node.kind == kind]
             if tried:
-                found.append(
-                    Agreement(
-                        kind=kind,
-                        n_tried=len(tried),
-                        n_nodes=sum(1 for _ in self._nodes(kind)),
-                        rank_correlation=rank_correlation(*_sizes(tried, noise)),
-                        false_positives=tuple(node for node, estimate, exact in tried if abs(estimate) >= least > abs(exact)),
-                        misses=tuple(node for node, estimate, exact in tried if abs(exact) >= least > abs(estimate)),
-                        wrong_sign=tuple(
-                            node
-                            for node, estimate, exact in tried
-                            if estimate * exact < 0
-                            and max(abs(estimate), abs(exact)) >= least
-                            and min(abs(estimate), abs(exact)) > noise
-                        ),
-                    )
-                )
+                agreement = compare_effects(tried, base=self.base, other=self.other, threshold=self.threshold)
+                found.append(Agreement(kind=kind, n_nodes=sum(1 for _ in self._nodes(kind)), **vars(agreement)))
         return found
 
     def summary(self) -> str:
@@ -177,8 +150,7 @@ class Attribution(Result):
                 for node, effect in self.exact.items()
             ],
             "agreement": [
-                each._asdict()
-                | {name: list(map(str, getattr(each, name))) for name in ("false_positives", "misses", "wrong_sign")}
+                {"kind": each.kind, "n_nodes": each.n_nodes} | each.to_dict()
                 for each in self.agreement()
             ],
         }  # fmt: skip
@@ -283,22 +255,8 @@ class Attribution(Result):
         return f"{Node(node.kind, node.layer, node.unit)} at {self._place(node.pos)}"
 
     def _agreement_said(self, each: Agreement) -> str:
-        correlation = "" if each.rank_correlation is None else f"rank correlation of sizes {each.rank_correlation:.2f}, "
-        wrong = f"{self._counted(each.false_positives, 'false positive')}, {self._counted(each.misses, 'miss')}"
-        wrong += f", {self._counted(each.wrong_sign, 'wrong sign')}"
         among = " among those tried" if each.n_tried < each.n_nodes else ""
-        return f"{each.kind}, {each.n_tried} of {each.n_nodes} tried: {correlation}{wrong}{among}."
-
-    def _counted(self, nodes: Sequence[Node], what: str) -> str:
-        plural = "" if len(nodes) == 1 else "es" if what.endswith("s") else "s"
-        names = [*map(self._name, nodes[:_N_NAMED]), *(["..."] if len(nodes) > _N_NAMED else [])]
-        return f"{len(nodes)} {what}{plural}" + (f" ({', '.join(names)})" if nodes else "")
-
-
-def _sizes(tried: Sequence[tuple[Node, float, float]], noise: float) -> tuple[list[float], list[float]]:
-    """Return the sizes of both, those of rounding as 0, without the nodes that have no effect by either."""
-    sizes = [[abs(each) if abs(each) > noise else 0.0 for each in pair] for _, *pair in tried]
-    return [estimate for estimate, exact in sizes if estimate or exact], [exact for estimate, exact in sizes if estimate or exact]
+        return f"{each.kind}, {each.n_tried} of {each.n_nodes} tried: {each.said(self._name)}{among}."
 
 
 def _number(value: float | Tensor) -> str:

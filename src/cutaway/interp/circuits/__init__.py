@@ -15,11 +15,17 @@ from cutaway.interp.circuits.minimising import minimise
 from cutaway.interp.circuits.prompts import PromptPairs, read_pairs, read_pairs_file
 from cutaway.interp.circuits.pruning import PRUNINGS, Pruned, Pruning, prune_by_threshold, prune_greedily
 from cutaway.interp.circuits.random_circuits import random_circuit, random_circuits
+from cutaway.interp.circuits.result import EdgeMethod, EdgeScore, EdgeScores
 from cutaway.interp.circuits.running import CircuitRuns, circuit_metric, run_circuit
+from cutaway.interp.circuits.scoring import score_edges
 
 __all__ = [
     "Graph",
     "Edge",
+    "score_edges",
+    "EdgeScores",
+    "EdgeScore",
+    "EdgeMethod",
     "Circuit",
     "hash_weights",
     "hash_tokens",

@@ -34,10 +34,10 @@ def path_patch(
     pairs: Sequence[tuple[int, int]] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> PathPatching:
-    """Let senders write in the clean run what they write in the corrupted one, for one input of one receiver at a time.
+    """Let senders write in the clean run what they write in the corrupted one, for one receiver, or one set of them, at a time.
 
-    Senders, receivers, MLPs and norms are as in `patch_paths`: of several receivers each is patched alone, where Wang et al. patch a
-    set of them together. The metric is `logit_diff` where a wrong answer is given and `log_prob` where none is. Prompts of different
+    Senders, receivers, MLPs and norms are as in `patch_paths`: of several receivers each is patched alone, and those joined by +
+    together. The metric is `logit_diff` where a wrong answer is given and `log_prob` where none is. Prompts of different
     length are aligned by their common beginning and end, or by `pairs` of (clean, corrupted) positions; elsewhere senders keep what
     they write. Raises ValueError for parts that the model does not have, for prompts that do not align, for an answer that is not one
     token, and where both runs give the same metric. Source: Wang et al. 2022, "Interpretability in the Wild", section 3.1.

@@ -1,27 +1,24 @@
-"""Paths patched one at a time: what one part's output does through one input of another part alone."""
+"""Paths patched: what one part's output does through one input of another part alone, or through those of several together."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from cutaway.config import ModelConfig
-from cutaway.hooks import canonical_name
 from cutaway.interp import edits
 from cutaway.interp.edits import Edit
 from cutaway.interp.metrics import Metric
-from cutaway.interp.nodes import Node, all_senders, parse_receivers, parse_sender
+from cutaway.interp.nodes import Node, NodeSet, all_senders, parse_receiver_sets, parse_sender
 from cutaway.interp.patching.grid import Pairs
-from cutaway.interp.path_patching.reach import MLPs, names_of_receivers, names_of_senders, names_on_the_way, received
+from cutaway.interp.path_patching.reach import MLPs, names_of_receivers, names_of_senders, names_on_the_way, place_of, received
 from cutaway.interp.path_patching.result import PathPatching
-from cutaway.interp.refactoring import ungroup_heads
-from cutaway.interp.sites import check_names, hook_names, hook_order
+from cutaway.interp.sites import hook_order, norm_scales
 from cutaway.interp.sweep import AnyMetric, sweep
 from cutaway.interp.two_runs import TwoRuns, run_two
 from cutaway.model import Transformer
@@ -43,6 +40,7 @@ def patch_paths(
     *,
     senders: Sequence[str] | None = None,
     receivers: Sequence[str] = ("logits",),
+    paths: Sequence[tuple[str, str]] | None = None,
     mlps: MLPs = "recomputed",
     frozen_norms: str | Sequence[str] = (),
     receiver_pos: int | Sequence[int] | None = None,
@@ -52,21 +50,24 @@ def patch_paths(
     memory_gib: float | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> PathPatching:
-    """Patch the paths from every sender to every receiver, one at a time, and return what the metric becomes.
+    """Patch the paths from every sender to every receiver, or set of them, and return what the metric becomes.
 
     A path takes two passes over `tokens`. In the first the sender's output is that of the other run, all other heads keep what they
     write, MLPs keep it too (`mlps="frozen"`) or are recomputed, and the receiver's input is noted. In the second the receiver's input
     is what was noted, at all positions or at `receiver_pos`, and everything after it is recomputed; for `logits` the first pass is all.
     Norms divide by scales recomputed in both passes, but for those named, or matched by a glob, in `frozen_norms`.
 
-    Receivers are patched one at a time. Wang et al. patch the paths from a sender to a set of receivers together, as to the queries of
-    all name movers: the effects of its members add up to the set's only where they do not act on each other or saturate.
+    Receivers joined by + take their inputs together, as the queries of all name movers do in Wang et al. (`L9H9.q+L9H6.q+L10H0.q`);
+    others one at a time. A set's effect is the sum of its members' only where these do not act on each other or saturate; each member
+    takes what was noted, whatever others of the set would make of it.
 
     Senders are `embed`, heads such as `L9H6`, MLPs such as `mlp3`, neurons such as `mlp3.17`; unless given the embedding, all heads and
     all MLPs. Receivers are `logits`, one input of a head such as `L9H6.q` (`L9H6` is all three), MLPs and neurons; where heads share
-    keys and values, `L9H6.k` are those that head 6 sees, and no other head's. `pairs` say for each row which positions of the other run
-    go to which of this, equal ones unless given; `lengths` are each row's tokens where rows are filled up on the right. Raises
-    ValueError for parts and norms that the model does not have, and for runs of different length without pairs.
+    keys and values, `L9G2.k` are those of a group, and `L9H6.k` those that head 6 sees, and no other head's. `paths` names the pairs of
+    a sender and a receiver to patch, where that is not every one with every other. `pairs` say for each row which positions of the
+    other run go to which of this, equal ones unless given; `lengths` are each row's tokens where rows are filled up on the right.
+    Raises ValueError for parts and norms that the model does not have, for logits in a set, and for runs of different length without
+    pairs.
     Source: Wang et al. 2022, "Interpretability in the Wild", section 3.1; Goldowsky-Dill et al. 2023, "Localizing Model
     Behavior with Path Patching".
 
@@ -76,24 +77,26 @@ def patch_paths(
     config = model.config
     if mlps not in ("frozen", "recomputed"):
         raise ValueError(f"mlps is {mlps!r}; expected frozen or recomputed")
-    writing, reading = _nodes(config, senders, receivers)
-    frozen = _scales(model, frozen_norms)
-    if config.n_kv_heads < config.n_heads and any(node.input in ("k", "v") for node in reading):
-        model = ungroup_heads(model)
+    writing, reading, wanted = _nodes(config, senders, receivers, paths)
+    frozen = norm_scales(config, frozen_norms)
+    noting = list(dict.fromkeys(node for receiver in reading for node in receiver.nodes))
     written = names_of_senders(writing)
     with evaluating(model), torch.no_grad():
-        names = written | names_of_receivers(reading, config.n_layers) | names_on_the_way(model, frozen)
+        names = written | names_of_receivers(noting, config.n_layers) | names_on_the_way(model, frozen)
         runs = run_two(
             model, tokens, other_tokens, metric, names,
             other_names=written, pairs=pairs, lengths=lengths, other_lengths=other_lengths,
         )  # fmt: skip
         places, read = _places(receiver_pos, runs), _places(metric.pos if isinstance(metric, Metric) else None, runs)
-        table = _Table(runs, metric, writing, reading, frozen, places, read, memory_gib, progress)
+        table = _Table(runs, metric, writing, reading, wanted, frozen, places, read, memory_gib, progress)
         kept = table.kept
         n = max(1, _N_TOKENS // max(1, len(tokens) * len(kept)))
         for first in range(0, len(writing), n):
-            for receiver, values in received(runs, writing[first : first + n], reading, mlps=mlps, frozen=frozen, kept=kept):
-                table.take(receiver, values, first)
+            some = slice(first, first + n)
+            for node, sent, values in received(
+                runs, writing[some], noting, wanted=table.wanted_of(some), mlps=mlps, frozen=frozen, kept=kept
+            ):
+                table.take(node, [first + i for i in sent], values)
         table.flush()
     return PathPatching(
         senders=tuple(writing),
@@ -107,13 +110,27 @@ def patch_paths(
     )
 
 
-def _nodes(config: ModelConfig, senders: Sequence[str] | None, receivers: Sequence[str]) -> tuple[Sequence[Node], Sequence[Node]]:
-    """Return who sends, in the order of the computation, and who receives, each once."""
-    writing = all_senders(config) if senders is None else [parse_sender(config, each) for each in senders]
-    reading = [node for each in receivers for node in parse_receivers(config, each)]
+def _nodes(
+    config: ModelConfig, senders: Sequence[str] | None, receivers: Sequence[str], paths: Sequence[tuple[str, str]] | None
+) -> tuple[Sequence[Node], Sequence[Node | NodeSet], Bool[Tensor, "sender receiver"]]:
+    """Return who sends, in the order of the computation, and who receives, each once, and which paths between them are asked for."""
+    if paths is not None and (senders is not None or tuple(receivers) != ("logits",)):
+        raise ValueError("paths name their senders and receivers themselves: give either paths, or senders and receivers")
+    ends = [(parse_sender(config, each), parse_receiver_sets(config, name)) for each, name in paths or ()]
+    writing = [sender for sender, _ in ends]
+    reading = [each for _, read in ends for each in read]
+    if paths is None:
+        writing = all_senders(config) if senders is None else [parse_sender(config, each) for each in senders]
+        reading = [each for name in receivers for each in parse_receiver_sets(config, name)]
     if not writing or not reading:
         raise ValueError("there is nothing to patch: name at least one sender and one receiver")
-    return sorted(dict.fromkeys(writing), key=lambda node: node.order), list(dict.fromkeys(reading))
+    writing, reading = sorted(dict.fromkeys(writing), key=lambda node: node.order), list(dict.fromkeys(reading))
+    rows, columns = {node: i for i, node in enumerate(writing)}, {node: i for i, node in enumerate(reading)}
+    wanted = torch.full((len(writing), len(reading)), paths is None)
+    for sender, read in ends:
+        for each in read:
+            wanted[rows[sender], columns[each]] = True
+    return writing, reading, wanted
 
 
 @dataclass
@@ -123,7 +140,9 @@ class _Table:
     runs: TwoRuns
     metric: AnyMetric
     senders: Sequence[Node]
-    receivers: Sequence[Node]
+    receivers: Sequence[Node | NodeSet]
+    wanted: Bool[Tensor, "sender receiver"]
+    """The paths that are asked for."""
     frozen: Sequence[str]
     places: _Places | None
     """Where receivers take what they are given; None for everywhere."""
@@ -132,6 +151,8 @@ class _Table:
     memory_gib: float | None
     progress: Callable[[int, int], None] | None
     cells: list[tuple[int, int, list[Edit]]] = field(default_factory=list)
+    noted: dict[int, list[Mapping[int, Edit]]] = field(default_factory=dict)
+    """Of receivers that are sets, what their members take from each sender, until all members are noted."""
     n_bytes: int = 0
     n_done: int = 0
 
@@ -139,33 +160,49 @@ class _Table:
         shape = len(self.senders), len(self.receivers), len(self.runs.tokens)
         self.scores = self.runs.base.new_full(shape, torch.nan)
         self.base = self.runs.base
+        self.columns: dict[Node, list[int]] = {}
+        for column, receiver in enumerate(self.receivers):
+            for node in receiver.nodes:
+                self.columns.setdefault(node, []).append(column)
         self.kept = self._kept()
 
-    def take(self, receiver: Node, values: Float[Tensor, "sender batch kept_pos ..."], first: int) -> None:
-        """Note the receiver's inputs, at the kept positions, for senders from the `first` on."""
-        places, column = self._places_of(receiver), self.receivers.index(receiver)
-        (name,) = names_of_receivers([receiver], self.runs.model.config.n_layers)
-        whole = self.runs.cache[name]
-        whole = whole if receiver.index is None else whole.select(2 if receiver.kind == "head" else -1, receiver.index)
+    def wanted_of(self, senders: slice) -> dict[Node, Bool[Tensor, " sender"]]:
+        """Return for each node which of some senders have a path to it."""
+        return {node: self.wanted[senders, columns].any(1) for node, columns in self.columns.items()}
+
+    def take(self, node: Node, senders: Sequence[int], values: Float[Tensor, "sender batch kept_pos ..."]) -> None:
+        """Note a receiver's inputs, at the kept positions, for these senders; make the cells that are then complete."""
+        places = self._places_of(node)
+        whole = self._own(node)
         whole = whole.expand(len(values), *whole.shape).clone()
         whole[:, :, self.kept] = values
         values = whole
         if places is not None:
             rows = torch.arange(values.shape[1], device=values.device)[:, None]
             values = values[:, rows, places.of_row.to(values.device)]
-        held = list(self._held_norms(receiver))
-        for i, value in enumerate(values):
-            self.cells.append((first + i, column, [self._edit(receiver, value.clone(), places and places.pos), *held]))
-            self.n_bytes += value.nbytes
+        noted = {i: self._edit(node, value.clone(), places and places.pos) for i, value in zip(senders, values, strict=True)}
+        self.n_bytes += values.nbytes
+        for column in self.columns[node]:
+            self.noted.setdefault(column, []).append(noted)
+            if len(self.noted[column]) == len(self.receivers[column].nodes):
+                self._make_cells(column, self.noted.pop(column))
         if self.n_bytes > _HELD_BYTES:
             self.flush()
+
+    def _make_cells(self, column: int, noted: Sequence[Mapping[int, Edit]]) -> None:
+        """Add the cells of one receiver, for all senders that write before any of its nodes reads."""
+        held = list(self._held_norms(self.receivers[column]))
+        for sender in sorted({sender for of_node in noted for sender in of_node}):
+            if self.wanted[sender, column]:
+                taken = [of_node[sender] for of_node in noted if sender in of_node]
+                self.cells.append((sender, column, [*taken, *held]))
 
     def flush(self) -> None:
         """Run what is noted."""
         if not self.cells:
             return
         runs = self.runs
-        n_all = self.scores.numel()
+        n_all = int(self.wanted.sum()) * len(runs.tokens)
         progress = self.progress
 
         def tell(n_cells: int, _n_all: int) -> None:
@@ -182,29 +219,40 @@ class _Table:
         self.n_done += len(self.cells)
         self.cells, self.n_bytes = [], 0
 
-    def _places_of(self, receiver: Node) -> _Places | None:
-        return self.read if receiver.kind == "logits" else self.places
+    def _places_of(self, node: Node) -> _Places | None:
+        return self.read if node.kind == "logits" else self.places
+
+    def _name_of(self, node: Node) -> str:
+        (name,) = names_of_receivers([node], self.runs.model.config.n_layers)
+        return name
+
+    def _own(self, node: Node) -> Float[Tensor, "batch pos ..."]:
+        """Return the input that a receiver has in the run."""
+        x, place = self.runs.cache[self._name_of(node)], place_of(node, self.runs.model.config)
+        return x if place is None else x.select(-1 if node.kind == "neuron" else 2, place)
 
     def _kept(self) -> Int[Tensor, " kept_pos"]:
         """Return the positions that senders can move and receivers take."""
         taken = torch.zeros_like(self.runs.tokens, dtype=torch.bool)
-        for receiver in self.receivers:
-            places = self._places_of(receiver)
+        for node in self.columns:
+            places = self._places_of(node)
             taken |= True if places is None else torch.zeros_like(taken).scatter(1, places.of_row.to(taken.device), True)
         return (taken & ~self.runs.same()).any(0).nonzero()[:, 0]
 
-    def _edit(self, receiver: Node, value: Tensor, pos: list[int] | None) -> Edit:
-        (name,) = names_of_receivers([receiver], self.runs.model.config.n_layers)
-        if receiver.kind == "head":
-            return edits.replace(name, value, head=receiver.index, pos=pos)
-        return edits.replace(name, value, pos=pos, index=receiver.index)
+    def _edit(self, node: Node, value: Tensor, pos: list[int] | None) -> Edit:
+        name, config = self._name_of(node), self.runs.model.config
+        if node.kind == "head" and node.input != "q" and config.n_kv_heads < config.n_heads:
+            return edits.replace(name, value, query_head=node.index, pos=pos)
+        if node.kind in ("head", "group"):
+            return edits.replace(name, value, head=node.index, pos=pos)
+        return edits.replace(name, value, pos=pos, index=node.index)
 
-    def _held_norms(self, receiver: Node) -> Iterator[Edit]:
-        """Yield the edits that hold frozen norms after what the receiver reads."""
+    def _held_norms(self, receiver: Node | NodeSet) -> Iterator[Edit]:
+        """Yield the edits that hold frozen norms after what the receiver first reads."""
         order = hook_order(self.runs.model.config)
-        (name,) = names_of_receivers([receiver], self.runs.model.config.n_layers)
+        first = min(order[self._name_of(node)] for node in receiver.nodes)
         for scale in self.frozen:
-            if order[scale] > order[name]:
+            if order[scale] > first:
                 yield edits.replace(scale, self.runs.cache[scale])
 
 
@@ -224,16 +272,3 @@ def _places(pos: int | Sequence[int] | None, runs: TwoRuns) -> _Places | None:
     if wrong := [each for each in given if not -n_least <= each < n_least]:
         raise ValueError(f"there is no position {wrong[0]} in every row: the shortest has {n_least} tokens")
     return _Places(given, torch.tensor([[each % length for each in given] for length in runs.lengths]))
-
-
-def _scales(model: Transformer, norms: str | Sequence[str]) -> tuple[str, ...]:
-    """Return the scales of norms by name or glob; `blocks.3.ln1` and `blocks.3.ln1.scale` are the same."""
-    known = [name for name in hook_names(model.config) if name.endswith(".scale")]
-    found: list[str] = []
-    for given in [norms] if isinstance(norms, str) else norms:
-        glob = canonical_name(given).removesuffix(".scale") + ".scale"
-        matching = [name for name in known if fnmatchcase(name, glob)]
-        if not matching:
-            check_names(model.config, [glob])
-        found += matching
-    return tuple(dict.fromkeys(found))

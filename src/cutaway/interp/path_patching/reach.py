@@ -7,22 +7,24 @@ receivers' own matrices need be computed, for many senders at once, and at those
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from cutaway.config import ModelConfig
 from cutaway.hooks import Hook, Hooks
 from cutaway.interp.factored import block_of
 from cutaway.interp.nodes import Node
 from cutaway.interp.two_runs import TwoRuns
 from cutaway.model import Block, Transformer
 
-__all__ = ["MLPs", "received", "names_of_receivers", "names_of_senders", "names_on_the_way"]
+__all__ = ["MLPs", "received", "place_of", "names_of_receivers", "names_of_senders", "names_on_the_way"]
 
 MLPs = Literal["frozen", "recomputed"]
 """Whether MLPs between sender and receiver are held where they were, or recomputed from what the sender changed."""
@@ -39,6 +41,13 @@ def names_of_senders(senders: Sequence[Node]) -> set[str]:
 def names_of_receivers(receivers: Sequence[Node], n_layers: int) -> set[str]:
     """Return the activations that pass 2 puts in: a head's queries, keys or values, an MLP's output, the last residual stream."""
     return {_name_of(each, n_layers) for each in receivers}
+
+
+def place_of(receiver: Node, config: ModelConfig) -> int | None:
+    """Return which head of its activation's own axis, or which neuron, a receiver is; None for one that is all of it."""
+    if receiver.kind == "head" and receiver.input in ("k", "v"):
+        return (receiver.index or 0) // (config.n_heads // config.n_kv_heads)
+    return receiver.index
 
 
 def names_on_the_way(model: Transformer, frozen: Sequence[str]) -> set[str]:
@@ -61,15 +70,16 @@ def received(
     senders: Sequence[Node],
     receivers: Sequence[Node],
     *,
+    wanted: Mapping[Node, Bool[Tensor, " sender"]],
     mlps: MLPs,
     frozen: Sequence[str],
     kept: Int[Tensor, " kept_pos"],
-) -> Iterator[tuple[Node, Float[Tensor, "sender batch kept_pos ..."]]]:
-    """Yield each receiver with its input for the first so many senders, which are in the order of the computation.
+) -> Iterator[tuple[Node, Sequence[int], Float[Tensor, "wanted_sender batch kept_pos ..."]]]:
+    """Yield each receiver with its inputs for those senders, in the order of the computation, that are wanted for it.
 
-    The others write after the receiver reads. A head's input is its q, k or v; an MLP's stands as the output that it has for it, a
-    neuron's as its activation; the logits' as the last residual stream. `kept` are the positions that are computed. Nothing is changed,
-    bit for bit, at positions that the sender does not move.
+    Senders that write after the receiver reads are left out. A head's or a group's input is its q, k or v; an MLP's stands as the
+    output that it has for it, a neuron's as its activation; the logits' as the last residual stream. `kept` are the positions that are
+    computed. Nothing is changed, bit for bit, at positions that the sender does not move.
     """
     walk = _Walk(runs, kept, Hooks({name: _held(runs.cache[name][:, kept]) for name in frozen}))
     queue = list(senders)
@@ -80,29 +90,37 @@ def received(
             moved = torch.cat([moved, walk.written(queue.pop(0))[None]])
         return moved
 
+    def inputs(
+        here: Sequence[Node], read: Callable[[Node, _Moved, _Moved], Tensor], normed: _Moved, moved: _Moved
+    ) -> Iterator[tuple[Node, Sequence[int], Tensor]]:
+        for each in here:
+            sent = wanted[each][: len(moved)].nonzero()[:, 0].to(moved.device)
+            if len(sent):
+                some = (x if len(sent) == len(x) else x[sent] for x in (normed, moved))
+                yield each, sent.tolist(), read(each, *some)
+
     stream = walk.base("blocks.0.resid_pre")
     moved = with_senders(stream.new_zeros(0, *stream.shape), (-1, 0))
     for layer in range(runs.model.config.n_layers):
         block = block_of(runs.model, layer)
         here = [each for each in receivers if each.layer == layer]
         before, normed = moved, walk.normed(block, layer, moved)
-        for each in here:
-            if each.kind == "head":
-                yield each, walk.head_input(block, each, normed, before)
+        yield from inputs(
+            [each for each in here if each.kind in ("head", "group")], partial(walk.head_input, block), normed, before
+        )
         moved = with_senders(moved, (layer, 0))
         mlp_receivers = [each for each in here if each.kind in ("mlp", "neuron")]
         if block.mlp is not None and (mlps == "recomputed" or mlp_receivers):
             if not block.is_parallel:
                 before, normed = moved, walk.normed(block, layer, moved, half=1)
-            for each in mlp_receivers:
-                yield each, walk.mlp_output(block, each, normed, before)
+            yield from inputs(mlp_receivers, partial(walk.mlp_output, block), normed, before)
             if mlps == "recomputed":
                 change = walk.mlp_output(block, Node("mlp", layer), normed, before) - walk.base(f"blocks.{layer}.mlp_out")
                 moved = torch.cat([before + change, moved[len(before) :]])  # in parallel this layer's heads come after its MLP
         moved = with_senders(moved, (layer, 1))
-    for each in receivers:
-        if each.kind == "logits":
-            yield each, walk.base(f"blocks.{len(runs.model.blocks) - 1}.resid_post") + moved
+    logits = [each for each in receivers if each.kind == "logits"]
+    end = walk.base(f"blocks.{len(runs.model.blocks) - 1}.resid_post")
+    yield from inputs(logits, lambda _each, _normed, moved: end + moved, moved, moved)
 
 
 @dataclass(frozen=True)
@@ -141,15 +159,15 @@ class _Walk:
     def head_input(
         self, block: Block, receiver: Node, normed: _Moved, moved: _Moved
     ) -> Float[Tensor, "sender batch kept_pos d_head"]:
-        """Return the head's queries, keys or values."""
-        assert receiver.index is not None
-        attn = block.attn
+        """Return the head's queries, or the keys or values that it has or shares."""
+        attn, head = block.attn, place_of(receiver, self.runs.model.config)
+        assert head is not None
         if receiver.input != "v" and self.runs.model.qk_positions is not None:
             normed = normed + self.runs.cache["pos_embed"][..., self.kept, :]
         writer = {"q": attn.W_Q, "k": attn.W_K, "v": attn.W_V}[receiver.input or "q"]
-        rows = _rows(receiver.index, attn.d_head)
+        rows = _rows(head, attn.d_head)
         new = F.linear(normed, writer.weight[rows], None if writer.bias is None else writer.bias[rows])
-        return _where_moved(moved, new, self.base(_name_of(receiver))[..., receiver.index, :])
+        return _where_moved(moved, new, self.base(_name_of(receiver))[..., head, :])
 
     def mlp_output(self, block: Block, receiver: Node, normed: _Moved, moved: _Moved) -> Float[Tensor, "sender batch kept_pos ..."]:
         """Return the MLP's output, or its neuron's activation."""
@@ -175,7 +193,7 @@ def _rows(head: int, d_head: int) -> slice:
 
 def _name_of(receiver: Node, n_layers: int = 0) -> str:
     match receiver.kind:
-        case "head":
+        case "head" | "group":
             return f"blocks.{receiver.layer}.attn.{receiver.input}"
         case "mlp":
             return f"blocks.{receiver.layer}.mlp_out"

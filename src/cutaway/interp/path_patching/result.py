@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cutaway.interp.nodes import Node
+from cutaway.interp.nodes import Node, NodeSet
 from cutaway.interp.path_patching.reach import MLPs
 from cutaway.interp.result import Result
 from cutaway.interp.tensors import finite_or_none
@@ -46,7 +46,7 @@ class PathPatching(Result):
     )
 
     senders: tuple[Node, ...]
-    receivers: tuple[Node, ...]
+    receivers: tuple[Node | NodeSet, ...]
     scores: Float[Tensor, "sender receiver batch"]
     """NaN where the sender writes after the receiver reads."""
     base: Float[Tensor, " batch"]
@@ -101,6 +101,8 @@ class PathPatching(Result):
             f"One path at a time: a sender writes as in the other run, other heads are held, MLPs between are {held}, and one input of "
             "a receiver takes what comes of it.",
         ]
+        if any(isinstance(each, NodeSet) for each in self.receivers):
+            sentences.append("Receivers joined by + take theirs together.")
         if ranked:
             best = ranked[0]
             sentences.append(
