@@ -8,6 +8,7 @@ from cutaway.interp.circuits.circuit_scores import CircuitScores
 from cutaway.interp.circuits.comparison import CircuitComparison, compare
 from cutaway.interp.circuits.curve import faithfulness_curve
 from cutaway.interp.circuits.curve_result import SHARES, FaithfulnessCurve
+from cutaway.interp.circuits.drawing import CircuitDrawing, draw_circuit
 from cutaway.interp.circuits.evaluation import evaluate_circuit
 from cutaway.interp.circuits.faithfulness import Faithfulness
 from cutaway.interp.circuits.graph import Edge, Graph
@@ -56,6 +57,8 @@ __all__ = [
     "SHARES",
     "FaithfulnessCurve",
     "faithfulness_curve",
+    "CircuitDrawing",
+    "draw_circuit",
     "Interval",
     "ratio_interval",
 ]
