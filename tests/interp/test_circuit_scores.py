@@ -155,7 +155,16 @@ def test_the_curve_is_that_of_the_circuits_pruned(found):
     model, tokens, other, circuit, scores = found
     graph, told = circuit.graph, []
     curve = faithfulness_curve(
-        model, tokens, other, METRIC, graph, scores, shares=(0.1, 0.3, 1), n_random=3, progress=lambda *each: told.append(each)
+        model,
+        tokens,
+        other,
+        METRIC,
+        graph,
+        scores,
+        shares=(0.1, 0.3, 1),
+        n_random=3,
+        least_gap=1e-3,
+        progress=lambda *each: told.append(each),
     )
     assert [each.how for each in curve.curves] == ["zero", "mean", "resample"]
     assert told[-1][0] == told[-1][1] == len(told)

@@ -15,6 +15,7 @@ __all__ = [
     "lines",
     "bands",
     "diagram",
+    "Row",
     "Arrow",
     "attention",
     "token_grid",

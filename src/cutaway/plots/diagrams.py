@@ -94,7 +94,9 @@ def _places(rows: Sequence[Row]) -> tuple[dict[str, _Place], list[tuple[float, s
             raise ValueError(f"the node {twice[0]!r} stands twice: give each node once")
         for i, line in enumerate(_lines(row.nodes, across) or [[]]):
             heights.append((y, "" if i else row.name))
-            for node, x in zip(line, _apart([row.nodes[node] * across for node in line], list(map(_width, line)), across), strict=True):
+            for node, x in zip(
+                line, _apart([row.nodes[node] * across for node in line], list(map(_width, line)), across), strict=True
+            ):
                 places[node] = _Place(x, y, _width(node))
             y += _ROW
         if row.aside:

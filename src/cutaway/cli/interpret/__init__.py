@@ -27,6 +27,7 @@ VERBS: dict[str, dict[str, str]] = {
         "attribution-patch": "all patches at once by gradients, the best re-tested",
         "ablate": "what is lost without a head, a layer or a neuron",
         "importance": "heads ranked by what their absence costs",
+        "circuit": "the edges that carry an answer: find, run, score, draw",
     },
     "Read weights": {
         "weights": "what heads do by their weights alone: QK, OV",

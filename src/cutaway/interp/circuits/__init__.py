@@ -11,8 +11,10 @@ from cutaway.interp.circuits.curve_result import SHARES, FaithfulnessCurve
 from cutaway.interp.circuits.drawing import CircuitDrawing, draw_circuit
 from cutaway.interp.circuits.evaluation import evaluate_circuit
 from cutaway.interp.circuits.faithfulness import Faithfulness
+from cutaway.interp.circuits.finding import FoundCircuit, Selection, find_circuit
 from cutaway.interp.circuits.graph import Edge, Graph
 from cutaway.interp.circuits.minimising import minimise
+from cutaway.interp.circuits.next_tokens import CircuitRun, run_on_prompts
 from cutaway.interp.circuits.prompts import PromptPairs, read_pairs, read_pairs_file
 from cutaway.interp.circuits.pruning import PRUNINGS, Pruned, Pruning, prune_by_threshold, prune_greedily
 from cutaway.interp.circuits.random_circuits import random_circuit, random_circuits
@@ -51,6 +53,11 @@ __all__ = [
     "PromptPairs",
     "read_pairs",
     "read_pairs_file",
+    "Selection",
+    "FoundCircuit",
+    "find_circuit",
+    "CircuitRun",
+    "run_on_prompts",
     "Faithfulness",
     "CircuitScores",
     "evaluate_circuit",

@@ -90,8 +90,11 @@ class CircuitScores(Result):
 
     def table(self) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
         """Return a row for each ablation."""
-        header = ["ablation", "model", "circuit", "empty", "share %", "95 %", "|M - C|", "random %", "incomplete"]
-        return header, [self._row(each) for each in self.faithfulness]
+        has_random = any(each.random_shares for each in self.faithfulness)
+        has_parts = any(each.subsets for each in self.faithfulness)
+        header = ["ablation", "model", "circuit", "empty", "share %", "95 %", "|M-C|"]
+        header += ["random %"] * has_random + ["parts"] * has_parts
+        return header, [self._row(each)[: 7 + has_random] + self._row(each)[8:] * has_parts for each in self.faithfulness]
 
     def _row(self, each: Faithfulness) -> list[str]:
         share, interval, shares = each.normalised, each.interval, each.random_shares

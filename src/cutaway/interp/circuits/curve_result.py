@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -215,10 +216,10 @@ class FaithfulnessCurve(Result):
         row = [f"{100 * self.curves[0].shares[size]:g}", str(self.n_edges[size])]
         for each in self.curves:
             intervals, random = each.intervals(), each.random_shares()
-            row.append("-" if each.is_refused else f"{100 * each.normalised[size]:.1f}")
+            row.append(_percent(each.normalised[size]))
             row.append("-" if intervals is None else f"{100 * intervals[size].low:.0f} to {100 * intervals[size].high:.0f}")
             if any(map(len, random)):
-                row.append(f"{100 * sum(random[size]) / len(random[size]):.1f}" if random[size] else "-")
+                row.append(_percent(sum(random[size]) / len(random[size])) if random[size] else "-")
         return row
 
     def figures(self) -> list[Figure]:
@@ -247,9 +248,22 @@ class FaithfulnessCurve(Result):
         return [bands({**series, **beside}, title="Faithfulness over circuit size", x_is_log=True, marks=(0.0, 1.0), **labels)]
 
     def views(self) -> list[RenderableType]:
-        """Return the table."""
-        header, rows = self.table()
-        shown = table(*header, right=header)
-        for row in rows:
-            shown.add_row(*row)
-        return [shown]
+        """Return a table for each ablation."""
+        views: list[RenderableType] = []
+        for each in self.curves:
+            random, intervals = each.random_shares(), each.intervals()
+            header = ["% of edges", "edges", "faithful %", "95 %", *(["random %", "lowest", "highest"] if any(random) else [])]
+            shown = table(*header, right=header, title=f"{each.how} ablation")
+            for size, share in enumerate(each.shares):
+                ends = "-" if intervals is None else f"{100 * intervals[size].low:.0f} to {100 * intervals[size].high:.0f}"
+                row = [f"{100 * share:g}", str(self.n_edges[size]), _percent(each.normalised[size]), ends]
+                if any(random):
+                    spread = [sum(random[size]) / len(random[size]), min(random[size]), max(random[size])] if random[size] else []
+                    row += list(map(_percent, spread)) or ["-"] * 3
+                shown.add_row(*row)
+            views.append(shown)
+        return views
+
+
+def _percent(share: float | Tensor) -> str:
+    return "-" if math.isnan(share) else f"{100 * float(share):.1f}"

@@ -118,7 +118,7 @@ class CircuitDrawing(Result):
             n_in = "" if members[0].kind == "embed" else str(histogram[layer])
             nodes.add_row(name, " ".join(map(str, members)), n_in)
         header, rows = self.table()
-        edges = table(*header, right=["score"], title=f"The {min(_N_SHOWN, len(rows))} largest of {len(self.circuit)} edges")
+        edges = table(*header, right=["score"], title=f"{min(_N_SHOWN, len(rows))} of {len(self.circuit)} edges")
         for row in rows[:_N_SHOWN]:
             edges.add_row(*row)
         return [nodes, edges]

@@ -41,6 +41,14 @@ class PromptPairs:
         return self.question.metric
 
     @property
+    def measured(self) -> str:
+        """The metric in words."""
+        if len(set(self.question.correct.ids)) == 1:
+            return self.question.words
+        names = {"logit_diff": "logit difference", "prob": "probability", "log_prob": "log-probability"}
+        return f"{names[self.question.name]} of each pair's own answers"
+
+    @property
     def data_hash(self) -> str:
         """The hash of both batches of tokens."""
         return hash_tokens(self.tokens, self.other_tokens)
