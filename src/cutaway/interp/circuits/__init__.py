@@ -1,6 +1,7 @@
 """Circuits: which edges of the computation carry a behaviour."""
 
-from cutaway.interp.circuits.ablated import Ablated, How, ablated_outputs
+from cutaway.interp.ablation import How
+from cutaway.interp.circuits.ablated import Ablated, ablated_outputs
 from cutaway.interp.circuits.acdc import Divergence, find_by_acdc
 from cutaway.interp.circuits.bootstrap import Interval, ratio_interval
 from cutaway.interp.circuits.circuit import Circuit, hash_tokens, hash_weights

@@ -14,7 +14,7 @@ from cutaway.interp.dropout import without_dropout
 from cutaway.interp.running import means, run_with_cache
 from cutaway.model import Transformer
 
-__all__ = ["How", "Ablated", "ablated_outputs"]
+__all__ = ["Ablated", "ablated_outputs"]
 
 
 @dataclass(frozen=True, eq=False)

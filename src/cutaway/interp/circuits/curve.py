@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from cutaway.interp.circuits.ablated import How, ablated_outputs
+from cutaway.interp.ablation import How
+from cutaway.interp.circuits.ablated import ablated_outputs
 from cutaway.interp.circuits.bootstrap import N_RESAMPLES
+from cutaway.interp.circuits.counting import Counter, Score
 from cutaway.interp.circuits.curve_result import SHARES, AblationCurve, FaithfulnessCurve
 from cutaway.interp.circuits.faithfulness import LEAST_GAP
 from cutaway.interp.circuits.graph import Graph
@@ -56,36 +58,13 @@ def faithfulness_curve(
         raise ValueError(f"the shares are {rising}; expected numbers that rise from above 0 to at most 1, such as 0.01, 0.1, 1")
     pruned = [PRUNINGS[pruning](graph, scores, max(1, round(share * graph.n_edges))) for share in rising]
     beside = [_beside(graph, each, n_random, seed + i) for i, each in enumerate(pruned)]
-    n_runs = len(ablations) * (2 + sum(1 + len(each) for each in beside))
-    n_done = 0
-
-    def score(runs: CircuitRuns, kept: Tensor) -> Tensor:
-        nonlocal n_done
-        found = runs.metric(kept, metric)
-        n_done += 1
-        if progress is not None:
-            progress(n_done, n_runs)
-        return found
-
+    counter = Counter(len(ablations) * (2 + sum(1 + len(each) for each in beside)), progress)
+    settings: dict[str, Any] = {"least_gap": least_gap, "n_resamples": n_resamples, "seed": seed}
     curves = []
     for how in ablations:
-        given: dict[str, Any] = {"other_tokens": other_tokens, "reference": reference, "over_positions": over_positions}
-        runs = CircuitRuns(model, tokens, graph, ablated_outputs(model, tokens, how, **given), memory_gib)
-        random = [torch.stack([score(runs, kept) for kept in each]) if each else None for each in beside]
-        curves.append(
-            AblationCurve(
-                how=how,
-                said=runs.ablated.said,
-                shares=tuple(rising),
-                circuits=torch.stack([score(runs, each.kept) for each in pruned]),
-                model=score(runs, runs.everything),
-                empty=score(runs, runs.nothing),
-                random=tuple(random),
-                least_gap=least_gap,
-                n_resamples=n_resamples,
-                seed=seed,
-            )
-        )
+        outside = ablated_outputs(model, tokens, how, other_tokens=other_tokens, reference=reference, over_positions=over_positions)
+        runs = CircuitRuns(model, tokens, graph, outside, memory_gib)
+        curves.append(_curve(counter.counting(runs, metric), runs, rising, pruned, beside, settings))
     return FaithfulnessCurve(
         curves=tuple(curves),
         n_edges=tuple(each.n_edges for each in pruned),
@@ -93,6 +72,27 @@ def faithfulness_curve(
         n_edges_of_graph=graph.n_edges,
         pruning=pruning,
         measured=measured,
+    )
+
+
+def _curve(
+    score: Score,
+    runs: CircuitRuns,
+    shares: Sequence[float],
+    pruned: Sequence[Pruned],
+    beside: Sequence[Sequence[Tensor]],
+    settings: Mapping[str, Any],
+) -> AblationCurve:
+    """Run every circuit under one ablation."""
+    return AblationCurve(
+        how=runs.ablated.how,
+        said=runs.ablated.said,
+        shares=tuple(shares),
+        circuits=torch.stack([score(each.kept) for each in pruned]),
+        model=score(runs.everything),
+        empty=score(runs.nothing),
+        random=tuple(torch.stack([score(kept) for kept in each]) if each else None for each in beside),
+        **settings,
     )
 
 

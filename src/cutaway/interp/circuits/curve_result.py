@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cutaway.interp.circuits.ablated import How
+from cutaway.interp.ablation import How
 from cutaway.interp.circuits.bootstrap import N_RESAMPLES, Interval, interval_of, resampled_means
 from cutaway.interp.circuits.faithfulness import LEAST_GAP
 from cutaway.interp.circuits.pruning import Pruning

@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
-from cutaway.interp.circuits.ablated import How
+from cutaway.interp.ablation import How
 from cutaway.interp.circuits.bootstrap import N_RESAMPLES
 from cutaway.interp.circuits.circuit import Circuit, hash_tokens
 from cutaway.interp.circuits.circuit_scores import CircuitScores
+from cutaway.interp.circuits.counting import Counter, Score
 from cutaway.interp.circuits.faithfulness import LEAST_GAP, Faithfulness, Subset, UnitEffect
 from cutaway.interp.circuits.graph import Graph
 from cutaway.interp.circuits.random_circuits import random_circuits
@@ -59,61 +60,36 @@ def evaluate_circuit(
     """
     n_units = 0 if units is None else len(list(_units(circuit, units)))
     n_runs = len(ablations) * (3 + n_random + 2 * n_subsets * (len(circuit) > 0) + n_units)
-    counter = _Counter(n_runs, progress)
+    counter = Counter(n_runs, progress)
     found: list[Faithfulness] = []
     for how in ablations:
         runs = CircuitRuns.of(
             model, tokens, circuit, ablation=how, other_tokens=other_tokens, reference=reference, over_positions=over_positions,
             memory_gib=memory_gib, force=force or bool(found),
         )  # fmt: skip
-
-        def score(kept: Bool[Tensor, "sender receiver"], runs: CircuitRuns = runs) -> Float[Tensor, " batch"]:
-            counter.tell()
-            return runs.metric(kept, metric)
-
-        whole, alone = score(runs.everything), score(circuit.kept)
+        score = counter.counting(runs, metric)
+        alone = score(circuit.kept)
         found.append(
             Faithfulness(
-                how=how,
-                said=runs.ablated.said,
-                circuit=alone,
-                model=whole,
-                empty=score(runs.nothing),
+                how=how, said=runs.ablated.said, circuit=alone, model=score(runs.everything), empty=score(runs.nothing),
                 random=_random(runs.graph, circuit, score, n_random, seed),
                 subsets=tuple(_subsets(circuit, score, n_subsets, units or "node", seed)),
                 units=tuple(_without_each(circuit, score, alone, units)),
-                least_gap=least_gap,
-                n_resamples=n_resamples,
-                seed=seed,
+                least_gap=least_gap, n_resamples=n_resamples, seed=seed,
             )
-        )
+        )  # fmt: skip
     is_same = circuit.data_hash is not None and circuit.data_hash == hash_tokens(tokens, other_tokens)
     return CircuitScores(circuit=circuit, faithfulness=tuple(found), measured=measured, units=units, is_on_found_data=is_same)
 
 
-_Score = Callable[[Tensor], Tensor]
-
-
-class _Counter:
-    """Counts the runs."""
-
-    def __init__(self, n_runs: int, progress: Callable[[int, int], None] | None) -> None:
-        self.n_done, self.n_runs, self.progress = 0, n_runs, progress
-
-    def tell(self) -> None:
-        self.n_done += 1
-        if self.progress is not None:
-            self.progress(self.n_done, self.n_runs)
-
-
-def _random(graph: Graph, circuit: Circuit, score: _Score, n_random: int, seed: int) -> Tensor | None:
+def _random(graph: Graph, circuit: Circuit, score: Score, n_random: int, seed: int) -> Tensor | None:
     if not n_random or not len(circuit):
         return None
     masks = random_circuits(graph, circuit.connected().layer_histogram, n_random, generator=seeded_generator(seed))
     return torch.stack([score(kept) for kept in masks])
 
 
-def _subsets(circuit: Circuit, score: _Score, n_subsets: int, unit: Unit, seed: int) -> Iterator[Subset]:
+def _subsets(circuit: Circuit, score: Score, n_subsets: int, unit: Unit, seed: int) -> Iterator[Subset]:
     everything, generator = circuit.graph.has_edge, seeded_generator(seed)
     masks = [mask for _, mask in _units(circuit, unit)]
     for _ in range(n_subsets if masks else 0):
@@ -130,7 +106,7 @@ def _subsets(circuit: Circuit, score: _Score, n_subsets: int, unit: Unit, seed: 
         )
 
 
-def _without_each(circuit: Circuit, score: _Score, alone: Tensor, unit: Unit | None) -> Iterator[UnitEffect]:
+def _without_each(circuit: Circuit, score: Score, alone: Tensor, unit: Unit | None) -> Iterator[UnitEffect]:
     if unit is not None:
         for name, mask in _units(circuit, unit):
             yield UnitEffect(name, float((score(circuit.kept & ~mask) - alone).mean()))

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from jaxtyping import Float
 from torch import Tensor
 
-from cutaway.interp.circuits.ablated import How
+from cutaway.interp.ablation import How
 from cutaway.interp.circuits.bootstrap import N_RESAMPLES, Interval, ratio_interval
 from cutaway.interp.tensors import finite_or_none
 from cutaway.runtime import seeded_generator

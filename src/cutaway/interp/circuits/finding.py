@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
-import torch
+from jaxtyping import Float
+from torch import Tensor
 
-from cutaway.interp.circuits.ablated import How, ablated_outputs
+from cutaway.interp.ablation import How
+from cutaway.interp.circuits.ablated import ablated_outputs
 from cutaway.interp.circuits.acdc import Divergence, find_by_acdc
 from cutaway.interp.circuits.circuit import Circuit, hash_weights
 from cutaway.interp.circuits.circuit_scores import CircuitScores
@@ -16,7 +18,7 @@ from cutaway.interp.circuits.drawing import CircuitDrawing
 from cutaway.interp.circuits.evaluation import evaluate_circuit
 from cutaway.interp.circuits.graph import Graph
 from cutaway.interp.circuits.prompts import PromptPairs
-from cutaway.interp.circuits.pruning import PRUNINGS
+from cutaway.interp.circuits.pruning import PRUNINGS, Pruned, Pruning
 from cutaway.interp.circuits.result import EdgeMethod
 from cutaway.interp.circuits.running import CircuitRuns
 from cutaway.interp.circuits.scoring import score_edges
@@ -118,35 +120,64 @@ def find_circuit(
     """
     finding, others = pairs.split(1 - held_out, seed=seed) if len(pairs) > 1 and held_out else (pairs, pairs)
     graph = Graph(lm.config, kv)
-    settings: dict[str, Any] = {"selection": selection, "kv": kv, "ablation": ablation, "metric": pairs.measured}
-    settings |= {"held_out": held_out, "seed": seed, "n_pairs": len(finding)}
-    kept, scores, n_dropped = torch.zeros_like(graph.has_edge), None, 0
     if selection == "acdc":
-        outside = ablated_outputs(lm.model, finding.tokens, ablation, other_tokens=finding.other_tokens)
-        runs = CircuitRuns(lm.model, finding.tokens, graph, outside)
-        kept = find_by_acdc(runs, finding.metric, threshold=threshold, divergence=divergence, progress=progress)
-        settings |= {"threshold": threshold, "divergence": divergence}
+        chosen = _by_acdc(lm, finding, graph, threshold, divergence, ablation, progress)
     else:
-        found = score_edges(
-            lm.model, finding.tokens, finding.other_tokens, finding.metric, method=method, kv=kv, steps=steps, progress=progress
-        )
-        scores = found.scores
-        kept, n_dropped = PRUNINGS[selection](graph, scores, min(n_edges, graph.n_edges))
-        settings |= {"method": method, "n_edges": n_edges} | ({} if found.steps is None else {"steps": found.steps})
-    said = f"{method}, {selection}" if selection != "acdc" else f"ACDC, threshold {threshold:g}"
+        chosen = _by_scores(lm, finding, graph, method, selection, n_edges, steps, progress)
+    settings = {"selection": selection, "kv": kv, "ablation": ablation, "metric": pairs.measured} | chosen.settings
     circuit = Circuit.of_mask(
-        graph, kept, scores, model=name, model_hash=hash_weights(lm.model), data_hash=finding.data_hash, method=said,
-        command=command, settings=settings,
+        graph, chosen.pruned.kept, chosen.scores, model=name, model_hash=hash_weights(lm.model), data_hash=finding.data_hash,
+        method=chosen.said, command=command, settings={**settings, "held_out": held_out, "seed": seed, "n_pairs": len(finding)},
     )  # fmt: skip
-    scored = evaluate_circuit(
+    scores = evaluate_circuit(
         lm.model, others.tokens, others.other_tokens, others.metric, circuit, ablations=[ablation], n_random=n_random, n_subsets=0,
         units=None, seed=seed, measured=others.measured, force=True,
     )  # fmt: skip
-    is_held_out = others is not finding
     return FoundCircuit(
         circuit=circuit,
-        scores=replace(scored, is_on_found_data=False) if not is_held_out else scored,
-        n_dropped=n_dropped,
-        is_held_out=is_held_out,
+        scores=scores,
+        n_dropped=chosen.pruned.n_dropped,
+        is_held_out=others is not finding,
         notes=pairs.question.notes,
     )
+
+
+class _Chosen(NamedTuple):
+    """The edges that were chosen, and what by."""
+
+    pruned: Pruned
+    scores: Float[Tensor, "sender receiver"] | None
+    said: str
+    settings: dict[str, Any]
+
+
+def _by_acdc(
+    lm: LanguageModel,
+    pairs: PromptPairs,
+    graph: Graph,
+    threshold: float,
+    divergence: Divergence,
+    ablation: How,
+    progress: Callable[[int, int], None] | None,
+) -> _Chosen:
+    outside = ablated_outputs(lm.model, pairs.tokens, ablation, other_tokens=pairs.other_tokens)
+    runs = CircuitRuns(lm.model, pairs.tokens, graph, outside)
+    kept = find_by_acdc(runs, pairs.metric, threshold=threshold, divergence=divergence, progress=progress)
+    return _Chosen(Pruned(kept, 0), None, f"ACDC, threshold {threshold:g}", {"threshold": threshold, "divergence": divergence})
+
+
+def _by_scores(
+    lm: LanguageModel,
+    pairs: PromptPairs,
+    graph: Graph,
+    method: EdgeMethod,
+    pruning: Pruning,
+    n_edges: int,
+    steps: int,
+    progress: Callable[[int, int], None] | None,
+) -> _Chosen:
+    found = score_edges(
+        lm.model, pairs.tokens, pairs.other_tokens, pairs.metric, method=method, kv=graph.kv, steps=steps, progress=progress
+    )
+    pruned = PRUNINGS[pruning](graph, found.scores, min(n_edges, graph.n_edges))
+    return _Chosen(pruned, found.scores, f"{method}, {pruning}", {"method": method, "n_edges": n_edges, "steps": found.steps})

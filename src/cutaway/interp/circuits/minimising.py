@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from cutaway.interp.circuits.ablated import How
+from cutaway.interp.ablation import How
 from cutaway.interp.circuits.circuit import Circuit
 from cutaway.interp.circuits.running import CircuitRuns
 from cutaway.interp.sweep import AnyMetric

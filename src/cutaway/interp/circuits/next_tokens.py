@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cutaway.interp.circuits.ablated import How
+from cutaway.interp.ablation import How
 from cutaway.interp.circuits.circuit import Circuit
 from cutaway.interp.circuits.prompts import PromptPairs
 from cutaway.interp.circuits.running import CircuitRuns

@@ -11,7 +11,8 @@ from einops import einsum
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from cutaway.interp.circuits.ablated import Ablated, How, ablated_outputs
+from cutaway.interp.ablation import How
+from cutaway.interp.circuits.ablated import Ablated, ablated_outputs
 from cutaway.interp.circuits.circuit import Circuit
 from cutaway.interp.circuits.graph import Graph
 from cutaway.interp.dropout import without_dropout
