@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-NAMES = ("startup", "forward", "decode", "load", "train", "circuits", "induction", "ioi", "sweep")
+NAMES = ("startup", "forward", "decode", "load", "train", "circuits", "edges", "induction", "ioi", "sweep")
 
 
 def main() -> int:

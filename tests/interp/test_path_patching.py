@@ -352,3 +352,19 @@ def test_runs_of_different_length_need_pairs(tiny_model: Transformer, make_token
 def test_a_model_without_mlps_has_none_to_name(make_model: MakeModel, tiny_config: ModelConfig, tokens: Tensor) -> None:
     with pytest.raises(ValueError, match="no MLPs"):
         patch_paths(make_model(replace(tiny_config, d_mlp=0)), tokens, tokens, metrics.logit_diff(3, 5), senders=["mlp0"])
+
+
+def test_chosen_paths_are_patched_and_no_others(tiny_config: ModelConfig, make_model: MakeModel, make_tokens: Callable) -> None:
+    model = make_model(replace(tiny_config, n_kv_heads=2))
+    runs = (model, make_tokens(), make_tokens(seed=2), metrics.logit_diff(3, 5))
+    chosen = [("embed", "L1G0.k"), ("L0H1", "L1G0.k+L1H2.q"), ("mlp0", "logits"), ("embed", "mlp0"), ("L1H0", "L0H0.q")]
+    told: list[tuple[int, int]] = []
+    found = patch_paths(*runs, paths=chosen, mlps="frozen", progress=lambda n, n_all: told.append((n, n_all)))
+    whole = patch_paths(*runs, receivers=["L1G0.k", "L1G0.k+L1H2.q", "logits", "mlp0", "L0H0.q"], mlps="frozen")
+    assert {(path.sender, path.receiver) for path in found.ranked()} == set(chosen[:4])  # L1H0 writes after L0H0 reads
+    for sender, receiver in chosen[:4]:
+        assert found.effect(sender, receiver) == pytest.approx(whole.effect(sender, receiver), abs=1e-10)
+    assert max(told) == (2 * 5, 2 * 5)
+    for options in ({"senders": ["embed"]}, {"receivers": ["L1H2.q"]}):
+        with pytest.raises(ValueError, match="give either paths, or senders and receivers"):
+            patch_paths(*runs, paths=chosen, **options)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 __all__ = ["EffectAgreement", "compare_effects", "rank_correlation"]
 
-Part = TypeVar("Part")
+_Part = TypeVar("_Part")
 """What has an effect: a node, an edge."""
 
 _ROUNDING = 64
@@ -21,20 +21,20 @@ _N_NAMED = 5
 
 
 @dataclass(frozen=True, kw_only=True)
-class EffectAgreement(Generic[Part]):
+class EffectAgreement(Generic[_Part]):
     """How estimates agree with the exact effects of those parts that were tried."""
 
     n_tried: int
     rank_correlation: float | None
     """Spearman's, of the sizes of the effects, among parts that have one by either account; None where no two differ."""
-    false_positives: tuple[Part, ...]
+    false_positives: tuple[_Part, ...]
     """Those that move the metric by the threshold or more by their estimate alone."""
-    misses: tuple[Part, ...]
+    misses: tuple[_Part, ...]
     """Those that do so by their exact effect alone; where not all were tried, there may be more."""
-    wrong_sign: tuple[Part, ...]
+    wrong_sign: tuple[_Part, ...]
     """Those that move the metric by the threshold or more, by either account, and by the estimate the other way."""
 
-    def said(self, name: Callable[[Part], str] = str) -> str:
+    def said(self, name: Callable[[_Part], str] = str) -> str:
         """Return the correlation, and how many parts disagree in each way, with the names of the first of them."""
         correlation = "" if self.rank_correlation is None else f"rank correlation of sizes {self.rank_correlation:.2f}, "
         wrong = {"false positive": self.false_positives, "miss": self.misses, "wrong sign": self.wrong_sign}
@@ -50,8 +50,8 @@ class EffectAgreement(Generic[Part]):
 
 
 def compare_effects(
-    tried: Sequence[tuple[Part, float, float]], *, base: Float[Tensor, " batch"], other: Float[Tensor, " batch"], threshold: float
-) -> EffectAgreement[Part]:
+    tried: Sequence[tuple[_Part, float, float]], *, base: Float[Tensor, " batch"], other: Float[Tensor, " batch"], threshold: float
+) -> EffectAgreement[_Part]:
     """Return how parts' estimates, given first, agree with their exact effects.
 
     `base` and `other` are the metric of two runs: an effect counts from `threshold` of the difference of their means on, and is taken
@@ -89,7 +89,7 @@ def _ranks(x: Float[Tensor, " value"]) -> Float[Tensor, " value"]:
     return ranks[group]
 
 
-def _sizes(tried: Sequence[tuple[Part, float, float]], noise: float) -> tuple[list[float], list[float]]:
+def _sizes(tried: Sequence[tuple[_Part, float, float]], noise: float) -> tuple[list[float], list[float]]:
     """Return the sizes of both, those of rounding as 0, without the parts that have no effect by either."""
     sizes = [[abs(each) if abs(each) > noise else 0.0 for each in pair] for _, *pair in tried]
     return [estimate for estimate, exact in sizes if estimate or exact], [exact for estimate, exact in sizes if estimate or exact]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from itertools import groupby
 
 import torch
@@ -12,42 +11,16 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from cutaway.config import ModelConfig
-from cutaway.interp.circuits.gradients import StreamGradients, places_of, stream_gradients
+from cutaway.interp.circuits.gradients import places_of, stream_gradients
 from cutaway.interp.circuits.graph import Graph
+from cutaway.interp.circuits.rows import RowsToScore, keys_name
 from cutaway.interp.factored import block_of
 from cutaway.interp.nodes import Node
 from cutaway.interp.sweep.lanes import Entry
 from cutaway.interp.two_runs import TwoRuns
 from cutaway.model.norms import at_least_float32
 
-__all__ = ["RowsToScore", "names_to_record", "along_inputs", "along_activations"]
-
-
-@dataclass(frozen=True, eq=False)
-class RowsToScore:
-    """Some rows of both runs, and how much of them is computed at once."""
-
-    runs: TwoRuns
-    graph: Graph
-    metric: Callable[[Tensor], Tensor]
-    """A function of these rows' logits, or of those of several runs one after another."""
-    scales: Mapping[str, Float[Tensor, "batch pos 1"]]
-    """Those of the norms that are held."""
-    n_runs: int
-    """Of how many runs of all these rows gradients are kept at once."""
-    n_positions: int
-    """At how many positions senders meet receivers at once."""
-
-    def gradients(self, stream: Float[Tensor, "batch pos d_model"], start: Entry) -> StreamGradients:
-        """Run from a stream of these rows, or of several runs of them, one after another."""
-        n_runs = len(stream) // len(self.runs.tokens)
-        scales = {name: scale.repeat(n_runs, 1, 1) for name, scale in self.scales.items()}
-        return stream_gradients(self.runs.model, stream, start, self.metric, scales)
-
-    def meetings(self) -> Sequence[Int[Tensor, " kept_pos"]]:
-        """Return the positions at which the two runs may differ, so many at a time."""
-        differing: Tensor = (~self.runs.same()).any(0).nonzero()[:, 0]
-        return list(differing.split(self.n_positions))
+__all__ = ["names_to_record", "along_inputs", "along_activations"]
 
 
 def names_to_record(config: ModelConfig, frozen: Sequence[str]) -> tuple[set[str], set[str]]:
@@ -57,7 +30,8 @@ def names_to_record(config: ModelConfig, frozen: Sequence[str]) -> tuple[set[str
     written |= {f"blocks.{layer}.mlp_out" for layer in layers if config.d_mlp}
     middle = {f"blocks.{layer}.resid_mid" for layer in layers if config.d_mlp and config.block == "sequential"}
     streams = {f"blocks.{layer}.resid_pre" for layer in layers} | {f"blocks.{config.n_layers - 1}.resid_post"}
-    return written | middle | streams | set(frozen), written
+    attention = {f"blocks.{layer}.attn.{part}" for layer in layers for part in (keys_name(config), "v")}
+    return written | middle | streams | attention | set(frozen), written
 
 
 def along_inputs(
@@ -69,11 +43,12 @@ def along_inputs(
     Source: Syed et al. 2023, "Attribution Patching Outperforms Automated Circuit Discovery"; the line, Hanna et al. 2024, "Have Faith
     in Faithfulness".
     """
-    runs, graph, places = rows.runs, rows.graph, list(places_of(rows.graph))
-    start, moved = runs.cache["blocks.0.resid_pre"], runs.moved("embed")
-    scores = _no_scores(rows)
+    runs, graph, places, scores = rows.runs, rows.graph, list(places_of(rows.graph)), _no_scores(rows)
+    if not rows.meetings():
+        return scores
+    stream, moved = runs.cache["blocks.0.resid_pre"], runs.moved("embed")
     for share in shares:
-        found = rows.gradients(start + share * moved, Entry(0, 0))
+        found = stream_gradients(rows, stream + share * moved, Entry(0, 0))
         for kept in rows.meetings():
             changed = _all_changes(runs, graph, kept).flatten(2)  # batch sender (pos d_model)
             for place, grad in found.by_place(places, kept):
@@ -94,13 +69,15 @@ def along_activations(
     """
     runs, places, scores = rows.runs, list(places_of(rows.graph)), _no_scores(rows)
     config = runs.model.config
+    if not rows.meetings():
+        return scores
     for entry, together in groupby(enumerate(rows.graph.senders), key=lambda each: _entry(config, each[1])):
         points = [(i, sender, share) for i, sender in together for share in shares]
         for first in range(0, len(points), rows.n_runs):
             lanes = points[first : first + rows.n_runs]
             changed = torch.cat([_change(runs, sender) for _, sender, _ in lanes])  # (lane batch) pos d_model
             moved = torch.cat([share * x for (_, _, share), x in zip(lanes, changed.split(len(scores)), strict=True)])
-            found = rows.gradients(runs.cache[_stream(config, entry)].repeat(len(lanes), 1, 1) + moved, entry)
+            found = stream_gradients(rows, runs.cache[_stream(config, entry)].repeat(len(lanes), 1, 1) + moved, entry)
             for kept in rows.meetings():
                 for place, grad in found.by_place(places, kept):
                     gained = einsum(changed[:, kept], grad, "lane pos d_model, receiver lane pos d_model -> lane receiver")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -14,6 +14,7 @@ from torch import Tensor
 from cutaway.config import ModelConfig
 from cutaway.hooks import NO_HOOKS, Hook, Hooks, replacing
 from cutaway.interp.circuits.graph import Graph
+from cutaway.interp.circuits.rows import RowsToScore
 from cutaway.interp.factored import block_of
 from cutaway.interp.nodes import Node
 from cutaway.interp.sweep.lanes import Entry
@@ -52,6 +53,8 @@ class StreamGradients:
     """By queries, keys and values before they turn, by what enters the MLPs' neurons, and by the last residual stream."""
     scales: Mapping[str, Float[Tensor, "batch pos 1"]]
     """Those of the norms that are held."""
+    start: int
+    """Where in a row its positions begin."""
 
     def by_place(
         self, places: Sequence[Place], kept: Int[Tensor, " kept_pos"]
@@ -60,6 +63,7 @@ class StreamGradients:
 
         It goes back through the receiver's matrices, and through its norm by that norm's own derivative.
         """
+        kept = kept - self.start
         for place in places:
             receiver = place.first
             if receiver.kind == "logits":
@@ -109,42 +113,42 @@ def stream_name(config: ModelConfig, receiver: Node) -> str:
     return f"blocks.{receiver.layer}.resid_{'mid' if is_mid else 'pre'}"
 
 
-def stream_gradients(
-    model: Transformer,
-    stream: Float[Tensor, "batch pos d_model"],
-    start: Entry,
-    metric: Callable[[Tensor], Tensor],
-    scales: Mapping[str, Float[Tensor, "batch pos 1"]],
-) -> StreamGradients:
-    """Run from a residual stream on, with the scales of some norms held, and return the metric's gradients there.
+def stream_gradients(rows: RowsToScore, stream: Float[Tensor, "lane pos d_model"], entry: Entry) -> StreamGradients:
+    """Run from a residual stream on and return the metric's gradients there, from the first position on that may differ.
 
-    `start` says before which layer the stream is, or with half=1 before which layer's MLP.
+    The stream is that of several runs of the rows, one after another, before the layer of `entry`, or with half=1 before its MLP.
     """
+    runs, n_runs = rows.runs, len(stream) // len(rows.runs.tokens)
+    scales = {name: runs.cache[name][:, rows.start :].repeat(n_runs, 1, 1) for name in rows.frozen}
     streams: dict[str, Tensor] = {}
     read: dict[str, Tensor] = {}
 
     def see(x: Tensor, name: str) -> None:
         (streams if name.rpartition(".")[2].startswith("resid") else read)[name] = x
 
-    functions: dict[str, Hook] = dict.fromkeys(_seen(model.config), see)
-    hooks = Hooks(functions | {name: lambda _x, _name, scale=scale: scale for name, scale in scales.items()})  # type: ignore[misc]
+    functions: dict[str, Hook] = dict.fromkeys(_seen(runs.model.config), see)
+    functions |= {name: lambda _x, _name, scale=scale: scale for name, scale in scales.items()}  # type: ignore[misc]
     with torch.enable_grad():
-        x = stream.detach().clone().requires_grad_()
-        x = _run(model, x, start, hooks)
+        x = stream[:, rows.start :].detach().clone().requires_grad_()
+        x = _run(rows, x, entry, n_runs, Hooks(functions))
         read["stream"] = x
-        total = metric(model.unembed(x, hooks=hooks)).sum()  # rows do not mix
+        before = runs.cache[f"blocks.{runs.model.config.n_layers - 1}.resid_post"][:, : rows.start].repeat(n_runs, 1, 1)
+        scale = runs.cache["ln_final.scale"] if "ln_final.scale" in rows.frozen else None
+        total = rows.metric.total(runs.model, torch.cat([before, x], dim=1), scale)
     grads = torch.autograd.grad(total, list(read.values()), materialize_grads=True)
-    return StreamGradients(model, {name: x.detach() for name, x in streams.items()}, dict(zip(read, grads, strict=True)), scales)
+    seen = {name: x.detach() for name, x in streams.items()}
+    return StreamGradients(runs.model, seen, dict(zip(read, grads, strict=True)), scales, rows.start)
 
 
-def _run(model: Transformer, x: Tensor, start: Entry, hooks: Hooks) -> Tensor:
+def _run(rows: RowsToScore, x: Tensor, entry: Entry, n_runs: int, hooks: Hooks) -> Tensor:
     """Return what enters the unembedding."""
-    layer = start.layer
-    if start.half == 1:
+    model, layer = rows.runs.model, entry.layer
+    if entry.half == 1:
         x = block_of(model, layer).add_mlp(x, hooks=hooks.at("blocks", layer))
         layer += 1
     layers = range(layer, model.config.n_layers)
-    return model.run_blocks(x, layers, hooks=hooks) if layers else x
+    positions = torch.arange(rows.start, rows.start + x.shape[1], device=x.device)
+    return model.run_blocks(x, layers, positions=positions, kv=rows.prefix(n_runs), hooks=hooks) if layers else x
 
 
 def _seen(config: ModelConfig) -> list[str]:

@@ -11,12 +11,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from cutaway.interp.circuits.budget import Portion, portion_of
-from cutaway.interp.circuits.estimates import RowsToScore, names_to_record
+from cutaway.interp.circuits.estimates import names_to_record
 from cutaway.interp.circuits.graph import Graph
+from cutaway.interp.circuits.rows import RowsMetric, RowsToScore
 from cutaway.interp.metrics import Metric
 from cutaway.interp.refactoring import ungroup_heads
 from cutaway.interp.sweep import AnyMetric
-from cutaway.interp.two_runs import run_two, scored
+from cutaway.interp.two_runs import run_two
 from cutaway.model import Transformer
 
 __all__ = ["MeanScores", "Pair", "RowSums"]
@@ -44,30 +45,15 @@ class Pair:
 
     def rows(self) -> Iterator[RowsToScore]:
         """Yield all rows, as many at a time as are computed at once."""
-        model = ungroup_heads(self.model) if self.graph.kv == "query-head" else self.model
+        is_shared = self.model.config.n_kv_heads < self.model.config.n_heads
+        model = ungroup_heads(self.model) if is_shared and self.graph.kv == "query-head" else self.model
         portion = self.portion()
         names, other_names = names_to_record(model.config, self.frozen)
         for first in range(0, len(self.tokens), portion.n_rows):
             chunk = slice(first, first + portion.n_rows)
-            measured = _Measured(self.metric, range(len(self.tokens))[chunk], self.lengths)
+            measured = RowsMetric(self.metric, range(len(self.tokens))[chunk], self.lengths)
             runs = run_two(model, self.tokens[chunk], self.other_tokens[chunk], measured, names, other_names=other_names)
-            scales = {name: runs.cache[name] for name in self.frozen}
-            yield RowsToScore(runs, self.graph, measured, scales, n_positions=portion.n_positions, n_runs=portion.n_runs)
-
-
-@dataclass(frozen=True)
-class _Measured:
-    """The metric of some of all rows, once or in several runs one after another."""
-
-    metric: AnyMetric
-    rows: Sequence[int]
-    lengths: Sequence[int] | None
-
-    def __call__(self, logits: Float[Tensor, "batch pos d_vocab"]) -> Float[Tensor, " batch"]:
-        n_rows = len(self.rows)
-        if isinstance(self.metric, Metric):
-            return self.metric.of_rows(logits, [*self.rows] * (len(logits) // n_rows), self.lengths)
-        return torch.cat([scored(self.metric, each) for each in logits.split(n_rows)])
+            yield RowsToScore(runs, self.graph, measured, self.frozen, n_runs=portion.n_runs, n_positions=portion.n_positions)
 
 
 class MeanScores(NamedTuple):

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from cutaway.interp.attribution.estimates import Completeness
 from cutaway.interp.circuits.graph import Edge, Graph
 from cutaway.interp.ranks import EffectAgreement, compare_effects
 from cutaway.interp.result import Result
@@ -80,6 +81,13 @@ class EdgeScores(Result):
         """The metric of the other run less that of the run."""
         return (self.other.mean() - self.base.mean()).item()
 
+    @property
+    def completeness(self) -> Completeness | None:
+        """The sum of the embedding's scores and what it comes to as points grow, where the line is that of the embeddings."""
+        if self.method != "eap-ig-inputs" or self.frozen:
+            return None
+        return Completeness(self.scores[0].nansum().item(), self.gap)
+
     def score(self, edge: Edge | str) -> float:
         """Return an edge's score; raises ValueError for one that the graph does not have."""
         return self.scores[self.graph.place(self.graph.parse(edge) if isinstance(edge, str) else edge)].item()
@@ -116,6 +124,11 @@ class EdgeScores(Result):
             sentences.append(
                 f"{self._n_counted():,} edges move it by {100 * self.threshold:g} % of the difference between the runs or more."
             )
+        if self.completeness is not None:
+            sentences.append(
+                f"The embedding's scores sum to {_signed(self.completeness.total)}; with more points they come to "
+                f"{_signed(self.completeness.difference)}."
+            )
         if (agreement := self.agreement()) is not None:
             among = " among those tried" if agreement.n_tried < self.graph.n_edges else ""
             sentences.append(f"{agreement.n_tried} edges tried: {agreement.said()}{among}.")
@@ -133,6 +146,7 @@ class EdgeScores(Result):
             "kv": self.graph.kv,
             "frozen_norms": list(self.frozen),
             "threshold": self.threshold,
+            "completeness": None if self.completeness is None else self.completeness._asdict(),
             "notes": list(self.notes),
             "patched_into": self.base.tolist(),
             "patched_from": self.other.tolist(),

@@ -18,7 +18,8 @@ from cutaway.interp.circuits.graph import Graph
 from cutaway.interp.dropout import without_dropout
 from cutaway.interp.factored import block_of
 from cutaway.interp.metrics import Metric
-from cutaway.interp.sweep import AnyMetric, score_read
+from cutaway.interp.sweep import AnyMetric
+from cutaway.interp.sweep.reading import read_resid
 from cutaway.interp.two_runs import scored
 from cutaway.model import Block, Transformer
 from cutaway.model.attention import fused_attend
@@ -128,7 +129,7 @@ class CircuitRuns:
         with without_dropout(self.model), torch.no_grad():
             return torch.cat(
                 [
-                    score_read(self.model, metric, resid[None, i, read], rows.start + i, positions)
+                    read_resid(self.model, metric, resid[None, i, read], rows.start + i, positions)
                     for rows, resid in self._read(kept, first)
                     for i in range(len(resid))
                 ]

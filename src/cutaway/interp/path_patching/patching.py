@@ -89,15 +89,7 @@ def patch_paths(
         )  # fmt: skip
         places, read = _places(receiver_pos, runs), _places(metric.pos if isinstance(metric, Metric) else None, runs)
         table = _Table(runs, metric, writing, reading, wanted, frozen, places, read, memory_gib, progress)
-        kept = table.kept
-        n = max(1, _N_TOKENS // max(1, len(tokens) * len(kept)))
-        for first in range(0, len(writing), n):
-            some = slice(first, first + n)
-            for node, sent, values in received(
-                runs, writing[some], noting, wanted=table.wanted_of(some), mlps=mlps, frozen=frozen, kept=kept
-            ):
-                table.take(node, [first + i for i in sent], values)
-        table.flush()
+        table.fill(mlps)
     return PathPatching(
         senders=tuple(writing),
         receivers=tuple(reading),
@@ -166,9 +158,18 @@ class _Table:
                 self.columns.setdefault(node, []).append(column)
         self.kept = self._kept()
 
-    def wanted_of(self, senders: slice) -> dict[Node, Bool[Tensor, " sender"]]:
-        """Return for each node which of some senders have a path to it."""
-        return {node: self.wanted[senders, columns].any(1) for node, columns in self.columns.items()}
+    def fill(self, mlps: MLPs) -> None:
+        """Note what receivers read of every sender, so many senders at a time, and run it."""
+        noting, kept = list(self.columns), self.kept
+        n = max(1, _N_TOKENS // max(1, len(self.runs.tokens) * len(kept)))
+        for first in range(0, len(self.senders), n):
+            some = slice(first, first + n)
+            wanted = {node: self.wanted[some, columns].any(1) for node, columns in self.columns.items()}
+            for node, sent, values in received(
+                self.runs, self.senders[some], noting, wanted=wanted, mlps=mlps, frozen=self.frozen, kept=kept
+            ):
+                self.take(node, [first + i for i in sent], values)
+        self.flush()
 
     def take(self, node: Node, senders: Sequence[int], values: Float[Tensor, "sender batch kept_pos ..."]) -> None:
         """Note a receiver's inputs, at the kept positions, for these senders; make the cells that are then complete."""

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cutaway.hooks import Hooks
+from cutaway.hooks import NO_HOOKS, Hooks
 from cutaway.interp.editing import PlacedEdit, edit_hooks, place
 from cutaway.interp.metrics import Metric
 from cutaway.interp.sweep.base_run import BaseRun
@@ -16,7 +16,7 @@ from cutaway.interp.sweep.engine import Group
 from cutaway.interp.sweep.lanes import Lane
 from cutaway.model import Transformer
 
-__all__ = ["read_base", "read_group", "score_read", "final_edits"]
+__all__ = ["read_base", "read_group", "read_resid", "final_edits"]
 
 _LOGITS_BYTES = 2**26
 
@@ -38,7 +38,7 @@ def read_base(model: Transformer, base: BaseRun, metric: Metric, row: int) -> Fl
     last = [each for each in placed if _is_final(each)]
     if last:
         return _edited_score(model, metric, last, resid, positions, row)[None]
-    return score_read(model, metric, resid[positions][None], row, positions)
+    return read_resid(model, metric, resid[positions][None], row, positions)
 
 
 def read_group(
@@ -64,21 +64,28 @@ def read_group(
             resid = x[part][:, after]
             if before:
                 resid = torch.cat([base.inputs[-1][row, before].expand(len(part), -1, -1), resid], dim=1)
-            scores[part] = score_read(model, metric, resid, row, positions)
+            scores[part] = read_resid(model, metric, resid, row, positions)
     return scores
 
 
-def score_read(
-    model: Transformer, metric: Metric, resid: Float[Tensor, "lane read d_model"], row: int, positions: Sequence[int]
+def read_resid(
+    model: Transformer,
+    metric: Metric,
+    resid: Float[Tensor, "lane read d_model"],
+    row: int,
+    positions: Sequence[int],
+    *,
+    hooks: Hooks = NO_HOOKS,
 ) -> Float[Tensor, " lane"]:
-    """Return the metric of several runs of one row from their last residual stream at the positions that it reads."""
-    ids = metric.ids(row)
+    """Return the metric of several runs of one row from their last residual streams at the positions that it reads.
+
+    `hooks` are those of ln_final.
+    """
+    ids, unembed = metric.ids(row), model.unembed
+    normed, W_U = unembed.ln_final(resid, hooks=hooks), unembed.W_U
     if ids is None:
-        return metric.score(model.unembed(resid), row, positions)
-    unembed = model.unembed
-    logits = torch.nn.functional.linear(
-        unembed.ln_final(resid), unembed.W_U.weight[ids], None if unembed.W_U.bias is None else unembed.W_U.bias[ids]
-    )
+        return metric.score(W_U(normed), row, positions)
+    logits = torch.nn.functional.linear(normed, W_U.weight[ids], None if W_U.bias is None else W_U.bias[ids])
     return metric.score(logits, row, positions)
 
 

@@ -47,9 +47,7 @@ def given_pairs(
     if prompts is not None:
         return read_pairs_file(lm, prompts, **asked)
     if ioi is not None:
-        made = ioi_prompts(lm, ioi, seed=_SEED)
-        right, wrongs = ([lm.text([token]) for token in tokens] for tokens in (made.answers, made.wrong_answers))
-        return read_pairs(lm, made.texts, made.corrupted_texts, right, wrongs, **asked)
+        return ioi_prompts(lm, ioi, seed=_SEED).pairs(lm, **asked)
     if text is None or corrupted is None or target is None:
         raise ValueError("prompts are missing: give --prompts FILE, --ioi N, or --text, --corrupted and --target, perhaps --wrong")
     return read_pairs(lm, [text], [corrupted], [target], None if wrong is None else [wrong], **asked)
