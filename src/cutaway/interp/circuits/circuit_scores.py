@@ -104,7 +104,7 @@ class CircuitScores(Result):
             "-" if share is None else f"{100 * share:.1f}",
             "-" if interval is None else f"{100 * interval.low:.0f} to {100 * interval.high:.0f}",
             f"{each.difference:.3g}",
-            f"{100 * sum(shares) / len(shares):.1f}" if shares else "-",
+            format_fixed(100 * sum(shares) / len(shares), 1) if shares else "-",
             format_fixed(each.incompleteness, 3) or "-",
         ]
 
@@ -121,7 +121,14 @@ class CircuitScores(Result):
                 ranked = sorted(each.random_shares)
                 shown |= {"random: highest": ranked[-1], "random: median": ranked[len(ranked) // 2], "random: lowest": ranked[0]}
             title = f"Faithfulness under {each.how} ablation"
-            figures.append(bars(list(shown.values()), labels=list(shown), title=title, label="share of model less empty"))
+            figures.append(
+                bars(
+                    [round(share, 4) for share in shown.values()],
+                    labels=list(shown),
+                    title=title,
+                    label="share of model less empty",
+                )
+            )
         if ranked_units := self.ranked(self.faithfulness[0])[:_N_BARS]:
             figures.append(
                 bars(

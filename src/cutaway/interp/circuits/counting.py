@@ -29,7 +29,7 @@ class Counter:
         """Return the function that runs a circuit and counts it."""
 
         def score(kept: Bool[Tensor, "sender receiver"]) -> Float[Tensor, " batch"]:
-            found = runs.metric(kept, metric)
+            found = runs.metric(kept, metric).cpu()
             self.n_done += 1
             if self.progress is not None:
                 self.progress(self.n_done, self.n_runs)

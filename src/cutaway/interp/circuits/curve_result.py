@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,7 +17,7 @@ from cutaway.interp.circuits.faithfulness import LEAST_GAP
 from cutaway.interp.circuits.pruning import Pruning
 from cutaway.interp.result import Result
 from cutaway.interp.tensors import finite_or_none
-from cutaway.report import table
+from cutaway.report import format_fixed, table
 from cutaway.runtime import seeded_generator
 
 if TYPE_CHECKING:
@@ -266,4 +265,4 @@ class FaithfulnessCurve(Result):
 
 
 def _percent(share: float | Tensor) -> str:
-    return "-" if math.isnan(share) else f"{100 * float(share):.1f}"
+    return format_fixed(100 * float(share), 1) or "-"
