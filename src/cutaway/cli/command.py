@@ -58,7 +58,8 @@ class Option:
     def usage(self) -> str:
         """Return the spelling that help shows."""
         if self.is_positional:
-            return f"[{self.metavar}{' ...' if _is_many(self.annotation) else ''}]" if self.has_default else self.metavar
+            is_optional = self.has_default and not self.is_needed
+            return f"[{self.metavar}{' ...' if _is_many(self.annotation) else ''}]" if is_optional else self.metavar
         if self.annotation is bool:
             return f"--[no-]{self.flag[2:]}" if self.is_field else self.flags[self.default is True]
         return f"{self.flag} {self.metavar}"

@@ -44,7 +44,7 @@ def print_help(command: Command, arguments: Sequence[str] = ()) -> None:
     console = _console()
     options = command.options_with_defaults(arguments)
     positional = "".join(f" {option.usage()}" for option in options if option.is_positional)
-    needed = "".join(f" {option.usage()}" for option in options if option.is_needed)
+    needed = "".join(f" {option.usage()}" for option in options if option.is_needed and not option.is_positional)
     console.print(Text.assemble(("Usage  ", "bold"), f"cutaway {command.name}{positional}{needed} [OPTIONS]\n"))
     for paragraph in command.sections[""].split("\n\n"):
         console.print(Text(" ".join(paragraph.split()) + "\n"))

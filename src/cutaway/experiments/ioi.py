@@ -10,7 +10,9 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from cutaway.interp.circuits import PromptPairs, read_pairs
 from cutaway.interp.metrics import Metric, logit_diff
+from cutaway.interp.patching import MetricName
 from cutaway.language_model import LanguageModel
 
 __all__ = ["IOIPrompts", "ioi_prompts"]
@@ -59,6 +61,11 @@ class IOIPrompts:
     def metric(self) -> Metric:
         """The logit of the right name minus that of the giver, after the last token."""
         return logit_diff(list(self.answers), list(self.wrong_answers))
+
+    def pairs(self, lm: LanguageModel, *, metric: MetricName | None = None) -> PromptPairs:
+        """Return them as circuits are found and scored with them."""
+        right, wrong = ([lm.text([token]) for token in tokens] for tokens in (self.answers, self.wrong_answers))
+        return read_pairs(lm, self.texts, self.corrupted_texts, right, wrong, metric=metric)
 
 
 def ioi_prompts(lm: LanguageModel, n_prompts: int = 32, *, seed: int = 0) -> IOIPrompts:

@@ -1,5 +1,7 @@
 """Figures from arrays, one module a subject; nothing here knows a model."""
 
+from cutaway.plots.bands import bands
+from cutaway.plots.diagrams import Arrow, Row, diagram
 from cutaway.plots.histograms import histogram
 from cutaway.plots.loss import loss_figure
 from cutaway.plots.matrices import heatmap, token_grid
@@ -8,4 +10,19 @@ from cutaway.plots.series import bars, lines
 from cutaway.plots.style import save_figure, style
 from cutaway.report.colours import PALETTE
 
-__all__ = ["heatmap", "bars", "lines", "histogram", "attention", "token_grid", "loss_figure", "save_figure", "style", "PALETTE"]
+__all__ = [
+    "heatmap",
+    "bars",
+    "lines",
+    "bands",
+    "histogram",
+    "diagram",
+    "Row",
+    "Arrow",
+    "attention",
+    "token_grid",
+    "loss_figure",
+    "save_figure",
+    "style",
+    "PALETTE",
+]

@@ -39,23 +39,36 @@ _ELSEWHERE = {
 class Analysis:
     """A verb made of a function from a language model and options to a `Result`; what all such verbs take is added here.
 
-    The function's first parameter is the model, its others are options: one without a default is needed, and one of these that is
-    called `text` is asked for on a terminal. `demo` has a value for everything that is needed, and for whatever else the worked
-    example wants, `model` too where it is not SmolLM2.
+    The function's first parameter is the model, its others are options, those before a `/` arguments: one without a default is needed,
+    and one of these that is called `text` is asked for on a terminal; `source` is no option and gets what the model was called. `demo`
+    has a value for everything that is needed, and for whatever else the worked example wants, `model` too where it is not SmolLM2.
+    `source_of` names a model by the options where none is given.
     """
 
-    def __init__(self, analyse: Callable[..., Result], demo: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        analyse: Callable[..., Result],
+        demo: Mapping[str, Any],
+        source_of: Callable[[Mapping[str, Any]], str | None] | None = None,
+    ) -> None:
         update_wrapper(self, analyse)
-        own = list(inspect.signature(analyse).parameters.values())[1:]
+        own = [each for each in list(inspect.signature(analyse).parameters.values())[1:] if each.name != "source"]
         shared = list(inspect.signature(self.run).parameters.values())[:-1]
         self.demo = dict(demo)
         self.needs = tuple(each.name for each in own if each.default is each.empty)
-        self._analyse = analyse
+        self._analyse, self._source_of = analyse, source_of
+        self._takes_source = "source" in inspect.signature(analyse).parameters
+        self._arguments = tuple(each.name for each in own if each.kind is each.POSITIONAL_ONLY)
         self._repeated = {each.name for each in own if str(each.annotation).startswith("tuple[")}
         nothing = {name: () if name in self._repeated else None for name in self.needs}
         self._defaults = {each.name: nothing.get(each.name, each.default) for each in own}
-        options = [each.replace(kind=each.KEYWORD_ONLY, default=self._defaults[each.name]) for each in own]
-        self.__signature__ = inspect.Signature([shared[0], *options, *shared[1:]])
+        arguments = [each.replace(default=self._defaults[each.name]) for each in own if each.name in self._arguments]
+        options = [
+            each.replace(kind=each.KEYWORD_ONLY, default=self._defaults[each.name])
+            for each in own
+            if each.name not in self._arguments
+        ]
+        self.__signature__ = inspect.Signature([*arguments, shared[0], *options, *shared[1:]])
         alone = {*self.needs} - self._repeated
         hints = {each.name: _or_none(each.annotation) if each.name in alone else each.annotation for each in own}
         self.__annotations__ = hints | get_type_hints(Analysis.run)
@@ -65,7 +78,8 @@ class Analysis:
 
     def __call__(self, *positional: Any, **keywords: Any) -> None:
         """Run the verb with what the command line gave."""
-        self.run(*positional, **keywords)
+        n = len(self._arguments)
+        self.run(*positional[n:], **dict(zip(self._arguments, positional, strict=False)), **keywords)
 
     def run(
         self,
@@ -96,24 +110,25 @@ class Analysis:
             options = {
                 name: self.demo.get(name, value) if value == self._defaults[name] else value for name, value in options.items()
             }
-        source = model or (self.demo.get("model", _DEMO_MODEL) if demo else _latest())
         for names in getattr(self, "needs_one_of", ()):
             if all(options[name] == self._defaults[name] for name in names):
                 raise UsageError(f"{' or '.join(map(_flag, names))} is missing: give one of them, or --demo for a worked example")
         missing = [name for name in self.needs if options[name] in (None, ())]
         is_asked = missing == ["text"] and sys.stdin.isatty() and sys.stdout.isatty()
         if missing and not is_asked:
-            raise UsageError(f"{' and '.join(map(_flag, missing))} {_lacking(missing)}, or --demo for a worked example")
+            raise UsageError(f"{' and '.join(map(self._spelled, missing))} {_lacking(missing)}, or --demo for a worked example")
         if is_asked and (report is not None or json):
             raise UsageError(f"{'--json' if json else '--report'} shows one text: give it with --text")
         given = {name: value for name, value in options.items() if value != self._defaults[name]}
+        source = model or (self._source_of and self._source_of(options)) or (self._own_model() if demo else _latest())
         if demo:
             stderr_console().print(Text(f"$ {self._spelling(source, given)}\n", style="dim"), soft_wrap=True)
         lm = load_named(source, tokenizer=tokenizer, config=config, device=device)
         if is_asked:
             return self._answer(lm, source, options)
+        arguments = [options.pop(name) for name in self._arguments]
         with self._in_words_of_the_command_line():
-            result = self._analyse(lm, **options)
+            result = self._analyse(lm, *arguments, **options, **({"source": source} if self._takes_source else {}))
         if not demo:
             _head(source)
         settings = {"model": source} | {name.replace("_", " "): str(value) for name, value in given.items()}
@@ -148,11 +163,19 @@ class Analysis:
                 raise
             raise ValueError(said) from error
 
+    def _own_model(self) -> str:
+        return str(self.demo.get("model", _DEMO_MODEL))
+
+    def _spelled(self, name: str) -> str:
+        return name.upper() if name in self._arguments else _flag(name)
+
     def _spelling(self, source: str, given: Mapping[str, Any]) -> str:
         """Return the command that does the same."""
         path = self.__module__.removeprefix("cutaway.cli.").replace("_", "-").split(".")  # interpret, NAME
-        words = ["cutaway", *path, source]
+        words = ["cutaway", *path, *(str(given[name]) for name in self._arguments if name in given), source]
         for name, value in given.items():
+            if name in self._arguments:
+                continue
             match value:
                 case bool():
                     words.append(_flag(name) if value else f"--no-{_flag(name)[2:]}")
@@ -163,13 +186,15 @@ class Analysis:
         return shlex.join(words)
 
 
-def analysis(**demo: Any) -> Callable[[Callable[..., Result]], Analysis]:
+def analysis(
+    *, source_of: Callable[[Mapping[str, Any]], str | None] | None = None, **demo: Any
+) -> Callable[[Callable[..., Result]], Analysis]:
     """Make a verb of a function from a language model and options to a `Result`; `demo` are the options of its worked example.
 
     @analysis(text="The capital of France is", layer=9)
     def attention(lm: LanguageModel, *, text: str, layer: int = 0) -> Result: ...
     """
-    return lambda analyse: Analysis(analyse, demo)
+    return lambda analyse: Analysis(analyse, demo, source_of)
 
 
 def spell_option(flag: str, value: str) -> list[str]:

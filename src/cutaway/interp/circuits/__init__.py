@@ -1,7 +1,72 @@
 """Circuits: which edges of the computation carry a behaviour."""
 
+from cutaway.interp.ablation import How
+from cutaway.interp.circuits.ablated import Ablated, ablated_outputs
+from cutaway.interp.circuits.acdc import Divergence, find_by_acdc
+from cutaway.interp.circuits.bootstrap import Interval, ratio_interval
+from cutaway.interp.circuits.circuit import Circuit, hash_tokens, hash_weights
+from cutaway.interp.circuits.circuit_scores import CircuitScores
+from cutaway.interp.circuits.comparison import CircuitComparison, compare
+from cutaway.interp.circuits.curve import faithfulness_curve
+from cutaway.interp.circuits.curve_result import SHARES, FaithfulnessCurve
+from cutaway.interp.circuits.drawing import CircuitDrawing, draw_circuit
+from cutaway.interp.circuits.evaluation import evaluate_circuit
+from cutaway.interp.circuits.faithfulness import Faithfulness
+from cutaway.interp.circuits.finding import FoundCircuit, Selection, find_circuit
 from cutaway.interp.circuits.graph import Edge, Graph
+from cutaway.interp.circuits.minimising import minimise
+from cutaway.interp.circuits.next_tokens import CircuitRun, run_on_prompts
+from cutaway.interp.circuits.prompts import PromptPairs, read_pairs, read_pairs_file
+from cutaway.interp.circuits.pruning import PRUNINGS, Pruned, Pruning, prune_by_threshold, prune_greedily
+from cutaway.interp.circuits.random_circuits import random_circuit, random_circuits
 from cutaway.interp.circuits.result import EdgeMethod, EdgeScore, EdgeScores
+from cutaway.interp.circuits.running import CircuitRuns, circuit_metric, run_circuit
 from cutaway.interp.circuits.scoring import score_edges
 
-__all__ = ["Graph", "Edge", "score_edges", "EdgeScores", "EdgeScore", "EdgeMethod"]
+__all__ = [
+    "Graph",
+    "Edge",
+    "score_edges",
+    "EdgeScores",
+    "EdgeScore",
+    "EdgeMethod",
+    "Circuit",
+    "hash_weights",
+    "hash_tokens",
+    "CircuitComparison",
+    "compare",
+    "How",
+    "Ablated",
+    "ablated_outputs",
+    "CircuitRuns",
+    "run_circuit",
+    "circuit_metric",
+    "Pruning",
+    "Pruned",
+    "PRUNINGS",
+    "prune_by_threshold",
+    "prune_greedily",
+    "Divergence",
+    "find_by_acdc",
+    "minimise",
+    "random_circuit",
+    "random_circuits",
+    "PromptPairs",
+    "read_pairs",
+    "read_pairs_file",
+    "Selection",
+    "FoundCircuit",
+    "find_circuit",
+    "CircuitRun",
+    "run_on_prompts",
+    "Faithfulness",
+    "CircuitScores",
+    "evaluate_circuit",
+    "SHARES",
+    "FaithfulnessCurve",
+    "faithfulness_curve",
+    "CircuitDrawing",
+    "draw_circuit",
+    "Interval",
+    "ratio_interval",
+]

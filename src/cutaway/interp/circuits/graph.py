@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -58,15 +58,86 @@ class Graph:
         read[-1] = 2 * self.config.n_layers  # the logits
         return written[:, None] < read
 
+    @cached_property
+    def feeds(self) -> Bool[Tensor, "receiver sender"]:
+        """Whose output an input is part of: a head's queries are the head's alone, a group's keys are all its heads'."""
+        size = self.config.n_heads // self.config.n_kv_heads
+        feeds = torch.zeros(len(self.receivers), len(self.senders), dtype=torch.bool)
+        for place, node in enumerate(self.receivers[:-1]):  # the logits are the end
+            if node.kind == "group":
+                heads = range(size * (node.index or 0), size * (1 + (node.index or 0)))
+                feeds[place, [self._sender_places[Node("head", node.layer, head)] for head in heads]] = True
+            else:
+                feeds[place, self._sender_places[Node(node.kind, node.layer, node.index)]] = True
+        return feeds
+
+    def first_sender(self, layer: int) -> int:
+        """Return the place of a layer's first head among the senders; the MLP is the last before the next layer's."""
+        return 1 + layer * (self.config.n_heads + bool(self.config.d_mlp))
+
+    def first_receiver(self, layer: int) -> int:
+        """Return the place of a layer's first query among the receivers."""
+        return layer * ((len(self.receivers) - 1) // max(1, self.config.n_layers))
+
+    def head_receivers(self, layer: int) -> dict[str, range]:
+        """Return the places of a layer's queries, keys and values, those of all heads or groups in turn."""
+        start, end = self.first_receiver(layer), self.first_receiver(layer + 1) - bool(self.config.d_mlp)
+        keys = start + self.config.n_heads
+        values = (keys + end) // 2
+        return {"q": range(start, keys), "k": range(keys, values), "v": range(values, end)}
+
     @property
     def n_edges(self) -> int:
         """How many edges there are."""
         return int(self.has_edge.sum())
 
+    def used(self, kept: Bool[Tensor, "sender receiver"]) -> Bool[Tensor, " sender"]:
+        """Return the senders from which kept edges lead to the logits."""
+        used = torch.zeros(len(self.senders), dtype=torch.bool)
+        taken = torch.zeros(len(self.receivers), dtype=torch.bool)
+        taken[-1] = True
+        while not torch.equal(used, found := (kept & taken).any(1)):
+            used = found
+            taken = torch.cat([(self.feeds[:-1] & used).any(1), taken[-1:]])
+        return used
+
+    def connected(self, kept: Bool[Tensor, "sender receiver"]) -> Bool[Tensor, "sender receiver"]:
+        """Return those of the kept edges that lie on a path of kept edges from the embedding to the logits."""
+        reached = torch.zeros(len(self.senders), dtype=torch.bool)
+        while not torch.equal(reached, found := self._reached(kept & reached[:, None])):
+            reached = found
+        used = self.used(kept & reached[:, None])
+        taken = (self.feeds & used).any(1)
+        taken[-1] = True
+        return kept & reached[:, None] & taken
+
+    def _reached(self, kept: Bool[Tensor, "sender receiver"]) -> Bool[Tensor, " sender"]:
+        reached: Tensor = (self.feeds & kept.any(0)[:, None]).any(0)
+        reached[0] = True  # the embedding
+        return reached
+
+    def layer_histogram(self, kept: Bool[Tensor, "sender receiver"]) -> tuple[int, ...]:
+        """Return how many kept edges each layer's inputs take, the logits' last."""
+        n_layers = self.config.n_layers
+        layers = torch.tensor([n_layers if node.kind == "logits" else node.layer for node in self.receivers])
+        counts: list[int] = torch.bincount(layers, weights=kept.sum(0).double(), minlength=n_layers + 1).long().tolist()
+        return tuple(counts)
+
+    def mask(self, edges: Iterable[Edge]) -> Bool[Tensor, "sender receiver"]:
+        """Return where these edges are; raises ValueError for one that the graph does not have."""
+        kept = torch.zeros_like(self.has_edge)
+        for edge in edges:
+            kept[self.place(edge)] = True
+        return kept
+
+    def edges_of(self, kept: Bool[Tensor, "sender receiver"]) -> Iterator[Edge]:
+        """Yield the edges of a mask, the receivers of a sender together."""
+        for sender, receiver in kept.nonzero().tolist():
+            yield Edge(self.senders[sender], self.receivers[receiver])
+
     def edges(self) -> Iterator[Edge]:
         """Yield every edge, the receivers of a sender together."""
-        for sender, receiver in self.has_edge.nonzero().tolist():
-            yield Edge(self.senders[sender], self.receivers[receiver])
+        yield from self.edges_of(self.has_edge)
 
     def place(self, edge: Edge) -> tuple[int, int]:
         """Return which sender and which receiver an edge joins; raises ValueError for one that the graph does not have."""

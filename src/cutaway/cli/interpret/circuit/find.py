@@ -1,0 +1,97 @@
+"""`cutaway interpret circuit find`."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from cutaway.cli.interpret.circuit.given import given_pairs
+from cutaway.cli.interpret.options import analysis
+from cutaway.report.counting import count_progress
+
+if TYPE_CHECKING:
+    from cutaway.interp.result import Result
+    from cutaway.language_model import LanguageModel
+
+__all__ = ["find"]
+
+
+@analysis(ioi=16)
+def find(
+    lm: LanguageModel,
+    *,
+    source: str,
+    prompts: Path | None = None,
+    ioi: int | None = None,
+    text: str | None = None,
+    corrupted: str | None = None,
+    target: str | None = None,
+    wrong: str | None = None,
+    method: Literal["eap", "eap-ig-inputs", "eap-ig-activations", "exact"] = "eap-ig-inputs",
+    select: Literal["greedy", "threshold", "acdc"] = "greedy",
+    n_edges: int = 200,
+    threshold: float = 0.01,
+    ablation: Literal["zero", "mean", "resample"] = "resample",
+    kv: Literal["group", "query-head"] = "group",
+    steps: int = 5,
+    held_out: float = 0.5,
+    seed: int = 0,
+    metric: Literal["logit_diff", "prob", "log_prob"] | None = None,
+    out: Path | None = None,
+) -> Result:
+    """Find the edges of a model that carry an answer: score them all, keep the best, and check them on prompts not used for it.
+
+    Edges lead from the embedding, heads and MLPs to the queries, keys and values of heads, MLPs and the logits. Prompts come in pairs
+    of as many tokens; all have one length. A file of them has a JSON object a line: clean, corrupted, correct and perhaps wrong.
+    Syed et al. 2023; Hanna et al. 2024; Conmy et al. 2023.
+
+    Args:
+        prompts FILE: pairs of prompts, JSON, one a line
+        ioi N: so many prompts about who is given something, made here
+        text: one prompt
+        corrupted TEXT: the same with another answer
+        target TOKEN: the answer to the prompt
+        wrong TOKEN: another answer; the metric is then their logit difference
+        method: how edges are scored
+        select: the best edges from the logits up, the best anywhere, or ACDC, which runs a circuit for each edge of a small model
+        n_edges: how many edges are taken, before those on no path are dropped
+        threshold: ACDC keeps an edge that changes the next token's distribution by so much, in nats
+        ablation: what is put in the place of everything outside
+        kv: with grouped heads, whether an edge enters a group's keys and values or one head's
+        steps: of the line that gradients are averaged over
+        held_out: the share of the pairs that is kept for checking
+        seed: of what pairs these are
+        metric: of the answer; logit_diff with a wrong one, else log_prob
+        out FILE: where the circuit is written, a JSON file
+
+    Examples:
+        cutaway interpret circuit find --demo --out circuit.json
+        cutaway interpret circuit find smollm2-135m --prompts pairs.jsonl --n-edges 500 --out circuit.json
+        cutaway interpret circuit find --demo --method eap --select threshold --report circuit.html
+
+    In Python:
+        from cutaway import circuits
+        pairs = circuits.read_pairs(lm, ["When Mary and John ..."], ["When ..."], ["Mary"], ["John"])
+        found = circuits.find_circuit(lm, pairs, n_edges=200)
+        found.circuit.save("circuit.json")
+    """
+    from dataclasses import replace
+
+    from cutaway.interp.circuits import find_circuit
+
+    if out is not None and not out.absolute().parent.is_dir():
+        raise FileNotFoundError(f"there is no folder {out.absolute().parent} to write {out.name} in")
+    pairs = given_pairs(
+        lm, prompts=prompts, ioi=ioi, text=text, corrupted=corrupted, target=target, wrong=wrong, metric=metric
+    )  # fmt: skip
+    with count_progress("edges") as progress:
+        found = find_circuit(
+            lm, pairs, method=method, selection=select, n_edges=n_edges, threshold=threshold, ablation=ablation, kv=kv, steps=steps,
+            held_out=held_out, seed=seed, name=source, command=shlex.join(["cutaway", *sys.argv[1:]]), progress=progress,
+        )  # fmt: skip
+    if out is None:
+        return found
+    found.circuit.save(out)
+    return replace(found, notes=(*found.notes, f"The circuit is in {out}"))

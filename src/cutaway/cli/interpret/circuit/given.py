@@ -1,0 +1,65 @@
+"""What the verbs of `cutaway interpret circuit` are given: prompts and a circuit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cutaway.interp.circuits import Circuit, PromptPairs
+    from cutaway.language_model import LanguageModel
+
+__all__ = ["DEMO", "model_of_circuit", "given_pairs", "given_circuit"]
+
+DEMO = "demo"
+"""The circuit that is found on the spot."""
+
+_N_DEMO, _SEED = 8, 0
+
+
+def model_of_circuit(options: Mapping[str, Any]) -> str | None:
+    """Return what the circuit's model is called, None where it does not say."""
+    from cutaway.interp.circuits import Circuit
+
+    return None if options["circuit"] in (None, DEMO) else Circuit.load(options["circuit"]).model or None
+
+
+def given_pairs(
+    lm: LanguageModel,
+    *,
+    prompts: Path | None,
+    ioi: int | None,
+    text: str | None,
+    corrupted: str | None,
+    target: str | None,
+    wrong: str | None,
+    metric: str | None,
+) -> PromptPairs:
+    """Return the prompts of a file, so many about an indirect object, or the one pair of options; raises ValueError for none."""
+    from cutaway.experiments.ioi import ioi_prompts
+    from cutaway.interp.circuits import read_pairs, read_pairs_file
+
+    n_ways = (prompts is not None) + (ioi is not None) + (text is not None)
+    if n_ways > 1:
+        raise ValueError("--prompts, --ioi and --text are three ways to give prompts: give one of them")
+    asked: dict[str, Any] = {"metric": metric}
+    if prompts is not None:
+        return read_pairs_file(lm, prompts, **asked)
+    if ioi is not None:
+        return ioi_prompts(lm, ioi, seed=_SEED).pairs(lm, **asked)
+    if text is None or corrupted is None or target is None:
+        raise ValueError("prompts are missing: give --prompts FILE, --ioi N, or --text, --corrupted and --target, perhaps --wrong")
+    return read_pairs(lm, [text], [corrupted], [target], None if wrong is None else [wrong], **asked)
+
+
+def given_circuit(lm: LanguageModel, circuit: str, *, source: str, progress: Callable[[int, int], None] | None = None) -> Circuit:
+    """Return the circuit of a file, or the one of the worked example."""
+    from cutaway.interp.circuits import Circuit, find_circuit
+
+    if circuit != DEMO:
+        return Circuit.load(circuit)
+    pairs = given_pairs(
+        lm, prompts=None, ioi=_N_DEMO, text=None, corrupted=None, target=None, wrong=None, metric=None
+    )  # fmt: skip
+    return find_circuit(lm, pairs, name=source, progress=progress).circuit

@@ -1,0 +1,88 @@
+"""`cutaway interpret circuit score`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from cutaway.cli.interpret.circuit.given import DEMO, given_circuit, given_pairs, model_of_circuit
+from cutaway.cli.interpret.options import analysis
+from cutaway.report.counting import count_progress
+
+if TYPE_CHECKING:
+    from cutaway.interp.result import Result
+    from cutaway.language_model import LanguageModel
+
+__all__ = ["score"]
+
+
+@analysis(circuit=DEMO, ioi=8, n_random=10, n_subsets=3, unit="none", source_of=model_of_circuit)
+def score(
+    lm: LanguageModel,
+    circuit: str,
+    /,
+    *,
+    source: str,
+    prompts: Path | None = None,
+    ioi: int | None = None,
+    text: str | None = None,
+    corrupted: str | None = None,
+    target: str | None = None,
+    wrong: str | None = None,
+    ablation: tuple[Literal["zero", "mean", "resample"], ...] = (),
+    n_random: int = 50,
+    n_subsets: int = 10,
+    unit: Literal["node", "edge", "none"] = "node",
+    least_gap: float = 0.1,
+    seed: int = 0,
+    metric: Literal["logit_diff", "prob", "log_prob"] | None = None,
+    force: bool = False,
+) -> Result:
+    """Score a circuit: how faithful it is, how complete and how minimal, beside random connected circuits of the same layers.
+
+    Faithfulness is the share of the way from everything ablated (0) to the whole model (1), with a 95 % interval over pairs; |M-C| is
+    how far it is from the model; parts is the largest difference between circuit and model without the same random part of it. Give
+    prompts that the circuit was not found with. Wang et al. 2022, section 4; Mueller et al. 2025.
+
+    Args:
+        circuit: a file that `circuit find --out` wrote; `demo` is found first
+        prompts FILE: pairs of prompts, JSON, one a line
+        ioi N: so many prompts about who is given something, made here
+        text: one prompt
+        corrupted TEXT: the same with another answer
+        target TOKEN: the answer to the prompt
+        wrong TOKEN: another answer; the metric is then their logit difference
+        ablation: zero, mean or resample, which it is unless given; may be given again for more
+        n_random: how many random circuits
+        n_subsets: how many random parts of it are taken out
+        unit: what is taken out at a time to see what it does
+        least_gap: the least difference between model and nothing that a share is taken of
+        seed: of random circuits, parts and intervals
+        metric: of the answer; logit_diff with a wrong one, else log_prob
+        force: score it in a model of the same shape with other weights
+
+    Examples:
+        cutaway interpret circuit score --demo
+        cutaway interpret circuit score circuit.json --prompts others.jsonl --ablation mean --ablation resample
+
+    In Python:
+        from cutaway import circuits
+        scores = circuits.evaluate_circuit(lm.model, clean, corrupted, metric, circuit, ablations=["zero", "mean", "resample"])
+        scores.of("mean").normalised, scores.of("mean").interval
+    """
+    from cutaway.interp.circuits import evaluate_circuit
+
+    with count_progress("edges") as progress:
+        known = given_circuit(lm, circuit, source=source, progress=progress)
+    known.check(lm.model, force=force)
+    pairs = given_pairs(
+        lm, prompts=prompts, ioi=ioi, text=text, corrupted=corrupted, target=target, wrong=wrong, metric=metric
+    )  # fmt: skip
+    with count_progress("runs") as progress:
+        scored = evaluate_circuit(
+            lm.model, pairs.tokens, pairs.other_tokens, pairs.metric, known, ablations=ablation or ("resample",), n_random=n_random,
+            n_subsets=n_subsets, units=None if unit == "none" else unit, least_gap=least_gap, seed=seed,
+            measured=pairs.measured, force=True, progress=progress,
+        )  # fmt: skip
+    return replace(scored, notes=pairs.question.notes)

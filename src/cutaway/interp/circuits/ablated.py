@@ -1,0 +1,143 @@
+"""What senders outside a circuit write: nothing, a mean, or what they write in another run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import get_args
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from cutaway.interp.ablation import How
+from cutaway.interp.dropout import without_dropout
+from cutaway.interp.running import means, run_with_cache
+from cutaway.model import Transformer
+
+__all__ = ["Ablated", "ablated_outputs"]
+
+
+@dataclass(frozen=True, eq=False)
+class Ablated:
+    """The output of every sender when it is ablated, of each row and position or of all alike.
+
+    Heads are held by what they read (`z`), and so by far less than what they write. Biases of the attention's output are no head's and
+    always stay; an MLP's is part of what it writes.
+    """
+
+    how: How
+    said: str
+    """In words."""
+    embed: Float[Tensor, "#batch #pos d_model"]
+    z: tuple[Float[Tensor, "#batch #pos head d_head"], ...]
+    """By layer."""
+    mlp_out: tuple[Float[Tensor, "#batch #pos d_model"], ...]
+    """By layer; empty without MLPs."""
+    n_same: int = 0
+    """At so many first positions both runs read the same: there no sender differs, whatever is kept, nor does any key or value."""
+    same_k: tuple[Float[Tensor, "batch same_pos kv_head d_head"], ...] = ()
+    """The keys there, turned, by layer."""
+    same_v: tuple[Float[Tensor, "batch same_pos kv_head d_head"], ...] = ()
+
+    def part(self, rows: slice, first: int) -> Ablated:
+        """Return that of some rows, from one of the positions where the runs may differ on; keys and values are of those before."""
+
+        def of(x: Tensor) -> Tensor:
+            x = x if len(x) == 1 else x[rows]
+            return x if x.shape[1] == 1 else x[:, first:]
+
+        return replace(
+            self,
+            embed=of(self.embed),
+            z=tuple(map(of, self.z)),
+            mlp_out=tuple(map(of, self.mlp_out)),
+            n_same=first,
+            same_k=tuple(k[rows, :first] for k in self.same_k),
+            same_v=tuple(v[rows, :first] for v in self.same_v),
+        )
+
+
+def ablated_outputs(
+    model: Transformer,
+    tokens: Int[Tensor, "batch pos"],
+    how: How,
+    *,
+    other_tokens: Int[Tensor, "batch other_pos"] | None = None,
+    reference: Int[Tensor, "reference reference_pos"] | None = None,
+    over_positions: bool = False,
+) -> Ablated:
+    """Return what senders outside a circuit write in a run of `tokens`.
+
+    `zero`: nothing; `resample`: what they write in the run of `other_tokens`; `mean`: their mean over the rows of `reference`, the
+    other tokens unless given, at each position, or over positions too. Raises ValueError for runs that are missing or of another
+    length.
+    """
+    if how not in get_args(How):
+        raise ValueError(f"there is no ablation {how!r}; give one of {', '.join(get_args(How))}")
+    with without_dropout(model), torch.no_grad():
+        if how == "zero":
+            return _zeros(model)
+        if how == "resample":
+            return _resampled(model, tokens, other_tokens)
+        return _means(model, tokens, other_tokens if reference is None else reference, over_positions=over_positions)
+
+
+def _zeros(model: Transformer) -> Ablated:
+    config, like = model.config, model.embed.W_E
+    z = tuple(like.new_zeros(1, 1, config.n_heads, config.d_head) for _ in range(config.n_layers))
+    nothing = like.new_zeros(1, 1, config.d_model)
+    return Ablated("zero", "zeros", nothing, z, (nothing,) * (config.n_layers if config.d_mlp else 0))
+
+
+def _resampled(model: Transformer, tokens: Tensor, other_tokens: Tensor | None) -> Ablated:
+    if other_tokens is None:
+        raise ValueError("the ablation 'resample' takes what is written in another run: give other_tokens")
+    if other_tokens.shape != tokens.shape:
+        raise ValueError(
+            f"the tokens are {_size(tokens)} and the other tokens {_size(other_tokens)}: give as many rows of one length, "
+            "position by position"
+        )
+    n_same = int((tokens == other_tokens).all(0).long().cumprod(0).sum()) if model.config.is_causal else 0
+    key = "rot_k" if model.config.position == "rotary" else "k"
+    keys, values = ([f"blocks.{layer}.attn.{name}" for layer in range(model.config.n_layers)] for name in (key, "v"))
+    written, mlps = _names(model)
+    record = run_with_cache(model, other_tokens, [*written, *mlps, *keys, *values])[1] if model.config.n_layers else {}
+    return Ablated(
+        "resample",
+        "what it writes in the corrupted run",
+        model.embed(other_tokens),
+        tuple(record[name] for name in written),
+        tuple(record[name] for name in mlps),
+        n_same,
+        tuple(record[name][:, :n_same].clone() for name in keys),
+        tuple(record[name][:, :n_same].clone() for name in values),
+    )
+
+
+def _means(model: Transformer, tokens: Tensor, reference: Tensor | None, *, over_positions: bool) -> Ablated:
+    if reference is None:
+        raise ValueError("the ablation 'mean' takes a mean over a reference: give reference or other_tokens")
+    if not over_positions and reference.shape[1] != tokens.shape[1]:
+        raise ValueError(
+            f"the tokens are {_size(tokens)} and the reference {_size(reference)}: give rows of the same length, or over_positions=True"
+        )
+    names = _names(model)
+    found = means(model, reference, [*names[0], *names[1]], over_positions=over_positions) if model.config.n_layers else {}
+    embed = model.embed(reference).mean((0, 1) if over_positions else 0)
+    place = " and positions" if over_positions else ", at each position"
+
+    def as_rows(x: Tensor) -> Tensor:
+        return x[None, None] if over_positions else x[None]
+
+    z, mlp_out = (tuple(as_rows(found[name]) for name in each) for each in names)
+    return Ablated("mean", f"its mean over {len(reference)} rows{place}", as_rows(embed), z, mlp_out)
+
+
+def _names(model: Transformer) -> tuple[list[str], list[str]]:
+    layers = range(model.config.n_layers)
+    z = [f"blocks.{layer}.attn.z" for layer in layers]
+    return z, [f"blocks.{layer}.mlp_out" for layer in layers] if model.config.d_mlp else []
+
+
+def _size(tokens: Tensor) -> str:
+    return f"{tokens.shape[0]} rows of {tokens.shape[1]}"

@@ -1,0 +1,241 @@
+"""A circuit as a value: the edges that are kept, of which model, found in which data and how."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from cutaway.config import ModelConfig
+from cutaway.interp.circuits.graph import Edge, Graph
+from cutaway.interp.nodes import KVInputs, Node
+from cutaway.model import Transformer
+from cutaway.runtime import atomic_write
+
+__all__ = ["Circuit", "hash_weights", "hash_tokens"]
+
+_FORMAT, _VERSION = "cutaway circuit", 1
+_SHAPE = ("n_layers", "n_heads", "n_kv_heads", "block")
+
+
+@dataclass(frozen=True)
+class Circuit:
+    """Edges of a model's computation graph, in the graph's order, each once, with where they come from.
+
+    `a | b`, `a & b` and `a - b` are circuits of the same model. Raises ValueError for edges that the graph does not have.
+    """
+
+    graph: Graph = field(repr=False)
+    edges: tuple[Edge, ...] = field(repr=False)
+    scores: tuple[float, ...] | None = field(default=None, repr=False)
+    """What each edge was found by, if it was by a number."""
+    model: str = ""
+    """What the model is called."""
+    model_hash: str | None = None
+    """Of its weights, as `hash_weights` gives it; None for a circuit that is held to a shape alone."""
+    data_hash: str | None = None
+    """Of the prompts, as `hash_tokens` gives it."""
+    method: str = ""
+    command: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    """What it was found with, as JSON holds it."""
+
+    def __post_init__(self) -> None:
+        given = [None] * len(self.edges) if self.scores is None else list(self.scores)
+        if len(given) != len(self.edges):
+            raise ValueError(f"there are {len(given)} scores for {len(self.edges)} edges: give one for each")
+        places = {self.graph.place(edge): (edge, score) for edge, score in zip(self.edges, given, strict=True)}
+        ordered = [places[place] for place in sorted(places)]
+        object.__setattr__(self, "edges", tuple(edge for edge, _ in ordered))
+        object.__setattr__(self, "scores", None if self.scores is None else tuple(score for _, score in ordered))
+
+    @classmethod
+    def of_mask(
+        cls,
+        graph: Graph,
+        kept: Bool[Tensor, "sender receiver"],
+        scores: Float[Tensor, "sender receiver"] | None = None,
+        **provenance: Any,
+    ) -> Circuit:
+        """Return the circuit of the edges of a mask, with their scores from a table of all."""
+        listed = None if scores is None else tuple(scores.detach().cpu()[kept.cpu()].tolist())
+        return cls(graph, tuple(graph.edges_of(kept.cpu())), listed, **provenance)
+
+    def __len__(self) -> int:
+        return len(self.edges)
+
+    def __str__(self) -> str:
+        return f"{len(self)} of {self.graph.n_edges} edges, {len(self.nodes)} nodes"
+
+    @cached_property
+    def kept(self) -> Bool[Tensor, "sender receiver"]:
+        """The edges as a mask of the graph's senders and receivers."""
+        return self.graph.mask(self.edges)
+
+    @property
+    def share(self) -> float:
+        """How many of the graph's edges it keeps, from 0 to 1."""
+        return len(self) / self.graph.n_edges
+
+    @property
+    def nodes(self) -> tuple[Node, ...]:
+        """Who sends or receives in it, in the order of the computation: a head's inputs are the head."""
+        found = {edge.sender for edge in self.edges}
+        found |= {Node(node.kind, node.layer, node.index) for _, node in self.edges if node.kind != "group"}
+        return tuple(node for node in (*self.graph.senders, Node("logits")) if node in found)
+
+    @property
+    def layer_histogram(self) -> tuple[int, ...]:
+        """How many edges each layer's inputs take, the logits' last."""
+        return self.graph.layer_histogram(self.kept)
+
+    def connected(self) -> Circuit:
+        """Return the part that lies on paths from the embedding to the logits."""
+        return self.keeping(self.graph.edges_of(self.graph.connected(self.kept)))
+
+    def keeping(self, edges: Iterable[Edge]) -> Circuit:
+        """Return the same with these edges alone, and the scores that it knows of them."""
+        edges = tuple(edges)
+        known = {} if self.scores is None else dict(zip(self.edges, self.scores, strict=True))
+        return replace(self, edges=edges, scores=tuple(map(known.__getitem__, edges)) if all(e in known for e in edges) else None)
+
+    def __or__(self, other: Circuit) -> Circuit:
+        """Return the circuit of the edges of either."""
+        return self._with(other, {*self.edges, *other.edges})
+
+    def __and__(self, other: Circuit) -> Circuit:
+        """Return the circuit of the edges of both."""
+        return self._with(other, set(self.edges) & set(other.edges))
+
+    def __sub__(self, other: Circuit) -> Circuit:
+        """Return the circuit of those edges that the other lacks."""
+        return self._with(other, set(self.edges) - set(other.edges))
+
+    def _with(self, other: Circuit, edges: set[Edge]) -> Circuit:
+        self.check_same_model(other)
+        return self.keeping(sorted(edges, key=self.graph.place))
+
+    def check_same_model(self, other: Circuit) -> None:
+        """Raise ValueError for a circuit of another model."""
+        if _shape_of(self.graph) != _shape_of(other.graph):
+            raise ValueError(f"the circuits are of different graphs: {_shown(self.graph)}; {_shown(other.graph)}")
+        if None not in (self.model_hash, other.model_hash) and self.model_hash != other.model_hash:
+            raise ValueError(f"the circuits are of models with different weights, {self.model!r} and {other.model!r}")
+
+    def check(self, model: Transformer, *, force: bool = False) -> None:
+        """Raise ValueError for a model that it is not a circuit of: of another shape, or, unless forced, with other weights."""
+        if _shape_of(Graph(model.config, self.graph.kv)) != _shape_of(self.graph):
+            raise ValueError(
+                f"the circuit is of a model of another shape: {_shown(self.graph)}; this model has "
+                f"{_shown(Graph(model.config, self.graph.kv))}: give the model that it was found in{self._named}"
+            )
+        if not force and self.model_hash is not None and hash_weights(model) != self.model_hash:
+            raise ValueError(
+                f"the circuit was found in a model with other weights{self._named}, of the same shape: give that model, or force it"
+            )
+
+    @property
+    def _named(self) -> str:
+        return f" ({self.model})" if self.model else ""
+
+    def to_json(self) -> str:
+        """Return it as text, an edge a line."""
+        scores = self.scores or [None] * len(self)
+        values = {
+            "format": _FORMAT,
+            "version": _VERSION,
+            "model": {"name": self.model, "sha256": self.model_hash, "config": self.graph.config.to_dict()},
+            "data": {"sha256": self.data_hash},
+            "method": self.method,
+            "settings": dict(self.settings),
+            "command": self.command,
+            "kv": self.graph.kv,
+            "edges": {str(edge): score for edge, score in zip(self.edges, scores, strict=True)},
+        }
+        return json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Circuit:
+        """Return the circuit that `to_json` wrote; raises ValueError for a text that is none."""
+        try:
+            values = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"it is not JSON (line {error.lineno}): give a file that `circuit find --out` wrote") from None
+        if not isinstance(values, dict) or values.get("format") != _FORMAT or values.get("version") != _VERSION:
+            raise ValueError(f"it is JSON but no circuit, which begins with {_FORMAT!r} and version {_VERSION}")
+        try:
+            model, edges, kv = values["model"], values["edges"], values["kv"]
+            graph = Graph(ModelConfig.from_dict(model["config"]), _checked_kv(kv))
+            scores = None if None in edges.values() else tuple(map(float, edges.values()))
+            return cls(
+                graph,
+                tuple(map(graph.parse, edges)),
+                scores,
+                model=model["name"],
+                model_hash=model["sha256"],
+                data_hash=values["data"]["sha256"],
+                method=values["method"],
+                command=values["command"],
+                settings=values["settings"],
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"the circuit lacks a field or has one of the wrong kind: {error}") from None
+
+    def save(self, path: Path | str) -> Path:
+        """Write it to a file, whole or not at all, and return where."""
+        atomic_write(Path(path), self.to_json())
+        return Path(path)
+
+    @classmethod
+    def load(cls, path: Path | str) -> Circuit:
+        """Return the circuit of a file; raises ValueError for one that holds none, FileNotFoundError for none."""
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"there is no file {path}; `cutaway interpret circuit find --out {path}` writes a circuit")
+        try:
+            return cls.from_json(Path(path).read_text(encoding="utf-8"))
+        except (ValueError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path} holds no circuit: {error}") from None
+
+
+def hash_weights(model: Transformer) -> str:
+    """Return the sha256 of a model's weights: their names, shapes, dtypes and bytes, wherever they lie."""
+    digest = hashlib.sha256()
+    for name, weight in model.named_parameters():
+        digest.update(f"{name} {tuple(weight.shape)} {weight.dtype};".encode())
+        content = weight.detach().cpu().contiguous()
+        digest.update(content.view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def hash_tokens(*rows: Int[Tensor, "batch pos"]) -> str:
+    """Return the sha256 of prompts: the shape and the ids of each batch in turn."""
+    digest = hashlib.sha256()
+    for tokens in rows:
+        digest.update(f"{tuple(tokens.shape)};".encode())
+        digest.update(tokens.detach().cpu().to(torch.int64).contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _checked_kv(kv: Any) -> KVInputs:
+    if kv not in get_args(KVInputs):
+        raise ValueError(f"kv is {kv!r}; expected one of {', '.join(get_args(KVInputs))}")
+    return kv  # type: ignore[no-any-return]
+
+
+def _shape_of(graph: Graph) -> Sequence[object]:
+    return [*(getattr(graph.config, name) for name in _SHAPE), bool(graph.config.d_mlp), graph.kv]
+
+
+def _shown(graph: Graph) -> str:
+    config = graph.config
+    heads = f"{config.n_heads} heads" + (f" in {config.n_kv_heads} groups" if config.n_kv_heads < config.n_heads else "")
+    mlp = "no MLPs" if not config.d_mlp else f"{config.block} MLPs"
+    return f"{config.n_layers} layers of {heads}, {mlp}"

@@ -1,0 +1,268 @@
+"""The curve of faithfulness over circuit size, its areas, and how it is shown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cutaway.interp.ablation import How
+from cutaway.interp.circuits.bootstrap import N_RESAMPLES, Interval, interval_of, resampled_means
+from cutaway.interp.circuits.faithfulness import LEAST_GAP
+from cutaway.interp.circuits.pruning import Pruning
+from cutaway.interp.result import Result
+from cutaway.interp.tensors import finite_or_none
+from cutaway.report import format_fixed, table
+from cutaway.runtime import seeded_generator
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from rich.console import RenderableType
+
+__all__ = ["SHARES", "AblationCurve", "FaithfulnessCurve", "area_under", "area_from_one"]
+
+SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+"""MIB's sizes, as shares of the graph's edges."""
+
+
+def area_under(shares: Sequence[float], values: Float[Tensor, "*resample size"]) -> Float[Tensor, "*resample"]:
+    """Return CPR, the area under a faithfulness curve from its first share to its last, by trapezoids between the sizes.
+
+    Source: Mueller et al. 2025, "MIB: A Mechanistic Interpretability Benchmark", the circuit performance ratio.
+    """
+    return torch.trapezoid(values, torch.tensor(list(shares), dtype=values.dtype), dim=-1)
+
+
+def area_from_one(shares: Sequence[float], values: Float[Tensor, "*resample size"]) -> Float[Tensor, "*resample"]:
+    """Return CMD, the area between the curve and 1, by trapezoids of `|1 - f|` between the sizes; 0 is best.
+
+    Source: Mueller et al. 2025, "MIB: A Mechanistic Interpretability Benchmark", the circuit-model distance.
+    """
+    return area_under(shares, (1 - values).abs())
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class AblationCurve:
+    """The metric of circuits of rising size under one ablation, row by row."""
+
+    how: How
+    said: str
+    shares: tuple[float, ...]
+    circuits: Float[Tensor, "size batch"]
+    model: Float[Tensor, " batch"]
+    empty: Float[Tensor, " batch"]
+    random: tuple[Float[Tensor, "random batch"] | None, ...]
+    """Of random connected circuits beside each size; None where there are none."""
+    least_gap: float = LEAST_GAP
+    n_resamples: int = N_RESAMPLES
+    seed: int = field(default=0, repr=False)
+
+    @property
+    def gap(self) -> float:
+        """`F(M) - F(empty)`, of the means."""
+        return float(self.model.mean() - self.empty.mean())
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether the gap is too small to be divided by."""
+        return abs(self.gap) < self.least_gap
+
+    @property
+    def normalised(self) -> Float[Tensor, " size"]:
+        """`(F(C) - F(empty)) / (F(M) - F(empty))` of each size, ratios of means; NaN where refused."""
+        return self.shares_of(self.circuits)
+
+    @property
+    def cpr(self) -> float:
+        """The area under the curve."""
+        return float(area_under(self.shares, self.normalised))
+
+    @property
+    def cmd(self) -> float:
+        """The area between the curve and 1."""
+        return float(area_from_one(self.shares, self.normalised))
+
+    def intervals(self) -> list[Interval] | None:
+        """Return the 95 % interval of each size over prompt pairs; None where refused, and of one pair."""
+        if self._resampled is None:
+            return None
+        return [interval_of(each) for each in self._resampled.unbind(1)]
+
+    def area_interval(self, area: Callable[[Sequence[float], Tensor], Tensor]) -> Interval | None:
+        """Return the 95 % interval of `area_under` or `area_from_one`."""
+        return None if self._resampled is None else interval_of(area(self.shares, self._resampled))
+
+    @cached_property
+    def _resampled(self) -> Float[Tensor, "resample size"] | None:
+        if self.is_refused or len(self.model) < 2:
+            return None
+        rows = torch.cat([self.circuits - self.empty, (self.model - self.empty)[None]])
+        means = resampled_means(rows, n_resamples=self.n_resamples, generator=seeded_generator(self.seed))
+        return means[:, :-1] / means[:, -1:]
+
+    def shares_of(self, rows: Float[Tensor, "*some batch"]) -> Float[Tensor, "*some"]:
+        """Return where the means of some rows lie between empty circuit (0) and model (1)."""
+        if self.is_refused:
+            return torch.full(rows.shape[:-1], torch.nan, dtype=torch.float64)
+        return (rows.double().mean(-1) - self.empty.double().mean()) / self.gap
+
+    def random_shares(self) -> list[list[float]]:
+        """Return the same of the random circuits beside each size."""
+        return [[] if rows is None else self.shares_of(rows).tolist() for rows in self.random]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return rows, shares, areas and intervals as values that JSON can hold."""
+        intervals = self.intervals()
+        areas = {"cpr": area_under, "cmd": area_from_one}
+        return {
+            "ablation": self.how,
+            "replacement": self.said,
+            "model": self.model.tolist(),
+            "empty": self.empty.tolist(),
+            "circuits": self.circuits.tolist(),
+            "faithfulness": finite_or_none(self.normalised.tolist()),
+            "intervals": None if intervals is None else [list(each) for each in intervals],
+            "random": [None if rows is None else rows.tolist() for rows in self.random],
+            "random_faithfulness": finite_or_none(self.random_shares()),
+            "cpr": finite_or_none(self.cpr),
+            "cmd": finite_or_none(self.cmd),
+            "area_intervals": {
+                name: None if (each := self.area_interval(of)) is None else list(each) for name, of in areas.items()
+            },
+            "least_gap": self.least_gap,
+            "is_refused": self.is_refused,
+        }
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class FaithfulnessCurve(Result):
+    """How faithful circuits are as they grow, under one ablation or several."""
+
+    title: ClassVar[str] = "Faithfulness over circuit size"
+    source: ClassVar[str] = (
+        'faithfulness over the share of edges and its areas CPR and CMD (Mueller et al. 2025, "MIB: A Mechanistic Interpretability '
+        'Benchmark")'
+    )
+
+    curves: tuple[AblationCurve, ...]
+    n_edges: tuple[int, ...]
+    """How many edges each circuit keeps."""
+    n_dropped: tuple[int, ...]
+    """How many were taken and then dropped, as no path has them."""
+    n_edges_of_graph: int
+    pruning: Pruning
+    measured: str = "metric"
+    notes: tuple[str, ...] = ()
+
+    def of(self, how: str) -> AblationCurve:
+        """Return the curve under one ablation; raises KeyError for one that was not run."""
+        for each in self.curves:
+            if each.how == how:
+                return each
+        raise KeyError(f"{how} was not run; there are {', '.join(each.how for each in self.curves)}")
+
+    def summary(self) -> str:
+        """Return sizes, the rule of the areas, and the areas under each ablation."""
+        first = self.curves[0]
+        sentences = [
+            f"Circuits of {len(first.shares)} sizes, {100 * first.shares[0]:g} to {100 * first.shares[-1]:g} % of "
+            f"{self.n_edges_of_graph} edges, pruned by {self.pruning}, on {len(first.model)} prompt pairs; measured: {self.measured}.",
+            "CPR is the area under the faithfulness, CMD that between it and 1, by trapezoids over the shares.",
+        ]
+        for each in self.curves:
+            if each.is_refused:
+                sentences.append(
+                    f"Ablation {each.how}: model and empty circuit differ by {abs(each.gap):.3g}, less than {each.least_gap:g}, so "
+                    "that no faithfulness is a share of it."
+                )
+                continue
+            areas = [
+                f"{name} {value:.3f}" + (f" ({interval})" if (interval := each.area_interval(area)) else "")
+                for name, value, area in (("CPR", each.cpr, area_under), ("CMD", each.cmd, area_from_one))
+            ]
+            sentences.append(f"Ablation {each.how}: {', '.join(areas)}.")
+        return " ".join([*sentences, *(f"{note.rstrip('.')}." for note in self.notes)])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return every size and number, rows and means."""
+        return {
+            "metric": self.measured,
+            "pruning": self.pruning,
+            "shares": list(self.curves[0].shares),
+            "n_edges": list(self.n_edges),
+            "n_dropped": list(self.n_dropped),
+            "n_edges_of_graph": self.n_edges_of_graph,
+            "integration": "trapezoids over the shares, from the first to the last",
+            "notes": list(self.notes),
+            "curves": [each.to_dict() for each in self.curves],
+        }
+
+    def table(self) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
+        """Return a row for each size: faithfulness with interval under each ablation, and that of the random circuits."""
+        header = ["% of edges", "edges"]
+        for each in self.curves:
+            header += [f"{each.how} %", f"{each.how} 95 %"] + (
+                [f"{each.how} random %"] if any(map(len, each.random_shares())) else []
+            )
+        return header, [self._row(size) for size in range(len(self.n_edges))]
+
+    def _row(self, size: int) -> list[str]:
+        row = [f"{100 * self.curves[0].shares[size]:g}", str(self.n_edges[size])]
+        for each in self.curves:
+            intervals, random = each.intervals(), each.random_shares()
+            row.append(_percent(each.normalised[size]))
+            row.append("-" if intervals is None else f"{100 * intervals[size].low:.0f} to {100 * intervals[size].high:.0f}")
+            if any(map(len, random)):
+                row.append(_percent(sum(random[size]) / len(random[size])) if random[size] else "-")
+        return row
+
+    def figures(self) -> list[Figure]:
+        """Return the curves with their intervals, and those of the random circuits."""
+        from cutaway.plots import bands
+
+        series: dict[str, tuple[Sequence[float], ...]] = {}
+        beside: dict[str, tuple[Sequence[float], ...]] = {}
+        for each in self.curves:
+            if each.is_refused:
+                continue
+            values, intervals = each.normalised.tolist(), each.intervals()
+            low, high = zip(*intervals, strict=True) if intervals else (values, values)
+            series[each.how] = each.shares, values, low, high
+            ranked = [(share, sorted(random)) for share, random in zip(each.shares, each.random_shares(), strict=True) if random]
+            if ranked:
+                beside[f"{each.how}, random"] = (
+                    [share for share, _ in ranked],
+                    [random[len(random) // 2] for _, random in ranked],
+                    [random[0] for _, random in ranked],
+                    [random[-1] for _, random in ranked],
+                )
+        if not series:
+            return []
+        labels = {"x_label": "share of the graph's edges", "y_label": "faithfulness"}
+        return [bands({**series, **beside}, title="Faithfulness over circuit size", x_is_log=True, marks=(0.0, 1.0), **labels)]
+
+    def views(self) -> list[RenderableType]:
+        """Return a table for each ablation."""
+        views: list[RenderableType] = []
+        for each in self.curves:
+            random, intervals = each.random_shares(), each.intervals()
+            header = ["% of edges", "edges", "faithful %", "95 %", *(["random %", "lowest", "highest"] if any(random) else [])]
+            shown = table(*header, right=header, title=f"{each.how} ablation")
+            for size, share in enumerate(each.shares):
+                ends = "-" if intervals is None else f"{100 * intervals[size].low:.0f} to {100 * intervals[size].high:.0f}"
+                row = [f"{100 * share:g}", str(self.n_edges[size]), _percent(each.normalised[size]), ends]
+                if any(random):
+                    spread = [sum(random[size]) / len(random[size]), min(random[size]), max(random[size])] if random[size] else []
+                    row += list(map(_percent, spread)) or ["-"] * 3
+                shown.add_row(*row)
+            views.append(shown)
+        return views
+
+
+def _percent(share: float | Tensor) -> str:
+    return format_fixed(100 * float(share), 1) or "-"

@@ -1,0 +1,183 @@
+"""A circuit found from prompts: edges scored, pruned, and checked on prompts that were not used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+
+from jaxtyping import Float
+from torch import Tensor
+
+from cutaway.interp.ablation import How
+from cutaway.interp.circuits.ablated import ablated_outputs
+from cutaway.interp.circuits.acdc import Divergence, find_by_acdc
+from cutaway.interp.circuits.circuit import Circuit, hash_weights
+from cutaway.interp.circuits.circuit_scores import CircuitScores
+from cutaway.interp.circuits.drawing import CircuitDrawing
+from cutaway.interp.circuits.evaluation import evaluate_circuit
+from cutaway.interp.circuits.graph import Graph
+from cutaway.interp.circuits.prompts import PromptPairs
+from cutaway.interp.circuits.pruning import PRUNINGS, Pruned, Pruning
+from cutaway.interp.circuits.result import EdgeMethod
+from cutaway.interp.circuits.running import CircuitRuns
+from cutaway.interp.circuits.scoring import score_edges
+from cutaway.interp.nodes import KVInputs
+from cutaway.interp.result import Result
+from cutaway.language_model import LanguageModel
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from rich.console import RenderableType
+
+__all__ = ["Selection", "FoundCircuit", "find_circuit"]
+
+Selection = Literal["greedy", "threshold", "acdc"]
+"""How edges are chosen: by their scores, greedily or the largest anywhere, or one by one, by running what is left (ACDC)."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class FoundCircuit(Result):
+    """A circuit, how it was found, and how faithful it is on other prompts."""
+
+    title: ClassVar[str] = "Circuit found"
+    source: ClassVar[str] = (
+        'edge attribution patching (Syed et al. 2023), greedy pruning (Hanna et al. 2024, "Have Faith in Faithfulness"), ACDC (Conmy '
+        "et al. 2023)"
+    )
+
+    circuit: Circuit
+    scores: CircuitScores
+    n_dropped: int
+    """How many edges were taken and then dropped, as no path has them."""
+    is_held_out: bool
+    """Whether the prompts of the scores are others than those that it was found with."""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def drawing(self) -> CircuitDrawing:
+        """The circuit to look at."""
+        return CircuitDrawing(self.circuit)
+
+    def summary(self) -> str:
+        """Return how large it is, what was dropped, and how faithful it is."""
+        sentences = [self.drawing.summary()]
+        if self.n_dropped:
+            sentences.append(f"{self.n_dropped} more edges were taken and dropped, as no path of the circuit has them.")
+        scores = self.scores.summary().partition("; measured: ")[2]
+        n = len(self.scores.faithfulness[0].circuit)
+        where = f"On {n} pairs that it was not found with" if self.is_held_out else "On the same prompts that it was found with"
+        sentences.append(f"{where}, measured: {scores}")
+        return " ".join([*sentences, *(f"{note.rstrip('.')}." for note in self.notes)])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the circuit and its scores."""
+        return {
+            "circuit": self.drawing.to_dict(),
+            "n_dropped": self.n_dropped,
+            "is_held_out": self.is_held_out,
+            "scores": self.scores.to_dict(),
+            "notes": list(self.notes),
+        }
+
+    def table(self) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
+        """Return the edges by score."""
+        return self.drawing.table()
+
+    def figures(self) -> list[Figure]:
+        """Return the picture, and how faithful it is."""
+        return [*self.drawing.figures(), *self.scores.figures()]
+
+    def views(self) -> list[RenderableType]:
+        """Return nodes, edges and the table of ablations."""
+        return [*self.drawing.views(), *self.scores.views()]
+
+
+def find_circuit(
+    lm: LanguageModel,
+    pairs: PromptPairs,
+    *,
+    method: EdgeMethod = "eap-ig-inputs",
+    selection: Selection = "greedy",
+    n_edges: int = 200,
+    threshold: float = 0.01,
+    divergence: Divergence = "kl",
+    ablation: How = "resample",
+    kv: KVInputs = "group",
+    steps: int = 5,
+    held_out: float = 0.5,
+    n_random: int = 0,
+    seed: int = 0,
+    name: str = "",
+    command: str = "",
+    progress: Callable[[int, int], None] | None = None,
+) -> FoundCircuit:
+    """Return the circuit of some of the pairs, scored on the others: `held_out` is their share; one pair is used for both.
+
+    `selection` prunes the scores of `method` to `n_edges`, or with `acdc` takes out each edge that matters less than `threshold`, which
+    needs no scores. `ablation` is what runs put in the place of what is outside. `name` and `command` are kept with the circuit. Raises
+    ValueError as the parts do.
+    """
+    finding, others = pairs.split(1 - held_out, seed=seed) if len(pairs) > 1 and held_out else (pairs, pairs)
+    graph = Graph(lm.config, kv)
+    if selection == "acdc":
+        chosen = _by_acdc(lm, finding, graph, threshold, divergence, ablation, progress)
+    else:
+        chosen = _by_scores(lm, finding, graph, method, selection, n_edges, steps, progress)
+    settings = {"selection": selection, "kv": kv, "ablation": ablation, "metric": pairs.measured} | chosen.settings
+    circuit = Circuit.of_mask(
+        graph, chosen.pruned.kept, chosen.scores, model=name, model_hash=hash_weights(lm.model), data_hash=finding.data_hash,
+        method=chosen.said, command=command, settings={**settings, "held_out": held_out, "seed": seed, "n_pairs": len(finding)},
+    )  # fmt: skip
+    scores = evaluate_circuit(
+        lm.model, others.tokens, others.other_tokens, others.metric, circuit, ablations=[ablation], n_random=n_random, n_subsets=0,
+        units=None, seed=seed, measured=others.measured, force=True,
+    )  # fmt: skip
+    return FoundCircuit(
+        circuit=circuit,
+        scores=scores,
+        n_dropped=chosen.pruned.n_dropped,
+        is_held_out=others is not finding,
+        notes=pairs.question.notes,
+    )
+
+
+class _Chosen(NamedTuple):
+    """The edges that were chosen, and what by."""
+
+    pruned: Pruned
+    scores: Float[Tensor, "sender receiver"] | None
+    said: str
+    settings: dict[str, Any]
+
+
+def _by_acdc(
+    lm: LanguageModel,
+    pairs: PromptPairs,
+    graph: Graph,
+    threshold: float,
+    divergence: Divergence,
+    ablation: How,
+    progress: Callable[[int, int], None] | None,
+) -> _Chosen:
+    outside = ablated_outputs(lm.model, pairs.tokens, ablation, other_tokens=pairs.other_tokens)
+    runs = CircuitRuns(lm.model, pairs.tokens, graph, outside)
+    kept = find_by_acdc(runs, pairs.metric, threshold=threshold, divergence=divergence, progress=progress)
+    return _Chosen(Pruned(kept, 0), None, f"ACDC, threshold {threshold:g}", {"threshold": threshold, "divergence": divergence})
+
+
+def _by_scores(
+    lm: LanguageModel,
+    pairs: PromptPairs,
+    graph: Graph,
+    method: EdgeMethod,
+    pruning: Pruning,
+    n_edges: int,
+    steps: int,
+    progress: Callable[[int, int], None] | None,
+) -> _Chosen:
+    found = score_edges(
+        lm.model, pairs.tokens, pairs.other_tokens, pairs.metric, method=method, kv=graph.kv, steps=steps, progress=progress
+    )
+    pruned = PRUNINGS[pruning](graph, found.scores, min(n_edges, graph.n_edges))
+    return _Chosen(pruned, found.scores, f"{method}, {pruning}", {"method": method, "n_edges": n_edges, "steps": found.steps})

@@ -1,0 +1,145 @@
+"""Prompt pairs that circuits are found and scored with: as many tokens each, aligned position by position."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from cutaway.interp.alignment import Alignment, align
+from cutaway.interp.circuits.circuit import hash_tokens
+from cutaway.interp.metrics import Metric
+from cutaway.interp.patching import MetricName, Question, Targets, metric_of, read_prompts, read_question
+from cutaway.language_model import LanguageModel
+from cutaway.runtime import seeded_generator
+
+__all__ = ["PromptPairs", "read_pairs", "read_pairs_file"]
+
+_FIELDS = ("clean", "corrupted", "correct", "wrong")
+
+
+@dataclass(frozen=True, eq=False)
+class PromptPairs:
+    """Clean and corrupted prompts of one length, row by row, and what is measured after the last token."""
+
+    tokens: Int[Tensor, "batch pos"]
+    other_tokens: Int[Tensor, "batch pos"]
+    """The corrupted prompts."""
+    question: Question
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def metric(self) -> Metric:
+        """What is measured of a run."""
+        return self.question.metric
+
+    @property
+    def measured(self) -> str:
+        """The metric in words."""
+        if len(set(self.question.correct.ids)) == 1:
+            return self.question.words
+        names = {"logit_diff": "logit difference", "prob": "probability", "log_prob": "log-probability"}
+        return f"{names[self.question.name]} of each pair's own answers"
+
+    @property
+    def data_hash(self) -> str:
+        """The hash of both batches of tokens."""
+        return hash_tokens(self.tokens, self.other_tokens)
+
+    def rows(self, rows: Sequence[int]) -> PromptPairs:
+        """Return some of the pairs."""
+
+        def of(targets: Targets | None) -> Targets | None:
+            if targets is None:
+                return None
+            return Targets(tuple(targets.ids[row] for row in rows), tuple(targets.texts[row] for row in rows), targets.notes)
+
+        correct, wrong = of(self.question.correct), of(self.question.wrong)
+        assert correct is not None
+        metric, words = metric_of(self.question.name, correct, wrong)
+        question = Question(metric, self.question.name, words, correct, wrong)
+        return PromptPairs(self.tokens[list(rows)], self.other_tokens[list(rows)], question)
+
+    def split(self, share: float = 0.5, *, seed: int = 0) -> tuple[PromptPairs, PromptPairs]:
+        """Return a random part of the pairs to find a circuit with, and the others to score it on; raises ValueError for one pair."""
+        n_first = round(share * len(self))
+        if not 0 < n_first < len(self):
+            raise ValueError(
+                f"{len(self)} pair{'s' * (len(self) > 1)} cannot be split into {share:g} and the rest: give more, so that each part "
+                "has one"
+            )
+        order = torch.randperm(len(self), generator=seeded_generator(seed)).tolist()
+        return self.rows(sorted(order[:n_first])), self.rows(sorted(order[n_first:]))
+
+
+def read_pairs(
+    lm: LanguageModel,
+    clean: Sequence[str],
+    corrupted: Sequence[str],
+    correct: Sequence[str],
+    wrong: Sequence[str] | None = None,
+    *,
+    metric: MetricName | None = None,
+) -> PromptPairs:
+    """Return prompt pairs as runs take them; the metric is `logit_diff` where wrong answers are given, else `log_prob`.
+
+    Raises ValueError, with both lists of tokens, for a pair or two prompts of different length; for pairs without a token in common at
+    any position, and for answers that are not one token.
+    """
+    if len(clean) != len(corrupted) or not clean:
+        raise ValueError(
+            f"there are {len(clean)} clean and {len(corrupted)} corrupted prompts: give one corrupted prompt for each clean one"
+        )
+    rows, others = read_prompts(lm, clean), read_prompts(lm, corrupted)
+    for row in range(len(rows)):
+        _check_lengths(lm, "the clean and the corrupted prompt", rows.ids(row), others.ids(row), row)
+        _check_lengths(lm, "the first prompt and this one", rows.ids(0), rows.ids(row), row)
+        align(lm.tokenizer, rows.ids(row), others.ids(row))
+    question = read_question(lm, correct, wrong, after=rows, metric=metric)
+    return PromptPairs(rows.tokens, others.tokens, question)
+
+
+def read_pairs_file(lm: LanguageModel, path: Path | str, *, metric: MetricName | None = None) -> PromptPairs:
+    """Return the pairs of a JSONL file, an object a line: clean, corrupted, correct and perhaps wrong.
+
+    Raises ValueError for a line that is none, with its number, and as `read_pairs` does; FileNotFoundError for no file.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"there is no file {path}; give prompts as a JSONL file, an object a line: {', '.join(_FIELDS)}")
+    lines = [(n, line) for n, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1) if line.strip()]
+    pairs = [_read_line(path, n, line) for n, line in lines]
+    if not pairs:
+        raise ValueError(f"{path} holds no prompts: give an object a line with {', '.join(_FIELDS)}")
+    n_wrong = sum("wrong" in pair for pair in pairs)
+    if n_wrong not in (0, len(pairs)):
+        raise ValueError(f"{path}: {n_wrong} of {len(pairs)} lines have a wrong answer: give one in each, or in none")
+    columns = {name: [pair[name] for pair in pairs] for name in _FIELDS if name != "wrong" or n_wrong}
+    return read_pairs(lm, **columns, metric=metric)
+
+
+def _read_line(path: Path | str, n: int, line: str) -> dict[str, str]:
+    try:
+        values = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"line {n} of {path} is not JSON ({error.msg}): give an object with {', '.join(_FIELDS)}") from None
+    lacking = [name for name in _FIELDS[:3] if not isinstance(values, dict) or not isinstance(values.get(name), str)]
+    if lacking or not isinstance(values.get("wrong", ""), str):
+        raise ValueError(f"line {n} of {path} lacks a text for {', '.join(lacking or ['wrong'])}: give {', '.join(_FIELDS)}")
+    return {name: values[name] for name in _FIELDS if name in values}
+
+
+def _check_lengths(lm: LanguageModel, which: str, one: list[int], other: list[int], row: int) -> None:
+    if len(one) == len(other):
+        return
+    texts = [tuple(lm.tokenizer.decode([token]) for token in ids) for ids in (one, other)]
+    raise ValueError(
+        f"pair {row + 1}: {which} have {len(one)} and {len(other)} tokens, and circuits are run position by position: give prompts of "
+        f"one length\n{Alignment(texts[0], texts[1], ()).side_by_side()}"
+    )

@@ -1,0 +1,94 @@
+"""Circuits from edge scores: the largest, or greedily from the logits up; what is not connected is dropped."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Mapping
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from cutaway.interp.circuits.graph import Graph
+
+__all__ = ["Pruning", "Pruned", "PRUNINGS", "prune_by_threshold", "prune_greedily"]
+
+Pruning = Literal["threshold", "greedy"]
+"""The edges with the largest scores anywhere, or the largest of those that lead to what is kept already."""
+
+
+class Pruned(NamedTuple):
+    """The edges that are kept, and how many were taken and then dropped, as no path from the embedding to the logits has them."""
+
+    kept: Bool[Tensor, "sender receiver"]
+    n_dropped: int
+
+    @property
+    def n_edges(self) -> int:
+        """How many are kept."""
+        return int(self.kept.sum())
+
+
+def prune_by_threshold(graph: Graph, scores: Float[Tensor, "sender receiver"], n_edges: int) -> Pruned:
+    """Keep the `n_edges` edges of the largest magnitude, then drop those that are not connected; ties go in the graph's order.
+
+    Raises ValueError for scores that are not of this graph, and for more edges than it has.
+    """
+    sizes = _sizes(graph, scores, n_edges)
+    places = sizes.flatten().argsort(descending=True, stable=True)[:n_edges]
+    kept = torch.zeros_like(graph.has_edge)
+    kept.view(-1)[places] = True
+    return _connected(graph, kept)
+
+
+def prune_greedily(graph: Graph, scores: Float[Tensor, "sender receiver"], n_edges: int) -> Pruned:
+    """Take `n_edges` edges one by one, each the largest that leads to what is taken already, from the logits up; then as above.
+
+    Every edge taken leads to the logits, so that fewer are dropped: those of nodes to which none came from the embedding. Raises
+    ValueError as `prune_by_threshold` does. Source: Hanna et al. 2024, "Have Faith in Faithfulness: Going Beyond Circuit Overlap When
+    Finding Model Mechanisms".
+    """
+    sizes = _sizes(graph, scores, n_edges)
+    columns = sizes.T.tolist()
+    inputs_of = [column.nonzero()[:, 0].tolist() for column in graph.feeds.T]
+    queue: list[tuple[float, int, int]] = []
+    seen: set[int] = set()
+
+    def offer(receivers: list[int]) -> None:
+        for receiver in receivers:
+            if receiver not in seen:
+                seen.add(receiver)
+                for sender in graph.has_edge[:, receiver].nonzero()[:, 0].tolist():
+                    heapq.heappush(queue, (-columns[receiver][sender], sender, receiver))
+
+    kept = torch.zeros_like(graph.has_edge)
+    offer([len(graph.receivers) - 1])
+    for _ in range(n_edges):
+        _, sender, receiver = heapq.heappop(queue)
+        kept[sender, receiver] = True
+        offer(inputs_of[sender])
+    return _connected(graph, kept)
+
+
+PRUNINGS: Mapping[Pruning, Callable[[Graph, Tensor, int], Pruned]] = {"threshold": prune_by_threshold, "greedy": prune_greedily}
+"""The ways to prune, by name."""
+
+
+def _connected(graph: Graph, kept: Tensor) -> Pruned:
+    connected = graph.connected(kept)
+    return Pruned(connected, int(kept.sum() - connected.sum()))
+
+
+def _sizes(graph: Graph, scores: Tensor, n_edges: int) -> Float[Tensor, "sender receiver"]:
+    if scores.shape != graph.has_edge.shape:
+        raise ValueError(
+            f"the scores have the shape {tuple(scores.shape)} and the graph {tuple(graph.has_edge.shape)}, senders by receivers: "
+            "give the scores of this graph's edges"
+        )
+    if not 0 < n_edges <= graph.n_edges:
+        raise ValueError(f"{n_edges} edges are to be kept; the graph has {graph.n_edges}: give 1 to so many")
+    sizes = scores.detach().cpu().abs()
+    if bool(sizes[graph.has_edge].isnan().any()):
+        raise ValueError("some edges have no score (nan): score every edge of the graph first")
+    return torch.where(graph.has_edge, sizes, -1.0)

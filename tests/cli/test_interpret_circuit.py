@@ -1,0 +1,157 @@
+"""`cutaway interpret circuit`, on a tiny run."""
+
+import json
+import shutil
+
+import pytest
+
+import cutaway as package
+from cutaway.interp.circuits import Circuit
+from tiny_training import tiny_config, write_text
+
+ASKED = ["--text", "the king", "--corrupted", "the wing", "--target", "s", "--wrong", "e"]
+PAIRS = [
+    {"clean": "the king", "corrupted": "the wing", "correct": "s", "wrong": "e"},
+    {"clean": "the ring", "corrupted": "the sing", "correct": "t", "wrong": "o"},
+    {"clean": "his king", "corrupted": "his wing", "correct": "a", "wrong": "e"},
+    {"clean": "her ring", "corrupted": "her sing", "correct": "n", "wrong": "i"},
+]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    home = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CUTAWAY_CACHE", str(home / "cache"))
+        return package.train(tiny_config(write_text(home), out=str(home / "run"), n_steps=3, n_layers=2), quiet=True)
+
+
+@pytest.fixture
+def run(trained, tmp_path):
+    """The latest run of this test's folder of runs: characters, 2 layers of 2 heads."""
+    return shutil.copytree(trained, tmp_path / "runs/play")
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in PAIRS))
+    return ["--prompts", "pairs.jsonl"]
+
+
+def widest(out):
+    """The longest line but for the summary, which a terminal breaks."""
+    return max(map(len, out.splitlines()[2:]))
+
+
+def test_a_circuit_is_found_run_scored_and_drawn(cutaway, run, pairs, tmp_path):
+    code, out, err = cutaway(
+        "interpret", "circuit", "find", "play", *pairs, "--n-edges", "12", "--out", "c.json", "--report", "found.html"
+    )
+    assert (code, err) == (0, "play\n\n"), err
+    assert "The circuit is in c.json." in out
+    assert "On 2 pairs that it was not found with" in out
+    assert widest(out) <= 80
+    circuit = Circuit.load("c.json")
+    assert circuit.model == "play"
+    assert circuit.settings["n_pairs"] == 2
+    assert 0 < len(circuit) <= 12
+    assert (tmp_path / "found.html").read_text().count("<svg") >= 1
+    code, out, err = cutaway("interpret", "circuit", "run", "c.json", *pairs)
+    assert (code, err) == (0, "play\n\n"), err
+    assert "model and circuit" not in out
+    assert widest(out) <= 80
+    code, out, err = cutaway(
+        "interpret", "circuit", "score", "c.json", "play", *pairs, "--ablation", "zero", "--n-random", "3", "--json"
+    )
+    assert code == 0, err
+    scores = json.loads(out)
+    assert [each["ablation"] for each in scores["ablations"]] == ["zero"]
+    assert len(scores["ablations"][0]["random"]) == 3
+    assert scores["n_edges"] == len(circuit)
+    code, out, err = cutaway("interpret", "circuit", "draw", "c.json", "--out", "c.svg", "--report", "drawn.html")
+    assert (code, err) == (0, ""), err
+    assert "The picture is in c.svg." in out
+    assert (tmp_path / "c.svg").read_text().startswith("<?xml")
+    assert widest(out) <= 80
+
+
+def test_one_pair_is_found_and_checked_on_itself(cutaway, run):
+    code, out, err = cutaway("interpret", "circuit", "find", *ASKED, "--select", "acdc", "--threshold", "0.0001", "--json")
+    assert code == 0, err
+    found = json.loads(out)
+    assert found["is_held_out"] is False
+    assert found["circuit"]["method"] == "ACDC, threshold 0.0001"
+    assert found["scores"]["metric"] == "logit difference s - e"
+
+
+@pytest.mark.parametrize("verb", ["find", "run", "score", "draw"])
+def test_help_names_the_source_and_an_example(cutaway, verb):
+    code, out, _ = cutaway("interpret", "circuit", verb, "--help")
+    assert code == 0
+    assert f"cutaway interpret circuit {verb} --demo" in out
+    assert "et al. 20" in " ".join(out.split())
+    usage = out.splitlines()[0]
+    assert usage.endswith(
+        {"find": "find [MODEL] [OPTIONS]", "draw": "draw [CIRCUIT] [OPTIONS]"}.get(verb, "CIRCUIT [MODEL] [OPTIONS]")
+    )
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        ([PAIRS[0], {**PAIRS[1], "corrupted": "the things"}], "pair 2: the clean and the corrupted prompt have 8 and 10 tokens"),
+        (
+            [PAIRS[0], {**PAIRS[1], "clean": "a ring", "corrupted": "a sing"}],
+            "pair 2: the first prompt and this one have 8 and 6 tokens",
+        ),
+        ([{**PAIRS[0], "corrupted": "aaaaaaaa"}], "the prompts do not align anywhere"),
+        ([{"clean": "the king"}], "line 1 of pairs.jsonl lacks a text for corrupted, correct"),
+        ([PAIRS[0], {key: PAIRS[1][key] for key in ("clean", "corrupted", "correct")}], "1 of 2 lines have a wrong answer"),
+        ([{**PAIRS[0], "correct": "st"}], "is not one token but 3"),
+        ([], "pairs.jsonl holds no prompts"),
+    ],
+)
+def test_prompts_that_do_not_fit_are_said(cutaway, run, tmp_path, lines, said):
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    code, out, err = cutaway("interpret", "circuit", "find", "--prompts", "pairs.jsonl", "--out", "c.json")
+    assert (code, out) == (2, "")
+    assert said in err
+    assert not (tmp_path / "c.json").exists()
+
+
+def test_both_lists_of_tokens_are_shown(cutaway, run, tmp_path):
+    (tmp_path / "pairs.jsonl").write_text(json.dumps({**PAIRS[0], "corrupted": "the wings"}))
+    err = cutaway("interpret", "circuit", "find", "--prompts", "pairs.jsonl")[2]
+    assert [line.split() for line in err.splitlines()[1:4]] == [["clean", "corrupted"], ["0", "t", "t"], ["1", "h", "h"]]
+
+
+def test_what_is_missing_or_of_another_model_is_said(cutaway, run, pairs, tmp_path):
+    assert cutaway("interpret", "circuit", "find", *pairs, "--n-edges", "9", "--out", "c.json")[0] == 0
+    for arguments, said in (
+        (["find"], "prompts are missing: give --prompts FILE, --ioi N, or --text"),
+        (["find", *pairs, *ASKED], "three ways to give prompts"),
+        (["find", *pairs, "--out", "no/c.json"], "there is no folder"),
+        (["run"], "CIRCUIT is missing: give it, or --demo"),
+        (["draw"], "CIRCUIT is missing: give a file"),
+        (
+            ["run", "none.json", *pairs],
+            "there is no file none.json; `cutaway interpret circuit find --out none.json` writes a circuit",
+        ),
+        (["run", "pairs.jsonl", *pairs], "pairs.jsonl holds no circuit: "),
+        (["draw", "c.json", "--out", "c.txt"], "expected one of .png, .svg, .pdf"),
+    ):
+        code, out, err = cutaway("interpret", "circuit", *arguments)
+        assert (code, out) == (2, ""), arguments
+        assert said in err
+        assert err.count("\n") == 1
+    text = (tmp_path / "c.json").read_text()
+    weights = json.loads(text)["model"]["sha256"]
+    (tmp_path / "other.json").write_text(text.replace(weights, "0" * 64))
+    assert "found in a model with other weights" in cutaway("interpret", "circuit", "run", "other.json", *pairs)[2]
+    assert cutaway("interpret", "circuit", "run", "other.json", *pairs, "--force")[0] == 0
+    config = json.loads(text)["model"]["config"]
+    assert config["n_layers"] == 2
+    (tmp_path / "deeper.json").write_text(text.replace('"n_layers": 2', '"n_layers": 3'))
+    code, _, err = cutaway("interpret", "circuit", "score", "deeper.json", *pairs, "--force")
+    assert code == 2
+    assert "is of a model of another shape: 3 layers of 2 heads" in err

@@ -1,0 +1,117 @@
+"""A circuit as a value: read, written, combined, refused."""
+
+import json
+
+import pytest
+import torch
+
+from cutaway.interp.circuits import Circuit, Graph, compare, hash_tokens, hash_weights
+from interp.models import small_model
+
+EDGES = ("embed->L0H1.v", "L0H1->mlp0", "mlp0->L1H0.k", "L1H0->logits", "L2H3->logits", "embed->L2H2.q")
+
+
+def circuit_of(*edges, shape=None, **fields):
+    graph = Graph((shape or small_model()).config)
+    return Circuit(graph, tuple(map(graph.parse, edges)), **fields)
+
+
+def test_json_gives_the_same_circuit_back(tmp_path):
+    model = small_model("rotary, grouped, gated")
+    graph = Graph(model.config)
+    scores = torch.randn(graph.has_edge.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    circuit = Circuit.of_mask(
+        graph, graph.has_edge & (scores > 1), scores, model="tiny", model_hash=hash_weights(model), method="eap, greedy",
+        data_hash=hash_tokens(torch.arange(6).reshape(2, 3)), command="cutaway ...", settings={"steps": 5},
+    )  # fmt: skip
+    again = Circuit.from_json(circuit.to_json())
+    assert again == circuit
+    assert again.scores == circuit.scores
+    assert Circuit.load(circuit.save(tmp_path / "circuit.json")) == circuit
+    assert torch.equal(again.kept, graph.has_edge & (scores > 1))
+    assert json.loads(circuit.to_json())["edges"][str(circuit.edges[0])] == circuit.scores[0]
+
+
+def test_edges_stand_in_the_graph_s_order_once():
+    circuit = circuit_of(*EDGES, *EDGES[:2])
+    assert list(map(str, circuit.edges)) == ["embed->L0H1.v", "embed->L2H2.q", *EDGES[1:5]]
+    assert list(map(str, circuit.nodes)) == ["embed", "L0H1", "mlp0", "L1H0", "L2H2", "L2H3", "logits"]
+    assert circuit.layer_histogram == (2, 1, 1, 2)
+    assert str(circuit) == f"6 of {circuit.graph.n_edges} edges, 7 nodes"
+    with pytest.raises(ValueError, match="2 scores for 1 edges"):
+        circuit_of(EDGES[0], scores=(1.0, 2.0))
+
+
+def test_what_hangs_in_the_air_is_not_connected():
+    circuit = circuit_of(*EDGES, scores=(1.0, 2.0, 3.0, 4.0, 5.0, 6.0))
+    assert list(map(str, circuit.connected().edges)) == list(EDGES[:4])
+    assert circuit.connected().scores == (1.0, 2.0, 3.0, 4.0)
+
+
+def test_sets_of_edges():
+    first, second = circuit_of(*EDGES[:4]), circuit_of(*EDGES[2:])
+    assert set(map(str, (first | second).edges)) == set(EDGES)
+    assert list(map(str, (first & second).edges)) == list(EDGES[2:4])
+    assert list(map(str, (first - second).edges)) == list(EDGES[:2])
+    both = compare(first, second)
+    assert (both.edge_jaccard, both.node_jaccard) == (2 / 6, 4 / 7)
+    assert list(map(str, both.nodes)) == ["embed", "mlp0", "L1H0", "logits"]
+    assert str(both).startswith("2 edges in both, 2 and 2 in one alone (Jaccard 0.33); 4 nodes in both of 7")
+    assert compare(first, first).edge_jaccard == 1
+    with pytest.raises(ValueError, match="the circuits are of different graphs: 3 layers of 4 heads"):
+        compare(first, circuit_of(EDGES[0], shape=small_model(n_layers=1)))
+
+
+def test_another_model_is_refused():
+    model, trained, wide = small_model(), small_model(seed=1), small_model(n_heads=2)
+    circuit = circuit_of(*EDGES, model_hash=hash_weights(model), model="tiny")
+    circuit.check(model)
+    with pytest.raises(
+        ValueError, match=r"found in a model with other weights \(tiny\), of the same shape: give that model, or force"
+    ):
+        circuit.check(trained)
+    circuit.check(trained, force=True)
+    for force in (False, True):
+        with pytest.raises(
+            ValueError, match="is of a model of another shape: 3 layers of 4 heads, sequential MLPs; this model has 3"
+        ):
+            circuit.check(wide, force=force)
+    circuit_of(*EDGES).check(trained)  # without a hash the shape is all that is known
+
+
+def test_hashes_change_with_every_bit():
+    model = small_model()
+    before = hash_weights(model)
+    assert before == hash_weights(small_model())
+    with torch.no_grad():
+        model.blocks[1].attn.W_Q.bias[3] += 1e-15
+    assert hash_weights(model) != before
+    rows = torch.arange(6).reshape(2, 3)
+    assert len({hash_tokens(rows), hash_tokens(rows.T), hash_tokens(rows, rows), hash_tokens(rows + 1)}) == 4
+    assert hash_weights(small_model().bfloat16()) != hash_weights(small_model().float())
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda text: text[:100], "it is not JSON"),
+        (lambda text: "[1]", "it is JSON but no circuit"),
+        (lambda text: text.replace('"version": 1', '"version": 9'), "it is JSON but no circuit"),
+        (lambda text: text.replace('"kv": "group"', '"kv": "heads"'), "kv is 'heads'"),
+        (lambda text: text.replace("L2H3->logits", "L9H3->logits"), "there is no layer 9"),
+        (lambda text: text.replace("L2H3->logits", "L2H3->L1H0.q"), "writes after"),
+        (lambda text: text.replace('"method"', '"methods"'), "lacks a field or has one of the wrong kind: 'method'"),
+        (lambda text: text.replace('"n_layers": 3', '"n_layers": 0.5'), "n_layers is 0.5"),
+    ],
+)
+def test_a_file_that_is_none_is_said(tmp_path, change, said):
+    path = tmp_path / "circuit.json"
+    path.write_text(change(circuit_of(*EDGES).to_json()))
+    with pytest.raises(ValueError, match=said) as raised:
+        Circuit.load(path)
+    assert str(raised.value).startswith(f"{path} holds no circuit: ")
+
+
+def test_a_file_that_is_not_there_is_said(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"`cutaway interpret circuit find --out .*none.json` writes a circuit"):
+        Circuit.load(tmp_path / "none.json")
