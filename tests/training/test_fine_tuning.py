@@ -121,7 +121,7 @@ def test_the_preset() -> None:
     ("changes", "sentence"),
     [
         ({"n_layers": 2, "d_model": 32}, "a model to go on from has its own d_model, n_layers: leave out what is given"),
-        ({"dtype": "float16"}, "dtype is 'float16'; expected auto, float32, bfloat16"),
+        ({"dtype": "float16"}, "dtype is 'float16'; expected one of auto, float32, bfloat16"),
         ({"learning_rate": float("inf")}, "learning_rate is inf; expected more than 0"),
         ({"max_grad_norm": float("nan")}, "max_grad_norm is nan; expected more than 0"),
         ({"n_window": 9000}, "n_window is 9000; expected at least 1 and at most the model's n_ctx, 8192"),

@@ -196,9 +196,10 @@ class Transformer(nn.Module):
             visible = "causal"
         if mask is None:
             return visible
-        mask = mask.unsqueeze(1) if mask.ndim == 3 else mask  # batch q_pos k_pos is for all heads
         visible = explicit_mask(visible, positions.shape[-1], positions.shape[-1], mask.device)
-        return mask if visible is None else mask & visible
+        if visible is None:
+            return mask
+        return mask & (visible.unsqueeze(-3) if visible.ndim < mask.ndim else visible)  # where a mask is for each head by itself
 
     def hook_names(self) -> list[str]:
         """Return every activation's name in the order of the computation, found by running a recorder on shapes alone."""

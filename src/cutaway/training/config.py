@@ -6,9 +6,10 @@ import math
 import re
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, Self
 
 from cutaway.config import ModelConfig
+from cutaway.values import check_names, check_types
 
 __all__ = ["TrainConfig", "TRAIN_PRESETS", "LOOKING", "expected_loss"]
 
@@ -86,6 +87,7 @@ class TrainConfig:
     """Observers by name, whose values are logged at each validation."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         for name in ("n_steps", "batch_size", "n_accumulate", "validate_every", "save_every", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
@@ -98,8 +100,6 @@ class TrainConfig:
             raise ValueError("tokenizer is 'own', and a new model has none of its own: give from_model, or another tokenizer")
         if self.n_validation_windows is not None and self.n_validation_windows < 1:
             raise ValueError(f"n_validation_windows is {self.n_validation_windows}; expected at least 1, or None for all")
-        if self.dtype not in (dtypes := get_args(_Dtype)):
-            raise ValueError(f"dtype is {self.dtype!r}; expected {', '.join(dtypes)}")
         if not 0 < self.learning_rate < math.inf:
             raise ValueError(f"learning_rate is {self.learning_rate}; expected more than 0")
         if self.max_grad_norm is not None and not self.max_grad_norm > 0:
@@ -137,12 +137,10 @@ class TrainConfig:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
         """Build a configuration from JSON's values; raises ValueError for a field that is unknown."""
-        known = {field.name for field in fields(cls)}
-        if unknown := sorted(values.keys() - known):
-            raise ValueError(f"unknown training field(s) {', '.join(unknown)}; the fields are {', '.join(sorted(known))}")
-        model = values["model"]
-        model = model if isinstance(model, ModelConfig) else ModelConfig.from_dict(model)
-        return cls(**{**values, "model": model, "watch": tuple(values.get("watch", ()))})
+        check_names(values, cls, "training")
+        model, watch = values["model"], values.get("watch", ())
+        model = ModelConfig.from_dict(model) if isinstance(model, dict) else model
+        return cls(**{**values, "model": model, "watch": tuple(watch) if isinstance(watch, list) else watch})
 
     def to_dict(self) -> dict[str, Any]:
         """Return every field as a value that JSON can hold."""
