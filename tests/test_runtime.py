@@ -91,6 +91,11 @@ def test_a_seeded_generator_is_its_own() -> None:
     assert torch.equal(first, second)
     assert not torch.equal(first, torch.rand(3, generator=seeded_generator(8)))
     assert torch.equal(torch.get_rng_state(), state)
+    for seed in (-(2**63), 2**64 - 1):  # what torch takes
+        seeded_generator(seed)
+    for seed in (-(2**63) - 1, 2**64):
+        with pytest.raises(ValueError, match=f"seed is {seed}; expected a whole number of 64 bits"):
+            seeded_generator(seed)
 
 
 @pytest.mark.parametrize("was_training", [True, False])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import os
 import resource
 import shutil
@@ -17,6 +18,7 @@ if TYPE_CHECKING:  # torch takes two seconds to import: only the functions that 
     from torch import nn
 
 __all__ = [
+    "SEEDS_END",
     "pick_device",
     "pick_dtype",
     "describe_device",
@@ -25,12 +27,16 @@ __all__ = [
     "compiler",
     "compile_obstacle",
     "seeded_generator",
+    "file_sha256",
     "atomic_path",
     "atomic_write",
     "remove_path",
     "evaluating",
     "did_you_mean",
 ]
+
+SEEDS_END = 2**64
+"""The first number that is no seed: torch takes 64 bits."""
 
 
 def pick_device(name: str | None = None) -> torch.device:
@@ -139,9 +145,11 @@ def compile_obstacle(device: torch.device) -> str | None:
 
 
 def seeded_generator(seed: int, device: torch.device | str = "cpu") -> torch.Generator:
-    """Return a generator of its own: the global random state is neither read nor changed."""
+    """Return a generator of its own: the global random state is neither read nor changed; raises ValueError beyond 64 bits."""
     import torch
 
+    if not -SEEDS_END // 2 <= seed < SEEDS_END:
+        raise ValueError(f"seed is {seed}; expected a whole number of 64 bits, less than 2^64")
     return torch.Generator(device).manual_seed(seed)
 
 
@@ -157,6 +165,12 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             yield
     finally:
         model.train(was_training)
+
+
+def file_sha256(path: Path) -> str:
+    """Return the sha256 of a file's bytes in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

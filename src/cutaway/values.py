@@ -1,17 +1,19 @@
-"""Values as people and files give them: held against what is expected, and shown in a sentence."""
+"""Values as people and files give them: read, held against what is expected, shown in a sentence."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from functools import cache
+from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-__all__ = ["check_names", "check_types", "look_up", "size_or"]
+__all__ = ["check_names", "check_types", "look_up", "read_object", "shortened", "size_or"]
 
 _Kept = TypeVar("_Kept")
 
@@ -36,13 +38,13 @@ def check_types(record: DataclassInstance) -> None:
     for field in dataclasses.fields(record):
         value, kind = getattr(record, field.name), kinds[field.name]
         if not _is(value, kind) and not (value is None and field.default is None):
-            raise ValueError(f"{field.name} is {value!r}; expected {_in_words(kind)}")
+            raise ValueError(f"{field.name} is {shortened(value)}; expected {_in_words(kind)}")
 
 
 def look_up(table: Mapping[Any, _Kept], given: object, what: str) -> _Kept:
     """Return what a table has under the name given; raises ValueError, which calls the name `what`, for one that it has not."""
     if given not in table:
-        raise ValueError(f"{what} is {given!r}; expected {_one_of(table)}")
+        raise ValueError(f"{what} is {shortened(given)}; expected {_one_of(table)}")
     return table[given]
 
 
@@ -51,6 +53,28 @@ def size_or(otherwise: int, given: int | None, what: str) -> int:
     if given is not None and given < 1:
         raise ValueError(f"{what} is {given}; expected a whole number of at least 1")
     return otherwise if given is None else given
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Return the JSON object that a file holds.
+
+    Raises FileNotFoundError for a file that is not there, ValueError for one that is not JSON in UTF-8, or no object.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path} is missing: bring it back") from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not JSON in UTF-8 ({error}), so it was changed or damaged: get it again") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} holds {shortened(values)}; expected a JSON object")  # noqa: TRY004 (data)
+    return values
+
+
+def shortened(value: object) -> str:
+    """Return a value as a sentence shows it: in one line, and the beginning alone of a long one."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 @cache

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 import cutaway.weights.opening
 from cutaway import assets
 from cutaway.config import ModelConfig
-from cutaway.runs import Checkpoint, Run, file_sha256, values_sha256
+from cutaway.runs import Checkpoint, Run, values_sha256
+from cutaway.runtime import file_sha256
 from cutaway.weights.foreign import read_checkpoint
 from cutaway.weights.nanogpt import NanoGPTCheckpoint
 from cutaway.weights.opening import open_model, resolve

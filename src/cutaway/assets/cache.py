@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from cutaway.assets.asset import Asset, File
-from cutaway.assets.sources import Provenance, SourceError, file_sha256
-from cutaway.runtime import atomic_path, atomic_write
+from cutaway.assets.sources import Provenance, SourceError
+from cutaway.runtime import atomic_path, atomic_write, file_sha256
 
 __all__ = ["cache_dir", "Record", "Shelf"]
 

@@ -168,9 +168,9 @@ def _check(prompts: Sequence[str], one: dict[str, bool], interactive: bool, num_
 def _latest_or_offered() -> str:
     """Return the latest run; where there is none, the small pretrained model if it is here already or wanted."""
     from cutaway import assets
-    from cutaway.runs import latest_run, list_runs
+    from cutaway.runs import latest_run
 
-    if list_runs():
+    with suppress(FileNotFoundError):
         return str(latest_run().path)
     if assets.locate(_OFFERED):
         return _OFFERED

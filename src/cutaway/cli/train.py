@@ -35,7 +35,7 @@ def _shape(arguments: Sequence[str]) -> tuple[str, ModelConfig]:
 
 
 @options_of(TrainConfig, group="Recipe", defaults=_recipe, omit=("model", "name"), metavars=_METAVARS)
-@options_of(ModelConfig, group="Model", defaults=_shape, omit=("d_vocab", "d_vocab_out"))
+@options_of(ModelConfig, group="Model", defaults=_shape, omit=("d_vocab", "d_vocab_out", "is_causal"))
 def train(preset: str | None = None, /, *, resume: bool = False, **changes: Any) -> None:
     """Train a model from new weights, or go on with a run that was stopped.
 
@@ -97,6 +97,6 @@ def _run(name: str | None) -> Path:
     from cutaway.runs import Run, latest_run, runs_root
 
     if name is None:
-        return latest_run().path
+        return latest_run(has_checkpoint=False).path  # one that was killed while it began is begun anew
     named = runs_root() / name
     return Run(named if named.is_dir() and not Path(name).is_dir() else Path(name)).path

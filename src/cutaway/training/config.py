@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from cutaway.config import ModelConfig
+from cutaway.runtime import SEEDS_END
 from cutaway.values import check_names, check_types
 
 __all__ = ["TrainConfig", "TRAIN_PRESETS", "LOOKING", "expected_loss"]
@@ -91,9 +92,15 @@ class TrainConfig:
         for name in ("n_steps", "batch_size", "n_accumulate", "validate_every", "save_every", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
-        for name in ("n_warmup_steps", "sample_every", "seed", "weight_decay", "min_learning_rate"):
+        for name in ("n_warmup_steps", "sample_every", "weight_decay", "min_learning_rate"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least 0")
+        if not 0 <= self.seed < SEEDS_END:
+            raise ValueError(f"seed is {self.seed}; expected at least 0 and less than 2^64")
+        if not self.model.is_causal:
+            raise ValueError(
+                "is_causal is False, and a model that reads both ways sees what it would learn to predict: train a causal one"
+            )
         if self.n_window is not None and not 1 <= self.n_window <= self.model.n_ctx:
             raise ValueError(f"n_window is {self.n_window}; expected at least 1 and at most the model's n_ctx, {self.model.n_ctx}")
         if self.tokenizer == "own" and self.from_model is None:
