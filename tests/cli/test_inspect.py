@@ -175,6 +175,10 @@ class TestModelsOfOtherMakers:
         code, out, err = cutaway("inspect", "state.pt", "--config", "shape.json")
         assert (code, err) == (0, "")
         assert "TransformerLens" in out
+        make_run(tmp_path / "runs/tiny")
+        for name in ("tiny", "runs/tiny/checkpoints/step-000050", "gpt2"):
+            code, _, err = cutaway("inspect", name, "--config", "shape.json")
+            assert (code, err) == (2, f"cutaway: the shape of {name} is known: leave out --config\n")
 
     @pytest.mark.parametrize("name", [asset.name for asset in CATALOGUE.values() if asset.kind == "model"])
     def test_a_model_that_is_not_here_is_shown_by_its_shape(self, cutaway, tmp_path, name):

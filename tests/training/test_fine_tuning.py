@@ -1,5 +1,6 @@
 """Going on from a model: the weights, the tokenizer and the shape are its own, whatever format it comes in."""
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from cutaway.assets import AssetError
+from cutaway.config import ModelConfig
 from cutaway.data import split_tokens
 from cutaway.language_model import load
 from cutaway.runs import Run
@@ -102,6 +104,36 @@ def test_a_model_without_a_tokenizer_takes_the_one_that_is_given(config: TrainCo
     assert tokenizer_hash(load(folder).tokenizer) == tokenizer_hash(lm.tokenizer)
     with pytest.raises(ValueError, match=r"the tokenizer has 297 tokens and .* d_vocab 280"):
         train(bare.replace(tokenizer="bpe-297", out=str(tmp_path / "other")), quiet=True)
+
+
+def test_a_state_without_its_shape_takes_it_from_a_file(config: TrainConfig, tmp_path: Path) -> None:
+    shape = ModelConfig(
+        d_vocab=40,
+        n_ctx=16,
+        n_layers=0,
+        n_heads=1,
+        d_model=4,
+        norm="none",
+        position="none",
+        tie_embeddings=False,
+        unembed_bias=True,
+    )
+    weights = torch.randn(2, 40, 4, generator=torch.Generator().manual_seed(0))
+    torch.save({"embed.W_E": weights[0], "unembed.W_U": weights[1].T, "unembed.b_U": torch.zeros(40)}, tmp_path / "state.pt")
+    (tmp_path / "shape.json").write_text(json.dumps(shape.to_dict()))
+    bare = config.replace(from_model=str(tmp_path / "state.pt"), tokenizer="char")
+    with pytest.raises(ValueError, match="does not hold the model's shape: give it by --config FILE"):
+        train(bare, quiet=True)
+    folder = train(bare.replace(from_config=str(tmp_path / "shape.json")), quiet=True)
+    assert Run(folder).model_config == shape.replace(dropout=config.model.dropout)
+    assert torch.equal(load(folder / "checkpoints/step-000000").model.embed.W_E, weights[0])
+    with pytest.raises(ValueError, match="holds its own configuration: leave out --config"):
+        train(config.replace(from_config=str(tmp_path / "shape.json"), out=str(tmp_path / "other")), quiet=True)
+
+
+def test_a_shape_is_of_a_model_to_go_on_from() -> None:
+    with pytest.raises(ValueError, match=r"from_config is 'shape.json', the shape of a model to go on from: give from_model"):
+        TrainConfig.preset("shakespeare-char", from_config="shape.json")
 
 
 def test_memory_is_asked_for_before_anything_is_written(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:

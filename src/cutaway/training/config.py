@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from cutaway.config import ModelConfig
+from cutaway.runs import Run
 from cutaway.runtime import SEEDS_END
 from cutaway.values import check_names, check_types
 
@@ -32,6 +33,8 @@ class TrainConfig:
     """The model's shape; its `d_vocab` is replaced by the tokenizer's."""
     from_model: str | None = None
     """The model to go on from, whatever `cutaway.load` takes, with its shape and tokenizer; new weights unless given."""
+    from_config: str | None = None
+    """The shape of a TransformerLens state to go on from, which does not hold it: a config.json of cutaway's."""
     name: str = "run"
     """What the run directory is called unless `out` is given: in a preset after the preset, or after the text that replaces its own."""
     data: str = "tinyshakespeare"
@@ -105,6 +108,10 @@ class TrainConfig:
             raise ValueError(f"n_window is {self.n_window}; expected at least 1 and at most the model's n_ctx, {self.model.n_ctx}")
         if self.tokenizer == "own" and self.from_model is None:
             raise ValueError("tokenizer is 'own', and a new model has none of its own: give from_model, or another tokenizer")
+        if self.from_config is not None and self.from_model is None:
+            raise ValueError(
+                f"from_config is {self.from_config!r}, the shape of a model to go on from: give from_model (--from) too"
+            )
         if self.n_validation_windows is not None and self.n_validation_windows < 1:
             raise ValueError(f"n_validation_windows is {self.n_validation_windows}; expected at least 1, or None for all")
         if not 0 < self.learning_rate < math.inf:
@@ -148,6 +155,14 @@ class TrainConfig:
         model, watch = values["model"], values.get("watch", ())
         model = ModelConfig.from_dict(model) if isinstance(model, dict) else model
         return cls(**{**values, "model": model, "watch": tuple(watch) if isinstance(watch, list) else watch})
+
+    @classmethod
+    def of_run(cls, run: Run) -> Self:
+        """Return what a run was begun with; raises ValueError naming the file for a configuration that was changed or damaged."""
+        try:
+            return cls.from_dict({**run.recipe, "model": run.model_config})
+        except ValueError as error:
+            raise ValueError(f"{run.file('config.json')}: {error}") from None
 
     def to_dict(self) -> dict[str, Any]:
         """Return every field as a value that JSON can hold."""

@@ -49,7 +49,7 @@ def resume(folder: str | Path, *, observers: Mapping[str, Observer] | None = Non
     if refused := sorted(changes.keys() - _MAY_CHANGE):
         raise ValueError(f"a resumed run keeps its {', '.join(refused)}; it may change {', '.join(sorted(_MAY_CHANGE))}")
     run = Run(Path(folder))
-    config = _recipe(run).replace(**changes)
+    config = TrainConfig.of_run(run).replace(**changes)
     _check_surroundings(config)
     newest = run.latest_checkpoint()
     if newest and (newest.step or 0) > config.n_steps:
@@ -62,14 +62,6 @@ def resume(folder: str | Path, *, observers: Mapping[str, Observer] | None = Non
     with alone_in(run.path):
         run_training(materials, run.path, observers=observers, quiet=quiet)
     return run.path
-
-
-def _recipe(run: Run) -> TrainConfig:
-    """Return what a run was begun with; raises ValueError naming the file for a configuration that was changed or damaged."""
-    try:
-        return TrainConfig.from_dict({**run.recipe, "model": run.model_config})
-    except ValueError as error:
-        raise ValueError(f"{run.file('config.json')}: {error}") from None
 
 
 def _check_surroundings(config: TrainConfig) -> None:

@@ -29,7 +29,7 @@ from cutaway.tokenizers import (
     tokenizer_hash,
 )
 from cutaway.training.config import TrainConfig
-from cutaway.weights import ModelSource, open_model
+from cutaway.weights import ModelSource, open_model, read_config
 
 __all__ = ["Materials", "make_tokenizer", "prepare", "alone_in", "claimed_folder", "write_run", "write_config"]
 
@@ -62,7 +62,8 @@ def prepare(config: TrainConfig, *, tokenizer: Tokenizer | None = None) -> Mater
     """
     corpus, source = read_corpus(config.data), None
     if tokenizer is None and config.from_model is not None:
-        source = open_model(config.from_model)
+        shape = None if config.from_config is None else read_config(Path(config.from_config))
+        source = open_model(config.from_model, config=shape)
         tokenizer = _tokenizer_of(source, config, corpus)
         window = None if config.n_window is None else min(config.n_window, source.config.n_ctx)
         config = config.replace(model=source.config.replace(dropout=config.model.dropout), n_window=window)

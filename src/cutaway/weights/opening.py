@@ -35,7 +35,7 @@ def open_model(source: str | Path, *, config: ModelConfig | None = None, report:
     """
     found = _open(resolve(source), config, report)
     if config is not None and not isinstance(found, TransformerLensState):
-        raise ValueError(f"{source} is a {found.kind}, which holds its own configuration: leave out config=")
+        raise ValueError(f"{source} is a {found.kind}, which holds its own configuration: leave out --config, in Python config=")
     return found
 
 
@@ -123,6 +123,7 @@ def _open_state(path: Path, config: ModelConfig | None) -> ModelSource:
         raise ValueError(f"{path} holds {held}: neither nanoGPT's model_args nor TransformerLens's embed.W_E and unembed.W_U{hint}")
     if config is None:
         raise ValueError(
-            f"{path} is a TransformerLens state, which does not hold the model's shape: give it with config=ModelConfig(...)"
+            f"{path} is a TransformerLens state, which does not hold the model's shape: give it by --config FILE, the config.json of a "
+            "model of cutaway's, or in Python by config=ModelConfig(...)"
         )
     return TransformerLensState(path, config)
