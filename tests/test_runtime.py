@@ -201,6 +201,15 @@ except OSError as error:
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_write_that_fails_says_which_file(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="No space left on device") as caught, atomic_path(tmp_path / "mine.json"):
+        raise OSError(28, "No space left on device")  # as the system says it of a write
+    assert caught.value.filename == str(tmp_path / "mine.json")
+    with pytest.raises(FileNotFoundError) as missing, atomic_path(tmp_path / "mine.json"):
+        Path("absent").read_text()
+    assert missing.value.filename == "absent"
+
+
 def test_a_failed_rename_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "file"
     path.write_text("old")

@@ -34,6 +34,7 @@ __all__ = [
     "file_sha256",
     "atomic_path",
     "atomic_write",
+    "name_file",
     "remove_path",
     "evaluating",
     "did_you_mean",
@@ -234,9 +235,17 @@ def atomic_path(path: Path) -> Iterator[Path]:
             _fsync(file)
         temporary.rename(path)
         _fsync(path.parent)
-    except BaseException:
+    except BaseException as error:
         remove_path(temporary)
+        if isinstance(error, OSError):
+            name_file(error, path)
         raise
+
+
+def name_file(error: OSError, path: Path) -> None:
+    """Let an error of the system's say which file it is about, where it does not: a write that fails does not."""
+    if error.errno is not None and error.filename is None:
+        error.filename = str(path)
 
 
 def atomic_write(path: Path, content: str | bytes) -> None:

@@ -126,7 +126,7 @@ GENERATE = {
     "min-p above 1": (["the", "--min-p", "2"], "min_p is 2.0; expected between 0 and 1"),
     "penalty of 0": (["the", "--repetition-penalty", "0"], "repetition_penalty is 0.0; expected more than 0"),
     "no beam": (["the", "--num-beams", "0"], "num_beams is 0"),
-    "negative length": (["the", "--max-new-tokens", "-1"], "max_new_tokens is -1; expected at least 0"),
+    "negative length": (["the", "--max-new-tokens", "-1"], "max_new_tokens is -1; expected a whole number of at least 0"),
     "unknown sampling preset": (["the", "--preset", "wild"], "there is no sampling preset 'wild'; there are precise, balanced"),
     "a prompt with no tokens": ([""], "a prompt has no tokens: give some text to go on from"),
     "one of several without tokens": (["the", ""], "a prompt has no tokens"),
@@ -154,6 +154,10 @@ GENERATE = {
     "beams with a seed": (["the", "--num-beams", "2", "--seed", "3"], "--num-beams and --seed do not go together"),
     "beams with a preset": (["the", "--num-beams", "2", "--preset", "precise"], "--num-beams and --preset do not go together"),
     "beams compiled": (["the", "--num-beams", "2", "--compile"], "--num-beams and --compile do not go together"),
+    "a length penalty that is no number": (
+        ["the", "--num-beams", "2", "--length-penalty", "nan"],
+        "length_penalty is nan; expected",
+    ),
     "a length penalty without beams": (["the", "--length-penalty", "2"], "--length-penalty is for beam search: give --num-beams"),
 }
 

@@ -181,9 +181,9 @@ class TestConversations:
         save_hugging_face(package.LanguageModel(model, tokenizer, self.TEMPLATE), tmp_path / "talker")
         return package.load(tmp_path / "talker")
 
-    def test_the_answer_is_shown_without_what_was_read(self, cutaway, talker):
+    def test_the_answer_stands_below_all_that_was_read(self, cutaway, talker):
         code, out, err = cutaway("generate", "Hi", "--chat", "--model", "talker", "--max-new-tokens", "5", "--seed", "2")
-        assert (code, err) == (0, "talker\n\n")
+        assert (code, err) == (0, "talker\n\n<|user|>Hi<|assistant|>\n")
         assert out == talker.chat("Hi", max_new_tokens=5, seed=2) + "\n"
 
     def test_each_message_follows_all_before(self, cutaway, talker, monkeypatch):
@@ -195,6 +195,8 @@ class TestConversations:
         talk = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": first}, {"role": "user", "content": "Why?"}]
         second = talker.chat(talk, max_new_tokens=4)
         assert out == f"{first}\n{second}\n"
+        assert err.startswith("talker\n\n<|user|>Hi<|assistant|>\n[")
+        assert err.endswith("]\n<|user|>Why?<|assistant|>\n")
 
     def test_a_model_without_a_template(self, cutaway, run):
         code, _, err = cutaway("generate", "Hi", "--chat")

@@ -163,10 +163,10 @@ def test_half_precision_has_its_softmax_in_float32(tiny_config: ModelConfig, mak
 @pytest.mark.parametrize(
     ("request_", "sentence"),
     [
-        (Request((), ((1,),)), "request 1 has no context"),
-        (Request((1,), ()), "request 1 has an empty continuation"),
-        (Request((1,), ((1,), ())), "request 1 has an empty continuation"),
-        (Request((1,), ((1,) * 13,)), "request 1 has a continuation of 13 tokens; the model reads n_ctx 12 at once"),
+        (Request((), ((1,),)), "request 1: there is no context"),
+        (Request((1,), ()), "request 1: a continuation is empty"),
+        (Request((1,), ((1,), ())), "request 1: a continuation is empty"),
+        (Request((1,), ((1,) * 13,)), "request 1: a continuation has 13 tokens; the model reads n_ctx 12 at once"),
     ],
 )
 def test_refusals(tiny_model: Transformer, request_: Request, sentence: str) -> None:

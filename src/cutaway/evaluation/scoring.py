@@ -15,7 +15,7 @@ from torch import Tensor
 from cutaway.model import Transformer
 from cutaway.runtime import evaluating
 
-__all__ = ["Request", "Score", "Scores", "default_batch_tokens", "score_batches", "score_continuations"]
+__all__ = ["Request", "Score", "Scores", "check_request", "default_batch_tokens", "score_batches", "score_continuations"]
 
 _LOGITS_AT_ONCE = 2**24
 """Logits computed together: 64 MiB of float32, whatever the vocabulary."""
@@ -97,15 +97,20 @@ def _check(model: Transformer, requests: Sequence[Request]) -> None:
             "this model does not predict the next token of its own vocabulary from those before it, so it has no score"
         )
     for number, request in enumerate(requests):
-        if not request.context:
-            raise ValueError(f"request {number} has no context: give at least one token for the model to go on from")
-        if not request.continuations or not all(request.continuations):
-            raise ValueError(f"request {number} has an empty continuation: give at least one token to score")
-        longest = max(map(len, request.continuations))
-        if longest > config.n_ctx:
-            raise ValueError(
-                f"request {number} has a continuation of {longest} tokens; the model reads n_ctx {config.n_ctx} at once"
-            )
+        try:
+            check_request(request, config.n_ctx)
+        except ValueError as error:
+            raise ValueError(f"request {number}: {error}") from None
+
+
+def check_request(request: Request, n_ctx: int) -> None:
+    """Raise ValueError for an empty context or continuation, and for a continuation of more than `n_ctx` tokens."""
+    if not request.context:
+        raise ValueError("there is no context: give at least one token for the model to go on from")
+    if not request.continuations or not all(request.continuations):
+        raise ValueError("a continuation is empty: give at least one token to score")
+    if (longest := max(map(len, request.continuations))) > n_ctx:
+        raise ValueError(f"a continuation has {longest} tokens; the model reads n_ctx {n_ctx} at once")
 
 
 @dataclass(frozen=True)

@@ -95,8 +95,7 @@ class KVCache:
             return "causal"
         if positions.ndim == 1 and n_new == 1:
             return None  # every slot filled is earlier
-        slots = torch.arange(start + n_new, device=positions.device)
-        return causal_mask(positions, slots)
+        return causal_mask(positions, torch.arange(start + n_new, device=positions.device))
 
 
 def _put(slots: Tensor, positions: Tensor, new: Tensor) -> None:

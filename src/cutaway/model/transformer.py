@@ -51,7 +51,12 @@ class Embedding(nn.Module):
         *,
         hooks: Hooks = NO_HOOKS,
     ) -> Float[Tensor, "*batch pos d_model"]:
-        """Start the residual stream; `positions` count from 0 unless they are given."""
+        """Start the residual stream; `positions` count from 0 unless they are given. Raises ValueError for ids there are not.
+
+        On a GPU, where looking would mean waiting for it, and in a compiled step nobody looks.
+        """
+        if tokens.is_cpu and not torch.compiler.is_compiling() and ((tokens < 0) | (tokens >= len(self.W_E))).any():
+            raise ValueError(f"ids from {int(tokens.min())} to {int(tokens.max())}; expected 0 to d_vocab - 1, {len(self.W_E) - 1}")
         resid = hooks("embed", F.embedding(tokens, self.W_E))
         if self.pos_embed is not None:
             positions = torch.arange(tokens.shape[-1], device=tokens.device) if positions is None else positions
