@@ -7,6 +7,8 @@ import sys
 import pytest
 
 import cutaway as package
+from cutaway.assets import CATALOGUE
+from cutaway.cli.generate import _OFFERED_SIZE
 from cutaway.generation.strategies import STRATEGIES
 from cutaway.runtime import seeded_generator
 from cutaway.tokenizers import BytePairTokenizer
@@ -216,6 +218,12 @@ class TestTheOffer:
     """Where there is no run, a pretrained model is offered."""
 
     SENTENCE = "there is no run yet: make one by `cutaway demo`, or take a pretrained model (93 MB to fetch"
+
+    def test_its_size_is_the_catalogue_s(self):
+        """What is unpacked stays beside the file that it was made of."""
+        asset = CATALOGUE["smollm2-135m"]
+        n_fetched, n_kept = asset.files[0].sources[0].package.n_bytes, asset.n_bytes + asset.memory_bytes
+        assert f"{n_fetched / 1e6:.0f} MB to fetch, {n_kept / 1e6:.0f} MB of disk once unpacked" == _OFFERED_SIZE
 
     def test_nobody_can_be_asked(self, cutaway):
         code, _, err = cutaway("generate", "Hello")

@@ -185,6 +185,10 @@ class TestModelsOfOtherMakers:
         code, out, err = cutaway("inspect", name)
         assert (code, err) == (0, "")
         assert f"not downloaded: `cutaway download {name}`" in out
+        told = "".join(out.split())  # without the breaks of 80 columns
+        for file in CATALOGUE[name].files:
+            assert "".join(f"from {', or '.join(map(str, file.sources))}".split()) in told
+            assert f"sha256{file.sha256 or 'asthehubhasit'}" in told
         assert f"{CATALOGUE[name].n_parameters:,}" in out
         found = json.loads(cutaway("inspect", name, "--json")[1])["runs"][0]
         assert (found["path"], found["kind"]) == (None, "not downloaded")

@@ -118,7 +118,7 @@ class Shelf:
         now = path.stat()
         if record and not in_full and record.sha256 == expected and record.mtime_ns == now.st_mtime_ns:
             return record.size == now.st_size
-        size = file.size or (record.size if record else None)
+        size = file.n_bytes or (record.size if record else None)
         return size in (None, now.st_size) and file_sha256(path) == expected
 
     def adopt(self, file: File) -> bool:

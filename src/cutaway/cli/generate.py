@@ -27,7 +27,7 @@ __all__ = ["generate"]
 _NEW_LINE = ("\n",)
 _SAMPLING = tuple(field.name for field in fields(Sampling))
 _OFFERED = "smollm2-135m"
-_OFFERED_SIZE = "93 MB to fetch, 540 MB of disk once unpacked"
+_OFFERED_SIZE = "93 MB to fetch, 636 MB of disk once unpacked"
 _COLUMN = 70  # of a terminal's columns for a strategy and its text
 _COMPARED_TOKENS = 60  # twelve texts of so many fit on a screen or two
 

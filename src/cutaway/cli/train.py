@@ -77,10 +77,10 @@ def train(preset: str | None = None, /, *, resume: bool = False, **changes: Any)
 @contextmanager
 def _suggesting_other_text(preset: str | None, data: str) -> Iterator[None]:
     """Add commands that work to the sentence that a corpus cannot be fetched."""
-    from cutaway.assets import AssetError
+    from cutaway.assets import STAND_INS, AssetError
     from cutaway.assets.retrieval import CacheError, cache_obstacle
 
-    others = {"tinyshakespeare": ("shakespeare", "stdlib"), "shakespeare": ("stdlib",)}.get(data, ())
+    others = STAND_INS.get(data, ())
     try:
         yield
     except AssetError as error:

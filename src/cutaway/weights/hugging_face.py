@@ -19,7 +19,7 @@ from cutaway.tokenizers import NoTokenizer, Tokenizer, read_tokenizer_folder, wr
 from cutaway.values import read_object
 from cutaway.weights.families import HEAD, Family, family_for, family_of
 from cutaway.weights.folder import save_tensors
-from cutaway.weights.renaming import Row, from_theirs, to_theirs
+from cutaway.weights.renaming import Renaming, from_theirs, to_theirs
 from cutaway.weights.source import ModelSource, StoredTensor, located
 
 __all__ = ["HuggingFaceFolder", "Speaking", "save_hugging_face"]
@@ -162,7 +162,7 @@ def _write_weights(model: Transformer, family: Family, folder: Path, max_shard_b
     shards = _shards(sizes, max_shard_bytes)
     files = [_WEIGHTS] if len(shards) == 1 else [f"model-{i:05}-of-{len(shards):05}.safetensors" for i in range(1, len(shards) + 1)]
     for shard, file in zip(shards, files, strict=True):
-        here: dict[str, Row] = {name: rows[name] for name in shard}
+        here: dict[str, Renaming] = {name: rows[name] for name in shard}
         ours = [(name, weights[name].cpu()) for row in here.values() for name in row.ours]
         save_tensors(dict(to_theirs(here, ours)), folder / file)
     if len(shards) > 1:

@@ -39,7 +39,7 @@ class Request:
     by repository.
     """
 
-    size: int | None
+    n_bytes: int | None
     sha256: str | None
     work: Path
     report: Report
@@ -47,9 +47,9 @@ class Request:
 
     def pinned(self) -> tuple[int, str]:
         """Return the size and hash that the catalogue states; raises SourceError when it states none."""
-        if self.size is None or self.sha256 is None:
+        if self.n_bytes is None or self.sha256 is None:
             raise SourceError("the catalogue states no size and sha256, and this source vouches for neither")
-        return self.size, self.sha256
+        return self.n_bytes, self.sha256
 
 
 class Source(ABC):
