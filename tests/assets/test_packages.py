@@ -103,7 +103,7 @@ def test_a_source_archive_goes_on_where_it_stopped(index, make_tar, tmp_path, re
     content = make_tar([("thing-1.0/b.txt", b"second"), ("thing-1.0/a.txt", b"first"), rest])
     source = members_of(index.add_package("thing-1.0.tar.gz", content, project="thing"))
     index.breaks_after = [10**6, 200_000, 0, 0]  # of the index page, and of the archive three times
-    with pytest.raises(SourceError, match="the connection broke, after [1-9]"):
+    with pytest.raises(SourceError, match=r"the connection broke, after [1-9]"):
         source.write(tmp_path / "x", request_for(b"first second"))
     (part,) = tmp_path.glob("*.part")
     n_kept = part.stat().st_size
