@@ -77,6 +77,12 @@ def test_replace_lets_sizes_follow_again_and_keeps_those_given() -> None:
         ({"position": "rotary", "rotary_dim": 6}, "rotary_dim is 6"),
         ({"position": "rotary", "d_head": 5}, "rotary_dim is 5"),
         ({"d_vocab_out": 7}, "d_vocab_out 7 is not d_vocab 31: set tie_embeddings=False"),
+        ({"is_causal": "yes"}, "is_causal is 'yes'; expected True or False"),
+        ({"attn_bias": None}, "attn_bias is None; expected True or False"),
+        ({"tie_embeddings": 1}, "tie_embeddings is 1; expected True or False"),
+        ({"dropout": "0.1"}, "dropout is '0.1'; expected a number"),
+        ({"norm_eps": True}, "norm_eps is True; expected a number"),
+        ({"norm": ["layernorm"]}, "norm is .'layernorm'.; expected one of"),
     ],
     ids=str,
 )
@@ -88,7 +94,7 @@ def test_what_does_not_fit_is_refused(changes: dict[str, Any], message: str) -> 
 def test_fields_unknown_or_missing_are_named() -> None:
     with pytest.raises(ValueError, match=r"unknown configuration field\(s\) hidden_size, n_embd"):
         ModelConfig.from_dict({**SIZES, "n_embd": 3, "hidden_size": 4})
-    with pytest.raises(ValueError, match="lacks n_ctx, d_model"):
+    with pytest.raises(ValueError, match=r"missing configuration field\(s\) n_ctx, d_model"):
         ModelConfig.from_dict({"d_vocab": 31, "n_layers": 2, "n_heads": 4})
     with pytest.raises(ValueError, match=r"no model preset 'gpt3'.*gpt2, "):
         ModelConfig.preset("gpt3")

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 
 import pytest
 
@@ -7,13 +8,13 @@ from cutaway.config import ModelConfig
 from cutaway.runs import (
     Checkpoint,
     Run,
-    file_sha256,
     latest_run,
     list_runs,
     read_metrics,
     runs_root,
     values_sha256,
 )
+from cutaway.runtime import file_sha256
 from run_directories import TRAIN, make_run, record
 
 
@@ -78,6 +79,18 @@ def test_runs_are_listed_by_their_last_change(tmp_path):
     (tmp_path / "notes").mkdir()
     assert [run.name for run in list_runs(tmp_path)] == ["old", "middle", "new"]
     assert latest_run(tmp_path).name == "new"
+
+
+def test_the_latest_run_with_a_checkpoint(tmp_path):
+    """A run that was killed as it began cannot say anything, and does not stand before those that can."""
+    make_run(tmp_path / "whole")
+    begun = make_run(tmp_path / "begun", checkpoint_steps=())
+    os.utime(begun / "metrics.jsonl", (2e9, 2e9))
+    assert latest_run(tmp_path).name == "whole"
+    assert latest_run(tmp_path, has_checkpoint=False).name == "begun"
+    shutil.rmtree(tmp_path / "whole")
+    with pytest.raises(FileNotFoundError, match=r"there is no run with a checkpoint in .* yet"):
+        latest_run(tmp_path)
 
 
 def test_without_a_run_there_is_no_latest(tmp_path):
@@ -200,6 +213,9 @@ class TestWhatIsVerified:
         with pytest.raises(ValueError, match=f"{name} is damaged"):
             checkpoint.verify(self.WEIGHTS)
 
-    def test_a_folder_of_another_maker_is_taken_as_it_is(self, checkpoint):
+    def test_a_folder_of_another_maker_is_taken_as_it_is(self, checkpoint, tmp_path):
         (checkpoint.path / "state.json").unlink()
-        assert checkpoint.verify() == {}
+        with pytest.raises(ValueError, match=r"state\.json is missing: use another checkpoint"):
+            checkpoint.verify()
+        alone = checkpoint.path.rename(tmp_path / "alone")
+        assert Checkpoint.at(alone).verify() == {}

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -11,14 +12,17 @@ from torch import nn
 from cutaway.runtime import (
     atomic_path,
     atomic_write,
+    compile_obstacle,
     compiler,
     describe_device,
     did_you_mean,
     evaluating,
+    free_memory_gib,
     peak_memory_gib,
     pick_device,
     remove_path,
     seeded_generator,
+    total_memory_gib,
 )
 
 
@@ -71,18 +75,38 @@ def test_peak_memory_is_this_process() -> None:
     assert max(1.0, before) <= after <= before + 1.1
 
 
-def test_a_compiler_is_found_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_compiler_is_the_one_that_torch_would_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu = torch.device("cpu")
+    monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
-    assert compiler() is None
-    for name in ("clang++", "g++", "my-c++"):
-        (tmp_path / name).write_text("#!/bin/sh\n")
+    for name in ("clang++", "c++", "my-c++", "broken-c++"):
+        (tmp_path / name).write_text("#!/bin/sh\necho " + ("some compiler 1.0" if name != "broken-c++" else "; exit 1") + "\n")
         (tmp_path / name).chmod(0o755)
-    assert compiler() == str(tmp_path / "g++")
-    monkeypatch.setenv("CXX", "my-c++")
-    assert compiler() == str(tmp_path / "my-c++")
-    monkeypatch.setenv("CXX", "absent-c++")
-    assert compiler() is None  # torch would look no further either
+    assert compiler()[:2] == ("g++", None)  # torch would not look at clang++ either
+    assert "there is no C++ compiler here" in str(compile_obstacle(cpu))
+    for name, version in (("my-c++", "some compiler 1.0"), ("absent-c++", None), ("broken-c++", None), ("", None)):
+        monkeypatch.setenv("CXX", name)
+        assert compiler()[:2] == (name, version)
+    monkeypatch.setenv("CXX", "clang++")
+    monkeypatch.setattr(sysconfig, "get_path", lambda *_, **__: str(tmp_path))
+    assert str(compile_obstacle(cpu)).startswith("Python's headers, with which a compiled step is built, are not here")
+    (tmp_path / "Python.h").touch()
+    assert compile_obstacle(cpu) is None
+
+
+def test_torch_looks_for_the_compiler_where_we_do() -> None:
+    from torch._inductor import config
+
+    assert config.cpp.cxx[-1] == compiler().command
+
+
+def test_memory_is_told_of_the_whole_machine() -> None:
+    cpu = torch.device("cpu")
+    free, total = free_memory_gib(cpu), total_memory_gib(cpu)
+    if free is None or total is None:
+        pytest.skip("this system does not tell its memory")
+    assert 0 < free < total
 
 
 def test_a_seeded_generator_is_its_own() -> None:
@@ -91,6 +115,11 @@ def test_a_seeded_generator_is_its_own() -> None:
     assert torch.equal(first, second)
     assert not torch.equal(first, torch.rand(3, generator=seeded_generator(8)))
     assert torch.equal(torch.get_rng_state(), state)
+    for seed in (-(2**63), 2**64 - 1):  # what torch takes
+        seeded_generator(seed)
+    for seed in (-(2**63) - 1, 2**64):
+        with pytest.raises(ValueError, match=f"seed is {seed}; expected a whole number of 64 bits"):
+            seeded_generator(seed)
 
 
 @pytest.mark.parametrize("was_training", [True, False])
@@ -170,6 +199,15 @@ except OSError as error:
     assert done.stdout.startswith("OSError"), done.stdout + done.stderr
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_write_that_fails_says_which_file(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="No space left on device") as caught, atomic_path(tmp_path / "mine.json"):
+        raise OSError(28, "No space left on device")  # as the system says it of a write
+    assert caught.value.filename == str(tmp_path / "mine.json")
+    with pytest.raises(FileNotFoundError) as missing, atomic_path(tmp_path / "mine.json"):
+        Path("absent").read_text()
+    assert missing.value.filename == "absent"
 
 
 def test_a_failed_rename_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Literal, Self, get_args
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, Self
 
 from cutaway.presets import MODEL_PRESETS
+from cutaway.values import check_names, check_types
 
 __all__ = ["Norm", "Position", "Activation", "BlockKind", "ModelConfig"]
 
@@ -80,6 +81,7 @@ class ModelConfig:
     """The share of activations put to 0 while training."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         self._check_numbers()
         for name, size in self._derived().items():
             if getattr(self, name) is None:
@@ -100,15 +102,11 @@ class ModelConfig:
     def _check_numbers(self) -> None:
         for name in _SIZES:
             size, least = getattr(self, name), 0 if name in ("d_mlp", "n_layers") else 1
-            if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size < least):
-                raise ValueError(f"{name} is {size!r}; expected a whole number of at least {least}")
-        for name, kind in (("norm", Norm), ("position", Position), ("act", Activation), ("block", BlockKind)):
-            if getattr(self, name) not in get_args(kind):
-                raise ValueError(f"{name} is {getattr(self, name)!r}; expected one of {', '.join(get_args(kind))}")
+            if size is not None and size < least:
+                raise ValueError(f"{name} is {size}; expected a whole number of at least {least}")
         for name in ("norm_eps", "rotary_base"):
-            number = getattr(self, name)
-            if not isinstance(number, int | float) or not 0 < number < math.inf:
-                raise ValueError(f"{name} is {number!r}; expected a number above 0")
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected a number above 0")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout is {self.dropout}; expected at least 0 and less than 1")
         if self.d_head is None and self.d_model % self.n_heads:
@@ -136,12 +134,7 @@ class ModelConfig:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
         """Build a configuration from JSON's values; raises ValueError for a field that is unknown or missing."""
-        known = {field.name for field in fields(cls)}
-        if unknown := sorted(values.keys() - known):
-            raise ValueError(f"unknown configuration field(s) {', '.join(unknown)}; the fields are {', '.join(sorted(known))}")
-        required = ("d_vocab", "n_ctx", "n_layers", "n_heads", "d_model")
-        if missing := [name for name in required if name not in values]:
-            raise ValueError(f"the configuration lacks {', '.join(missing)}")
+        check_names(values, cls, "configuration")
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:

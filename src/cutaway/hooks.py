@@ -49,11 +49,7 @@ class Hooks:
             self._fired.add(pattern)
             replaced = function(x, full)
             if replaced is not None:
-                if not isinstance(replaced, Tensor) or (replaced.shape, replaced.dtype, replaced.device) != (
-                    x.shape,
-                    x.dtype,
-                    x.device,
-                ):
+                if _form(replaced) != _form(x):
                     raise ValueError(f"the hook on {full!r} returned {_described(replaced)}; expected {_described(x)}, or None")
                 x = replaced
         return x
@@ -94,6 +90,10 @@ class Hooks:
                 patterns = [full] if full in self._functions else []
             self._resolved[full] = [(pattern, function) for pattern in patterns for function in self._functions[pattern]]
         return self._resolved[full]
+
+
+def _form(x: object) -> tuple[object, ...] | None:
+    return (x.shape, x.dtype, x.device) if isinstance(x, Tensor) else None
 
 
 def _described(x: object) -> str:

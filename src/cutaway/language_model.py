@@ -19,7 +19,8 @@ from cutaway.model import Transformer
 from cutaway.report import fetch_progress
 from cutaway.runtime import free_memory_gib, pick_device, seeded_generator
 from cutaway.tokenizers import BytePairTokenizer, CharTokenizer, NoTokenizer, Tokenizer
-from cutaway.weights import ModelSource, open_model, parameter_shapes, read_model
+from cutaway.values import shortened
+from cutaway.weights import open_model, parameter_shapes, read_model
 
 __all__ = ["LanguageModel", "load", "random_model", "check_memory"]
 
@@ -74,7 +75,7 @@ class LanguageModel:
         if isinstance(tokens, Tensor) and tokens.ndim != 1:
             raise ValueError(f"the ids have the shape {list(tokens.shape)}; expected one row of them, as tokens[0]")
         if isinstance(tokens, str):
-            raise ValueError(f"{_shortened(tokens)} is text already; expected ids, as lm.tokens gives them")  # noqa: TRY004 (data)
+            raise ValueError(f"{shortened(tokens)} is text already; expected ids, as lm.tokens gives them")  # noqa: TRY004 (data)
         return self.tokenizer.decode([int(token) for token in tokens])
 
     def generate(
@@ -258,7 +259,7 @@ class LanguageModel:
         texts = [text] if isinstance(text, str) or not isinstance(text, Sequence) else text
         if wrong := [each for each in texts if not isinstance(each, str)]:
             raise ValueError(
-                f"a prompt is {_shortened(wrong[0])}, of type {type(wrong[0]).__name__}; expected text: ids are read by lm.model, "
+                f"a prompt is {shortened(wrong[0])}, of type {type(wrong[0]).__name__}; expected text: ids are read by lm.model, "
                 "and lm.text makes text of them"
             )
         first: list[int] = []
@@ -293,30 +294,32 @@ def load(
     with fetch_progress() as report:
         found = open_model(source, config=config, report=report)
     where = pick_device(device)
-    check_memory(found, where, dtype=dtype)
+    check_memory(found.config, where, name=str(found.path), dtype=dtype)
     model = read_model(found, device=where, dtype=dtype)
     return LanguageModel(model, tokenizer or found.tokenizer() or NoTokenizer(), found.chat_template())
 
 
 def check_memory(
-    source: ModelSource, device: torch.device, *, dtype: torch.dtype | None = None, n_copies: int = 1, what: str = "its weights"
+    config: ModelConfig,
+    device: torch.device,
+    *,
+    name: str,
+    dtype: torch.dtype | None = None,
+    n_copies: int = 1,
+    n_more_bytes: int = 0,
+    what: str = "its weights",
 ) -> None:
-    """Raise ValueError, before any is read, for weights of which `n_copies` would not fit into the free memory."""
+    """Raise ValueError, before any is read, for weights of which `n_copies`, and `n_more_bytes`, would not fit into the free memory."""
     free = free_memory_gib(device)
-    n_parameters = sum(shape.numel() for shape in parameter_shapes(source.config).values())
-    needed = n_copies * n_parameters * (dtype or torch.float32).itemsize / 2**30
+    n_parameters = sum(shape.numel() for shape in parameter_shapes(config).values())
+    needed = (n_copies * n_parameters * (dtype or torch.float32).itemsize + n_more_bytes) / 2**30
     if free is not None and needed > free:
         half = n_parameters * 2 / 2**30
         hint = f"dtype=torch.bfloat16 needs {half:.1f}; " if n_copies == 1 and half < min(free, needed) else ""
         raise ValueError(
-            f"{source.path} needs {needed:.1f} GiB of memory for {what} and {free:.1f} are free on {device}: "
-            f"{hint}free some, or use a larger machine"
+            f"{name} needs {needed:.1f} GiB of memory for {what} and {free:.1f} are free on {device}: "
+            f"{hint}{'' if n_copies == 1 else 'take a smaller model or batch, '}free some, or use a larger machine"
         )
-
-
-def _shortened(value: object) -> str:
-    text = " ".join(repr(value).split())
-    return text if len(text) <= 40 else f"{text[:40]}..."
 
 
 def random_model(size: str, *, seed: int = 0, device: str | None = None) -> LanguageModel:

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from cutaway.config import ModelConfig
+from cutaway.runtime import file_sha256
+from cutaway.values import read_object, shortened
 
 __all__ = [
     "Run",
@@ -24,7 +26,6 @@ __all__ = [
     "list_runs",
     "latest_run",
     "is_run",
-    "file_sha256",
     "values_sha256",
 ]
 
@@ -59,8 +60,11 @@ class Checkpoint:
 
     @cached_property
     def model_config(self) -> ModelConfig:
-        """The shape of the model; raises ValueError for a file that does not hold one."""
-        return _model_config(_read_json(self.path / "config.json"), self.path / "config.json")
+        """The shape of the model; raises ValueError for a file that is missing or does not hold one."""
+        file = self.path / "config.json"
+        if not file.is_file():
+            raise self._wrong(file, "is missing")
+        return _model_config(read_object(file), file)
 
     @property
     def n_bytes(self) -> int:
@@ -81,22 +85,25 @@ class Checkpoint:
     def verify(self, names: Sequence[str] | None = None) -> dict[str, Any]:
         """Return `state.json` after holding it and the files of these names, or else all of them, against the hashes in it.
 
-        Raises ValueError for a file that is damaged or missing. A folder without `state.json`, not written by a run, is taken as it is.
+        Raises ValueError for a file that is damaged or missing. A folder without `state.json` that is not of a run is taken as it is.
         """
-        if not (self.path / "state.json").is_file():
+        if not (self.path / "state.json").is_file() and self.run is None:
             return {}
-        state = _read_json(self.path / "state.json")
-        recorded = state.pop("sha256", {"state.json": None})
+        if not (self.path / "state.json").is_file():
+            raise self._wrong(self.path / "state.json", "is missing")
+        state = read_object(self.path / "state.json")
+        recorded = state.pop("sha256", None)
+        recorded = recorded if isinstance(recorded, dict) else {"state.json": None}
         for name in recorded if names is None else ("state.json", *names):
             file = self.path / name
             if not file.is_file():
-                wrong = "is missing"
-            elif recorded.get(name) != (values_sha256(state) if name == "state.json" else file_sha256(file)):
-                wrong = "is damaged (its sha256 is not the one recorded when it was written)"
-            else:
-                continue
-            raise ValueError(f"{file} {wrong}: use another checkpoint, or remove {self.name} to go on from the one before")
+                raise self._wrong(file, "is missing")
+            if recorded.get(name) != (values_sha256(state) if name == "state.json" else file_sha256(file)):
+                raise self._wrong(file, "is damaged (its sha256 is not the one recorded when it was written)")
         return state
+
+    def _wrong(self, file: Path, what: str) -> ValueError:
+        return ValueError(f"{file} {what}: use another checkpoint, or remove {self.name} to go on from the one before")
 
     def tensors(self) -> dict[str, tuple[str, tuple[int, ...]]]:
         """Return each tensor's dtype and shape from the header of the file; raises ValueError for a damaged one."""
@@ -161,9 +168,22 @@ class Run:
 
     @cached_property
     def manifest(self) -> dict[str, Any]:
-        """What is known about its making: versions, seed, device, data, tokenizer, arguments; empty where it was not kept."""
+        """What is known about its making: versions, seed, device, data, tokenizer, arguments; empty where it was not kept.
+
+        Raises ValueError for a file that was changed or damaged.
+        """
         path = self.path / "manifest.json"
-        return _read_json(path) if path.is_file() else {}
+        manifest = read_object(path) if path.is_file() else {}
+        for part in ("data", "tokenizer"):
+            if not isinstance(manifest.get(part, {}), dict):
+                raise ValueError(f"{path}: {part} is {shortened(manifest[part])}; expected a JSON object: bring it back")  # noqa: TRY004 (data)
+        return manifest
+
+    def file(self, name: str) -> Path:
+        """Return a file that every run has; raises ValueError for one that this run has lost."""
+        if not (self.path / name).is_file():
+            raise ValueError(f"{self.path} has lost its {name}: bring it back")
+        return self.path / name
 
     def metrics(self) -> Metrics:
         """Return what was logged so far."""
@@ -187,7 +207,7 @@ class Run:
 
     @cached_property
     def _config(self) -> dict[str, Any]:
-        return _read_json(self.path / "config.json")
+        return read_object(self.path / "config.json")
 
 
 def read_metrics(path: Path) -> Metrics:
@@ -216,12 +236,13 @@ def list_runs(root: Path | None = None) -> list[Run]:
     return sorted(map(Run, folders), key=lambda run: run.last_change)
 
 
-def latest_run(root: Path | None = None) -> Run:
-    """Return the run that changed last; raises FileNotFoundError when there is none."""
-    runs = list_runs(root)
+def latest_run(root: Path | None = None, *, has_checkpoint: bool = True) -> Run:
+    """Return the run that changed last of those with a checkpoint, or of all; raises FileNotFoundError when there is none."""
+    runs = [run for run in list_runs(root) if run.latest_checkpoint() or not has_checkpoint]
     if not runs:
+        what = "run with a checkpoint" if list_runs(root) else "run"
         raise FileNotFoundError(
-            f"there is no run in {root or runs_root()} yet: make one with `cutaway train`, or name the folder of one"
+            f"there is no {what} in {root or runs_root()} yet: make one with `cutaway train`, or name the folder of one"
         )
     return runs[-1]
 
@@ -229,16 +250,10 @@ def latest_run(root: Path | None = None) -> Run:
 def is_run(path: Path) -> bool:
     """Return whether a folder has a configuration of a model and of its training."""
     try:
-        config = _read_json(path / "config.json")
+        config = read_object(path / "config.json")
     except (ValueError, OSError):
         return False
     return isinstance(config.get("model"), Mapping) and isinstance(config.get("train"), Mapping)
-
-
-def file_sha256(file: Path) -> str:
-    """Return the sha256 of a file's bytes."""
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def values_sha256(values: Mapping[str, Any]) -> str:
@@ -252,20 +267,10 @@ def _others(path: Path) -> str:
     return f"; {folder} has {', '.join(reversed(names))}" if names else ""
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON ({error}): it was changed or damaged") from None
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} holds a {type(values).__name__}; expected a JSON object")  # noqa: TRY004
-    return values
-
-
 def _model_config(values: dict[str, Any], path: Path) -> ModelConfig:
     try:
         return ModelConfig.from_dict(values)
-    except (ValueError, TypeError) as error:
+    except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
 

@@ -3,34 +3,45 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import os
 import resource
-import shutil
+import subprocess
 import sys
+import sysconfig
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:  # torch takes two seconds to import: only the functions that need it do
     import torch
     from torch import nn
 
 __all__ = [
+    "SEEDS_END",
     "pick_device",
     "pick_dtype",
     "describe_device",
     "peak_memory_gib",
     "free_memory_gib",
+    "total_memory_gib",
+    "Compiler",
     "compiler",
     "compile_obstacle",
     "seeded_generator",
+    "file_sha256",
     "atomic_path",
     "atomic_write",
+    "name_file",
     "remove_path",
     "evaluating",
     "did_you_mean",
 ]
+
+SEEDS_END = 2**64
+"""The first number that is no seed: torch takes 64 bits."""
 
 
 def pick_device(name: str | None = None) -> torch.device:
@@ -98,20 +109,35 @@ def free_memory_gib(device: torch.device) -> float | None:
 
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] / 2**30
-    free = [left for left in (_free_on_machine(), _free_in_container()) if left is not None]
-    return min(free) / 2**30 if free else None
+    limit, used = _container_bytes()
+    return _least_gib(_machine_bytes("MemAvailable", "SwapFree"), None if limit is None else limit - used)
 
 
-def _free_on_machine() -> int | None:
+def total_memory_gib(device: torch.device) -> float | None:
+    """Return all the memory there is in GiB, as `free_memory_gib` returns what is free of it."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[1] / 2**30
+    return _least_gib(_machine_bytes("MemTotal", "SwapTotal"), _container_bytes()[0])
+
+
+def _least_gib(*n_bytes: int | None) -> float | None:
+    return min((each / 2**30 for each in n_bytes if each is not None), default=None)
+
+
+def _machine_bytes(memory: str, swap: str) -> int | None:
+    """Return what Linux tells under these names together, None where it does not."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
     except OSError:
         return None
     kib = {name: int(value.split()[0]) for name, _, value in (line.partition(":") for line in lines)}
-    return 1024 * (kib["MemAvailable"] + kib.get("SwapFree", 0)) if "MemAvailable" in kib else None
+    return 1024 * (kib[memory] + kib.get(swap, 0)) if memory in kib else None
 
 
-def _free_in_container() -> int | None:
+def _container_bytes() -> tuple[int | None, int]:
+    """Return what this container may use, None where that is not limited, and what of it cannot be given back."""
     folder = Path("/sys/fs/cgroup")
     try:
         limit, used = ((folder / name).read_text().strip() for name in ("memory.max", "memory.current"))
@@ -119,29 +145,58 @@ def _free_in_container() -> int | None:
             int(line.split()[1]) for line in (folder / "memory.stat").read_text().splitlines() if line.startswith("file ")
         )
     except (OSError, StopIteration):
+        return None, 0
+    return None if limit == "max" else int(limit), int(used) - cached  # what files are cached in is given back when it is needed
+
+
+class Compiler(NamedTuple):
+    """What torch.compile needs on a CPU, and would look no further for."""
+
+    command: str
+    version: str | None
+    """The first line that the command says of itself, None where it cannot be run."""
+    has_python_headers: bool
+
+
+def compiler() -> Compiler:
+    """Return the C++ compiler that torch.compile calls on a CPU: the one that $CXX names, or else the system's usual one."""
+    command = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")  # as torch._inductor.config has it
+    has_headers = any((folder / "Python.h").is_file() for folder in _header_folders())
+    return Compiler(command, _version_of(command, os.environ.get("PATH")), has_headers)
+
+
+def _header_folders() -> list[Path]:
+    """Return where torch looks for Python's headers; a framework build of macOS has them beside its library."""
+    named = [sysconfig.get_path("include"), sysconfig.get_path("include", scheme="posix_prefix")]
+    return [*map(Path, named), Path(sysconfig.get_path("stdlib")).parents[1] / "Headers"]
+
+
+@cache
+def _version_of(command: str, path: str | None) -> str | None:  # noqa: ARG001 (where the command is looked for)
+    try:
+        said = subprocess.run([command, "--version"], capture_output=True, text=True, timeout=5, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
         return None
-    return None if limit == "max" else int(limit) - int(used) + cached  # what files are cached in is given back when it is needed
-
-
-def compiler() -> str | None:
-    """Return the C++ compiler that torch.compile would use on a CPU, the one that $CXX names if it is set; None where there is none."""
-    names = [named] if (named := os.environ.get("CXX")) else ["g++", "clang++", "c++"]
-    return next((path for name in names if (path := shutil.which(name))), None)
+    return next(iter(said.splitlines()), command)
 
 
 def compile_obstacle(device: torch.device) -> str | None:
     """Return why nothing is compiled for this device, as a clause, None where it can be."""
     if device.type == "mps":
         return "nothing is compiled for an Apple GPU"
-    if device.type == "cpu" and compiler() is None:
+    if device.type == "cpu" and compiler().version is None:
         return "there is no C++ compiler here (`cutaway doctor` shows what was looked for)"
+    if device.type == "cpu" and not compiler().has_python_headers:
+        return "Python's headers, with which a compiled step is built, are not here (`cutaway doctor` says what to install)"
     return None
 
 
 def seeded_generator(seed: int, device: torch.device | str = "cpu") -> torch.Generator:
-    """Return a generator of its own: the global random state is neither read nor changed."""
+    """Return a generator of its own: the global random state is neither read nor changed; raises ValueError beyond 64 bits."""
     import torch
 
+    if not -SEEDS_END // 2 <= seed < SEEDS_END:
+        raise ValueError(f"seed is {seed}; expected a whole number of 64 bits, less than 2^64")
     return torch.Generator(device).manual_seed(seed)
 
 
@@ -159,6 +214,12 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         model.train(was_training)
 
 
+def file_sha256(path: Path) -> str:
+    """Return the sha256 of a file's bytes in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Give a temporary sibling to write, file or folder, and rename it to `path` once it is on the disk.
@@ -174,9 +235,17 @@ def atomic_path(path: Path) -> Iterator[Path]:
             _fsync(file)
         temporary.rename(path)
         _fsync(path.parent)
-    except BaseException:
+    except BaseException as error:
         remove_path(temporary)
+        if isinstance(error, OSError):
+            name_file(error, path)
         raise
+
+
+def name_file(error: OSError, path: Path) -> None:
+    """Let an error of the system's say which file it is about, where it does not: a write that fails does not."""
+    if error.errno is not None and error.filename is None:
+        error.filename = str(path)
 
 
 def atomic_write(path: Path, content: str | bytes) -> None:

@@ -39,7 +39,7 @@ class Site:
         page = f'<!DOCTYPE html><html><body><a href="/files/{package_file}#sha256={digest}">{package_file}</a></body></html>'
         self.files[f"/simple/{project}/"] = page.encode()
         self.headers[f"/simple/{project}/"] = {"Content-Type": "text/html"}
-        return Package(project, "1.0", digest, size=len(content))
+        return Package(project, "1.0", digest, n_bytes=len(content))
 
     def gets(self, path: str) -> list[str | None]:
         """The Range of each time a path was got."""
@@ -131,7 +131,7 @@ def request_for(tmp_path: Path) -> Callable[..., Request]:
         work = tmp_path / "work"
         work.mkdir(exist_ok=True)
         facts: dict[str, object] = {
-            "size": len(content),
+            "n_bytes": len(content),
             "sha256": hashlib.sha256(content).hexdigest(),
             "work": work,
             "report": lambda *progress: None,

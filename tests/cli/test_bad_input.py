@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import cutaway as package
+from cutaway.runs import values_sha256
 from tiny_training import OPTIONS, hashes, tiny_config, write_text
 
 
@@ -59,6 +60,13 @@ TRAIN = {
     "unknown norm": (["--norm", "batchnorm"], "--norm is 'batchnorm'; expected layernorm, rmsnorm or none; see"),
     "dropout of all": (["--dropout", "1.0"], "dropout is 1.0; expected at least 0 and less than 1"),
     "negative rate": (["--learning-rate", "-0.1"], "learning_rate is -0.1; expected more than 0"),
+    "a seed of more than 64 bits": (
+        ["--seed", "99999999999999999999"],
+        "seed is 99999999999999999999; expected at least 0 and less",
+    ),
+    "a model that reads both ways": (["--no-is-causal"], "`cutaway train` has no option --no-is-causal"),
+    "more memory than there is": (["--d-model", "10000000"], "GiB of memory for weights, gradients, AdamW's two averages"),
+    "a batch that fits nowhere": (["--batch-size", "100000000000"], "take a smaller model or batch"),
     "no steps": (["--n-steps", "0"], "n_steps is 0; expected at least 1"),
     "all of the text to validate": (["--validation-fraction", "1"], "validation_fraction is 1.0; expected between 0 and 1"),
     "unknown precision": (["--dtype", "float16"], "--dtype is 'float16'; expected auto, float32 or bfloat16; see"),
@@ -118,7 +126,7 @@ GENERATE = {
     "min-p above 1": (["the", "--min-p", "2"], "min_p is 2.0; expected between 0 and 1"),
     "penalty of 0": (["the", "--repetition-penalty", "0"], "repetition_penalty is 0.0; expected more than 0"),
     "no beam": (["the", "--num-beams", "0"], "num_beams is 0"),
-    "negative length": (["the", "--max-new-tokens", "-1"], "max_new_tokens is -1; expected at least 0"),
+    "negative length": (["the", "--max-new-tokens", "-1"], "max_new_tokens is -1; expected a whole number of at least 0"),
     "unknown sampling preset": (["the", "--preset", "wild"], "there is no sampling preset 'wild'; there are precise, balanced"),
     "a prompt with no tokens": ([""], "a prompt has no tokens: give some text to go on from"),
     "one of several without tokens": (["the", ""], "a prompt has no tokens"),
@@ -146,6 +154,10 @@ GENERATE = {
     "beams with a seed": (["the", "--num-beams", "2", "--seed", "3"], "--num-beams and --seed do not go together"),
     "beams with a preset": (["the", "--num-beams", "2", "--preset", "precise"], "--num-beams and --preset do not go together"),
     "beams compiled": (["the", "--num-beams", "2", "--compile"], "--num-beams and --compile do not go together"),
+    "a length penalty that is no number": (
+        ["the", "--num-beams", "2", "--length-penalty", "nan"],
+        "length_penalty is nan; expected",
+    ),
     "a length penalty without beams": (["the", "--length-penalty", "2"], "--length-penalty is for beam search: give --num-beams"),
 }
 
@@ -158,6 +170,14 @@ def test_generate(cutaway, folder, arguments, sentence):
     assert hashes(folder / "runs") == before
 
 
+def seal(checkpoint):
+    """Record the hashes of the files as they are, so that damage is found by what is in them."""
+    state = json.loads((checkpoint / "state.json").read_text())
+    del state["sha256"]
+    found = {**hashes(checkpoint), "state.json": values_sha256(state)}
+    (checkpoint / "state.json").write_text(json.dumps({**state, "sha256": found}))
+
+
 def flip_a_bit(checkpoint):
     file = checkpoint / "model.safetensors"
     content = bytearray(file.read_bytes())
@@ -166,11 +186,11 @@ def flip_a_bit(checkpoint):
 
 
 def change_tensors(checkpoint, change):
-    """Write other tensors, as someone who edits a model by hand would: without the hashes of the run."""
+    """Write other tensors, with hashes that fit them."""
     tensors = load_file(checkpoint / "model.safetensors")
     change(tensors)
     save_file(tensors, checkpoint / "model.safetensors")
-    (checkpoint / "state.json").unlink()
+    seal(checkpoint)
 
 
 def lose_a_tensor(checkpoint):
@@ -188,7 +208,7 @@ def shrink_a_tensor(checkpoint):
 def cut_the_file(checkpoint):
     file = checkpoint / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-100])
-    (checkpoint / "state.json").unlink()
+    seal(checkpoint)
 
 
 def empty_the_file(checkpoint):
@@ -198,16 +218,29 @@ def empty_the_file(checkpoint):
 def use_another_configuration(checkpoint):
     values = json.loads((checkpoint / "config.json").read_text())
     (checkpoint / "config.json").write_text(json.dumps({**values, "d_model": 32, "d_head": 16, "d_mlp": 128}))
-    (checkpoint / "state.json").unlink()
+    seal(checkpoint)
 
 
 def break_the_configuration(checkpoint):
     (checkpoint / "config.json").write_text('{"d_model": 16,')
-    (checkpoint / "state.json").unlink()
+    seal(checkpoint)
 
 
 def lose_the_tokenizer(checkpoint):
     (checkpoint.parent.parent / "tokenizer.json").unlink()
+
+
+def lose_the_state(checkpoint):
+    (checkpoint / "state.json").unlink()
+
+
+def spoil_the_hashes(checkpoint):
+    state = json.loads((checkpoint / "state.json").read_text())
+    (checkpoint / "state.json").write_text(json.dumps({**state, "sha256": [1]}))
+
+
+def lose_the_configuration(checkpoint):
+    (checkpoint / "config.json").unlink()
 
 
 def lose_every_checkpoint(checkpoint):
@@ -223,7 +256,10 @@ DAMAGES = {
     empty_the_file: "step-000012/model.safetensors is damaged",
     use_another_configuration: "the configuration expects",
     break_the_configuration: "step-000012/config.json",
-    lose_the_tokenizer: "tokenizer.json",
+    lose_the_tokenizer: "runs/play has lost its tokenizer.json: bring it back",
+    lose_the_state: "step-000012/state.json is missing: use another checkpoint, or remove step-000012",
+    spoil_the_hashes: "step-000012/state.json is damaged",
+    lose_the_configuration: "step-000012/config.json is missing: use another checkpoint, or remove step-000012",
     lose_every_checkpoint: "runs/play has no checkpoint yet: go on with it by `cutaway train --resume",
 }
 
@@ -240,6 +276,8 @@ RESUMABLE = {lose_every_checkpoint}
 OTHERWISE = {
     use_another_configuration: "step-000012 belongs to another configuration: it has d_model 32 (not 16)",
     lose_a_tensor: "step-000012",
+    lose_the_tokenizer: "play has lost its tokenizer.json: bring it back",
+    lose_the_configuration: "step-000012/config.json is missing: use another checkpoint, or remove step-000012",
 }
 
 
@@ -249,6 +287,46 @@ def test_a_damaged_run_is_not_resumed(cutaway, folder, damage):
     before = hashes(folder / "runs")
     says_one_sentence(cutaway("train", "play", "--resume"), OTHERWISE.get(damage, ""))
     assert hashes(folder / "runs") == before
+
+
+SETTINGS = {
+    "learning_rate": ("x", "config.json: learning_rate is 'x'; expected a number"),
+    "watch": (5, "config.json: watch is 5; expected a list of texts"),
+    "batch_size": (2.5, "config.json: batch_size is 2.5; expected a whole number"),
+    "save_every": (1.5, "config.json: save_every is 1.5; expected a whole number"),
+    "validate_every": (None, "config.json: validate_every is None; expected a whole number"),
+    "data": (5, "config.json: data is 5; expected a text"),
+    "compile": ("no", "config.json: compile is 'no'; expected True or False"),
+    "n_window": ("16", "config.json: n_window is '16'; expected a whole number or None"),
+    "dtype": (16, "config.json: dtype is 16; expected one of auto, float32, bfloat16"),
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_setting_of_another_type(cutaway, folder, name):
+    file, (value, sentence) = folder / "runs/play/config.json", SETTINGS[name]
+    values = json.loads(file.read_text())
+    values["train"][name] = value
+    file.write_text(json.dumps(values))
+    says_one_sentence(cutaway("train", "play", "--resume"), sentence)
+    assert cutaway("inspect", "play")[0] == 0
+
+
+@pytest.mark.parametrize("part", ["data", "tokenizer"])
+@pytest.mark.parametrize(
+    "verb", [["train", "--resume", "play"], ["inspect", "play"], ["evaluate", "play", "--limit", "2"]], ids=str
+)
+def test_a_manifest_of_another_form(cutaway, folder, verb, part):
+    file = folder / "runs/play/manifest.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), part: [5]}))
+    says_one_sentence(cutaway(*verb), f"play/manifest.json: {part} is [5]; expected a JSON object: bring it back")
+
+
+def test_a_manifest_that_says_odd_things_is_shown(cutaway, folder):
+    (folder / "runs/play/manifest.json").write_text('{"started": "once", "tokenizer": {"kind": 5, "d_vocab": "many"}}')
+    code, out, _ = cutaway("inspect", "play")
+    assert code == 0
+    assert "(many" in out
 
 
 def test_going_on_from_the_checkpoint_before_works_as_it_says(cutaway, folder):

@@ -1,6 +1,7 @@
 import json
 
 import pytest
+import torch
 
 from cutaway import measure
 from cutaway.config import ModelConfig
@@ -16,6 +17,20 @@ def test_decoding_is_faster_with_the_cache_the_longer_the_text(cutaway):
     for row in rows:
         assert row["times faster"] == pytest.approx(row["with cache"] / row["tokens/s without cache"])
         assert row["with cache"] > 0
+
+
+def test_without_a_compiler_of_torch_s_it_measures_uncompiled(cutaway, monkeypatch, tmp_path):
+    """clang++ alone is not what torch would call."""
+    (tmp_path / "clang++").write_text("#!/bin/sh\necho clang version 15\n")
+    (tmp_path / "clang++").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: pytest.fail("it compiles"))
+    assert cutaway("bench", "limits", "--device", "cpu")[0] == 0
+    code, _, err = cutaway("bench", "decode", "--preset", "shakespeare-char", "--device", "cpu", "--compile")
+    assert code == 0
+    assert "there is no C++ compiler here" in err
 
 
 def test_limits_are_plausible(cutaway, monkeypatch):

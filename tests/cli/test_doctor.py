@@ -44,6 +44,23 @@ def test_a_program_can_read_it(cutaway):
     assert isinstance(findings["advice"], list)
 
 
+def test_memory_is_what_training_would_be_held_to(cutaway, monkeypatch):
+    monkeypatch.setattr("cutaway.runtime.free_memory_gib", lambda device: 0.5)
+    monkeypatch.setattr("cutaway.runtime.total_memory_gib", lambda device: None)
+    assert json.loads(cutaway("doctor", "--json")[1])["memory"] == {"n_bytes": None, "n_free_bytes": 2**29}
+
+
+def test_clang_alone_is_not_what_torch_calls(cutaway, monkeypatch, tmp_path):
+    (tmp_path / "clang++").write_text("#!/bin/sh\necho clang version 15\n")
+    (tmp_path / "clang++").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.delenv("CXX", raising=False)
+    text = " ".join(cutaway("doctor")[1].split())
+    assert "C++ compiler none: g++ was not found" in text
+    assert "install g++, or set CXX to the name of another" in text
+
+
 def test_it_says_what_is_lost_without_a_compiler(cutaway, monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
     _, out, _ = cutaway("doctor")

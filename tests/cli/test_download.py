@@ -52,7 +52,11 @@ def test_the_catalogue_can_be_read_by_a_program(cutaway):
     rows = json.loads(cutaway("download", "--json")[1])
     assert [row["name"] for row in rows] == list(assets.CATALOGUE)
     assert not any(row["is_present"] for row in rows)
-    assert {"kind", "size", "licence", "about", "where", "origin"} <= rows[0].keys()
+    assert {"kind", "n_bytes", "memory_bytes", "licence", "about", "where", "origin"} <= rows[0].keys()
+    for row in rows:
+        files = assets.CATALOGUE[row["name"]].files
+        assert [file["sha256"] for file in row["files"]] == [file.sha256 for file in files]
+        assert [file["sources"] for file in row["files"]] == [list(map(str, file.sources)) for file in files]
 
 
 def test_what_is_fetched_is_shown_with_its_path(cutaway, one_small_asset):
@@ -69,8 +73,24 @@ def test_all_goes_on_past_what_cannot_be_had(cutaway, one_small_asset):
     assert rows["cl100k"]["failure"].startswith("cl100k could not be fetched")
     assert rows["cl100k"]["files"] == {}
     assert rows.keys() == {name for name, asset in assets.CATALOGUE.items() if asset.kind in ("vocabulary", "corpus")}
-    assert err.startswith(f"cutaway: {len(rows) - 1} of {len(rows)} could not be fetched")
-    assert "no connection" in err
+    lost = set(rows) - {"stdlib", "shakespeare", "tinyshakespeare"}
+    for name in ("shakespeare", "tinyshakespeare"):  # the library stands in for both
+        assert f"[{name} could not be fetched (URL somewhere: no connection): stdlib stands in for it]" in err
+    assert f"cutaway: {len(lost)} of {len(rows)} could not be fetched\n" in err
+    assert all(f"{name} could not be fetched\n" in err for name in lost)
+
+
+def test_all_succeeds_where_something_stands_in_for_what_is_missing(cutaway, monkeypatch):
+    def fetch(name, *, report=None):
+        if name == "tinyshakespeare":
+            raise assets.AssetError("tinyshakespeare: input.txt could not be fetched\n  URL somewhere: no connection")
+        return {}
+
+    monkeypatch.setattr(assets, "fetch", fetch)
+    said = "[tinyshakespeare: input.txt could not be fetched (URL somewhere: no connection): shakespeare stands in for it]"
+    assert cutaway("download", "--all") == (0, "", f"{said}\n")
+    code, _, err = cutaway("download", "tinyshakespeare", "shakespeare")  # asked for by name, nothing else will do
+    assert (code, err.splitlines()[0]) == (1, "cutaway: 1 of 2 could not be fetched")
 
 
 def test_everything_and_a_name_do_not_go_together(cutaway, one_small_asset):

@@ -147,7 +147,7 @@ def test_what_was_stopped_goes_on_and_what_is_complete_is_not_kept(cutaway, run,
     score_batches = evaluation.partial.score_batches
 
     def interrupted(*given, **options):
-        yield next(score_batches(*given, **options | {"batch_tokens": 60}))
+        yield next(score_batches(*given, **options | {"n_batch_tokens": 60}))
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:

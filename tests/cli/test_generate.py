@@ -8,6 +8,8 @@ import pytest
 
 import cutaway as package
 from cutaway import edits
+from cutaway.assets import CATALOGUE
+from cutaway.cli.generate import _OFFERED_SIZE
 from cutaway.generation.strategies import STRATEGIES
 from cutaway.runtime import seeded_generator
 from cutaway.tokenizers import BytePairTokenizer
@@ -182,9 +184,9 @@ class TestConversations:
         save_hugging_face(package.LanguageModel(model, tokenizer, self.TEMPLATE), tmp_path / "talker")
         return package.load(tmp_path / "talker")
 
-    def test_the_answer_is_shown_without_what_was_read(self, cutaway, talker):
+    def test_the_answer_stands_below_all_that_was_read(self, cutaway, talker):
         code, out, err = cutaway("generate", "Hi", "--chat", "--model", "talker", "--max-new-tokens", "5", "--seed", "2")
-        assert (code, err) == (0, "talker\n\n")
+        assert (code, err) == (0, "talker\n\n<|user|>Hi<|assistant|>\n")
         assert out == talker.chat("Hi", max_new_tokens=5, seed=2) + "\n"
 
     def test_each_message_follows_all_before(self, cutaway, talker, monkeypatch):
@@ -196,6 +198,8 @@ class TestConversations:
         talk = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": first}, {"role": "user", "content": "Why?"}]
         second = talker.chat(talk, max_new_tokens=4)
         assert out == f"{first}\n{second}\n"
+        assert err.startswith("talker\n\n<|user|>Hi<|assistant|>\n[")
+        assert err.endswith("]\n<|user|>Why?<|assistant|>\n")
 
     def test_a_model_without_a_template(self, cutaway, run):
         code, _, err = cutaway("generate", "Hi", "--chat")
@@ -215,6 +219,12 @@ class TestTheOffer:
     """Where there is no run, a pretrained model is offered."""
 
     SENTENCE = "there is no run yet: make one by `cutaway demo`, or take a pretrained model (93 MB to fetch"
+
+    def test_its_size_is_the_catalogue_s(self):
+        """What is unpacked stays beside the file that it was made of."""
+        asset = CATALOGUE["smollm2-135m"]
+        n_fetched, n_kept = asset.files[0].sources[0].package.n_bytes, asset.n_bytes + asset.memory_bytes
+        assert f"{n_fetched / 1e6:.0f} MB to fetch, {n_kept / 1e6:.0f} MB of disk once unpacked" == _OFFERED_SIZE
 
     def test_nobody_can_be_asked(self, cutaway):
         code, _, err = cutaway("generate", "Hello")

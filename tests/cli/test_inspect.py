@@ -175,12 +175,20 @@ class TestModelsOfOtherMakers:
         code, out, err = cutaway("inspect", "state.pt", "--config", "shape.json")
         assert (code, err) == (0, "")
         assert "TransformerLens" in out
+        make_run(tmp_path / "runs/tiny")
+        for name in ("tiny", "runs/tiny/checkpoints/step-000050", "gpt2"):
+            code, _, err = cutaway("inspect", name, "--config", "shape.json")
+            assert (code, err) == (2, f"cutaway: the shape of {name} is known: leave out --config\n")
 
     @pytest.mark.parametrize("name", [asset.name for asset in CATALOGUE.values() if asset.kind == "model"])
     def test_a_model_that_is_not_here_is_shown_by_its_shape(self, cutaway, tmp_path, name):
         code, out, err = cutaway("inspect", name)
         assert (code, err) == (0, "")
         assert f"not downloaded: `cutaway download {name}`" in out
+        told = "".join(out.split())  # without the breaks of 80 columns
+        for file in CATALOGUE[name].files:
+            assert "".join(f"from {', or '.join(map(str, file.sources))}".split()) in told
+            assert f"sha256{file.sha256 or 'asthehubhasit'}" in told
         assert f"{CATALOGUE[name].n_parameters:,}" in out
         found = json.loads(cutaway("inspect", name, "--json")[1])["runs"][0]
         assert (found["path"], found["kind"]) == (None, "not downloaded")

@@ -188,7 +188,7 @@ def test_a_recipe_that_says_little_is_no_obstacle(tmp_path):
 
 def test_the_pretrained_model_is_offered_before_it_is_here(monkeypatch):
     assert [(model.source, model.state) for model in find_pretrained()] == [
-        ("smollm2-135m", f"pretrained, {assets.CATALOGUE['smollm2-135m'].size / 1e6:.1f} MB to fetch first")
+        ("smollm2-135m", f"pretrained, {assets.CATALOGUE['smollm2-135m'].n_bytes / 1e6:.1f} MB to fetch first")
     ]
     monkeypatch.setattr(
         "cutaway.assets.retrieval._held", lambda shelf: {} if shelf.asset.name in ("gpt2", "smollm2-135m") else None

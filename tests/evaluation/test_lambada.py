@@ -61,6 +61,10 @@ def test_without_such_a_token_it_is_refused(table_lm: Callable[..., LanguageMode
         ({"context": "a"}, "the field 'text' is missing; the row has context"),
         ({"continuation": "a"}, "the field 'context' is missing"),
         ({"text": 3}, "text is 3; expected a string"),
+        ({"text": ""}, "the text is ''; expected one that ends with a word"),
+        ({"text": "a b "}, "the text is 'a b '; expected one that ends with a word"),
+        ({"context": "a b", "continuation": ""}, "the text is 'a b '; expected one that ends with a word"),
+        ({"text": f"a {'b' * 1999}"}, "a continuation has 2000 tokens; the model reads n_ctx"),
         ({}, "the field 'text' is missing; the row has none"),
     ],
 )

@@ -53,14 +53,14 @@ def assert_same(found: list[Scores], expected: list[list[Score]], tolerance: flo
             assert score.n_tokens == len(other.log_probs)
 
 
-@pytest.mark.parametrize("batch_tokens", [1, 40, 10_000])
+@pytest.mark.parametrize("n_batch_tokens", [1, 40, 10_000])
 def test_contexts_read_once_in_batches_give_what_full_passes_give(
-    causal_variant: ModelConfig, make_model: MakeModel, batch_tokens: int
+    causal_variant: ModelConfig, make_model: MakeModel, n_batch_tokens: int
 ) -> None:
     model = make_model(causal_variant.replace(d_vocab_out=31))
     requests = draw_requests()
     expected = [[naive(model, request.context, continuation) for continuation in request.continuations] for request in requests]
-    found = score_continuations(model, requests, batch_tokens=batch_tokens)
+    found = score_continuations(model, requests, n_batch_tokens=n_batch_tokens)
     assert_same(found, expected)
     is_too_long = [len(request.context) + max(map(len, request.continuations)) > 13 for request in requests]
     assert [scores.is_truncated for scores in found] == is_too_long
@@ -131,9 +131,9 @@ def test_logits_are_computed_where_they_are_needed_and_in_parts(tiny_model: Tran
 
 def test_the_longest_come_first_and_what_is_done_is_passed_over(tiny_model: Transformer) -> None:
     requests = [Request(tuple(range(n)), ((1,),)) for n in (3, 9, 5, 7, 4)]
-    batches = [sorted(batch) for batch in score_batches(tiny_model, requests, batch_tokens=18)]
+    batches = [sorted(batch) for batch in score_batches(tiny_model, requests, n_batch_tokens=18)]
     assert batches == [[1, 3], [0, 2, 4]]
-    assert [sorted(batch) for batch in score_batches(tiny_model, requests, batch_tokens=18, done=frozenset({1, 3, 0}))] == [
+    assert [sorted(batch) for batch in score_batches(tiny_model, requests, n_batch_tokens=18, done=frozenset({1, 3, 0}))] == [
         [0, 2, 4]
     ]
     assert list(score_batches(tiny_model, requests, done=frozenset(range(5)))) == []
@@ -145,7 +145,7 @@ def test_the_model_keeps_its_mode_and_the_caller_theirs(tiny_config: ModelConfig
     requests = draw_requests(3)
     expected = score_continuations(model, requests)
     model.train()
-    for _ in score_batches(model, requests, batch_tokens=1):
+    for _ in score_batches(model, requests, n_batch_tokens=1):
         assert model.training
         assert not torch.is_inference_mode_enabled()
     assert score_continuations(model, requests) == expected
@@ -163,10 +163,10 @@ def test_half_precision_has_its_softmax_in_float32(tiny_config: ModelConfig, mak
 @pytest.mark.parametrize(
     ("request_", "sentence"),
     [
-        (Request((), ((1,),)), "request 1 has no context"),
-        (Request((1,), ()), "request 1 has an empty continuation"),
-        (Request((1,), ((1,), ())), "request 1 has an empty continuation"),
-        (Request((1,), ((1,) * 13,)), "request 1 has a continuation of 13 tokens; the model reads n_ctx 12 at once"),
+        (Request((), ((1,),)), "request 1: there is no context"),
+        (Request((1,), ()), "request 1: a continuation is empty"),
+        (Request((1,), ((1,), ())), "request 1: a continuation is empty"),
+        (Request((1,), ((1,) * 13,)), "request 1: a continuation has 13 tokens; the model reads n_ctx 12 at once"),
     ],
 )
 def test_refusals(tiny_model: Transformer, request_: Request, sentence: str) -> None:

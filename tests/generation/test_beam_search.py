@@ -227,9 +227,11 @@ def test_nothing_to_search(model: Transformer) -> None:
 @pytest.mark.parametrize(
     ("prompt", "choices", "sentence"),
     [
-        ([1], {"num_beams": 0}, "num_beams is 0; expected at least 1"),
-        ([1], {"num_beams": -2}, "num_beams is -2; expected at least 1"),
-        ([1], {"max_new_tokens": -10}, "max_new_tokens is -10; expected at least 0"),
+        ([1], {"length_penalty": float("nan")}, "length_penalty is nan; expected a number, 0 to compare sums alone"),
+        ([1], {"length_penalty": float("inf")}, "length_penalty is inf"),
+        ([1], {"num_beams": 0}, "num_beams is 0; expected a whole number of at least 1"),
+        ([1], {"num_beams": -2}, "num_beams is -2; expected a whole number of at least 1"),
+        ([1], {"max_new_tokens": -10}, "max_new_tokens is -10; expected a whole number of at least 0"),
         ([], {}, "a prompt has no tokens; give at least one token to go on from"),
     ],
 )

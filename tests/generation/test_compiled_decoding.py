@@ -7,10 +7,11 @@ import textwrap
 from pathlib import Path
 
 import pytest
+import torch
 
 from cutaway.generation import CompiledDecoder
 from cutaway.model import Transformer
-from cutaway.runtime import compiler
+from cutaway.runtime import compile_obstacle
 
 COMMON = """
 import torch
@@ -45,7 +46,9 @@ def text(model, n_new, compile):
 told = []
 """
 
-needs_compiler = pytest.mark.skipif(compiler() is None, reason="no C++ compiler is on the path, so nothing can be compiled")
+needs_compiler = pytest.mark.skipif(
+    compile_obstacle(torch.device("cpu")) is not None, reason="no C++ compiler is on the path, so nothing can be compiled"
+)
 
 
 def run_alone(script: str, *arguments: str, **environment: str) -> str:
@@ -112,7 +115,7 @@ def test_without_a_compiler_one_sentence_and_the_same_text(tmp_path: Path) -> No
 
 def test_with_a_compiler_that_fails_one_sentence_and_the_same_text(tmp_path: Path) -> None:
     broken = tmp_path / "broken-compiler"
-    broken.write_text("#!/bin/sh\nexit 1\n")
+    broken.write_text('#!/bin/sh\n[ "$1" = --version ]\n')
     broken.chmod(0o755)
     out = run_alone(
         """

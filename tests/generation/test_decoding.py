@@ -217,8 +217,8 @@ def test_no_new_tokens(tiny_model: Transformer) -> None:
 @pytest.mark.parametrize(
     ("prompts", "n_new", "sentence"),
     [
-        ([[1]], -1, "max_new_tokens is -1; expected at least 0"),
-        ([[1]], -100, "max_new_tokens is -100; expected at least 0"),
+        ([[1]], -1, "max_new_tokens is -1; expected a whole number of at least 0"),
+        ([[1]], -100, "max_new_tokens is -100; expected a whole number of at least 0"),
         ([[1], []], 3, "a prompt has no tokens; give at least one token to go on from"),
         ([], 3, "a prompt has no tokens"),
     ],

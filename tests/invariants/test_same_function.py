@@ -143,6 +143,18 @@ def test_a_mask_counts_with_a_cache_too(causal_variant: ModelConfig, make_model:
     same(torch.cat([first, *then], dim=1), expected)
 
 
+@pytest.mark.parametrize("axes", ["one row of keys", "each row", "each head of each row"])
+def test_a_mask_counts_with_rows_at_positions_of_their_own(
+    axes: str, causal_variant: ModelConfig, make_model: MakeModel, tokens: Tensor
+) -> None:
+    model = make_model(causal_variant)
+    n_rows, n_heads = len(tokens), causal_variant.n_heads
+    mask = torch.rand(n_rows, 9, 9, generator=torch.Generator().manual_seed(4)) > 0.3
+    mask = {"one row of keys": mask[0, :1], "each row": mask, "each head of each row": mask[:, None].repeat(1, n_heads, 1, 1)}[axes]
+    positions = torch.arange(9).expand(n_rows, -1)
+    same(model(tokens, positions=positions, kv=empty_cache(model, batch=n_rows), mask=mask), model(tokens, mask=mask))
+
+
 def test_rows_can_be_taken_again(causal_variant: ModelConfig, make_model: MakeModel, make_tokens: MakeTokens) -> None:
     model, tokens = make_model(causal_variant), make_tokens(batch=3)
     kv, rows = empty_cache(model, batch=3), torch.tensor([2, 0, 2, 1])

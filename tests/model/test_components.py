@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cutaway.config import Activation
-from cutaway.hooks import recording
+from cutaway.hooks import NO_HOOKS, Hooks, recording
 from cutaway.model import (
     MLP,
     Attention,
@@ -25,6 +25,7 @@ from cutaway.model import (
     SinusoidalPositions,
     Unembedding,
     attend,
+    fused_attend,
 )
 
 # float64 keeps 16 digits; these are a few operations on numbers of size 1 to 10
@@ -223,6 +224,51 @@ def test_attention_refuses_what_does_not_divide() -> None:
     for wrong in ({"n_heads": 5}, {"n_heads": 4, "n_kv_heads": 3}):
         with pytest.raises(ValueError, match="do not divide"):
             Attention(d_model=12, **wrong)
+
+
+@pytest.mark.parametrize("n_rows", [2, 3], ids=["other rows than heads", "as many rows as heads"])
+@pytest.mark.parametrize("hooks", [NO_HOOKS, recording("pattern")[0]], ids=["fused", "explicit"])
+def test_a_mask_for_each_row_is_for_all_its_heads(n_rows: int, hooks: Hooks) -> None:
+    attn, x = randomise(Attention(12, 3)), randn(n_rows, 5, 12)
+    mask = (randn(n_rows, 5, 5, seed=9) > 0) | torch.eye(5, dtype=torch.bool)
+    rows = torch.stack([attn(x[row], mask=mask[row]) for row in range(n_rows)])
+    torch.testing.assert_close(attn(x, mask=mask, hooks=hooks), rows, **EXACT)
+    each_head = mask[:, None].expand(-1, 3, -1, -1)
+    torch.testing.assert_close(attn(x, mask=each_head, hooks=hooks), rows, **EXACT)
+    torch.testing.assert_close(attn(x[0], mask=each_head[0], hooks=hooks), rows[0], **EXACT)
+    two_axes = x.unflatten(0, (1, n_rows))
+    torch.testing.assert_close(attn(two_axes, mask=mask[None], hooks=hooks)[0], rows, **EXACT)
+
+
+@pytest.mark.usefixtures("without_type_checks")
+def test_a_word_that_is_no_mask_is_refused() -> None:
+    x, expected = randn(3, 4, 12), "mask is 'casual'; expected 'causal', a tensor of booleans, or None"
+    for read in (
+        lambda: attend(x, x, x, "casual"),
+        lambda: fused_attend(x, x, x, "casual"),
+        lambda: randomise(Block(12, 3))(x, mask="casual"),
+    ):
+        with pytest.raises(ValueError, match=expected):
+            read()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Block(12, 3, block="x"), "block is 'x'; expected one of sequential, parallel"),
+        (lambda: Block(12, 3, norm="x"), "norm is 'x'; expected one of layernorm, rmsnorm, none"),
+        (lambda: MLP(12, act="mish"), "act is 'mish'; expected one of gelu, gelu_new, relu, silu"),
+        (lambda: MLP(12, d_mlp=0), "d_mlp is 0; expected a whole number of at least 1"),
+        (lambda: GatedMLP(12, d_mlp=-4), "d_mlp is -4"),
+        (lambda: Attention(12, 3, n_kv_heads=0), "n_kv_heads is 0"),
+        (lambda: Attention(12, 3, d_head=0), "d_head is 0"),
+    ],
+    ids=range(7),
+)
+@pytest.mark.usefixtures("without_type_checks")
+def test_choices_and_sizes_that_there_are_not(make: Callable[[], nn.Module], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
 
 
 # --- feed-forward and block

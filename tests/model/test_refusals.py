@@ -23,6 +23,12 @@ def test_more_tokens_than_the_context_after_those_kept(tiny_model: Transformer, 
         tiny_model(make_tokens(n_pos=4), kv=kv)
 
 
+@pytest.mark.parametrize("ids", [[0, 31], [-1, 3]])
+def test_ids_that_there_are_not(tiny_model: Transformer, ids: list[int]) -> None:
+    with pytest.raises(ValueError, match=rf"ids from {min(ids)} to {max(ids)}; expected 0 to d_vocab - 1, 30"):
+        tiny_model(torch.tensor([ids]))
+
+
 def test_no_tokens(tiny_model: Transformer) -> None:
     with pytest.raises(ValueError, match="no tokens to run; give at least one"):
         tiny_model(torch.zeros(1, 0, dtype=torch.long))

@@ -29,7 +29,7 @@ def test_a_file_that_is_not_there(tmp_path: Path):
     ("content", "complaint"),
     [
         ("not json", "is not JSON"),
-        ("[1]", "of kind None; expected a tokenizer saved by cutaway"),
+        ("[1]", r"holds \[1\]; expected a JSON object"),
         ('{"model": {"type": "BPE"}}', "of kind None; expected a tokenizer saved by cutaway"),
         ('{"kind": "word"}', "of kind 'word'; expected .* char, bpe, byte_pair"),
         ('{"kind": ["char"]}', "of kind"),

@@ -1,5 +1,6 @@
 """Going on from a model: the weights, the tokenizer and the shape are its own, whatever format it comes in."""
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from cutaway.assets import AssetError
+from cutaway.config import ModelConfig
 from cutaway.data import split_tokens
 from cutaway.language_model import load
 from cutaway.runs import Run
@@ -104,9 +106,42 @@ def test_a_model_without_a_tokenizer_takes_the_one_that_is_given(config: TrainCo
         train(bare.replace(tokenizer="bpe-297", out=str(tmp_path / "other")), quiet=True)
 
 
+def test_a_state_without_its_shape_takes_it_from_a_file(config: TrainConfig, tmp_path: Path) -> None:
+    shape = ModelConfig(
+        d_vocab=40,
+        n_ctx=16,
+        n_layers=0,
+        n_heads=1,
+        d_model=4,
+        norm="none",
+        position="none",
+        tie_embeddings=False,
+        unembed_bias=True,
+    )
+    weights = torch.randn(2, 40, 4, generator=torch.Generator().manual_seed(0))
+    torch.save({"embed.W_E": weights[0], "unembed.W_U": weights[1].T, "unembed.b_U": torch.zeros(40)}, tmp_path / "state.pt")
+    (tmp_path / "shape.json").write_text(json.dumps(shape.to_dict()))
+    bare = config.replace(from_model=str(tmp_path / "state.pt"), tokenizer="char")
+    with pytest.raises(ValueError, match="does not hold the model's shape: give it by --config FILE"):
+        train(bare, quiet=True)
+    folder = train(bare.replace(from_config=str(tmp_path / "shape.json")), quiet=True)
+    assert Run(folder).model_config == shape.replace(dropout=config.model.dropout)
+    assert torch.equal(load(folder / "checkpoints/step-000000").model.embed.W_E, weights[0])
+    with pytest.raises(ValueError, match="holds its own configuration: leave out --config"):
+        train(config.replace(from_config=str(tmp_path / "shape.json"), out=str(tmp_path / "other")), quiet=True)
+
+
+def test_a_shape_is_of_a_model_to_go_on_from() -> None:
+    with pytest.raises(ValueError, match=r"from_config is 'shape.json', the shape of a model to go on from: give from_model"):
+        TrainConfig.preset("shakespeare-char", from_config="shape.json")
+
+
 def test_memory_is_asked_for_before_anything_is_written(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cutaway.language_model.free_memory_gib", lambda device: 1e-6)
-    with pytest.raises(ValueError, match=r"memory for weights, gradients and AdamW's two averages and 0\.0 are free"):
+    with pytest.raises(
+        ValueError,
+        match=r"step-000020 needs 0\.0 GiB of memory for weights, gradients, AdamW's two averages and .* and 0\.0 are free",
+    ):
         train(config, quiet=True)
     assert not Path(config.out or "").exists()
 
@@ -121,7 +156,7 @@ def test_the_preset() -> None:
     ("changes", "sentence"),
     [
         ({"n_layers": 2, "d_model": 32}, "a model to go on from has its own d_model, n_layers: leave out what is given"),
-        ({"dtype": "float16"}, "dtype is 'float16'; expected auto, float32, bfloat16"),
+        ({"dtype": "float16"}, "dtype is 'float16'; expected one of auto, float32, bfloat16"),
         ({"learning_rate": float("inf")}, "learning_rate is inf; expected more than 0"),
         ({"max_grad_norm": float("nan")}, "max_grad_norm is nan; expected more than 0"),
         ({"n_window": 9000}, "n_window is 9000; expected at least 1 and at most the model's n_ctx, 8192"),

@@ -119,6 +119,61 @@ def test_a_text_too_short_leaves_nothing_behind(config, tmp_path):
     assert list((tmp_path / "runs").iterdir()) == []
 
 
+def fail_at(step):
+    def observe(at, model):
+        if at == step:
+            raise RuntimeError("it broke")
+        return {}
+
+    return {"fail": observe}
+
+
+def test_a_start_that_fails_leaves_no_run_behind(config, tmp_path):
+    with pytest.raises(RuntimeError, match="it broke"):
+        train(config, observers=fail_at(0), quiet=True)
+    assert list((tmp_path / "runs").iterdir()) == []
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/.keep").touch()
+    with pytest.raises(RuntimeError, match="it broke"):
+        train(config.replace(out=str(tmp_path / "mine")), observers=fail_at(0), quiet=True)
+    assert [file.name for file in (tmp_path / "mine").iterdir()] == [".keep"]
+
+
+def test_what_fails_after_a_checkpoint_keeps_it(config, tmp_path):
+    with pytest.raises(RuntimeError, match="it broke"):
+        train(config.replace(name="play"), observers=fail_at(4), quiet=True)
+    assert Run(tmp_path / "runs/play").latest_checkpoint().step == 3
+
+
+def test_another_process_keeps_its_folder(config, tmp_path):
+    """One that comes second, before the first has written what makes a folder a run, takes nothing away."""
+    with claimed_folder("play", str(tmp_path / "run")) as folder:
+        (folder / "tokenizer.json").write_text("{}")
+        with pytest.raises(ValueError, match="another process is training in"):
+            train(config.replace(out=str(folder)), quiet=True)
+        assert (folder / "tokenizer.json").is_file()
+
+
+@pytest.mark.parametrize("changes", [{"batch_size": 10**11}, {"d_model": 10**7}], ids=str)
+def test_more_memory_than_there_is_is_refused_at_once(play, changes, tmp_path):
+    with pytest.raises(
+        ValueError, match=r"the model needs .* GiB of memory for weights, gradients.* take a smaller model or batch"
+    ):
+        train(tiny_config(play, **changes), quiet=True)
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_a_model_that_sees_what_it_should_predict_is_not_trained(play):
+    with pytest.raises(ValueError, match="is_causal is False, and a model that reads both ways sees what it would learn"):
+        tiny_config(play, is_causal=False, sample_every=0)
+
+
+def test_a_seed_has_64_bits(config):
+    with pytest.raises(ValueError, match="seed is 18446744073709551616; expected at least 0 and less than 2"):
+        config.replace(seed=2**64)
+    train(config.replace(seed=2**64 - 1, n_steps=1), quiet=True)
+
+
 def test_a_name_is_taken_at_once(config):
     """Two that start together do not share a folder, however long one of them reads its text."""
     with claimed_folder("play", None) as first, claimed_folder("play", None) as second:

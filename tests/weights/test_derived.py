@@ -49,7 +49,7 @@ def put(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
     def put_file(**changes: object) -> Path:
         path = write_llama(tmp_path / "tiny.gguf", **changes)
         sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-        file = File("tiny.gguf", (Copied(path),), size=path.stat().st_size, sha256=sha256)
+        file = File("tiny.gguf", (Copied(path),), n_bytes=path.stat().st_size, sha256=sha256)
         monkeypatch.setitem(assets.CATALOGUE, "tiny", Asset("tiny", "model", about="a model", licence="none", files=(file,)))
         return path
 
@@ -215,7 +215,7 @@ def test_a_model_of_several_files_is_a_folder(put: Callable[..., Path], tmp_path
     theirs.save_pretrained(tmp_path / "theirs")
     names = ("config.json", "model.safetensors")
     files = tuple(
-        File(name, (Copied(path),), size=path.stat().st_size, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+        File(name, (Copied(path),), n_bytes=path.stat().st_size, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
         for name in names
         if (path := tmp_path / "theirs" / name)
     )

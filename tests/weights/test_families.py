@@ -11,7 +11,7 @@ from torch import Tensor
 from cutaway.config import ModelConfig
 from cutaway.model import Transformer
 from cutaway.weights.families import FAMILIES, family_for, family_of
-from cutaway.weights.renaming import Row, from_theirs, to_theirs
+from cutaway.weights.renaming import Renaming, from_theirs, to_theirs
 
 # what the hub's config.json files of these models hold, but for what only text generation and classification read
 GPT2: dict[str, Any] = {
@@ -311,7 +311,7 @@ def assert_same_bits(got: dict[str, Tensor], expected: dict[str, Tensor]) -> Non
 
 
 def test_a_row_by_hand() -> None:
-    row = Row("theirs", ("q", "k", "v"), is_conv1d=True)
+    row = Renaming("theirs", ("q", "k", "v"), is_conv1d=True)
     q, k, v = torch.arange(12.0).reshape(3, 2, 2)  # each d_head 2, d_model 2
     fused = torch.tensor([[0.0, 2, 4, 6, 8, 10], [1, 3, 5, 7, 9, 11]])  # d_model (part d_head)
     assert torch.equal(row.join([q, k, v]), fused)
@@ -322,7 +322,7 @@ def test_a_row_by_hand() -> None:
 
 
 def test_what_is_read_has_memory_of_its_own() -> None:
-    rows = {"fused": Row("fused", ("q", "k"))}
+    rows = {"fused": Renaming("fused", ("q", "k"))}
     fused = torch.ones(4)
     ours = dict(from_theirs(rows, [("fused", fused), ("stray", torch.zeros(1))]))
     fused.zero_()

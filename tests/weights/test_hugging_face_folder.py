@@ -388,12 +388,12 @@ def test_files_that_are_missing(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        (b"", "is damaged, or no JSON"),
-        (b'{"model_type": "gpt2"', "is damaged, or no JSON"),
-        (b"\xff\xfe\x00", "is damaged, or no JSON"),
-        (b"[" * 100_000, "is damaged, or no JSON"),
-        (b"[1]", "holds list '[1]'; expected an object"),
-        (b"null", "holds NoneType"),
+        (b"", "is not JSON in UTF-8"),
+        (b'{"model_type": "gpt2"', "is not JSON in UTF-8"),
+        (b"\xff\xfe\x00", "is not JSON in UTF-8"),
+        (b"[" * 100_000, "is not JSON in UTF-8"),
+        (b"[1]", "holds [1]; expected a JSON object"),
+        (b"null", "holds None; expected"),
         (b"{}", "is not supported; supported are"),
         (b'{"model_type": "gpt2"}', "lacks vocab_size"),
         (b'{"model_type": "mamba", "architectures": ["MambaForCausalLM"]}', "'MambaForCausalLM'"),
@@ -438,7 +438,7 @@ def sharded(tmp_path: Path) -> Path:
         ),
         (lambda index, names: {"weight_map": []}, "has no weight_map"),
         (lambda index, names: {}, "has no weight_map"),
-        (lambda index, names: [], "holds list '[]'; expected an object"),
+        (lambda index, names: [], "holds []; expected a JSON object"),
     ],
 )
 def test_an_index_that_is_wrong(sharded: Path, change: Callable[..., Any], sentence: str) -> None:

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 import cutaway.weights.opening
 from cutaway import assets
 from cutaway.config import ModelConfig
-from cutaway.runs import Checkpoint, Run, file_sha256, values_sha256
+from cutaway.runs import Checkpoint, Run, values_sha256
+from cutaway.runtime import file_sha256
 from cutaway.weights.foreign import read_checkpoint
 from cutaway.weights.nanogpt import NanoGPTCheckpoint
 from cutaway.weights.opening import open_model, resolve
@@ -77,7 +78,10 @@ def test_transformer_lens(tmp_path: Path, name: str) -> None:
 def test_a_transformer_lens_state_needs_its_shape(tmp_path: Path, name: str) -> None:
     save = save_file if name.endswith("safetensors") else torch.save
     save(transformer_lens_state(), tmp_path / name)
-    assert_refused(tmp_path / name, r"is a TransformerLens state, which does not hold .*: give it with config=ModelConfig")
+    assert_refused(
+        tmp_path / name,
+        r"is a TransformerLens state, which does not hold .*: give it by --config FILE, .* or in Python by config=ModelConfig",
+    )
 
 
 class Reader:
@@ -102,12 +106,14 @@ def test_a_folder_is_known_by_its_model_type(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(cutaway.weights.opening, "HuggingFaceFolder", Reader)
     (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
     assert isinstance(open_model(tmp_path), Reader)
-    assert_refused(tmp_path, "is a file of its own kind, which holds its own configuration: leave out config=", config=TINY)
+    assert_refused(
+        tmp_path, "is a file of its own kind, which holds its own configuration: leave out --config, in Python config=", config=TINY
+    )
 
 
 def test_nanogpt_holds_its_own_configuration(tmp_path: Path) -> None:
     torch.save(nanogpt_content(), tmp_path / "ckpt.pt")
-    assert_refused(tmp_path / "ckpt.pt", "nanoGPT checkpoint, which holds its own configuration: leave out config=", config=TINY)
+    assert_refused(tmp_path / "ckpt.pt", "nanoGPT checkpoint, which holds its own configuration: leave out --config", config=TINY)
 
 
 def test_a_name_is_a_path_or_else_a_run_or_else_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,7 +168,7 @@ def test_nothing_there(tmp_path: Path) -> None:
     [
         (None, r"holds no config\.json, so it is no model; expected a run or a checkpoint, a folder with the config\.json"),
         ("{", r"config\.json is not JSON"),
-        ("[]", r"config\.json holds no JSON object"),
+        ("[]", r"config\.json holds \[\]; expected a JSON object"),
         ("{}", r"config\.json is neither cutaway's nor, without a model_type, Hugging Face's; expected"),
         (json.dumps(TINY.to_dict()), r"is no checkpoint: it has no model\.safetensors"),
     ],

@@ -2,19 +2,22 @@
 
 from cutaway.assets.asset import Asset, File
 from cutaway.assets.cache import cache_dir
-from cutaway.assets.catalogue import CATALOGUE
+from cutaway.assets.catalogue import CATALOGUE, STAND_INS
 from cutaway.assets.probe import SourceAnswer, sources_answering
-from cutaway.assets.retrieval import AssetError, AssetStatus, fetch, locate, status, verify
+from cutaway.assets.retrieval import AssetError, AssetStatus, FileStatus, fetch, locate, status, status_of, verify
 
 __all__ = [
     "CATALOGUE",
+    "STAND_INS",
     "Asset",
     "File",
     "fetch",
     "locate",
     "verify",
     "status",
+    "status_of",
     "AssetStatus",
+    "FileStatus",
     "sources_answering",
     "SourceAnswer",
     "cache_dir",

@@ -16,7 +16,7 @@ class File:
 
     name: str
     sources: tuple[Source, ...]
-    size: int | None = None
+    n_bytes: int | None = None
     sha256: str | None = None
 
 
@@ -33,14 +33,14 @@ class Asset:
     """How many numbers a model is made of."""
 
     @property
-    def memory(self) -> int | None:
+    def memory_bytes(self) -> int | None:
         """The bytes of a model's weights in float32, which is what running it takes and a little more; None for the rest."""
         return None if self.n_parameters is None else 4 * self.n_parameters
 
     @property
-    def size(self) -> int | None:
+    def n_bytes(self) -> int | None:
         """The bytes of all files together; None when one is only known once it is made."""
-        sizes = [file.size for file in self.files if file.size is not None]
+        sizes = [file.n_bytes for file in self.files if file.n_bytes is not None]
         return sum(sizes) if len(sizes) == len(self.files) else None
 
     @property

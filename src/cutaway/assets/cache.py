@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from cutaway.assets.asset import Asset, File
-from cutaway.assets.sources import Provenance, SourceError, file_sha256
-from cutaway.runtime import atomic_path, atomic_write
+from cutaway.assets.sources import Provenance, SourceError
+from cutaway.runtime import atomic_path, atomic_write, file_sha256
 
 __all__ = ["cache_dir", "Record", "Shelf"]
 
@@ -118,7 +118,7 @@ class Shelf:
         now = path.stat()
         if record and not in_full and record.sha256 == expected and record.mtime_ns == now.st_mtime_ns:
             return record.size == now.st_size
-        size = file.size or (record.size if record else None)
+        size = file.n_bytes or (record.size if record else None)
         return size in (None, now.st_size) and file_sha256(path) == expected
 
     def adopt(self, file: File) -> bool:

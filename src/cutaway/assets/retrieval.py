@@ -13,7 +13,19 @@ from cutaway.assets.catalogue import CATALOGUE
 from cutaway.assets.sources import HubFile, Report, Request, Source, SourceError, StandardLibrary, Url
 from cutaway.runtime import did_you_mean
 
-__all__ = ["AssetError", "CacheError", "AssetStatus", "fetch", "obtain", "locate", "verify", "status", "cache_obstacle"]
+__all__ = [
+    "AssetError",
+    "CacheError",
+    "AssetStatus",
+    "FileStatus",
+    "fetch",
+    "obtain",
+    "locate",
+    "verify",
+    "status",
+    "status_of",
+    "cache_obstacle",
+]
 
 
 class AssetError(RuntimeError):
@@ -25,10 +37,20 @@ class CacheError(AssetError):
 
 
 @dataclass(frozen=True)
+class FileStatus:
+    """What is known of one file of an asset: its size in bytes and sha256, where they are, and every source in order."""
+
+    name: str
+    n_bytes: int | None
+    sha256: str | None
+    sources: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class AssetStatus:
     """One row of the table of assets: what it is, its size in bytes where known, and where it is or would come from.
 
-    `origin` is the kind of its first source, in a word or two; `memory` the bytes of a model's weights in float32, None for what is
+    `origin` is the kind of its first source, in a word or two; `memory_bytes` those of a model's weights in float32, None for what is
     no model.
     """
 
@@ -36,11 +58,12 @@ class AssetStatus:
     kind: str
     about: str
     licence: str
-    size: int | None
+    n_bytes: int | None
     is_present: bool
     where: str
     origin: str
-    memory: int | None
+    memory_bytes: int | None
+    files: tuple[FileStatus, ...]
 
 
 def fetch(name: str, *, report: Report | None = None) -> dict[str, Path]:
@@ -98,22 +121,28 @@ def verify(name: str) -> list[str]:
 
 def status() -> list[AssetStatus]:
     """Return a row for every asset of the catalogue, without a network."""
-    return [_status(asset) for asset in CATALOGUE.values()]
+    return [status_of(name) for name in CATALOGUE]
 
 
-def _status(asset: Asset) -> AssetStatus:
-    found = locate(asset.name)
+def status_of(name: str) -> AssetStatus:
+    """Return the row of one asset, without a network; raises ValueError for an unknown name."""
+    asset, found = _asset(name), locate(name)
     return AssetStatus(
         name=asset.name,
         kind=asset.kind,
         about=asset.about,
         licence=asset.licence,
-        size=asset.size if found is None else sum(path.stat().st_size for path in found.values()),
+        n_bytes=asset.n_bytes if found is None else sum(path.stat().st_size for path in found.values()),
         is_present=found is not None,
         where=str(Shelf(asset).folder if found else asset.sources[0]),
         origin=_origin(asset.sources[0]),
-        memory=asset.memory,
+        memory_bytes=asset.memory_bytes,
+        files=tuple(_file_status(Shelf(asset), file) for file in asset.files),
     )
+
+
+def _file_status(shelf: Shelf, file: File) -> FileStatus:
+    return FileStatus(file.name, file.n_bytes, shelf.expected_sha256(file), tuple(map(str, file.sources)))
 
 
 def _held(shelf: Shelf) -> dict[str, Path] | None:
@@ -143,7 +172,7 @@ def _obtain(shelf: Shelf, file: File, work: Path, report: Report) -> None:
     """Try a file's sources in order; the caller holds the shelf's lock."""
     part = shelf.path(file).with_name(f"{file.name}.part")
     request = Request(
-        size=file.size,
+        n_bytes=file.n_bytes,
         sha256=shelf.expected_sha256(file),
         work=work,
         report=report,
@@ -184,7 +213,7 @@ def _unusable(folder: Path, error: OSError) -> str:
 
 def _disk_failure(error: OSError, shelf: Shelf) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        needed = f"{shelf.asset.size:,} bytes" if shelf.asset.size else "more than there is"
+        needed = f"{shelf.asset.n_bytes:,} bytes" if shelf.asset.n_bytes else "more than there is"
         return (
             f"the disk that holds {shelf.folder} is full: {shelf.asset.name} needs {needed}; "
             "free some space, or set CUTAWAY_CACHE to a folder on another disk"

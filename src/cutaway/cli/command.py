@@ -25,7 +25,7 @@ Verb = Callable[..., None]
 
 _NUMBER = re.compile(r"-\.?\d")
 _MAX_USAGE = 30
-_SPELLINGS = {"from_model": "from"}  # words that Python keeps for itself
+_SPELLINGS = {"from_model": "from", "from_config": "config"}  # "from" is a word that Python keeps for itself
 _METAVARS = {int: "N", float: "X", str: "TEXT", Path: "PATH"}
 _EXPECTED = {int: "a whole number", float: "a number", str: "a text", Path: "a path", NoneType: "None"}
 

@@ -5,14 +5,11 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-import subprocess
-import sysconfig
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.padding import Padding
@@ -46,6 +43,7 @@ def doctor(*, json: bool = False) -> None:
 def examine() -> dict[str, Any]:
     """Return everything that was found out, as values that JSON can hold."""
     from cutaway.assets import sources_answering
+    from cutaway.runtime import compiler
 
     with ThreadPoolExecutor(1) as pool:  # the network is slow to say no: meanwhile torch is imported and measured
         sources = pool.submit(sources_answering)
@@ -53,7 +51,7 @@ def examine() -> dict[str, Any]:
             "versions": _versions(),
             "device": _device(),
             "memory": _memory(),
-            "compiler": _compiler(),
+            "compiler": compiler()._asdict(),
             "cache": _cache(),
             "sources": [asdict(answer) for answer in sources.result()],
         }
@@ -65,7 +63,7 @@ def advise(findings: Mapping[str, Any]) -> Iterator[str]:
     if device["name"] == "cpu" and compiler["version"] is None:
         yield (
             f"no C++ compiler ({compiler['command']} was not found): training and decoding run uncompiled, and slower; "
-            "install g++ or clang, or set CXX"
+            f"install {compiler['command']}, or set CXX to the name of another"
         )
     elif device["name"] == "cpu" and not compiler["has_python_headers"]:
         yield (
@@ -148,34 +146,16 @@ def _product_time_s(dtype: torch.dtype, device: torch.device) -> float:
 
 def _memory() -> dict[str, int | None]:
     """Return the bytes of memory there are and are free, None where the system does not say."""
-    import torch
+    from cutaway.runtime import free_memory_gib, pick_device, total_memory_gib
 
-    found: dict[str, int | None] = {"n_bytes": None, "n_free_bytes": None}
-    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
-        found["n_bytes"] = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        found["n_free_bytes"] = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):
-        found["n_free_bytes"] = None
-    if torch.cuda.is_available():
-        found["n_free_device_bytes"], found["n_device_bytes"] = torch.cuda.mem_get_info()
+    def n_bytes(gib: float | None) -> int | None:
+        return None if gib is None else round(gib * 2**30)
+
+    cpu, device = pick_device("cpu"), pick_device()
+    found = {"n_bytes": n_bytes(total_memory_gib(cpu)), "n_free_bytes": n_bytes(free_memory_gib(cpu))}
+    if device.type == "cuda":
+        found |= {"n_device_bytes": n_bytes(total_memory_gib(device)), "n_free_device_bytes": n_bytes(free_memory_gib(device))}
     return found
-
-
-def _compiler() -> dict[str, Any]:
-    """Return the C++ compiler that torch.compile would call on a CPU, and the first line of its version, None without one."""
-    command = os.environ.get("CXX") or ("clang++" if platform.system() == "Darwin" else "g++")
-    try:
-        said = subprocess.run([command, "--version"], capture_output=True, text=True, timeout=5, check=True).stdout
-    except (OSError, subprocess.SubprocessError):
-        said = ""
-    headers = Path(sysconfig.get_path("include")) / "Python.h"
-    return {
-        "command": command,
-        "version": next(iter(said.splitlines()), None),
-        "has_python_headers": headers.is_file(),
-    }
 
 
 def _cache() -> dict[str, Any]:

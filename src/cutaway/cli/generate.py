@@ -29,7 +29,7 @@ __all__ = ["generate"]
 _NEW_LINE = ("\n",)
 _SAMPLING = tuple(field.name for field in fields(Sampling))
 _OFFERED = "smollm2-135m"
-_OFFERED_SIZE = "93 MB to fetch, 540 MB of disk once unpacked"
+_OFFERED_SIZE = "93 MB to fetch, 636 MB of disk once unpacked"
 _COLUMN = 70  # of a terminal's columns for a strategy and its text
 _COMPARED_TOKENS = 60  # twelve texts of so many fit on a screen or two
 
@@ -99,7 +99,8 @@ def generate(
         seed: which of the possible texts to draw
         compare: one prompt under every strategy and several temperatures
         interactive: ask for prompts until an empty line
-        chat: take the prompt as a message to a model trained on conversations, and show its answer
+        chat: take the prompt as a message to a model trained on conversations; above its answer stands, dimmed, all that it
+            reads, special tokens too
         compile: compile the decoding step first; pays for long texts of large models; one prompt
         edit FILE: edits of the model's activations to generate under, a JSON list of what Edit.to_dict returns
         edit_prompt: with --edit, whether the prompt is read under the edits too
@@ -148,15 +149,20 @@ def generate(
 
 @dataclass
 class _Heading:
-    """The name of the model above what it writes: shown once, and not before there is text, so that none stands above a failure."""
+    """What stands above what a model writes: its name, once, and in a conversation what it reads before it answers.
+
+    Shown when there is text, so that none stands above a failure.
+    """
 
     name: str | None
+    read: str = ""
 
     def show(self) -> None:
-        """Print the name on standard error, unless it was shown or there is none."""
-        if self.name is not None:
-            stderr_console().print(Text(f"{self.name}\n", style="dim"), soft_wrap=True)
-        self.name = None
+        """Print on standard error what was not shown yet."""
+        for part in (f"{self.name}\n" if self.name else "", self.read):
+            if part:
+                stderr_console().print(Text(part, style="dim"), soft_wrap=True)
+        self.name, self.read = None, ""
 
 
 def _loaded(model: str | None, random: str | None, **how: Any) -> tuple[LanguageModel, _Heading]:
@@ -182,9 +188,9 @@ def _check(prompts: Sequence[str], one: dict[str, bool], interactive: bool, num_
 def _latest_or_offered() -> str:
     """Return the latest run; where there is none, the small pretrained model if it is here already or wanted."""
     from cutaway import assets
-    from cutaway.runs import latest_run, list_runs
+    from cutaway.runs import latest_run
 
-    if list_runs():
+    with suppress(FileNotFoundError):
         return str(latest_run().path)
     if assets.locate(_OFFERED):
         return _OFFERED
@@ -208,18 +214,20 @@ def _is_wanted() -> bool:
 
 
 def _chat(lm: LanguageModel, messages: Iterable[str], options: dict[str, Any], heading: _Heading, *, is_asked: bool) -> None:
-    """Answer messages one after the other, each after all before."""
-    talk: list[dict[str, str]] = []
+    """Answer messages one after the other, each after all before; what the model reads since its last answer stands dimmed above."""
+    talk, read = list[dict[str, str]](), ""
     for message in messages:
         asked = [*talk, {"role": "user", "content": message}]
         try:
-            answer = _stream(lm, lm.chat_prompt(asked), {"allow_special": True, "bos": False, **options}, heading, shown="")
+            prompt = lm.chat_prompt(asked)
+            heading.read = prompt.removeprefix(read)
+            answer = _stream(lm, prompt, {"allow_special": True, "bos": False, **options}, heading, shown="")
         except ValueError as error:
             if lm.chat_template is None or not is_asked:
                 raise
             report_warning(str(error))  # one message that cannot be read does not end the conversation
         else:
-            talk = [*asked, {"role": "assistant", "content": answer}]
+            talk, read = [*asked, {"role": "assistant", "content": answer}], prompt + answer
 
 
 def _answer(lm: LanguageModel, options: dict[str, Any], heading: _Heading) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -66,7 +66,7 @@ def inspect(models: tuple[str, ...] = (), /, *, config: Path | None = None, json
     """
     from cutaway.runs import latest_run
 
-    sources = [open_subject(name, config=config) for name in models] or [latest_run()]
+    sources = [open_subject(name, config=config) for name in models] or [latest_run(has_checkpoint=False)]
     if json:
         print_json({"runs": [describe(source) for source in sources]})
     else:
@@ -298,11 +298,14 @@ def _shown_value(value: Any) -> str:
     return "-" if value is None else str(value)
 
 
-def _format(value: float | None, how: Any) -> str:
-    return "-" if value is None else str(how(value))
+def _format(value: Any, how: Callable[[Any], str]) -> str:
+    """Return a number in words, and what someone else has written in its place as it is."""
+    if isinstance(value, int | float):
+        return how(value)
+    return "-" if value is None else str(value)
 
 
-def _count(value: float | None) -> str:
+def _count(value: Any) -> str:
     return _format(value, "{:,}".format)
 
 
@@ -315,11 +318,14 @@ def _time(seconds: float) -> str:
 
 
 def _iso_time(started: object) -> str:
-    return _time(datetime.fromisoformat(started).timestamp()) if isinstance(started, str) else "-"
+    try:
+        return _time(datetime.fromisoformat(str(started)).timestamp())
+    except ValueError:
+        return "-"
 
 
 def _tokenizer_line(manifest: dict[str, Any], named: object) -> str:
     tokenizer = manifest.get("tokenizer", {})
     return f"tokenizer {named or tokenizer.get('kind', '-')}" + (
-        f" ({tokenizer['d_vocab']:,} tokens)" if "d_vocab" in tokenizer else ""
+        f" ({_count(tokenizer['d_vocab'])} tokens)" if "d_vocab" in tokenizer else ""
     )

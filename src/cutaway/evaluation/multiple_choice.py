@@ -12,7 +12,7 @@ from cutaway.evaluation.encoding import joint_ids, separate_ids
 from cutaway.evaluation.partial import Progress, score_resumably
 from cutaway.evaluation.results import Evaluation, mean_metric
 from cutaway.evaluation.rows import Row, read_rows
-from cutaway.evaluation.scoring import Request, Score, Scores
+from cutaway.evaluation.scoring import Request, Score, Scores, check_request
 from cutaway.language_model import LanguageModel
 from cutaway.runtime import did_you_mean
 
@@ -71,6 +71,7 @@ def multiple_choice(
     for row, item in zip(rows, items, strict=True):
         with row.naming():
             requests.append(rule.request(lm, item))
+            check_request(requests[-1], lm.config.n_ctx)
     scored = score_resumably(lm, requests, partial=partial, report=report)
     found = [_result(rule, *each) for each in zip(rows, items, scored, strict=True)]
     settings = {"protocol": protocol, "source": str(source), "n_rows": len(rows)}

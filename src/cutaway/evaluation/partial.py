@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from cutaway.evaluation.scoring import Request, Score, Scores, default_batch_tokens, score_batches
+from cutaway.evaluation.scoring import Request, Score, Scores, default_n_batch_tokens, score_batches
 from cutaway.language_model import LanguageModel
 from cutaway.runtime import atomic_write
 from cutaway.tokenizers import tokenizer_hash
@@ -31,7 +31,7 @@ def score_resumably(
     *,
     partial: Path | None = None,
     report: Progress | None = None,
-    batch_tokens: int | None = None,
+    n_batch_tokens: int | None = None,
 ) -> list[Scores]:
     """Return the scores of every request in order, keeping them in the folder `partial` until the last is there.
 
@@ -41,14 +41,14 @@ def score_resumably(
     """
     found: dict[int, Scores] = {}
     path = None
-    batch_tokens = batch_tokens or default_batch_tokens(lm.model)
+    n_batch_tokens = n_batch_tokens or default_n_batch_tokens(lm.model)
     if partial is not None:
-        path = partial / f"{_key(lm, requests, batch_tokens)}.jsonl"
+        path = partial / f"{_key(lm, requests, n_batch_tokens)}.jsonl"
         found = _read(path, requests)
         atomic_write(path, "".join(_line(number, scores) for number, scores in found.items()))  # without a line half-written
     report = report or _say_nothing
     report(len(found), len(requests))
-    for batch in score_batches(lm.model, requests, done=frozenset(found), batch_tokens=batch_tokens):
+    for batch in score_batches(lm.model, requests, done=frozenset(found), n_batch_tokens=n_batch_tokens):
         found.update(batch)
         if path is not None:
             with path.open("a", encoding="utf-8") as file:
@@ -69,10 +69,10 @@ def language_model_hash(lm: LanguageModel) -> str:
     return digest.hexdigest()
 
 
-def _key(lm: LanguageModel, requests: Sequence[Request], batch_tokens: int) -> str:
+def _key(lm: LanguageModel, requests: Sequence[Request], n_batch_tokens: int) -> str:
     """Return the sha256 of all that scores follow from, to the last bit: what is read, and what it is read with."""
     versions = {"scorer": SCORER, "cutaway": version("cutaway"), "torch": torch.__version__}
-    machine = {"device": lm.model.embed.W_E.device.type, "n_threads": torch.get_num_threads(), "batch_tokens": batch_tokens}
+    machine = {"device": lm.model.embed.W_E.device.type, "n_threads": torch.get_num_threads(), "n_batch_tokens": n_batch_tokens}
     digest = hashlib.sha256(json.dumps({"model": language_model_hash(lm), **versions, **machine}).encode())
     for request in requests:
         digest.update(json.dumps([request.context, request.continuations]).encode())

@@ -11,6 +11,7 @@ from typing import Any
 
 from cutaway import assets
 from cutaway.runtime import did_you_mean
+from cutaway.values import shortened
 
 __all__ = ["DATASETS", "Row", "read_rows"]
 
@@ -34,14 +35,14 @@ class Row:
         """Return a field that is a string."""
         value = self._value(field)
         if not isinstance(value, str):
-            raise ValueError(f"{self}: {field} is {_shown(value)}; expected a string")  # noqa: TRY004 (data, not code)
+            raise ValueError(f"{self}: {field} is {shortened(value)}; expected a string")  # noqa: TRY004 (data, not code)
         return value
 
     def texts(self, field: str) -> tuple[str, ...]:
         """Return a field that is a list of at least two strings."""
         value = self._value(field)
         if not isinstance(value, list) or len(value) < 2 or not all(isinstance(text, str) for text in value):
-            raise ValueError(f"{self}: {field} is {_shown(value)}; expected a list of at least two strings")
+            raise ValueError(f"{self}: {field} is {shortened(value)}; expected a list of at least two strings")
         return tuple(value)
 
     def choice(self, field: str, n_choices: int) -> int:
@@ -49,7 +50,7 @@ class Row:
         value = self._value(field)
         number = int(value) if isinstance(value, str) and value.isascii() and value.isdigit() else value
         if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < n_choices:
-            raise ValueError(f"{self}: {field} is {_shown(value)}; expected a whole number from 0 to {n_choices - 1}")
+            raise ValueError(f"{self}: {field} is {shortened(value)}; expected a whole number from 0 to {n_choices - 1}")
         return number
 
     @contextmanager
@@ -97,7 +98,7 @@ def _object(content: bytes, where: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{where} is no JSON ({error}): expected an object on each line") from None
     if not isinstance(value, dict):
-        raise ValueError(f"{where} holds {_shown(value)}: expected a JSON object on each line")  # noqa: TRY004
+        raise ValueError(f"{where} holds {shortened(value)}: expected a JSON object on each line")  # noqa: TRY004
     return value
 
 
@@ -113,8 +114,3 @@ def _path(source: str | Path) -> Path:
     except assets.AssetError as error:
         raise assets.AssetError(f"{error}\n  a file of your own will do: one JSON object on each line, by --data FILE") from None
     return file
-
-
-def _shown(value: Any, n_shown: int = 40) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= n_shown else f"{text[:n_shown]}..."

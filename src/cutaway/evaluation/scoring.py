@@ -15,7 +15,7 @@ from torch import Tensor
 from cutaway.model import Transformer
 from cutaway.runtime import evaluating
 
-__all__ = ["Request", "Score", "Scores", "default_batch_tokens", "score_batches", "score_continuations"]
+__all__ = ["Request", "Score", "Scores", "check_request", "default_n_batch_tokens", "score_batches", "score_continuations"]
 
 _LOGITS_AT_ONCE = 2**24
 """Logits computed together: 64 MiB of float32, whatever the vocabulary."""
@@ -55,34 +55,34 @@ class Scores:
     is_truncated: bool
 
 
-def default_batch_tokens(model: Transformer) -> int:
+def default_n_batch_tokens(model: Transformer) -> int:
     """Return how many tokens to read at once: on a CPU few, whose activations stay in its cache, on a GPU enough to fill it."""
     return 512 if model.embed.W_E.device.type == "cpu" else 2**14
 
 
-def score_continuations(model: Transformer, requests: Sequence[Request], *, batch_tokens: int | None = None) -> list[Scores]:
+def score_continuations(model: Transformer, requests: Sequence[Request], *, n_batch_tokens: int | None = None) -> list[Scores]:
     """Return the scores of every request in order; see `score_batches`."""
     found: dict[int, Scores] = {}
-    for batch in score_batches(model, requests, batch_tokens=batch_tokens):
+    for batch in score_batches(model, requests, n_batch_tokens=n_batch_tokens):
         found.update(batch)
     return [found[number] for number in range(len(requests))]
 
 
 def score_batches(
-    model: Transformer, requests: Sequence[Request], *, done: frozenset[int] = frozenset(), batch_tokens: int | None = None
+    model: Transformer, requests: Sequence[Request], *, done: frozenset[int] = frozenset(), n_batch_tokens: int | None = None
 ) -> Iterator[dict[int, Scores]]:
     """Yield scores by the request's number, a batch at a time, the longest requests first.
 
     A context and its continuations are one row of a batch: a continuation's positions follow the context's, and it sees the context
     and itself alone. Log-softmax is computed in the weights' dtype but at least in float32. A request that does not fit `n_ctx` is cut
     on the left, so that context and continuation without its last token fill it, as lm-evaluation-harness does. Batches hold about
-    `batch_tokens` tokens, `default_batch_tokens` unless given, and depend on the requests alone: those that are all in `done` are
+    `n_batch_tokens` tokens, `default_n_batch_tokens` unless given, and depend on the requests alone: those that are all in `done` are
     passed over, so that an evaluation taken up again computes what one that never stopped would have. Raises ValueError for an empty
     context or continuation, a continuation of more than `n_ctx` tokens, and a model that does not predict its next token.
     """
     _check(model, requests)
     rows = [_rows(request, model.config.n_ctx) for request in requests]
-    for batch in _batches(rows, batch_tokens or default_batch_tokens(model)):
+    for batch in _batches(rows, n_batch_tokens or default_n_batch_tokens(model)):
         if done.issuperset(batch):
             continue
         with evaluating(model):  # not around the yield: whoever reads the scores keeps their own modes
@@ -97,15 +97,20 @@ def _check(model: Transformer, requests: Sequence[Request]) -> None:
             "this model does not predict the next token of its own vocabulary from those before it, so it has no score"
         )
     for number, request in enumerate(requests):
-        if not request.context:
-            raise ValueError(f"request {number} has no context: give at least one token for the model to go on from")
-        if not request.continuations or not all(request.continuations):
-            raise ValueError(f"request {number} has an empty continuation: give at least one token to score")
-        longest = max(map(len, request.continuations))
-        if longest > config.n_ctx:
-            raise ValueError(
-                f"request {number} has a continuation of {longest} tokens; the model reads n_ctx {config.n_ctx} at once"
-            )
+        try:
+            check_request(request, config.n_ctx)
+        except ValueError as error:
+            raise ValueError(f"request {number}: {error}") from None
+
+
+def check_request(request: Request, n_ctx: int) -> None:
+    """Raise ValueError for an empty context or continuation, and for a continuation of more than `n_ctx` tokens."""
+    if not request.context:
+        raise ValueError("there is no context: give at least one token for the model to go on from")
+    if not request.continuations or not all(request.continuations):
+        raise ValueError("a continuation is empty: give at least one token to score")
+    if (longest := max(map(len, request.continuations))) > n_ctx:
+        raise ValueError(f"a continuation has {longest} tokens; the model reads n_ctx {n_ctx} at once")
 
 
 @dataclass(frozen=True)
@@ -153,13 +158,13 @@ def _row(context: tuple[int, ...], continuations: list[tuple[int, ...]], *, is_t
     return _Row(tokens, positions, branch, reads, targets, targets_read, continuations, is_truncated)
 
 
-def _batches(rows: list[list[_Row]], batch_tokens: int) -> Iterator[list[int]]:
+def _batches(rows: list[list[_Row]], n_batch_tokens: int) -> Iterator[list[int]]:
     """Yield numbers of requests of similar lengths, the longest first, so that little is filled up."""
     widths = [max(len(row.tokens) for row in of_request) for of_request in rows]
     batch: list[int] = []
     n_rows = 0
     for number in sorted(range(len(rows)), key=lambda number: -widths[number]):
-        if batch and (n_rows + len(rows[number])) * widths[batch[0]] > batch_tokens:
+        if batch and (n_rows + len(rows[number])) * widths[batch[0]] > n_batch_tokens:
             yield batch
             batch, n_rows = [], 0
         batch.append(number)

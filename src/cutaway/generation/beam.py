@@ -46,10 +46,12 @@ def beam_search(
     `num_beams` likeliest extensions go on, while those that end are set aside; at the end all are compared by
     `log_prob / length^length_penalty`, so that above 0 longer ones lose less (Wu et al. 2016, equation 14, without its constants).
     With as many beams as there are continuations the search is exhaustive. Raises ValueError for fewer than one beam
-    or than no new tokens, and for an empty prompt.
+    or than no new tokens, a length penalty that is no number, and an empty prompt.
     """
-    if num_beams < 1:
-        raise ValueError(f"num_beams is {num_beams}; expected at least 1")
+    if not isinstance(num_beams, int) or num_beams < 1:
+        raise ValueError(f"num_beams is {num_beams}; expected a whole number of at least 1")
+    if not math.isfinite(length_penalty):
+        raise ValueError(f"length_penalty is {length_penalty}; expected a number, 0 to compare sums alone")
     going, ended = [Beam((), 0.0)], list[Beam]()
     with evaluating(model):
         decoder = CachedDecoder(model, [prompt], max_new_tokens=max_new_tokens, tell=tell)

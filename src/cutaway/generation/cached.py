@@ -32,8 +32,8 @@ class CachedDecoder:
     ) -> None:
         if not prompts or not all(prompts):
             raise ValueError("a prompt has no tokens; give at least one token to go on from")
-        if max_new_tokens < 0:
-            raise ValueError(f"max_new_tokens is {max_new_tokens}; expected at least 0")
+        if not isinstance(max_new_tokens, int) or max_new_tokens < 0:
+            raise ValueError(f"max_new_tokens is {max_new_tokens}; expected a whole number of at least 0")
         self.rows = [list(prompt) for prompt in prompts]
         self._model, self._tell, self._is_told = model, tell, False
         self._cached = self._rows_that_fit()  # which rows the cache holds, in its order

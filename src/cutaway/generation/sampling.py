@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from cutaway.runtime import seeded_generator
+from cutaway.values import check_types
 
 __all__ = ["Sampling", "SAMPLING_PRESETS", "shaped_log_probs", "without", "RowStreams", "draw"]
 
@@ -36,6 +37,7 @@ class Sampling:
     """Keeps tokens at least this fraction as likely as the most likely one (Nguyen et al. 2024)."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         if not (math.isfinite(self.temperature) and self.temperature >= 0):
             raise ValueError(f"temperature is {self.temperature}; expected 0 (the most likely token) or more")
         if self.top_k is not None and self.top_k < 1:
@@ -112,8 +114,8 @@ def _nucleus(logits: Tensor, top_p: float) -> Tensor:
 class RowStreams:
     """One stream of random numbers for each row of a batch, so that no row depends on its batch mates.
 
-    A row's stream follows from the seed alone; only rows with equal prompts, which would repeat each other, are told apart, by how many
-    such rows come before.
+    A row's stream follows from the seed and its own prompt; rows with equal prompts, which would repeat each other, are told apart by
+    how many such rows come before.
     """
 
     def __init__(self, seed: int, prompts: Sequence[Hashable]) -> None:

@@ -14,7 +14,7 @@ from cutaway.config import ModelConfig
 from cutaway.generation import CachedDecoder, CompiledDecoder
 from cutaway.measure.timing import seconds, seconds_in_turn
 from cutaway.model import Transformer
-from cutaway.runtime import compiler, evaluating, seeded_generator
+from cutaway.runtime import compile_obstacle, evaluating, seeded_generator
 
 __all__ = ["DecodeRate", "decode_rates", "next_token", "reading_weights", "bytes_of_weights", "bytes_a_token"]
 
@@ -79,7 +79,7 @@ def reading_weights(model: Transformer, *, compile: bool = True) -> Callable[[],
     def add_up(weights: list[Tensor]) -> list[Tensor]:
         return [half.sum(dim=-1, dtype=torch.float32) for weight in weights for half in weight.tensor_split(2)]
 
-    if not compile or compiler() is None:
+    if not compile or compile_obstacle(model.embed.W_E.device):
         return lambda: [weight.sum() for weight in weights][-1].item()
     add_up_compiled = torch.compile(add_up, dynamic=False)
     return lambda: add_up_compiled(weights)[-1][0].item()

@@ -13,6 +13,7 @@ from cutaway.hooks import NO_HOOKS, Hooks
 from cutaway.model.kv_cache import ExtendKV
 from cutaway.model.masks import Mask, explicit_mask
 from cutaway.model.positions import Rotation
+from cutaway.values import size_or
 
 __all__ = ["attend", "fused_attend", "Attention"]
 
@@ -58,7 +59,7 @@ def fused_attend(
     dropout: float = 0.0,
 ) -> Float[Tensor, "*heads q_pos d_head"]:
     """Return what `attend` returns, in one kernel that never holds the pattern."""
-    is_causal = isinstance(mask, str) and q.shape[-2] == k.shape[-2]
+    is_causal = isinstance(mask, str) and mask == "causal" and q.shape[-2] == k.shape[-2]
     attn_mask = None if is_causal else explicit_mask(mask, q.shape[-2], k.shape[-2], q.device)
     return F.scaled_dot_product_attention(q, k, v, attn_mask, dropout, is_causal, enable_gqa=q.shape[:-2] != k.shape[:-2])
 
@@ -89,8 +90,8 @@ class Attention(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        self.n_heads, self.n_kv_heads = n_heads, n_kv_heads or n_heads
-        self.d_head = d_head or d_model // n_heads
+        self.n_heads, self.n_kv_heads = n_heads, size_or(n_heads, n_kv_heads, "n_kv_heads")
+        self.d_head = size_or(d_model // n_heads, d_head, "d_head")
         if (d_head is None and d_model % n_heads) or n_heads % self.n_kv_heads:
             raise ValueError(f"d_model {d_model}, n_heads {n_heads} and n_kv_heads {self.n_kv_heads} do not divide")
         self.dropout = dropout
@@ -112,7 +113,8 @@ class Attention(nn.Module):
     ) -> Float[Tensor, "*batch q_pos d_model"]:
         """Read from the keys and values of `k_in` and `v_in`, or without them from those of `q_in` itself.
 
-        Fewer queries than keys are the last positions. `rotation` turns queries and keys; `extend_kv` puts the keys and values of
+        Fewer queries than keys are the last positions. A mask `"batch q_pos k_pos"` is for all heads, one with an axis more for each
+        by itself. `rotation` turns queries and keys; `extend_kv` puts the keys and values of
         earlier positions before the new ones.
         """
         k_in = q_in if k_in is None else k_in
@@ -123,7 +125,9 @@ class Attention(nn.Module):
         if rotation is not None:
             q, k = hooks("rot_q", rotation.turn(q)), hooks("rot_k", rotation.turn(k))
         q, k, v = (x.transpose(-3, -2) for x in (q, k, v))  # batch head pos d_head
-        mask = mask[..., -q.shape[-2] :, :] if isinstance(mask, Tensor) else mask
+        if isinstance(mask, Tensor):
+            mask = mask[..., -q.shape[-2] :, :]
+            mask = mask.unsqueeze(-3) if 2 < mask.ndim < q.ndim else mask  # the same for all heads
         if extend_kv is not None:
             k, v = extend_kv(k, v)
         dropout = self.dropout if self.training else 0.0

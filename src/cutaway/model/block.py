@@ -13,6 +13,7 @@ from cutaway.model.masks import Mask
 from cutaway.model.mlp import MLP, GatedMLP
 from cutaway.model.norms import make_norm
 from cutaway.model.positions import Rotation
+from cutaway.values import look_up
 
 __all__ = ["Block"]
 
@@ -48,7 +49,7 @@ class Block(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        self.is_parallel = block == "parallel"
+        self.is_parallel = look_up({"sequential": False, "parallel": True}, block, "block")
         self.ln1 = make_norm(norm, d_model, eps=norm_eps, bias=norm_bias)
         self.attn = Attention(d_model, n_heads, n_kv_heads=n_kv_heads, d_head=d_head, bias=attn_bias, dropout=dropout)
         self.ln2 = None if self.is_parallel or d_mlp == 0 else make_norm(norm, d_model, eps=norm_eps, bias=norm_bias)

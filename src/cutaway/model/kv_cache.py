@@ -95,9 +95,7 @@ class KVCache:
             return "causal"
         if positions.ndim == 1 and n_new == 1:
             return None  # every slot filled is earlier
-        slots = torch.arange(start + n_new, device=positions.device)
-        mask = causal_mask(positions, slots)
-        return mask.unsqueeze(-3) if positions.ndim > 1 else mask  # the same for all heads
+        return causal_mask(positions, torch.arange(start + n_new, device=positions.device))
 
 
 def _put(slots: Tensor, positions: Tensor, new: Tensor) -> None:

@@ -15,9 +15,11 @@ Mask = Bool[Tensor, "*broadcast #q_pos #k_pos"] | Literal["causal"] | None
 
 
 def explicit_mask(mask: Mask, n_queries: int, n_keys: int, device: torch.device) -> Bool[Tensor, "*broadcast #q_pos #k_pos"] | None:
-    """Return a mask as a tensor, or None for all."""
+    """Return a mask as a tensor, or None for all; raises ValueError for a word that is not "causal"."""
     if not isinstance(mask, str):
         return mask
+    if mask != "causal":
+        raise ValueError(f"mask is {mask!r}; expected 'causal', a tensor of booleans, or None")
     positions = torch.arange(n_keys, device=device)
     return causal_mask(positions[-n_queries:], positions)
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from cutaway.config import Activation
 from cutaway.hooks import NO_HOOKS, Hooks
+from cutaway.values import look_up, size_or
 
 __all__ = ["ACTIVATIONS", "MLP", "GatedMLP"]
 
@@ -41,8 +42,8 @@ class MLP(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        d_mlp = d_mlp or 4 * d_model
-        self.act, self.dropout = ACTIVATIONS[act], dropout
+        d_mlp = size_or(4 * d_model, d_mlp, "d_mlp")
+        self.act, self.dropout = look_up(ACTIVATIONS, act, "act"), dropout
         self.W_in = nn.Linear(d_model, d_mlp, bias=bias)
         self.W_out = nn.Linear(d_mlp, d_model, bias=bias)
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from cutaway.config import Norm
 from cutaway.hooks import NO_HOOKS, Hooks
+from cutaway.values import look_up
 
 __all__ = ["LayerNorm", "RMSNorm", "NoNorm", "make_norm", "at_least_float32"]
 
@@ -89,7 +90,7 @@ _NORMS: dict[Norm, Callable[..., LayerNorm | RMSNorm | NoNorm]] = {"layernorm": 
 
 def make_norm(norm: Norm, d_model: int, *, eps: float = 1e-5, bias: bool = True) -> LayerNorm | RMSNorm | NoNorm:
     """Return the normalisation of this name."""
-    return _NORMS[norm](d_model, eps=eps, bias=bias)
+    return look_up(_NORMS, norm, "norm")(d_model, eps=eps, bias=bias)
 
 
 def at_least_float32(x: Tensor) -> Tensor:

@@ -51,7 +51,12 @@ class Embedding(nn.Module):
         *,
         hooks: Hooks = NO_HOOKS,
     ) -> Float[Tensor, "*batch pos d_model"]:
-        """Start the residual stream; `positions` count from 0 unless they are given."""
+        """Start the residual stream; `positions` count from 0 unless they are given. Raises ValueError for ids there are not.
+
+        On a GPU, where looking would mean waiting for it, and in a compiled step nobody looks.
+        """
+        if tokens.is_cpu and not torch.compiler.is_compiling() and ((tokens < 0) | (tokens >= len(self.W_E))).any():
+            raise ValueError(f"ids from {int(tokens.min())} to {int(tokens.max())}; expected 0 to d_vocab - 1, {len(self.W_E) - 1}")
         resid = hooks("embed", F.embedding(tokens, self.W_E))
         if self.pos_embed is not None:
             positions = torch.arange(tokens.shape[-1], device=tokens.device) if positions is None else positions
@@ -196,9 +201,10 @@ class Transformer(nn.Module):
             visible = "causal"
         if mask is None:
             return visible
-        mask = mask.unsqueeze(1) if mask.ndim == 3 else mask  # batch q_pos k_pos is for all heads
         visible = explicit_mask(visible, positions.shape[-1], positions.shape[-1], mask.device)
-        return mask if visible is None else mask & visible
+        if visible is None:
+            return mask
+        return mask & (visible.unsqueeze(-3) if visible.ndim < mask.ndim else visible)  # where a mask is for each head by itself
 
     def hook_names(self) -> list[str]:
         """Return every activation's name in the order of the computation, found by running a recorder on shapes alone."""

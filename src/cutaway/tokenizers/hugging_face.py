@@ -16,6 +16,7 @@ from cutaway.tokenizers.byte_pair import BytePairTokenizer
 from cutaway.tokenizers.char import CharTokenizer
 from cutaway.tokenizers.merge_order import LetterPair, merges_of, order_of_making
 from cutaway.tokenizers.splits import pattern_of_pre_tokenizer, pre_tokenizer_of
+from cutaway.values import read_object
 
 __all__ = ["read_tokenizer_folder", "write_tokenizer_json"]
 
@@ -35,7 +36,7 @@ def read_tokenizer_folder(folder: str | Path) -> Tokenizer:
     settings = _read_settings(folder)
     if (file := folder / "tokenizer.json").is_file():
         with _errors_of(file):
-            return _from_tokenizer_json(_read_object(file), settings)
+            return _from_tokenizer_json(read_object(file), settings)
     if (file := folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
         with _errors_of(file):
             return _from_vocabulary_and_merges(folder, settings)
@@ -116,7 +117,7 @@ def _from_tokenizer_json(content: Mapping[str, Any], settings: _Settings) -> Tok
 
 def _from_vocabulary_and_merges(folder: Path, settings: _Settings) -> Tokenizer:
     """Read GPT-2's form, of which the classes of GPT-2 and CodeGen say the rest: the cut, and that `<|endoftext|>` is special."""
-    id_of = _read_object(folder / "vocab.json")
+    id_of = read_object(folder / "vocab.json")
     with _errors_of(folder / "merges.txt"):
         lines = (folder / "merges.txt").read_text(encoding="utf-8").split("\n")
         merges = [_pair(line.rstrip("\r")) for line in lines if line.strip() and not line.startswith("#version")]
@@ -218,17 +219,7 @@ def _refuse_if_set(told: Mapping[str, Any], name: str, what: str) -> None:
 
 
 def _read_if_there(file: Path) -> dict[str, Any]:
-    if not file.is_file():
-        return {}
-    with _errors_of(file):
-        return _read_object(file)
-
-
-def _read_object(file: Path) -> dict[str, Any]:
-    content = json.loads(file.read_text(encoding="utf-8"))
-    if not isinstance(content, dict):
-        raise ValueError(f"expected a JSON object, found {type(content).__name__}")  # noqa: TRY004  (the file is wrong, not the call)
-    return content
+    return read_object(file) if file.is_file() else {}
 
 
 @contextmanager
@@ -236,8 +227,8 @@ def _errors_of(file: Path) -> Iterator[None]:
     """Say in which file something is wrong, whatever it is."""
     try:
         yield
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"{file} is not JSON in UTF-8 ({error}); get the file again") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is not UTF-8 ({error}); get the file again") from error
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{file} is damaged ({type(error).__name__}: {error}); get the file again") from error
     except ValueError as error:

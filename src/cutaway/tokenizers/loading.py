@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from cutaway.tokenizers.base import Tokenizer
 from cutaway.tokenizers.bpe import BPETokenizer
 from cutaway.tokenizers.byte_pair import BytePairTokenizer
 from cutaway.tokenizers.char import CharTokenizer
+from cutaway.values import read_object
 
 __all__ = ["load_tokenizer"]
 
@@ -32,18 +32,11 @@ def load_tokenizer(source: str | Path | Mapping[str, Any]) -> Tokenizer:
     if isinstance(source, Mapping):
         name, state = "the state", source
     else:
-        name, state = str(source), _read_json(Path(source))
-    kind = state.get("kind") if isinstance(state, Mapping) else None
+        name, state = str(source), read_object(Path(source))
+    kind = state.get("kind")
     if not isinstance(kind, str) or kind not in _KINDS:
         raise ValueError(f"{name} is of kind {kind!r}; expected a tokenizer saved by cutaway, of kind {', '.join(_KINDS)}")
     try:
         return _KINDS[kind].from_state_dict(state)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{name} is no whole {kind} tokenizer ({type(error).__name__}: {error}); save it again") from error
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error}); expected a tokenizer saved by cutaway") from error

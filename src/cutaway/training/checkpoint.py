@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from cutaway.model import Transformer
-from cutaway.runs import Checkpoint, file_sha256, values_sha256
-from cutaway.runtime import atomic_path, atomic_write, remove_path
+from cutaway.runs import Checkpoint, values_sha256
+from cutaway.runtime import atomic_path, atomic_write, file_sha256, remove_path
 from cutaway.weights import matching, read_config, save_model, save_tensors, stream_tensors
 
 __all__ = ["TrainState", "save_checkpoint", "load_checkpoint", "clear_unfinished"]
@@ -52,7 +52,7 @@ def save_checkpoint(state: TrainState, folder: Path) -> Path:
 
 def load_checkpoint(path: Path, state: TrainState) -> None:
     """Put a checkpoint's values into `state`; raises ValueError for a damaged one or one of another configuration."""
-    values = Checkpoint.at(path).verify()
+    values = Checkpoint(path).verify()
     config = read_config(path / "config.json")
     if config != state.model.config:
         ours, theirs = state.model.config.to_dict(), config.to_dict()

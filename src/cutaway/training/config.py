@@ -6,9 +6,12 @@ import math
 import re
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, Self
 
 from cutaway.config import ModelConfig
+from cutaway.runs import Run
+from cutaway.runtime import SEEDS_END
+from cutaway.values import check_names, check_types
 
 __all__ = ["TrainConfig", "TRAIN_PRESETS", "LOOKING", "expected_loss"]
 
@@ -30,6 +33,8 @@ class TrainConfig:
     """The model's shape; its `d_vocab` is replaced by the tokenizer's."""
     from_model: str | None = None
     """The model to go on from, whatever `cutaway.load` takes, with its shape and tokenizer; new weights unless given."""
+    from_config: str | None = None
+    """The shape of a TransformerLens state to go on from, which does not hold it: a config.json of cutaway's."""
     name: str = "run"
     """What the run directory is called unless `out` is given: in a preset after the preset, or after the text that replaces its own."""
     data: str = "tinyshakespeare"
@@ -86,20 +91,29 @@ class TrainConfig:
     """Observers by name, whose values are logged at each validation."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         for name in ("n_steps", "batch_size", "n_accumulate", "validate_every", "save_every", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
-        for name in ("n_warmup_steps", "sample_every", "seed", "weight_decay", "min_learning_rate"):
+        for name in ("n_warmup_steps", "sample_every", "weight_decay", "min_learning_rate"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least 0")
+        if not 0 <= self.seed < SEEDS_END:
+            raise ValueError(f"seed is {self.seed}; expected at least 0 and less than 2^64")
+        if not self.model.is_causal:
+            raise ValueError(
+                "is_causal is False, and a model that reads both ways sees what it would learn to predict: train a causal one"
+            )
         if self.n_window is not None and not 1 <= self.n_window <= self.model.n_ctx:
             raise ValueError(f"n_window is {self.n_window}; expected at least 1 and at most the model's n_ctx, {self.model.n_ctx}")
         if self.tokenizer == "own" and self.from_model is None:
             raise ValueError("tokenizer is 'own', and a new model has none of its own: give from_model, or another tokenizer")
+        if self.from_config is not None and self.from_model is None:
+            raise ValueError(
+                f"from_config is {self.from_config!r}, the shape of a model to go on from: give from_model (--from) too"
+            )
         if self.n_validation_windows is not None and self.n_validation_windows < 1:
             raise ValueError(f"n_validation_windows is {self.n_validation_windows}; expected at least 1, or None for all")
-        if self.dtype not in (dtypes := get_args(_Dtype)):
-            raise ValueError(f"dtype is {self.dtype!r}; expected {', '.join(dtypes)}")
         if not 0 < self.learning_rate < math.inf:
             raise ValueError(f"learning_rate is {self.learning_rate}; expected more than 0")
         if self.max_grad_norm is not None and not self.max_grad_norm > 0:
@@ -137,12 +151,18 @@ class TrainConfig:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
         """Build a configuration from JSON's values; raises ValueError for a field that is unknown."""
-        known = {field.name for field in fields(cls)}
-        if unknown := sorted(values.keys() - known):
-            raise ValueError(f"unknown training field(s) {', '.join(unknown)}; the fields are {', '.join(sorted(known))}")
-        model = values["model"]
-        model = model if isinstance(model, ModelConfig) else ModelConfig.from_dict(model)
-        return cls(**{**values, "model": model, "watch": tuple(values.get("watch", ()))})
+        check_names(values, cls, "training")
+        model, watch = values["model"], values.get("watch", ())
+        model = ModelConfig.from_dict(model) if isinstance(model, dict) else model
+        return cls(**{**values, "model": model, "watch": tuple(watch) if isinstance(watch, list) else watch})
+
+    @classmethod
+    def of_run(cls, run: Run) -> Self:
+        """Return what a run was begun with; raises ValueError naming the file for a configuration that was changed or damaged."""
+        try:
+            return cls.from_dict({**run.recipe, "model": run.model_config})
+        except ValueError as error:
+            raise ValueError(f"{run.file('config.json')}: {error}") from None
 
     def to_dict(self) -> dict[str, Any]:
         """Return every field as a value that JSON can hold."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from cutaway.runs import parse_record
-from cutaway.runtime import atomic_write
+from cutaway.runtime import atomic_write, name_file
 
 __all__ = ["Record", "Listener", "MetricsFile", "TensorBoard", "check_tensorboard"]
 
@@ -39,10 +39,14 @@ class MetricsFile:
     def __call__(self, record: Record) -> None:
         """Append a record; one of a validation is brought onto the disk at once. JSON has no NaN and no infinity: null stands there."""
         finite = {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in record.items()}
-        self._file.write(json.dumps(finite, allow_nan=False) + "\n")
-        self._file.flush()
-        if "val_loss" in record:
-            os.fsync(self._file.fileno())
+        try:
+            self._file.write(json.dumps(finite, allow_nan=False) + "\n")
+            self._file.flush()
+            if "val_loss" in record:
+                os.fsync(self._file.fileno())
+        except OSError as error:
+            name_file(error, Path(self._file.name))
+            raise
 
 
 class TensorBoard:

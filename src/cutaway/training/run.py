@@ -12,7 +12,7 @@ from cutaway.tokenizers import load_tokenizer, tokenizer_hash
 from cutaway.training.config import LOOKING, TrainConfig
 from cutaway.training.log import check_tensorboard
 from cutaway.training.observers import Observer, resolve_observers
-from cutaway.training.setup import Materials, claimed_folder, prepare, write_config, write_run
+from cutaway.training.setup import Materials, alone_in, claimed_folder, prepare, write_config, write_run
 from cutaway.training.trainer import run_training
 
 __all__ = ["train", "resume"]
@@ -25,7 +25,8 @@ def train(config: TrainConfig | str, *, observers: Mapping[str, Observer] | None
     """Train a model from new weights, `config` being a configuration or a preset's name, and return its run directory.
 
     `observers` are functions of step and model, beside those that `config.watch` names, whose values are logged at each validation.
-    Raises ValueError, before anything is written, for a configuration that cannot work.
+    Raises ValueError, before anything is written, for a configuration that cannot work. What fails before its first checkpoint leaves
+    no run behind.
     """
     config = TrainConfig.preset(config) if isinstance(config, str) else config
     _check_surroundings(config)
@@ -34,7 +35,7 @@ def train(config: TrainConfig | str, *, observers: Mapping[str, Observer] | None
     with claimed_folder(config.name, config.out) as folder:
         materials = prepare(config)
         write_run(folder, materials, device)
-    run_training(materials, folder, observers=observers, quiet=quiet)
+        run_training(materials, folder, observers=observers, quiet=quiet)
     return folder
 
 
@@ -48,17 +49,18 @@ def resume(folder: str | Path, *, observers: Mapping[str, Observer] | None = Non
     if refused := sorted(changes.keys() - _MAY_CHANGE):
         raise ValueError(f"a resumed run keeps its {', '.join(refused)}; it may change {', '.join(sorted(_MAY_CHANGE))}")
     run = Run(Path(folder))
-    config = TrainConfig.from_dict({**run.recipe, "model": run.model_config, **changes})
+    config = TrainConfig.of_run(run).replace(**changes)
     _check_surroundings(config)
     newest = run.latest_checkpoint()
     if newest and (newest.step or 0) > config.n_steps:
         raise ValueError(f"{run.path} has done {newest.step} steps already; n_steps is {config.n_steps}: give that many or more")
     begins = newest is None and config.from_model is not None  # stopped before its first checkpoint
-    materials = prepare(config, tokenizer=None if begins else load_tokenizer(run.path / "tokenizer.json"))
+    materials = prepare(config, tokenizer=None if begins else load_tokenizer(run.file("tokenizer.json")))
     _check_origin(run, materials)
     if changes:
         write_config(run.path, materials.config)
-    run_training(materials, run.path, observers=observers, quiet=quiet)
+    with alone_in(run.path):
+        run_training(materials, run.path, observers=observers, quiet=quiet)
     return run.path
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,11 +14,12 @@ from itertools import count
 from pathlib import Path
 
 import torch
+from filelock import FileLock, Timeout
 
 from cutaway.data import Corpus, TokenArray, read_corpus, split_tokens, tokenize_corpus
 from cutaway.language_model import check_memory
-from cutaway.runs import is_run, runs_root
-from cutaway.runtime import atomic_write, describe_device, did_you_mean, pick_device
+from cutaway.runs import Run, is_run, runs_root
+from cutaway.runtime import atomic_write, describe_device, did_you_mean, pick_device, remove_path
 from cutaway.tokenizers import (
     BPETokenizer,
     BytePairTokenizer,
@@ -28,9 +29,9 @@ from cutaway.tokenizers import (
     tokenizer_hash,
 )
 from cutaway.training.config import TrainConfig
-from cutaway.weights import ModelSource, open_model
+from cutaway.weights import ModelSource, open_model, read_config
 
-__all__ = ["Materials", "make_tokenizer", "prepare", "claimed_folder", "write_run", "write_config"]
+__all__ = ["Materials", "make_tokenizer", "prepare", "alone_in", "claimed_folder", "write_run", "write_config"]
 
 _BEGINNINGS = {"tokenizer.json", "manifest.json", "chat_template.jinja"}
 """What lies in the folder of a run that was stopped before `config.json`, which is written last."""
@@ -61,14 +62,15 @@ def prepare(config: TrainConfig, *, tokenizer: Tokenizer | None = None) -> Mater
     """
     corpus, source = read_corpus(config.data), None
     if tokenizer is None and config.from_model is not None:
-        source = open_model(config.from_model)
-        check_memory(source, pick_device(config.device), n_copies=4, what="weights, gradients and AdamW's two averages")
+        shape = None if config.from_config is None else read_config(Path(config.from_config))
+        source = open_model(config.from_model, config=shape)
         tokenizer = _tokenizer_of(source, config, corpus)
         window = None if config.n_window is None else min(config.n_window, source.config.n_ctx)
         config = config.replace(model=source.config.replace(dropout=config.model.dropout), n_window=window)
     elif tokenizer is None:
         tokenizer = make_tokenizer(config.tokenizer, corpus)
         config = config.replace(model=config.model.replace(d_vocab=tokenizer.d_vocab))
+    _check_memory(config, "the model" if source is None else str(source.path))
     train_tokens, validation_tokens = split_tokens(
         tokenize_corpus(corpus, tokenizer), validation_fraction=config.validation_fraction
     )
@@ -79,6 +81,14 @@ def prepare(config: TrainConfig, *, tokenizer: Tokenizer | None = None) -> Mater
             f"each needs at least {n_least} (a window of {config.window} and one): give more text or a smaller window"
         )
     return Materials(config, corpus, tokenizer, train_tokens, validation_tokens, source)
+
+
+def _check_memory(config: TrainConfig, name: str) -> None:
+    """Raise ValueError, before any is taken, for more memory than is free: what must be held at once, whatever is compiled."""
+    n_logits = config.batch_size * config.window * config.model.d_vocab_out
+    what = "weights, gradients, AdamW's two averages and the logits of a batch"
+    device = pick_device(config.device)
+    check_memory(config.model, device, name=name, n_copies=4, n_more_bytes=2 * 2 * n_logits, what=what)  # in 16 bits at least
 
 
 def _tokenizer_of(source: ModelSource, config: TrainConfig, corpus: Corpus) -> Tokenizer:
@@ -110,8 +120,8 @@ def make_tokenizer(name: str, corpus: Corpus) -> Tokenizer:
 def claimed_folder(name: str, out: str | None) -> Iterator[Path]:
     """Give the folder of a new run, `out` or the first free of runs/NAME, runs/NAME-2, ..., made here and so no one else's.
 
-    If what is done with it fails, a folder still empty is removed. Raises ValueError when `out` is a file, or holds a run already or
-    what is not a run's.
+    If what is done with it fails before there is a checkpoint, what was written is removed, and a folder then empty. Raises ValueError
+    when `out` is a file, or holds a run already or what is not a run's.
     """
     folder = _make_first_free(name) if out is None else Path(out)
     if is_run(folder):
@@ -121,12 +131,31 @@ def claimed_folder(name: str, out: str | None) -> Iterator[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     if others := sorted(path.name for path in folder.iterdir() if path.name not in _BEGINNINGS and path.name[0] != "."):
         raise ValueError(f"{folder} holds {others[0]} and is no run: give a new or an empty folder with --out")
+    found = set(folder.iterdir())
+    with alone_in(folder):
+        try:
+            yield folder
+        except BaseException:
+            if not (is_run(folder) and Run(folder).latest_checkpoint()):
+                _remove_all(folder, but=found)
+            raise
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Keep other processes from training in the same folder; the lock ends with the process, however it ends."""
     try:
-        yield folder
-    except BaseException:
-        with suppress(OSError):  # something was written after all
-            folder.rmdir()
-        raise
+        with FileLock(folder / ".lock", timeout=0):
+            yield
+    except Timeout:
+        raise ValueError(f"another process is training in {folder}: wait for it, or stop it first") from None
+
+
+def _remove_all(folder: Path, *, but: Collection[Path]) -> None:
+    for path in set(folder.iterdir()) - set(but):
+        remove_path(path)
+    with suppress(OSError):  # it holds what was there before
+        folder.rmdir()
 
 
 def _make_first_free(name: str) -> Path:

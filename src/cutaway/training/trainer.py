@@ -6,13 +6,12 @@ import math
 import shlex
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 
 from cutaway.data import Loader, TokenArray, validation_batches
 from cutaway.language_model import LanguageModel
@@ -40,14 +39,13 @@ class TrainingError(RuntimeError):
 def run_training(
     materials: Materials, folder: Path, *, observers: Mapping[str, Observer] | None = None, quiet: bool = False
 ) -> None:
-    """Train in `folder` from its newest checkpoint, or from new weights, to the last step.
+    """Train in `folder`, where nobody else does, from its newest checkpoint, or from new weights, to the last step.
 
     Raises TrainingError when the loss is no longer finite, and KeyboardInterrupt, after saving, when asked to stop.
     """
     config, device = materials.config, pick_device(materials.config.device)
     observers = {**resolve_observers(config.watch), **(observers or {})}
     with ExitStack() as stack:
-        stack.enter_context(_alone_in(folder))
         state, loader = _start(materials, folder, device)
         started = time.perf_counter() - state.time_s
         listeners, tell = _listeners(materials, folder, state, device, quiet, stack)
@@ -149,16 +147,6 @@ def _listeners(
     progress = stack.enter_context(ProgressLine(config, n_done=state.step, memory_gib=lambda: peak_memory_gib(device)))
     progress.say(*describe_run(materials, folder, state, device))
     return [*listeners, progress], progress.say
-
-
-@contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Keep other processes from training in the same folder; the lock ends with the process, however it ends."""
-    try:
-        with FileLock(folder / ".lock", timeout=0):
-            yield
-    except Timeout:
-        raise ValueError(f"another process is training in {folder}: wait for it, or stop it first") from None
 
 
 def _tell(listeners: list[Listener], record: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 
 from cutaway.config import ModelConfig
-from cutaway.weights.renaming import Row
+from cutaway.weights.renaming import Renaming
 from cutaway.weights.source import parameter_shapes
 
 __all__ = ["Setting", "Family", "FAMILIES", "HEAD", "family_of", "family_for"]
@@ -56,7 +56,7 @@ class Family:
     """The one value that we compute for a setting of theirs; a file that leaves it out means the same."""
     dropouts: tuple[str, ...] = ()
     """Where our dropout is written; it belongs to training, so a model is read without."""
-    rows: tuple[Row, ...]
+    rows: tuple[Renaming, ...]
     no_weights: str
     """A pattern for tensors in old files that are computed and not learned."""
 
@@ -97,11 +97,11 @@ class Family:
         names = {field.name for field in fields(config)} - without_effect
         return {name: getattr(again, name) for name in sorted(names) if getattr(again, name) != getattr(config, name)}
 
-    def rows_of(self, config: ModelConfig) -> dict[str, Row]:
+    def rows_of(self, config: ModelConfig) -> dict[str, Renaming]:
         """Return the row of every tensor that a file of this shape holds, by its full name there."""
         return {name: row for name, (row, _) in self._expected(config).items()}
 
-    def match(self, shapes: Mapping[str, tuple[int, ...]], config: ModelConfig) -> dict[str, Row]:
+    def match(self, shapes: Mapping[str, tuple[int, ...]], config: ModelConfig) -> dict[str, Renaming]:
         """Return the row of each tensor of a file, by its name in the file; those that are no weights of their own are left out.
 
         Raises ValueError naming the tensor when one is missing, is not the model's, comes twice, or has another shape.
@@ -109,7 +109,7 @@ class Family:
         if config.n_layers > len(shapes):
             raise ValueError(f"the configuration asks for {config.n_layers} layers; there are {len(shapes)} tensors in all")
         expected = self._expected(config)
-        rows: dict[str, Row] = {}
+        rows: dict[str, Renaming] = {}
         for name, shape in shapes.items():
             full = self.full_name(name)
             if re.fullmatch(self.no_weights, full) or (config.tie_embeddings and full == HEAD):
@@ -134,7 +134,7 @@ class Family:
         """Return the name that a tensor has in the model with its head."""
         return name if name.startswith((self.prefix, "lm_head.")) else self.prefix + name
 
-    def _expected(self, config: ModelConfig) -> dict[str, tuple[Row, tuple[int, ...]]]:
+    def _expected(self, config: ModelConfig) -> dict[str, tuple[Renaming, tuple[int, ...]]]:
         weights = {name: torch.empty(shape, device="meta") for name, shape in parameter_shapes(config).items()}
         rows = [
             row.named(layer=layer, kind=kind)
@@ -269,20 +269,20 @@ _GPT2 = Family(
     only={"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False, "add_cross_attention": False},
     dropouts=("embd_pdrop", "attn_pdrop", "resid_pdrop"),
     rows=(
-        Row("transformer.wte.weight", ("embed.W_E",)),
-        Row("transformer.wpe.weight", ("embed.pos_embed.W_pos",)),
-        Row("transformer.h.{layer}.ln_1.{kind}", ("blocks.{layer}.ln1.{kind}",)),
-        Row(
+        Renaming("transformer.wte.weight", ("embed.W_E",)),
+        Renaming("transformer.wpe.weight", ("embed.pos_embed.W_pos",)),
+        Renaming("transformer.h.{layer}.ln_1.{kind}", ("blocks.{layer}.ln1.{kind}",)),
+        Renaming(
             "transformer.h.{layer}.attn.c_attn.{kind}",
             ("blocks.{layer}.attn.W_Q.{kind}", "blocks.{layer}.attn.W_K.{kind}", "blocks.{layer}.attn.W_V.{kind}"),
             is_conv1d=True,
         ),
-        Row("transformer.h.{layer}.attn.c_proj.{kind}", ("blocks.{layer}.attn.W_O.{kind}",), is_conv1d=True),
-        Row("transformer.h.{layer}.ln_2.{kind}", ("blocks.{layer}.ln2.{kind}",)),
-        Row("transformer.h.{layer}.mlp.c_fc.{kind}", ("blocks.{layer}.mlp.W_in.{kind}",), is_conv1d=True),
-        Row("transformer.h.{layer}.mlp.c_proj.{kind}", ("blocks.{layer}.mlp.W_out.{kind}",), is_conv1d=True),
-        Row("transformer.ln_f.{kind}", ("unembed.ln_final.{kind}",)),
-        Row("lm_head.weight", ("unembed.W_U.weight",)),
+        Renaming("transformer.h.{layer}.attn.c_proj.{kind}", ("blocks.{layer}.attn.W_O.{kind}",), is_conv1d=True),
+        Renaming("transformer.h.{layer}.ln_2.{kind}", ("blocks.{layer}.ln2.{kind}",)),
+        Renaming("transformer.h.{layer}.mlp.c_fc.{kind}", ("blocks.{layer}.mlp.W_in.{kind}",), is_conv1d=True),
+        Renaming("transformer.h.{layer}.mlp.c_proj.{kind}", ("blocks.{layer}.mlp.W_out.{kind}",), is_conv1d=True),
+        Renaming("transformer.ln_f.{kind}", ("unembed.ln_final.{kind}",)),
+        Renaming("lm_head.weight", ("unembed.W_U.weight",)),
     ),
     no_weights=r"transformer\.h\.\d+\.attn\.(bias|masked_bias)",  # the triangle of causality
 )  # fmt: skip
@@ -300,12 +300,12 @@ _ROTARY_SIZES = (
     Setting("tie_word_embeddings", "tie_embeddings", _truth, False),
 )
 _ROTARY_ROWS = (
-    Row("model.embed_tokens.weight", ("embed.W_E",)),
-    Row("model.layers.{layer}.input_layernorm.{kind}", ("blocks.{layer}.ln1.{kind}",)),
-    Row("model.layers.{layer}.self_attn.q_proj.{kind}", ("blocks.{layer}.attn.W_Q.{kind}",)),
-    Row("model.layers.{layer}.self_attn.k_proj.{kind}", ("blocks.{layer}.attn.W_K.{kind}",)),
-    Row("model.layers.{layer}.self_attn.v_proj.{kind}", ("blocks.{layer}.attn.W_V.{kind}",)),
-    Row("lm_head.{kind}", ("unembed.W_U.{kind}",)),
+    Renaming("model.embed_tokens.weight", ("embed.W_E",)),
+    Renaming("model.layers.{layer}.input_layernorm.{kind}", ("blocks.{layer}.ln1.{kind}",)),
+    Renaming("model.layers.{layer}.self_attn.q_proj.{kind}", ("blocks.{layer}.attn.W_Q.{kind}",)),
+    Renaming("model.layers.{layer}.self_attn.k_proj.{kind}", ("blocks.{layer}.attn.W_K.{kind}",)),
+    Renaming("model.layers.{layer}.self_attn.v_proj.{kind}", ("blocks.{layer}.attn.W_V.{kind}",)),
+    Renaming("lm_head.{kind}", ("unembed.W_U.{kind}",)),
 )
 _FREQUENCIES = r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq"
 
@@ -327,10 +327,10 @@ _PHI = Family(
     dropouts=("embd_pdrop", "attention_dropout", "resid_pdrop"),
     rows=(
         *_ROTARY_ROWS,
-        Row("model.layers.{layer}.self_attn.dense.{kind}", ("blocks.{layer}.attn.W_O.{kind}",)),
-        Row("model.layers.{layer}.mlp.fc1.{kind}", ("blocks.{layer}.mlp.W_in.{kind}",)),
-        Row("model.layers.{layer}.mlp.fc2.{kind}", ("blocks.{layer}.mlp.W_out.{kind}",)),
-        Row("model.final_layernorm.{kind}", ("unembed.ln_final.{kind}",)),
+        Renaming("model.layers.{layer}.self_attn.dense.{kind}", ("blocks.{layer}.attn.W_O.{kind}",)),
+        Renaming("model.layers.{layer}.mlp.fc1.{kind}", ("blocks.{layer}.mlp.W_in.{kind}",)),
+        Renaming("model.layers.{layer}.mlp.fc2.{kind}", ("blocks.{layer}.mlp.W_out.{kind}",)),
+        Renaming("model.final_layernorm.{kind}", ("unembed.ln_final.{kind}",)),
     ),
     no_weights=_FREQUENCIES,
 )  # fmt: skip
@@ -350,12 +350,12 @@ _LLAMA = Family(
     only={"partial_rotary_factor": 1.0, "rope_interleaved": False},
     rows=(
         *_ROTARY_ROWS,
-        Row("model.layers.{layer}.self_attn.o_proj.{kind}", ("blocks.{layer}.attn.W_O.{kind}",)),
-        Row("model.layers.{layer}.post_attention_layernorm.{kind}", ("blocks.{layer}.ln2.{kind}",)),
-        Row("model.layers.{layer}.mlp.gate_proj.{kind}", ("blocks.{layer}.mlp.W_gate.{kind}",)),
-        Row("model.layers.{layer}.mlp.up_proj.{kind}", ("blocks.{layer}.mlp.W_in.{kind}",)),
-        Row("model.layers.{layer}.mlp.down_proj.{kind}", ("blocks.{layer}.mlp.W_out.{kind}",)),
-        Row("model.norm.{kind}", ("unembed.ln_final.{kind}",)),
+        Renaming("model.layers.{layer}.self_attn.o_proj.{kind}", ("blocks.{layer}.attn.W_O.{kind}",)),
+        Renaming("model.layers.{layer}.post_attention_layernorm.{kind}", ("blocks.{layer}.ln2.{kind}",)),
+        Renaming("model.layers.{layer}.mlp.gate_proj.{kind}", ("blocks.{layer}.mlp.W_gate.{kind}",)),
+        Renaming("model.layers.{layer}.mlp.up_proj.{kind}", ("blocks.{layer}.mlp.W_in.{kind}",)),
+        Renaming("model.layers.{layer}.mlp.down_proj.{kind}", ("blocks.{layer}.mlp.W_out.{kind}",)),
+        Renaming("model.norm.{kind}", ("unembed.ln_final.{kind}",)),
     ),
     no_weights=_FREQUENCIES,
 )

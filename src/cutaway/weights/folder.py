@@ -17,6 +17,7 @@ from torch import Tensor
 from cutaway.config import ModelConfig
 from cutaway.model import Transformer
 from cutaway.runtime import atomic_path, atomic_write
+from cutaway.values import read_object
 from cutaway.weights.source import assemble
 
 __all__ = ["save_model", "load_model", "save_tensors", "read_config", "stream_tensors"]
@@ -58,8 +59,8 @@ def read_config(path: Path) -> ModelConfig:
     if not path.is_file():
         raise ValueError(f"{path.parent} holds no {path.name}, so it is no saved model")
     try:
-        return ModelConfig.from_dict({**json.loads(path.read_text(encoding="utf-8"))})
-    except (ValueError, TypeError) as error:  # TypeError: no object, or values that do not compare with numbers
+        return ModelConfig.from_dict(read_object(path))
+    except ValueError as error:
         raise ValueError(f"{path} holds no model's configuration: {error}") from None
 
 

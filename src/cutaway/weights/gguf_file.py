@@ -18,6 +18,7 @@ from torch import Tensor
 
 from cutaway.config import ModelConfig
 from cutaway.tokenizers import Tokenizer
+from cutaway.values import shortened
 from cutaway.weights.gguf_header import GGUFTensor, read_header
 from cutaway.weights.source import ModelSource, StoredTensor, located, name_some, parameter_shapes
 
@@ -177,7 +178,7 @@ def _check_types(tensors: Mapping[str, GGUFTensor]) -> None:
 def _architecture(fields: Mapping[str, Any]) -> str:
     found = fields.get("general.architecture")
     if not isinstance(found, str) or found not in _ARCHITECTURES:
-        raise ValueError(f"its architecture is {_short(found)}; supported are {', '.join(_ARCHITECTURES)}")
+        raise ValueError(f"its architecture is {shortened(found)}; supported are {', '.join(_ARCHITECTURES)}")
     return found
 
 
@@ -198,8 +199,8 @@ def _read_config(architecture: str, fields: Mapping[str, Any], tensors: Mapping[
         sizes |= {"rotary_dim": _read_size(given, _ROTARY_SIZE, architecture)} if _ROTARY_SIZE in given else {}
         numbers |= {"rotary_base": _read_number(given, _ROTARY_BASE, architecture)} if _ROTARY_BASE in given else {}
     if unknown := sorted(given.keys() - understood):
-        key = _short(f"{architecture}.{unknown[0]}")
-        raise ValueError(f"{key} is {_short(given[unknown[0]])}, a setting that cutaway's {architecture} does not have")
+        key = shortened(f"{architecture}.{unknown[0]}")
+        raise ValueError(f"{key} is {shortened(given[unknown[0]])}, a setting that cutaway's {architecture} does not have")
     _check_sizes(sizes, tensors, choices)
     biases = {
         "norm_bias": "output_norm.bias" in tensors,
@@ -213,21 +214,21 @@ def _read_config(architecture: str, fields: Mapping[str, Any], tensors: Mapping[
         only[_ROTARY_SIZE] = config.d_head  # the order of its rows says nothing of which coordinates would stay
     for key, value in only.items():
         if given.get(key, value) != value:
-            raise ValueError(f"{architecture}.{key} is {_short(given[key])}; supported is {value!r}")
+            raise ValueError(f"{architecture}.{key} is {shortened(given[key])}; supported is {value!r}")
     return config
 
 
 def _read_size(given: Mapping[str, Any], key: str, architecture: str) -> int:
     value = given.get(key)
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{architecture}.{key} is {_short(value)}; expected one whole number of at least 1")
+        raise ValueError(f"{architecture}.{key} is {shortened(value)}; expected one whole number of at least 1")
     return value
 
 
 def _read_number(given: Mapping[str, Any], key: str, architecture: str) -> float:
     value = given.get(key)
     if not isinstance(value, float) or not 0 < value < math.inf:
-        raise ValueError(f"{architecture}.{key} is {_short(value)}; expected one positive number")
+        raise ValueError(f"{architecture}.{key} is {shortened(value)}; expected one positive number")
     return float(str(np.float32(value)))  # the decimal number that became a float32
 
 
@@ -255,7 +256,7 @@ def _names(theirs: str, architecture: str) -> tuple[str, ...]:
             return tuple(f"blocks.{layer}.attn.{part}.{kind}" for part in ("W_Q", "W_K", "W_V"))
         if module in _BLOCK_MODULES:
             return (f"blocks.{layer}.{_BLOCK_MODULES[module]}.{kind}",)
-    raise ValueError(f"it holds {_short(theirs)}, a tensor that cutaway's {architecture} does not have")
+    raise ValueError(f"it holds {shortened(theirs)}, a tensor that cutaway's {architecture} does not have")
 
 
 def _dequantise(file: BinaryIO, tensor: GGUFTensor) -> Tensor:
@@ -273,8 +274,3 @@ def _dequantise(file: BinaryIO, tensor: GGUFTensor) -> Tensor:
         quantised = np.frombuffer(content, np.uint8).reshape(len(rows), n_bytes)
         np.copyto(rows.numpy(), dequantize(quantised, tensor.type))
     return values.view(tensor.shape)
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:60]}..."

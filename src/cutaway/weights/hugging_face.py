@@ -16,9 +16,10 @@ from torch import Tensor
 from cutaway.model import Transformer
 from cutaway.runtime import atomic_path
 from cutaway.tokenizers import NoTokenizer, Tokenizer, read_tokenizer_folder, write_tokenizer_json
+from cutaway.values import read_object
 from cutaway.weights.families import HEAD, Family, family_for, family_of
 from cutaway.weights.folder import save_tensors
-from cutaway.weights.renaming import Row, from_theirs, to_theirs
+from cutaway.weights.renaming import Renaming, from_theirs, to_theirs
 from cutaway.weights.source import ModelSource, StoredTensor, located
 
 __all__ = ["HuggingFaceFolder", "Speaking", "save_hugging_face"]
@@ -37,7 +38,9 @@ class HuggingFaceFolder(ModelSource):
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        settings = _read_object(self.path / "config.json")
+        if not (self.path / "config.json").is_file():
+            raise ValueError(f"{self.path} holds no config.json, so it is no Hugging Face folder")
+        settings = read_object(self.path / "config.json")
         with located(self.path / "config.json"):
             self._family = family_of(settings)
             self.config = self._family.config_from_hf(settings)
@@ -71,7 +74,7 @@ class HuggingFaceFolder(ModelSource):
                 return path.read_text(encoding="utf-8")
         if not (path := self.path / "tokenizer_config.json").is_file():
             return None
-        template = _read_object(path).get("chat_template")
+        template = read_object(path).get("chat_template")
         if isinstance(template, list):  # several, each with its name
             named = {str(each.get("name")): each.get("template") for each in template if isinstance(each, dict)}
             template = named.get("default")
@@ -159,7 +162,7 @@ def _write_weights(model: Transformer, family: Family, folder: Path, max_shard_b
     shards = _shards(sizes, max_shard_bytes)
     files = [_WEIGHTS] if len(shards) == 1 else [f"model-{i:05}-of-{len(shards):05}.safetensors" for i in range(1, len(shards) + 1)]
     for shard, file in zip(shards, files, strict=True):
-        here: dict[str, Row] = {name: rows[name] for name in shard}
+        here: dict[str, Renaming] = {name: rows[name] for name in shard}
         ours = [(name, weights[name].cpu()) for row in here.values() for name in row.ours]
         save_tensors(dict(to_theirs(here, ours)), folder / file)
     if len(shards) > 1:
@@ -214,7 +217,7 @@ def _weight_files(folder: Path) -> dict[Path, set[str]]:
                 f"as {_WEIGHTS}, or write it anew with the transformers library's save_pretrained"
             )
         raise ValueError(f"{folder} holds neither {_WEIGHTS} nor {_INDEX}, so there are no weights to read")
-    places = _read_object(folder / _INDEX).get("weight_map")
+    places = read_object(folder / _INDEX).get("weight_map")
     if not isinstance(places, dict) or not places:
         raise ValueError(f"{folder / _INDEX} has no weight_map, which says what tensor is in what file")
     files: dict[Path, set[str]] = {}
@@ -238,18 +241,6 @@ def _opened(path: Path) -> Iterator[Any]:
 
 def _n_bytes(stored: StoredTensor) -> int:
     return prod(stored.shape) * _BITS[stored.dtype] // 8
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise ValueError(f"{path.parent} holds no {path.name}, so it is no Hugging Face folder")
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is damaged, or no JSON: {error}") from None
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} holds {type(values).__name__} {str(values)[:40]!r}; expected an object of settings")  # noqa: TRY004
-    return values
 
 
 def _write_object(path: Path, values: dict[str, Any]) -> None:

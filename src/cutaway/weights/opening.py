@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from cutaway.assets import CATALOGUE, Asset
 from cutaway.assets.sources import Report
 from cutaway.config import ModelConfig
 from cutaway.runs import Checkpoint, Run, list_runs, runs_root
+from cutaway.values import read_object
 from cutaway.weights.derived import catalogue_source
 from cutaway.weights.foreign import read_checkpoint
 from cutaway.weights.gguf_file import GGUFFile
@@ -35,7 +35,7 @@ def open_model(source: str | Path, *, config: ModelConfig | None = None, report:
     """
     found = _open(resolve(source), config, report)
     if config is not None and not isinstance(found, TransformerLensState):
-        raise ValueError(f"{source} is a {found.kind}, which holds its own configuration: leave out config=")
+        raise ValueError(f"{source} is a {found.kind}, which holds its own configuration: leave out --config, in Python config=")
     return found
 
 
@@ -89,12 +89,7 @@ def _resolve_folder(path: Path) -> Run | Checkpoint | Path:
     config_file = path / "config.json"
     if not config_file.is_file():
         raise ValueError(f"{path} holds no config.json, so it is no model; expected {_ACCEPTED}")
-    try:
-        values = json.loads(config_file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{config_file} is not JSON: {error}") from None
-    if not isinstance(values, dict):
-        raise ValueError(f"{config_file} holds no JSON object, so {path} is no model; expected {_ACCEPTED}")  # noqa: TRY004 (data)
+    values = read_object(config_file)
     if "model_type" in values:
         return path
     if "train" in values:
@@ -128,6 +123,7 @@ def _open_state(path: Path, config: ModelConfig | None) -> ModelSource:
         raise ValueError(f"{path} holds {held}: neither nanoGPT's model_args nor TransformerLens's embed.W_E and unembed.W_U{hint}")
     if config is None:
         raise ValueError(
-            f"{path} is a TransformerLens state, which does not hold the model's shape: give it with config=ModelConfig(...)"
+            f"{path} is a TransformerLens state, which does not hold the model's shape: give it by --config FILE, the config.json of a "
+            "model of cutaway's, or in Python by config=ModelConfig(...)"
         )
     return TransformerLensState(path, config)

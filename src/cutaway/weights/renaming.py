@@ -8,10 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Row", "from_theirs", "to_theirs"]
+__all__ = ["Renaming", "from_theirs", "to_theirs"]
 
 
-class Row(NamedTuple):
+class Renaming(NamedTuple):
     """One tensor of theirs and those of ours that lie in it one after another; `{layer}` and `{kind}` stand for each in turn.
 
     A Conv1D (OpenAI's GPT-2) multiplies from the right, so that its matrix is the transpose of a Linear's.
@@ -21,9 +21,9 @@ class Row(NamedTuple):
     ours: tuple[str, ...]
     is_conv1d: bool = False
 
-    def named(self, **places: object) -> Row:
+    def named(self, **places: object) -> Renaming:
         """Return the row of one layer and kind."""
-        return Row(self.theirs.format(**places), tuple(name.format(**places) for name in self.ours), self.is_conv1d)
+        return Renaming(self.theirs.format(**places), tuple(name.format(**places) for name in self.ours), self.is_conv1d)
 
     def split(self, theirs: Tensor) -> tuple[Tensor, ...]:
         """Return our tensors as views of theirs."""
@@ -36,7 +36,7 @@ class Row(NamedTuple):
         return (_transposed(whole) if self.is_conv1d else whole).contiguous()
 
 
-def from_theirs(rows: Mapping[str, Row], tensors: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+def from_theirs(rows: Mapping[str, Renaming], tensors: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
     """Yield our names and tensors for theirs, each in memory of its own; names that have no row are passed over."""
     for name, tensor in tensors:
         if row := rows.get(name):
@@ -44,7 +44,7 @@ def from_theirs(rows: Mapping[str, Row], tensors: Iterable[tuple[str, Tensor]]) 
                 yield ours, part.clone(memory_format=torch.contiguous_format)
 
 
-def to_theirs(rows: Mapping[str, Row], tensors: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+def to_theirs(rows: Mapping[str, Renaming], tensors: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
     """Yield their names and tensors for ours, each as soon as all its parts have come."""
     places = {ours: (name, row) for name, row in rows.items() for ours in row.ours}
     parts: dict[str, dict[str, Tensor]] = {}

@@ -34,10 +34,10 @@ class SavedModel(ModelSource):
 
     def tokenizer(self) -> Tokenizer | None:
         """Return the tokenizer in the folder, or else that of the run; raises ValueError for a run that has lost it."""
-        file = self._beside("tokenizer.json")
-        if file is None and self._checkpoint.run is not None:
-            raise ValueError(f"{self._checkpoint.run.path} has lost its tokenizer.json: bring it back")
-        return None if file is None else load_tokenizer(file)
+        if (file := self._beside("tokenizer.json")) is not None:
+            return load_tokenizer(file)
+        run = self._checkpoint.run
+        return None if run is None else load_tokenizer(run.file("tokenizer.json"))
 
     def chat_template(self) -> str | None:
         """Return the template in the folder, or else that of the run."""

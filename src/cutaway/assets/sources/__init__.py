@@ -1,6 +1,6 @@
 """The places files come from: a hub repository, a URL, a wheel or a source archive of the registry, this Python."""
 
-from cutaway.assets.sources.base import Provenance, Report, Request, Source, SourceError, check_sha256, file_sha256
+from cutaway.assets.sources.base import Provenance, Report, Request, Source, SourceError, check_sha256
 from cutaway.assets.sources.hub import HubFile
 from cutaway.assets.sources.registry import Package, Registry
 from cutaway.assets.sources.sdist import SdistMembers
@@ -14,7 +14,6 @@ __all__ = [
     "Request",
     "Provenance",
     "Report",
-    "file_sha256",
     "check_sha256",
     "HubFile",
     "Url",

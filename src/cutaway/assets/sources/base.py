@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Report", "SourceError", "Provenance", "Request", "Source", "file_sha256", "check_sha256"]
+from cutaway.runtime import file_sha256
+
+__all__ = ["Report", "SourceError", "Provenance", "Request", "Source", "check_sha256"]
 
 
 Report = Callable[[int, int, str], None]
@@ -38,7 +39,7 @@ class Request:
     by repository.
     """
 
-    size: int | None
+    n_bytes: int | None
     sha256: str | None
     work: Path
     report: Report
@@ -46,9 +47,9 @@ class Request:
 
     def pinned(self) -> tuple[int, str]:
         """Return the size and hash that the catalogue states; raises SourceError when it states none."""
-        if self.size is None or self.sha256 is None:
+        if self.n_bytes is None or self.sha256 is None:
             raise SourceError("the catalogue states no size and sha256, and this source vouches for neither")
-        return self.size, self.sha256
+        return self.n_bytes, self.sha256
 
 
 class Source(ABC):
@@ -62,12 +63,6 @@ class Source(ABC):
     @abstractmethod
     def write(self, target: Path, request: Request) -> Provenance:
         """Write the file to `target`; raises SourceError in one line, and OSError when this machine's disk fails."""
-
-
-def file_sha256(path: Path) -> str:
-    """Return the sha256 of a file's bytes in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_sha256(path: Path, expected: str) -> None:

@@ -39,8 +39,8 @@ class HubFile(Source):
             raise SourceError("the hub did not state the file's commit, hash and size")
         if enforced is not None and commit != enforced:
             raise SourceError(f"the hub answers with commit {commit}, not {enforced}")
-        if request.size is not None and size != request.size:
-            raise SourceError(f"it has {size:,} bytes where {request.size:,} are expected")
+        if request.n_bytes is not None and size != request.n_bytes:
+            raise SourceError(f"it has {size:,} bytes where {request.n_bytes:,} are expected")
         url.download(
             hf_hub_url(self.repo, self.path, revision=commit),
             target,

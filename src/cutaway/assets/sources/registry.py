@@ -32,7 +32,7 @@ class Package:
     name: str
     version: str
     sha256: str
-    size: int
+    n_bytes: int
 
     def __str__(self) -> str:
         return f"{self.name}=={self.version}"

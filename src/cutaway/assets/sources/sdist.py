@@ -38,32 +38,37 @@ class SdistMembers(Source):
 
     def write(self, target: Path, request: Request) -> Provenance:
         """Download the archive, read the members and write what the converter makes of them."""
-        archive = _download_archive(self.package, request.work, request.report)
+        archive = _download_archive(self.package, request.work, part=target.with_suffix(".archive.part"), report=request.report)
         contents = read_tar_members(archive, dict(self.members))
         target.write_bytes(self.convert(list(contents.values())))
         return Provenance(source=str(self), archive_sha256=self.package.sha256, converter=self.version)
 
 
-def _download_archive(package: Package, work: Path, report: Report) -> Path:
+def _download_archive(package: Package, work: Path, *, part: Path, report: Report) -> Path:
+    """Return the archive in `work`; what a download that breaks leaves in `part`, which outlasts the fetch, the next goes on from."""
     archive = work / f"{package.sha256}.tar.gz"
     if archive.exists():
         return archive
     registry = Registry.configured()
     address = registry.source_archive(package).url
-    part = archive.with_suffix(".part")
     if (local := local_path(address)) is not None:
         if not local.is_file():
             raise SourceError("the index names a file that is not there")
-        shutil.copyfile(local, part)
-        check_sha256(part, package.sha256)
-    else:
+        copied = archive.with_suffix(".copy")
+        shutil.copyfile(local, copied)
+        check_sha256(copied, package.sha256)
+        return copied.rename(archive)
+    try:
         download(
             address,
             part,
-            size=package.size,
+            size=package.n_bytes,
             check=lambda path: check_sha256(path, package.sha256),
             report=report,
             label=str(package),
             session=registry.session(),
         )
+    except OSError:  # the disk is full: nothing of it may stay
+        part.unlink(missing_ok=True)
+        raise
     return part.rename(archive)

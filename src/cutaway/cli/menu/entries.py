@@ -80,7 +80,7 @@ def _corpus() -> Sequence[str]:
     """Ask which text to learn."""
     from cutaway import assets
 
-    here = {row.name: "here" if row.is_present else f"{format_bytes(row.size)} to fetch first" for row in assets.status()}
+    here = {row.name: "here" if row.is_present else f"{format_bytes(row.n_bytes)} to fetch first" for row in assets.status()}
     return spell(
         [
             _one_of(
@@ -171,7 +171,7 @@ def _assets() -> Sequence[str]:
 
     groups: dict[str, list[Entry]] = {"": [Entry("list", "everything, with its size and licence", ())]}
     for row in assets.status():
-        state = "here" if row.is_present else format_bytes(row.size) if row.size else "absent"
+        state = "here" if row.is_present else format_bytes(row.n_bytes) if row.n_bytes else "absent"
         groups.setdefault(row.kind.capitalize(), []).append(Entry(row.name, f"{state}; {row.about}", (row.name,)))
     return spell(choose("What?", groups)[1].words)
 

@@ -45,7 +45,7 @@ def find_pretrained() -> list[OfferedModel]:
     found = []
     for row in assets.status():
         if row.kind == "model" and (row.is_present or row.name == _OFFERED):
-            where = "here" if row.is_present else f"{format_bytes(row.size)} to fetch first"
+            where = "here" if row.is_present else f"{format_bytes(row.n_bytes)} to fetch first"
             found.append(OfferedModel(source=row.name, state=f"pretrained, {where}"))
     return sorted(found, key=lambda model: model.source != _OFFERED)
 
