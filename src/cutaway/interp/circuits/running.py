@@ -122,7 +122,8 @@ class CircuitRuns:
         """Return a metric of each row with these edges kept."""
         if not isinstance(metric, Metric):
             return scored(metric, self.logits(kept))
-        metric.check(*self.tokens.shape, self.model.config.d_vocab_out)
+        n_rows, n_pos = self.tokens.shape
+        metric.check(n_rows, n_pos, self.model.config.d_vocab_out)
         positions = metric.positions(self.tokens.shape[1])
         first = min(self.ablated.n_same, *positions)
         read = [pos - first for pos in positions]

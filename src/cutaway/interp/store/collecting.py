@@ -23,8 +23,7 @@ from cutaway.interp.store.stream import Data, TokenStream, open_stream
 from cutaway.language_model import LanguageModel
 from cutaway.model import Transformer
 from cutaway.report.numbers import format_bytes
-from cutaway.runs import file_sha256
-from cutaway.runtime import atomic_path, evaluating, free_memory_gib, remove_path
+from cutaway.runtime import atomic_path, evaluating, file_sha256, free_memory_gib, remove_path
 from cutaway.weights import save_tensors
 
 __all__ = ["Progress", "collect"]

@@ -21,7 +21,7 @@ from cutaway.interp.store.shards import ShardedRows
 from cutaway.interp.store.shuffling import shuffled_batches
 from cutaway.language_model import LanguageModel
 from cutaway.model import Transformer
-from cutaway.runs import file_sha256
+from cutaway.runtime import file_sha256
 
 __all__ = ["TOKENS", "ActivationStore", "StoredActivation", "StoredTokens", "open_store"]
 
