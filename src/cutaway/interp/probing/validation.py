@@ -70,13 +70,17 @@ def validate(
     if n_nulls < 1:
         raise ValueError(f"n_nulls is {n_nulls}: give at least 1, as a score means nothing without one")
     predictions, fitted = cross_validate(x, task, kind, folds=folds)
-    draws: list[tuple[Callable[[torch.Generator], Task], str]] = [(task.shuffled, "shuffled labels")]
-    draws += [(task.control, "control task")] if with_control else []
-    nulls = []
-    for make, purpose in draws:
-        generator = seeded_generator(seed + len(purpose))  # each purpose has numbers of its own
-        nulls.append(_null([held_out(x, make(generator), kind, folds=folds).value for _ in range(n_nulls)]))
-    return Validation(score(task, predictions), fitted, task.majority, nulls[0], nulls[1] if with_control else None)
+
+    def null(draw: Callable[[torch.Generator], Task], generator: torch.Generator) -> Null:
+        return _null([held_out(x, draw(generator), kind, folds=folds).value for _ in range(n_nulls)])
+
+    return Validation(
+        held_out=score(task, predictions),
+        fitted=fitted,
+        majority=task.majority,
+        shuffled=null(task.shuffled, seeded_generator(seed)),
+        control=null(task.control, seeded_generator(seed)) if with_control else None,
+    )
 
 
 def held_out(x: Float[Tensor, "row d"], task: Task, kind: Kind, *, folds: Int[Tensor, " row"]) -> Score:
