@@ -2,7 +2,9 @@
 
 import itertools
 import math
+from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -236,6 +238,27 @@ def test_causes_are_runs_with_the_activation_changed_by_hand(planted: tuple[Tran
         "flip": flipped(lambda x: x + (goal - (x @ u)[:, None]) * u),
     }
     assert {each.label: each.flipped for each in caused.interventions} == pytest.approx(expected)
+
+
+def test_held_out_causes_are_those_of_probes_fitted_on_other_folds(planted: tuple[Transformer, Tensor, list[str]]) -> None:
+    model, tokens, labels = planted
+    tokens, labels = tokens[:20], labels[:20]
+    settings: dict[str, Any] = {"answers": {"on": ON, "off": OFF}, "strengths": [0.4], "n_random": 2}
+    found = probing.cause_held_out(model, tokens, labels, name="blocks.0.resid_post", n_folds=4, seed=3, **settings)
+    task = Task.of(labels)
+    folds = text_folds(task, 4, seed=3)
+    hooks, plain = recording("blocks.0.resid_post")
+    model(tokens, hooks=hooks)
+    flips = []
+    for fold in range(4):
+        out = folds == fold
+        fitted = probing.fit(plain["blocks.0.resid_post"][~out, -1], task.of_rows(~out))
+        probe = replace(fitted, name="blocks.0.resid_post", pos=-1)
+        one = probing.cause(model, probe, tokens[out], [labels[i] for i in out.nonzero()[:, 0].tolist()], seed=3, **settings)
+        flips.append([each.flipped * one.n_counted for each in one.interventions])
+    assert [each.flipped for each in found.interventions] == pytest.approx([sum(each) / 20 for each in zip(*flips, strict=True)])
+    assert found.at("flip").flipped >= 0.8
+    assert "fitted on other texts" in found.summary()
 
 
 def test_uneven_texts_are_edited_at_their_own_ends() -> None:

@@ -96,7 +96,7 @@ def cross_validate(
     fitted = []
     for fold in folds.unique().tolist():
         learned = folds != fold
-        part = _rows_of(task, learned)
+        part = task.of_rows(learned)
         both = _fit_predict(x[learned], part, kind, x)
         predictions[~learned] = both[~learned].to(predictions.dtype)
         fitted.append(score(part, both[learned].to(predictions.dtype)).value)
@@ -126,12 +126,6 @@ def _null(values: Sequence[float]) -> Null:
     mean = sum(values) / len(values)
     deviation = math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1)) if len(values) > 1 else math.nan
     return Null(mean, deviation)
-
-
-def _rows_of(task: Task, chosen: Tensor) -> Task:
-    words = None if task.words is None else task.words[chosen]
-    groups = task.groups[chosen].unique(return_inverse=True)[1]
-    return replace(task, targets=task.targets[chosen], groups=groups, words=words)
 
 
 def _fit_predict(x: Tensor, task: Task, kind: Kind, every: Tensor) -> Tensor:
