@@ -2,17 +2,21 @@
 
 import itertools
 import math
+from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 import cutaway
-from cutaway import metrics, probing
+from cutaway import LanguageModel, metrics, probing
 from cutaway.hooks import Hooks, recording
 from cutaway.interp.probing import MLP, LinearProbe, Logistic, MeanDifference, Ridge, Task, text_folds
 from cutaway.interp.probing.logistic import fit_logistic
 from cutaway.model import Transformer
+from cutaway.tokenizers import CharTokenizer
 from interp.models import small_model
 from interp.planted import N_POS, N_WORDS, OFF, ON, planted_model, switched_texts
 
@@ -101,11 +105,11 @@ def test_an_mlp_reads_what_no_direction_holds() -> None:
     x = normal(200, 2)
     labels = ((x[:, 0] > 0) ^ (x[:, 1] > 0)).tolist()
     assert probing.probe_rows(x, labels, n_nulls=1).best.validation.held_out.value < 0.65
-    found = probing.probe_rows(x, labels, n_nulls=1, kind=MLP(d_hidden=32))
+    found = probing.probe_rows(x, labels, n_nulls=1, n_folds=3, kind=MLP(d_hidden=32))
     assert found.best.validation.held_out.value > 0.9
     again = probing.fit(x, Task.of(labels), kind=MLP(d_hidden=32))
     assert torch.equal(found.best.probe.scores(x), again.scores(x))
-    numbers = probing.probe_rows(x, (x[:, 0] * x[:, 1]).tolist(), n_nulls=1, kind=MLP(d_hidden=32))
+    numbers = probing.probe_rows(x, (x[:, 0] * x[:, 1]).tolist(), n_nulls=1, n_folds=3, kind=MLP(d_hidden=32))
     assert numbers.measure == "R²"
     assert numbers.best.validation.held_out.value > 0.8
 
@@ -234,6 +238,49 @@ def test_causes_are_runs_with_the_activation_changed_by_hand(planted: tuple[Tran
         "flip": flipped(lambda x: x + (goal - (x @ u)[:, None]) * u),
     }
     assert {each.label: each.flipped for each in caused.interventions} == pytest.approx(expected)
+
+
+def test_held_out_causes_are_those_of_probes_fitted_on_other_folds(planted: tuple[Transformer, Tensor, list[str]]) -> None:
+    model, tokens, labels = planted
+    tokens, labels = tokens[:20], labels[:20]
+    settings: dict[str, Any] = {"answers": {"on": ON, "off": OFF}, "strengths": [0.4], "n_random": 2}
+    found = probing.cause_held_out(model, tokens, labels, name="blocks.0.resid_post", n_folds=4, seed=3, **settings)
+    task = Task.of(labels)
+    folds = text_folds(task, 4, seed=3)
+    hooks, plain = recording("blocks.0.resid_post")
+    model(tokens, hooks=hooks)
+    flips = []
+    for fold in range(4):
+        out = folds == fold
+        fitted = probing.fit(plain["blocks.0.resid_post"][~out, -1], task.of_rows(~out))
+        probe = replace(fitted, name="blocks.0.resid_post", pos=-1)
+        one = probing.cause(model, probe, tokens[out], [labels[i] for i in out.nonzero()[:, 0].tolist()], seed=3, **settings)
+        flips.append([each.flipped * one.n_counted for each in one.interventions])
+    assert [each.flipped for each in found.interventions] == pytest.approx([sum(each) / 20 for each in zip(*flips, strict=True)])
+    assert found.at("flip").flipped >= 0.8
+    assert "fitted on other texts" in found.summary()
+
+
+def test_uneven_texts_are_edited_at_their_own_ends() -> None:
+    tokenizer = CharTokenizer("abcdefghijklmnopqrstuvwxyz ")
+    lm = LanguageModel(small_model(d_vocab=27), tokenizer)
+    texts, labels = ["abc", "the sea", "fg hi", "no", "yes we do", "a z"], ["x", "y"] * 3
+    probe = probing.probe(lm, texts, labels, names="blocks.1.resid_post", n_folds=2, n_nulls=1).best.probe
+    assert isinstance(probe, LinearProbe)
+    caused = probing.cause(lm, probe, texts, labels, strengths=(50.0,), n_random=1)
+    gap = float((probe.means[1] - probe.means[0]) @ probe.direction)
+
+    def add(x: Tensor, _name: str, sign: float) -> Tensor:
+        return torch.cat([x[:, :-1], x[:, -1:] + sign * 50 * gap * probe.direction], dim=1)
+
+    changed = []
+    for text, label in zip(texts, labels, strict=True):
+        hooks = Hooks({probe.name: partial(add, sign=1.0 if label == "x" else -1.0)})
+        tokens = lm.tokens(text)
+        before, after = (run[0, -1].argmax() for run in (lm.model(tokens), lm.model(tokens, hooks=hooks)))
+        changed.append(bool(before != after))
+    assert caused.at("push 50").flipped == pytest.approx(sum(changed) / 6)
+    assert any(changed)
 
 
 def test_a_direction_is_an_edit(planted: tuple[Transformer, Tensor, list[str]]) -> None:

@@ -38,8 +38,9 @@ def probe(
 ) -> Result:
     """Show where a label can be read from activations, on texts held out, beside what shuffled labels and word types alone give.
 
-    With --answer the best probe's direction is put to the test too: activations are pushed along it, lose it, and are moved to the
-    other class, and how often the model's answer flips is shown beside random directions. Alain and Bengio 2016; Hewitt and Liang 2019.
+    With --answer the direction read at the best place is put to the test too, on texts held out: activations are pushed along it, lose
+    it, and are moved to the other class; how often the model's answer flips is shown beside random directions. Alain and Bengio
+    2016; Hewitt and Liang 2019.
 
     Args:
         data FILE: a JSON object a line, of text and label, or of labels, a list of one a token; group names texts that are learned
@@ -64,7 +65,7 @@ def probe(
     In Python:
         found = probing.probe(lm, texts, labels, names="blocks.*.resid_post", pos=-1, with_control=True)
         found.best.validation.selectivity, found.best.probe.direction
-        probing.cause(lm, found.best.probe, texts, labels, answers={"singular": " is", "plural": " are"}).show()
+        probing.cause(lm, found.best.probe, texts, labels, answers={"singular": "is", "plural": "are"}).show()
     """
     from cutaway.interp import probing
     from cutaway.interp.sites import full_name
@@ -90,10 +91,12 @@ def probe(
             progress=progress,
             **settings,
         )
-    return found if not asked else _with_causes(lm, found, given, asked, seed)
+    return found if not asked else _with_causes(lm, found, given, asked, chosen, {"n_folds": folds, "seed": seed})
 
 
-def _with_causes(lm: LanguageModel, found: ProbeScores, given: LabelledFile, answers: dict[str, str], seed: int) -> Result:
+def _with_causes(
+    lm: LanguageModel, found: ProbeScores, given: LabelledFile, answers: dict[str, str], kind: Any, settings: dict[str, Any]
+) -> Result:
     from cutaway.interp import probing
 
     if given.is_by_token:
@@ -102,19 +105,15 @@ def _with_causes(lm: LanguageModel, found: ProbeScores, given: LabelledFile, ans
     if len(pair) != 2 or len(answers) != 2:
         known = ", ".join(map(str, found.classes))
         raise UsageError(f"--answer was given for {', '.join(answers)}; expected two of the classes {known}, each with CLASS=TOKEN")
-    labelled = [(text, label) for text, label in zip(given.texts, given.labels, strict=True) if label in pair]
-    texts, labels = zip(*labelled, strict=True)
+    groups = given.groups or tuple(range(len(given.texts)))
+    labelled = [row for row in zip(given.texts, given.labels, groups, strict=True) if row[1] in pair]
+    texts, labels, groups = zip(*labelled, strict=True)
     of_class: Any = {label: answers[str(label)] for label in pair}
-    with count_progress("edits") as progress:
-        causes = probing.cause(
-            lm,
-            found.best.probe,
-            list(texts),
-            list(labels),
-            between=(pair[0], pair[1]),
-            answers=of_class,
-            seed=seed,
-            progress=progress,
+    name, pos = found.best.place.name, found.best.place.pos
+    assert pos is not None
+    with count_progress("folds") as progress:
+        causes = probing.cause_held_out(
+            lm, texts, labels, name=name, pos=pos, groups=groups, kind=kind, answers=of_class, progress=progress, **settings
         )
     return replace(found, causes=causes)
 

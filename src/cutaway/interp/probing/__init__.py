@@ -2,7 +2,7 @@
 
 from cutaway.interp.probing.activations import Labels, Place
 from cutaway.interp.probing.causation import Causation, Intervention
-from cutaway.interp.probing.causing import cause
+from cutaway.interp.probing.causing import cause, cause_held_out
 from cutaway.interp.probing.kinds import MLP, Kind, KindName, Logistic, MeanDifference, Ridge, fit, kind_of
 from cutaway.interp.probing.labelled_file import LabelledFile, read_labelled
 from cutaway.interp.probing.path import RegularizationPath, regularization_path, text_path
@@ -45,6 +45,7 @@ __all__ = [
     "text_path",
     "RegularizationPath",
     "cause",
+    "cause_held_out",
     "Causation",
     "Intervention",
 ]

@@ -48,6 +48,8 @@ class Causation(Result):
     """What may flip, in words."""
     gap: float
     """How far apart the two classes' means lie along the direction: what a push of 1 adds."""
+    is_held_out: bool
+    """Whether each text was edited along the direction of a probe that was fitted on others."""
     n_texts: int
     n_counted: int
     """How many of the texts the model answers as their class wants without an edit; the others are not counted."""
@@ -63,8 +65,9 @@ class Causation(Result):
     def summary(self) -> str:
         """Return how often the behaviour flips, beside random directions."""
         flip, remove = self.at("flip"), self.at("remove")
+        whose = "fitted on other texts" if self.is_held_out else "of these texts"
         return (
-            f"Moved along the probe's direction at {self.name}, position {self.pos}, to the mean of the other class, "
+            f"Moved along the direction of a probe {whose} at {self.name}, position {self.pos}, to the mean of the other class, "
             f"{self.behaviour} flips in {100 * flip.flipped:.0f} % of {self.n_counted} texts (random directions moved as far: "
             f"{100 * flip.random_mean:.0f} %); with the direction taken away in {100 * remove.flipped:.0f} % "
             f"({100 * remove.random_mean:.0f} %).{self._left_out()}"
@@ -72,7 +75,8 @@ class Causation(Result):
 
     def _left_out(self) -> str:
         n_left = self.n_texts - self.n_counted
-        return f" {n_left} texts are not counted, as the model does not answer them as their class wants." if n_left else ""
+        what = "1 text is" if n_left == 1 else f"{n_left} texts are"
+        return f" {what} not counted, as the model does not answer as their class wants." if n_left else ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return every intervention with its shares."""
@@ -81,6 +85,7 @@ class Causation(Result):
             "pos": self.pos,
             "classes": list(self.classes),
             "behaviour": self.behaviour,
+            "is_held_out": self.is_held_out,
             "gap": self.gap,
             "n_texts": self.n_texts,
             "n_counted": self.n_counted,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float
@@ -14,10 +14,11 @@ from cutaway.interp import edits
 from cutaway.interp.dropout import without_dropout
 from cutaway.interp.edits import Edit
 from cutaway.interp.metrics import Metric, logit_diff
-from cutaway.interp.probing.activations import Spots, activations_of
+from cutaway.interp.probing.activations import Spots, activations_of, labelled_spots
 from cutaway.interp.probing.causation import Causation, Intervention
+from cutaway.interp.probing.kinds import Kind, KindName, fit
 from cutaway.interp.probing.probes import LinearProbe, Probe
-from cutaway.interp.probing.task import Label
+from cutaway.interp.probing.task import Label, text_folds
 from cutaway.interp.residual.question import Prompts
 from cutaway.interp.rows import Texts, model_of, rows_of
 from cutaway.interp.sites import site_of
@@ -26,7 +27,7 @@ from cutaway.language_model import LanguageModel
 from cutaway.model import Transformer
 from cutaway.runtime import seeded_generator
 
-__all__ = ["cause"]
+__all__ = ["cause", "cause_held_out"]
 
 
 def cause(
@@ -56,28 +57,115 @@ def cause(
     Raises ValueError for a probe without a direction, of more classes than `between` names, and where no text is answered as its class
     wants.
     """
+    linear, pair = _checked(probe, between)
+    at = pos if pos is not None else -1 if linear.pos is None else linear.pos
+    found = _outcome(lm, linear, pair, texts, labels, answers, metric, at, strengths, n_random, seed, progress)
+    return _causation([found], linear.name, at, pair, strengths, is_held_out=False)
+
+
+def cause_held_out(
+    lm: LanguageModel | Transformer,
+    texts: Texts,
+    labels: Sequence[Label],
+    *,
+    name: str,
+    pos: int = -1,
+    groups: Sequence[Hashable] | Tensor | None = None,
+    kind: Kind | KindName = "logistic",
+    answers: Mapping[Label, str | int] | None = None,
+    n_folds: int = 5,
+    strengths: Sequence[float] = (0.5, 1.0, 2.0, 4.0),
+    n_random: int = 10,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> Causation:
+    """Do as `cause` does to texts of two classes, each with a probe that was fitted on the other folds of texts, as in `probe`.
+
+    `name` and `pos` say what is read and edited. Raises ValueError as `cause` and `probe` do.
+    """
+    rows = rows_of(lm, texts)
+    spots, task = labelled_spots(rows, labels, pos=pos, groups=groups)
+    if len(task.classes) != 2:
+        raise ValueError(f"the labels are of {len(task.classes)} classes: give texts of two, each of which goes to the other")
+    folds = text_folds(task, n_folds, seed=seed)
+    x = activations_of(lm, name, [spots])[name][0]
+    found = []
+    for fold in range(n_folds):
+        held_out = folds == fold
+        fitted = replace(fit(x[~held_out], task.of_rows(~held_out), kind=kind), name=name, pos=pos)
+        linear, pair = _checked(fitted, None)
+        index = held_out.nonzero()[:, 0].tolist()
+        chosen = texts[index] if isinstance(texts, Tensor) else [texts[i] for i in index]
+        own = [labels[i] for i in index]
+        found.append(_outcome(lm, linear, pair, chosen, own, answers, None, pos, strengths, n_random, seed, None))
+        if progress is not None:
+            progress(fold + 1, n_folds)
+    return _causation(found, name, pos, (task.classes[0], task.classes[1]), strengths, is_held_out=True)
+
+
+@dataclass(frozen=True, eq=False)
+class _Outcome:
+    """What became of some texts under every edit, those along random directions last."""
+
+    counted: Bool[Tensor, " batch"]
+    flipped: Bool[Tensor, "edited batch"]
+    gap: float
+    behaviour: str
+
+
+def _outcome(
+    lm: LanguageModel | Transformer,
+    probe: LinearProbe,
+    pair: tuple[Label, Label],
+    texts: Texts,
+    labels: Sequence[Label] | None,
+    answers: Mapping[Label, str | int] | None,
+    metric: AnyMetric | None,
+    at: int,
+    strengths: Sequence[float],
+    n_random: int,
+    seed: int,
+    progress: Callable[[int, int], None] | None,
+) -> _Outcome:
     if n_random < 1:
         raise ValueError(f"n_random is {n_random}: give at least 1 random direction to compare with")
-    linear, pair = _checked(probe, between)
     model, rows = model_of(lm), rows_of(lm, texts)
-    at = pos if pos is not None else -1 if linear.pos is None else linear.pos
-    x = activations_of(lm, linear.name, [Spots.at_position(rows, at)])[linear.name][0]
-    is_second = _sides(linear, pair, x, labels)
+    x = activations_of(lm, probe.name, [Spots.at_position(rows, at)])[probe.name][0]
+    is_second = _sides(probe, pair, x, labels)
     behaviour = _behaviour(lm, texts, pair, is_second, answers, metric)
-    moves = _Moves.of(linear, pair, x, is_second, at=at, dtype=model.embed.W_E.dtype)
+    moves = _Moves.of(probe, pair, x, is_second, at=at, dtype=model.embed.W_E.dtype)
     randoms = _random_directions(x.shape[1], n_random, seed)
     variants = [[], *moves.along_own(strengths), *(edit for each in randoms for edit in moves.along_random(each, strengths))]
     lengths = None if rows.is_even else rows.lengths
     with without_dropout(model), torch.no_grad():
         scores = sweep(model, rows.tokens, variants, behaviour.metric, lengths=lengths, progress=progress)
-    counted, flipped = behaviour.flips(scores.cpu())
+    return _Outcome(*behaviour.flips(scores.cpu()), moves.gap, behaviour.words)
+
+
+def _causation(
+    outcomes: Sequence[_Outcome],
+    name: str,
+    pos: int,
+    pair: tuple[Label, Label],
+    strengths: Sequence[float],
+    *,
+    is_held_out: bool,
+) -> Causation:
+    """Return what became of all texts; raises ValueError where none counts."""
+    counted, flipped = torch.cat([each.counted for each in outcomes]), torch.cat([each.flipped for each in outcomes], dim=1)
+    if not bool(counted.any()):
+        raise ValueError(
+            "the model gives no text's own answer a higher logit than the other, so nothing can flip: "
+            "look at the labels, the answers and where the texts end"
+        )
     return Causation(
-        name=linear.name,
-        pos=at,
+        name=name,
+        pos=pos,
         classes=(str(pair[0]), str(pair[1])),
-        behaviour=behaviour.words,
-        gap=moves.gap,
-        n_texts=len(rows.tokens),
+        behaviour=outcomes[0].behaviour,
+        gap=sum(each.gap for each in outcomes) / len(outcomes),
+        is_held_out=is_held_out,
+        n_texts=len(counted),
         n_counted=int(counted.sum()),
         interventions=_interventions(flipped[:, counted].double(), strengths),
     )
@@ -141,11 +229,6 @@ class _Behaviour:
         """Return which texts count, and where an edited run does otherwise than the first, unedited one."""
         base, edited = scores[0], scores[1:]
         counted = base > 0 if self.is_counted else torch.ones_like(base, dtype=torch.bool)
-        if not bool(counted.any()):
-            raise ValueError(
-                "the model gives no text's own answer a higher logit than the other, so nothing can flip: "
-                "look at the labels, the answers and where the texts end"
-            )
         return counted, (edited > 0) != (base > 0) if self.is_sign else edited != base
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 __all__ = ["fit_logistic"]
 
-_MOST_FOR_HESSIAN = 1200  # parameters; beyond, products with it take less than solving with it
+_MOST_FOR_HESSIAN = 300  # parameters; beyond, products with it take less than solving with it
 _MOST_STEPS, _MOST_PRODUCTS, _SMALL_GRADIENT = 100, 500, 1e-9
 
 

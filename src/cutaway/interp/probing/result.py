@@ -104,7 +104,7 @@ class ProbeScores(Result):
             f"{found.held_out.standard_error:.3f} on texts held out ({chance}{found.shuffled.value:.2f} on shuffled labels; "
             f"{rows}, {self.n_folds} folds).{of}{self._control_said(found)}"
         )
-        return said if self.causes is None else f"{said} {self.causes.summary()} That probe was fitted on all these texts."
+        return said if self.causes is None else f"{said} {self.causes.summary()}"
 
     def _control_said(self, found: Validation) -> str:
         if found.control is None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 import torch
-from jaxtyping import Int, Shaped
+from jaxtyping import Bool, Int, Shaped
 from torch import Tensor
 
 __all__ = ["Label", "Task", "text_folds"]
@@ -74,6 +74,12 @@ class Task:
     def majority(self) -> float:
         """The accuracy of always saying the most common class; of numbers the R² of always saying their mean, which is 0."""
         return 0.0 if self.is_number else float(self.targets.bincount().max()) / len(self)
+
+    def of_rows(self, chosen: Bool[Tensor, " row"]) -> Task:
+        """Return the task of some of its rows."""
+        words = None if self.words is None else self.words[chosen]
+        groups = self.groups[chosen].unique(return_inverse=True)[1]
+        return replace(self, targets=self.targets[chosen], groups=groups, words=words)
 
     def shuffled(self, generator: torch.Generator) -> Task:
         """Return the task with its labels dealt to other rows at random."""

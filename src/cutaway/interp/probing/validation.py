@@ -70,13 +70,17 @@ def validate(
     if n_nulls < 1:
         raise ValueError(f"n_nulls is {n_nulls}: give at least 1, as a score means nothing without one")
     predictions, fitted = cross_validate(x, task, kind, folds=folds)
-    draws: list[tuple[Callable[[torch.Generator], Task], str]] = [(task.shuffled, "shuffled labels")]
-    draws += [(task.control, "control task")] if with_control else []
-    nulls = []
-    for make, purpose in draws:
-        generator = seeded_generator(seed + len(purpose))  # each purpose has numbers of its own
-        nulls.append(_null([held_out(x, make(generator), kind, folds=folds).value for _ in range(n_nulls)]))
-    return Validation(score(task, predictions), fitted, task.majority, nulls[0], nulls[1] if with_control else None)
+
+    def null(draw: Callable[[torch.Generator], Task], generator: torch.Generator) -> Null:
+        return _null([held_out(x, draw(generator), kind, folds=folds).value for _ in range(n_nulls)])
+
+    return Validation(
+        held_out=score(task, predictions),
+        fitted=fitted,
+        majority=task.majority,
+        shuffled=null(task.shuffled, seeded_generator(seed)),
+        control=null(task.control, seeded_generator(seed)) if with_control else None,
+    )
 
 
 def held_out(x: Float[Tensor, "row d"], task: Task, kind: Kind, *, folds: Int[Tensor, " row"]) -> Score:
@@ -92,7 +96,7 @@ def cross_validate(
     fitted = []
     for fold in folds.unique().tolist():
         learned = folds != fold
-        part = _rows_of(task, learned)
+        part = task.of_rows(learned)
         both = _fit_predict(x[learned], part, kind, x)
         predictions[~learned] = both[~learned].to(predictions.dtype)
         fitted.append(score(part, both[learned].to(predictions.dtype)).value)
@@ -122,12 +126,6 @@ def _null(values: Sequence[float]) -> Null:
     mean = sum(values) / len(values)
     deviation = math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1)) if len(values) > 1 else math.nan
     return Null(mean, deviation)
-
-
-def _rows_of(task: Task, chosen: Tensor) -> Task:
-    words = None if task.words is None else task.words[chosen]
-    groups = task.groups[chosen].unique(return_inverse=True)[1]
-    return replace(task, targets=task.targets[chosen], groups=groups, words=words)
 
 
 def _fit_predict(x: Tensor, task: Task, kind: Kind, every: Tensor) -> Tensor:

@@ -66,7 +66,7 @@ class Steering(Result):
         what = "with its direction taken away" if most.strength is None else f"at strength {most.label}"
         perplexity, random = (shown_perplexity(each.perplexity) for each in (most.damage, most.random_mean))
         return (
-            f"The vector is the {self.vector.made}, at {self.vector.name} ({self.vector.norm:.1f} long). On {self.n_tokens} tokens of "
+            f"The vector at {self.vector.name} is {self.vector.norm:.1f} long ({self.vector.made}). On {self.n_tokens} tokens of "
             f"neutral text the perplexity is {base.perplexity:.1f}; {what} it is {perplexity} and predictions are {most.damage.kl:.2f} "
             f"nats away (random directions of that length: {random} and {most.random_mean.kl:.2f})."
         )
