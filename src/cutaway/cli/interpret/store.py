@@ -31,6 +31,7 @@ def store(
     skip_first: bool = False,
     batch_size: int | None = None,
     shard_gib: float = 0.25,
+    source: str = "",
 ) -> Result:
     """Write the activations of a text, token by token, into a folder of safetensors; without --out say how much that would be.
 
@@ -68,5 +69,5 @@ def store(
         return expected
     print_sentence(stderr_console(), Text(expected.summary(), style="dim"))
     with count_progress("tokens") as progress:
-        found = stores.collect(lm, data, names, out, progress=progress, **options)
+        found = stores.collect(lm, data, names, out, source=source, progress=progress, **options)
     return stores.describe_store(found)
