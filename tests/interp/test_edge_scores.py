@@ -112,14 +112,8 @@ class Streams:
         }
 
 
-@pytest.mark.parametrize("is_frozen", [False, True])
-def test_scores_are_those_of_a_model_with_a_stream_for_each_receiver(
-    is_frozen: bool, variant: ModelConfig, make_model: MakeModel, make_tokens: Callable
-) -> None:
-    grouped, (tokens, other_tokens) = make_model(variant), pair(make_tokens)
-    frozen = tuple(name for name in grouped.hook_names() if name.endswith(".scale"))[1:] if is_frozen else ()
-    if is_frozen and not frozen:
-        return  # a model without norms, of which there is nothing to freeze
+def check_against_streams(grouped: Transformer, make_tokens: Callable, frozen: tuple[str, ...]) -> None:
+    config, (tokens, other_tokens) = grouped.config, pair(make_tokens)
     for kv in ("group", "query-head"):
         model = ungroup_heads(grouped) if kv == "query-head" else grouped
         run, other = Streams(model, tokens, frozen=frozen), Streams(model, other_tokens)
@@ -130,8 +124,24 @@ def test_scores_are_those_of_a_model_with_a_stream_for_each_receiver(
         for edge in found.graph.edges():
             same(found.scores[found.graph.place(edge)], expected[str(edge)], msg=str(edge))
         assert found.scores[~found.graph.has_edge].isnan().all()
-        if variant.n_kv_heads == variant.n_heads:
+        if config.n_kv_heads == config.n_heads:
             break
+
+
+def test_scores_are_those_of_a_model_with_a_stream_for_each_receiver(
+    variant: ModelConfig, make_model: MakeModel, make_tokens: Callable
+) -> None:
+    check_against_streams(make_model(variant), make_tokens, ())
+
+
+@pytest.mark.parametrize("choices", [{}, {"norm": "rmsnorm", "block": "parallel", "n_kv_heads": 2, "is_causal": False}])
+def test_held_norms_pass_gradients_on_as_a_scale(
+    choices: dict, tiny_config: ModelConfig, make_model: MakeModel, make_tokens: Callable
+) -> None:
+    model = make_model(tiny_config.replace(**choices))
+    norms = tuple(name for name in model.hook_names() if name.endswith(".scale"))
+    for frozen in (norms, norms[1:-1]):
+        check_against_streams(model, make_tokens, frozen)
 
 
 def still(model: Transformer) -> Transformer:
@@ -312,10 +322,10 @@ def test_portions_follow_the_budget(tiny_model: Transformer) -> None:
 
 def test_rows_of_different_length(tiny_model: Transformer, make_tokens: Callable) -> None:
     tokens, other_tokens = make_tokens(), make_tokens(seed=2)
-    for method in METHODS:
-        found = score_edges(tiny_model, tokens, other_tokens, metrics.log_prob(4), method=method, steps=2, lengths=[9, 7])  # type: ignore[arg-type]
+    for method in ("eap", "eap-ig-activations", "exact"):
+        found = score_edges(tiny_model, tokens, other_tokens, metrics.log_prob(4), method=method, steps=1, lengths=[9, 7])  # type: ignore[arg-type]
         rows = [
-            score_edges(tiny_model, tokens[[i], :n], other_tokens[[i], :n], metrics.log_prob(4), method=method, steps=2).scores  # type: ignore[arg-type]
+            score_edges(tiny_model, tokens[[i], :n], other_tokens[[i], :n], metrics.log_prob(4), method=method, steps=1).scores  # type: ignore[arg-type]
             for i, n in enumerate([9, 7])
         ]
         same(found.scores, torch.stack(rows).mean(0))
@@ -327,7 +337,7 @@ def test_a_metric_may_be_any_function(tiny_model: Transformer, make_tokens: Call
     def difference(logits: Tensor) -> Tensor:
         return logits[:, -1, 3] - logits[:, -1, 5]
 
-    for method in METHODS:
+    for method in ("eap", "eap-ig-activations", "exact"):
         found, expected = (
             score_edges(tiny_model, tokens, other_tokens, metric, method=method, steps=2).scores  # type: ignore[arg-type]
             for metric in (difference, METRIC)
@@ -412,7 +422,7 @@ def test_what_cannot_be_scored_is_refused(options: dict, said: str, tiny_model: 
 
 def test_nothing_is_left_on_the_model(tiny_model: Transformer, make_tokens: Callable) -> None:
     tiny_model.train()
-    for method in METHODS:
+    for method in METHODS[:3]:
         score_edges(tiny_model, *pair(make_tokens), METRIC, method=method, steps=1)  # type: ignore[arg-type]
     assert tiny_model.training
     assert all(weight.grad is None and weight.requires_grad for weight in tiny_model.parameters())

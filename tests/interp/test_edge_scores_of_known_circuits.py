@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from benchmarks.edges import known_edges, metric_of, saturated, wrong_or_missing
+from benchmarks.edges import known_edges, known_table, metric_of, saturated, wrong_or_missing
 from torch import Tensor
 
 from cutaway.config import ModelConfig
@@ -39,7 +39,7 @@ def scored(make: Callable, method: str, *, is_saturated: bool, steps: int = 5) -
 @pytest.mark.parametrize(
     ("name", "is_saturated"),
     [(name, False) for name in HANDMADE if "3 layers" not in name]
-    + [(name, True) for name in ("induction", "copying", "indirect object", "neuron")],
+    + [(name, True) for name in ("induction", "copying", "indirect object, grouped", "neuron")],
 )
 def test_patched_edges_are_the_circuit(name: str, is_saturated: bool) -> None:
     found, made = scored(HANDMADE[name], "exact", is_saturated=is_saturated)
@@ -134,3 +134,9 @@ def test_in_a_trained_model_the_previous_token_heads_edge_to_the_keys_is_first()
         assert str(ranked[0].sender) in before
         assert ranked[0].receiver.input == "k"
         assert str(replace(ranked[0].receiver, input=None)) in inducing
+
+
+def test_the_benchmark_tells_shares_of_both_versions() -> None:
+    lines = known_table({"neuron": HANDMADE["neuron"]}, {"eap": ("eap", 1)})
+    assert lines[2].split()[:6] == ["neuron", "eap", "1.00", "1.00", "1.00", "1.00"]
+    assert lines[-1].split() == ["mean", "of", "1", "eap", "1.00", "1.00", "1.00", "1.00"]

@@ -182,7 +182,7 @@ class EdgeScores(Result):
         return [scores, strongest]
 
     def views(self) -> list[RenderableType]:
-        """Return the map in a terminal's cells, and the strongest edges."""
+        """Return the map in a terminal's cells, where there are not too many layers for one, and the strongest edges."""
         from rich.console import Group
         from rich.text import Text
 
@@ -193,7 +193,8 @@ class EdgeScores(Result):
         strongest = table(*header[:n], right=header[1:n], title="The strongest edges")
         for each in self.ranked(_N_SHOWN):
             strongest.add_row(*self._row(each)[:n])
-        return [Group(Text(f"{title} ({words})", style="bold"), cells), strongest]
+        drawn = [Group(Text(f"{title} ({words})", style="bold"), cells)] if len(rows) <= _N_GRID else []
+        return [*drawn, strongest]
 
     def _n_counted(self) -> int:
         """Return how many edges matter, by their exact effect where that is known."""
