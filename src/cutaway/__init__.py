@@ -26,9 +26,10 @@ if TYPE_CHECKING:
         residual,
         tracing,
     )
-    from cutaway.interp.cache import ActivationCache
+    from cutaway.interp.cache import ActivationCache, cache_gib
     from cutaway.interp.editing import run_with_edits
     from cutaway.interp.edits import Edit
+    from cutaway.interp.generating import generate_with_edits
     from cutaway.interp.running import gradients, means, run_with_cache, run_with_hooks
     from cutaway.interp.sweep import plan_sweep, sweep
     from cutaway.language_model import LanguageModel, load
@@ -48,6 +49,8 @@ _HOMES = {
     "TrainConfig": "cutaway.training",
     "train": "cutaway.training",
     "ActivationCache": "cutaway.interp.cache",
+    "cache_gib": "cutaway.interp.cache",
+    "generate_with_edits": "cutaway.interp.generating",
     "Edit": "cutaway.interp.edits",
     "run_with_cache": "cutaway.interp.running",
     "run_with_hooks": "cutaway.interp.running",
@@ -64,7 +67,8 @@ _MODULES = (
 
 __all__ = [
     "ModelConfig", "Transformer", "LanguageModel", "Hooks", "load", "compare", "TrainConfig", "train",
-    "ActivationCache", "Edit", "run_with_cache", "run_with_hooks", "run_with_edits", "means", "gradients",
+    "ActivationCache", "cache_gib", "Edit", "run_with_cache", "run_with_hooks", "run_with_edits", "generate_with_edits",
+    "means", "gradients",
     "sweep", "plan_sweep", "edits", "metrics", "residual", "attention", "heads", "composition", "circuits", "refactoring", "lens",
     "ablation", "factored", "patching", "tracing", "path_patching", "attribution",
 ]  # fmt: skip

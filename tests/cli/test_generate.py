@@ -7,6 +7,7 @@ import sys
 import pytest
 
 import cutaway as package
+from cutaway import edits
 from cutaway.generation.strategies import STRATEGIES
 from cutaway.runtime import seeded_generator
 from cutaway.tokenizers import BytePairTokenizer
@@ -240,3 +241,43 @@ class TestTheOffer:
         assert (found, out) == (code, "")
         assert sentence in err
         assert "93 MB" in asked[0]
+
+
+def test_text_is_generated_under_edits(cutaway, lm, run, tmp_path):
+    made = [edits.zero("blocks.0.attn_out"), edits.scale("blocks.0.mlp_out", 3.0, pos=[2, 9])]
+    (tmp_path / "edits.json").write_text(json.dumps([each.to_dict() for each in made]))
+    options = ["--edit", "edits.json", "--max-new-tokens", "6", "--temperature", "0"]
+    for more, edit_prompt, said in [
+        ([], True, "read under them too"),
+        (["--no-edit-prompt"], False, "is read as it is, and they begin"),
+    ]:
+        expected = package.generate_with_edits(lm, "the king", made, edit_prompt=edit_prompt, max_new_tokens=6, temperature=0.0)
+        code, out, err = cutaway("generate", "the king", *options, *more)
+        assert (code, out) == (0, expected + "\n"), err
+        assert "edits: zero blocks.0.attn_out; scale by 3 blocks.0.mlp_out (pos [2, 9]); the prompt" in err
+        assert said in " ".join(err.split())
+        found = json.loads(cutaway("generate", "the king", "a", *options, *more, "--json")[1])
+        assert (found[0]["text"], found[0]["edit_prompt"], len(found)) == (expected, edit_prompt, 2)
+        assert found[1]["edits"] == list(map(str, made))
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "said"),
+    [
+        ("[", [], "edits.json is no JSON"),
+        ("[]", [], "edits.json holds no edits"),
+        ('[{"kind": "zap", "name": "embed"}]', [], "edits.json: an edit's kind is 'zap'"),
+        ('[{"kind": "zero", "name": "blocks.7.attn_out"}]', [], "computes no 'blocks.7.attn_out'"),
+        ('[{"kind": "zero", "name": "blocks.0.attn_out"}]', ["--compare"], "--edit and --compare do not go together"),
+        (None, ["--no-edit-prompt"], "edits.json"),
+    ],
+)
+def test_edits_that_cannot_be_read_are_said(cutaway, run, tmp_path, content, options, said):
+    if content is not None:
+        (tmp_path / "edits.json").write_text(content)
+    code, out, err = cutaway("generate", "the king", "--edit", "edits.json", *options)
+    assert (code, out) == (2, "")
+    assert said in " ".join(err.split())
+    code, out, err = cutaway("generate", "the king", "--no-edit-prompt")
+    assert (code, out) == (2, "")
+    assert "give --edit with it" in err

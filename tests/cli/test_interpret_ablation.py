@@ -1,13 +1,10 @@
-"""`cutaway interpret ablate`, `importance` and `weights`, on a tiny model whose tokens are words."""
+"""`cutaway interpret ablate`, `importance`, `weights` and `fold`, on a tiny model whose tokens are words."""
 
 import json
 
 import pytest
-import torch
 
-from cutaway import LanguageModel, ModelConfig, Transformer
-from cutaway.tokenizers import BPETokenizer
-from cutaway.weights import save_hugging_face
+import cutaway as package
 
 PROMPT = "The capital of France is"
 TEXT = "The capital of France is Paris\nThe capital of England is London\n" * 40
@@ -15,6 +12,7 @@ ANSWERS = ["--text", PROMPT, "--target", "Paris", "--wrong", "London"]
 COMMANDS = {
     "ablate": ANSWERS,
     "ablate --what layer": ["--text", PROMPT, "--text", "The capital of England is", "--how", "mean"],
+    "ablate --how mean --by-position": ["--text", PROMPT, "--text", "The capital of England is"],
     "ablate --what position": ["--text", PROMPT, "--how", "resample", "--reference", TEXT[:31]],
     "ablate --what neuron --layer 1": ["--text", PROMPT],
     "ablate --layer 0 --head 1": ANSWERS,
@@ -23,17 +21,8 @@ COMMANDS = {
     "weights --layer 1": [],
     "weights --layer 1 --head 0": [],
     "weights --layer 1 --head 0 --circuit qk": [],
+    "fold --out folded": [],
 }
-
-
-@pytest.fixture
-def words(tmp_path):
-    """A folder with a model that has never learned anything."""
-    tokenizer = BPETokenizer.train(TEXT, 290)
-    shape = ModelConfig(d_vocab=tokenizer.d_vocab, n_ctx=32, n_layers=2, n_heads=2, d_model=16)
-    lm = LanguageModel(Transformer(shape, generator=torch.Generator().manual_seed(0)), tokenizer)
-    save_hugging_face(lm, tmp_path / "words")
-    return lm
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -44,7 +33,7 @@ def test_it_is_shown_printed_and_written(cutaway, words, command, tmp_path):
     assert (code, err) == (0, "words\n\n"), err
     assert max(map(len, (line for line in out.splitlines()[2:] if not line.startswith("The report")))) <= 80
     assert "<svg" in (tmp_path / "found.html").read_text()
-    code, out, err = cutaway(*call, "--json")
+    code, out, err = cutaway(*(word if word != "folded" else "folded-again" for word in call), "--json")
     assert code == 0, err
     assert json.loads(out)
 
@@ -62,7 +51,10 @@ def test_an_answer_is_said_as_it_was_taken(cutaway, words):
         (["ablate", "words", "--text", PROMPT, "--head", "1"], "give --layer too"),
         (["ablate", "words", "--text", PROMPT, "--layer", "0", "--head", "1", "--what", "mlp"], "--head takes out that one head"),
         (["ablate", "words", "--text", PROMPT, "--how", "resample"], "several such rows, or a reference"),
-        (["ablate", "words", "--text", PROMPT, "--what", "neuron"], "name the layers"),
+        (["ablate", "words", "--text", PROMPT, "--what", "neuron"], "2 layers of 24 neurons: name some with --layer"),
+        (["ablate", "words", "--text", PROMPT, "--by-position"], "--by-position is for means, and the ablation is 'zero'"),
+        (["ablate", "words", "--text", PROMPT, "--wrong", "London"], "a wrong answer is held against the correct one"),
+        (["heads", "words", "--num-sequences", "0"], "--num-sequences is 0; draw at least one sequence"),
         (["weights", "words", "--head", "1"], "give --layer too"),
         (["weights", "words", "--layer", "7"], "no layer 7"),
     ],
@@ -72,3 +64,26 @@ def test_mistakes_are_one_sentence(cutaway, words, options, sentence):
     assert code in (1, 2)
     assert sentence in err, err
     assert not out
+
+
+def test_a_mean_of_each_position_arrives(cutaway, words):
+    texts = ["--text", PROMPT, "--text", "The capital of England is", "--how", "mean", "--json"]
+    everywhere, each = (json.loads(cutaway("interpret", "ablate", "words", *texts, *more)[1]) for more in ([], ["--by-position"]))
+    assert each["replacement"] == "the mean of each position over these same rows" != everywhere["replacement"]
+
+
+def test_a_folded_model_is_written_and_computes_the_same(cutaway, words, tmp_path):
+    found = json.loads(cutaway("interpret", "fold", "words", "--out", "folded", "--text", PROMPT, "--json")[1])
+    folded = package.load(tmp_path / "folded")
+    assert not folded.config.tie_embeddings
+    assert all((weight == 1).all() for name, weight in folded.model.named_parameters() if ".ln" in name)
+    difference = (folded.model(folded.tokens(PROMPT)) - words.model(words.tokens(PROMPT))).abs().max().item()
+    assert found["largest_difference"] == difference
+    assert difference < 1e-5 * found["largest_logit"]  # float32
+    code, out, err = cutaway("interpret", "fold", "words", "--out", "folded")
+    assert (code, out) == (2, "")
+    assert "folded is there already" in err
+    code, out, err = cutaway("interpret", "fold", "words", "--centre")
+    assert (code, out) == (2, "")
+    assert "this model's norm is 'rmsnorm'" in err
+    assert sorted(each.name for each in tmp_path.iterdir() if each.is_dir()) == ["folded", "words"]

@@ -128,7 +128,8 @@ def test_both_lists_of_tokens_are_shown(cutaway, run, tmp_path):
 def test_what_is_missing_or_of_another_model_is_said(cutaway, run, pairs, tmp_path):
     assert cutaway("interpret", "circuit", "find", *pairs, "--n-edges", "9", "--out", "c.json")[0] == 0
     for arguments, said in (
-        (["find"], "prompts are missing: give --prompts FILE, --ioi N, or --text"),
+        (["find"], "--prompts or --ioi or --text is missing: give one of them, or --demo"),
+        (["find", "--text", "the king"], "prompts are missing: give --prompts FILE, --ioi N, or --text, --corrupted and --target"),
         (["find", *pairs, *ASKED], "three ways to give prompts"),
         (["find", *pairs, "--out", "no/c.json"], "there is no folder"),
         (["run"], "CIRCUIT is missing: give it, or --demo"),

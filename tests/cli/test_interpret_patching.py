@@ -3,13 +3,7 @@
 import json
 
 import pytest
-import torch
 
-from cutaway import LanguageModel, ModelConfig, Transformer
-from cutaway.tokenizers import BPETokenizer
-from cutaway.weights import save_hugging_face
-
-TEXT = "The capital of France is Paris\nThe capital of England is London\n" * 40
 PATCH = ["--clean", "The capital of France is", "--corrupted", "The capital of England is", "--target", "Paris"]
 TRACE = ["--text", "The capital of France is", "--subject", "France", "--target", "Paris", "--draws", "2"]
 COMMANDS = {
@@ -20,22 +14,8 @@ COMMANDS = {
     "trace": TRACE,
     "trace --site mlp_out --window 1": TRACE,
     "trace --replacement England": TRACE[:-2],
+    "trace --replacement England --wrong London": TRACE[:-2],
 }
-
-
-@pytest.fixture
-def words(tmp_path):
-    """A folder with a model that has never learned anything."""
-    tokenizer = BPETokenizer.train(TEXT, 290)
-    shape = ModelConfig(
-        d_vocab=tokenizer.d_vocab, n_ctx=32, n_layers=2, n_heads=4, n_kv_heads=2, d_model=16, position="rotary", norm="rmsnorm",
-        act="silu", gated_mlp=True, attn_bias=False, mlp_bias=False, d_mlp=24,
-    )  # fmt: skip
-    model = Transformer(shape, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        for weight in model.parameters():
-            weight.mul_(4)  # so that the prompts' answers differ by more than rounding
-    save_hugging_face(LanguageModel(model, tokenizer), tmp_path / "words")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -63,7 +43,8 @@ def test_it_is_shown_printed_and_written(cutaway, words, command, tmp_path):
         (["patch", "--by", "row"], "--by is 'row'; expected position, head, kv-head, head-position or layer"),
         (["trace", "--subject", "Spain"], "'Spain' is not in the text"),
         (["trace", "--replacement", "England", "--seed", "1"], "--replacement and --seed do not go together"),
-        (["trace", "--draws", "0"], "at least one draw"),
+        (["trace", "--draws", "0"], "--draws 0; expected noise above 0 and at least one draw"),
+        (["trace", "--metric", "logit_diff"], "give a wrong answer"),
     ],
 )
 def test_bad_input_is_one_sentence(cutaway, words, command, sentence):
@@ -72,3 +53,10 @@ def test_bad_input_is_one_sentence(cutaway, words, command, sentence):
     assert (code, out) == (2, "")
     assert sentence in err
     assert "Traceback" not in err
+
+
+def test_a_wrong_answer_and_a_metric_of_a_trace_arrive(cutaway, words):
+    command = ["interpret", "trace", "words", *TRACE, "--site", "mlp_out", "--json"]
+    assert json.loads(cutaway(*command)[1])["metric"] == "probability of ·Paris"
+    assert json.loads(cutaway(*command, "--wrong", "London")[1])["metric"] == "logit difference ·Paris - ·London"
+    assert json.loads(cutaway(*command, "--wrong", "London", "--metric", "log_prob")[1])["metric"] == "log-probability of ·Paris"

@@ -1,33 +1,16 @@
 """`cutaway interpret` path-patch and attribution-patch, on a tiny run."""
 
 import json
-import shutil
 
 import pytest
 
-import cutaway as package
 from cutaway.report import token_label
-from tiny_training import tiny_config, write_text
 
 ASKED = ["--text", "the king", "--corrupted", "the wing", "--target", "s", "--wrong", "e"]
 VERBS = {
     "path-patch": ["--receiver", "L1H0.q", "--receiver", "logits"],
     "attribution-patch": ["--kind", "z", "--kind", "q", "--exact-top", "2"],
 }
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    home = tmp_path_factory.mktemp("home")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CUTAWAY_CACHE", str(home / "cache"))
-        return package.train(tiny_config(write_text(home), out=str(home / "run"), n_steps=3, n_layers=2), quiet=True)
-
-
-@pytest.fixture
-def run(trained, tmp_path):
-    """The latest run of this test's folder of runs: characters, 2 layers of 2 heads."""
-    return shutil.copytree(trained, tmp_path / "runs/play")
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -61,6 +44,11 @@ def test_options_arrive(cutaway, run):
     assert (found["along"], found["steps"], found["threshold"]) == ("inputs", 3, 0.2)
     assert found["agreement"][0]["n_tried"] == found["agreement"][0]["n_nodes"] == 2 * 8
     assert found["tokens"] == [token_label(char) for char in "the king"]
+
+
+def test_receivers_are_patched_together(cutaway, run):
+    found = json.loads(cutaway("interpret", "path-patch", *ASKED, "--receiver", "L1H0.q+L1G1.k", "--json")[1])
+    assert found["receivers"] == ["L1H0.q+L1G1.k"]
 
 
 def test_what_cannot_be_is_said(cutaway, run):

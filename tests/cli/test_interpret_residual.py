@@ -3,28 +3,12 @@
 import json
 
 import pytest
-import torch
-
-from cutaway import LanguageModel, ModelConfig, Transformer
-from cutaway.tokenizers import BPETokenizer
-from cutaway.weights import save_hugging_face
 
 PROMPT = "The capital of France is"
-TEXT = "The capital of France is Paris\nThe capital of England is London\n" * 40
 VERBS = {
     "attribute": ["--text", PROMPT, "--target", "Paris", "--wrong", " London"],
     "residual": ["--text", PROMPT],
 }
-
-
-@pytest.fixture
-def words(tmp_path):
-    """A folder with a model that has never learned anything."""
-    tokenizer = BPETokenizer.train(TEXT, 290)
-    shape = ModelConfig(d_vocab=tokenizer.d_vocab, n_ctx=32, n_layers=2, n_heads=2, d_model=16)
-    lm = LanguageModel(Transformer(shape, generator=torch.Generator().manual_seed(0)), tokenizer)
-    save_hugging_face(lm, tmp_path / "words")
-    return lm
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -72,6 +56,12 @@ def test_bad_input_is_one_sentence(cutaway, words, options, expected):
     assert code in (1, 2)
     assert out == ""
     assert expected in " ".join(err.split())
+
+
+def test_the_stream_of_one_token_is_no_mean(cutaway, words):
+    code, out, err = cutaway("interpret", "residual", "words", "--text", "T")
+    assert (code, out) == (2, "")
+    assert "the text is one token, and the first position is left out of the means" in " ".join(err.split())
 
 
 @pytest.mark.parametrize("verb", VERBS)

@@ -136,6 +136,31 @@ def test_a_value_that_looks_like_an_option_stays_a_value(chosen, verbs, tmp_path
     assert load_command("interpret", "look").parse(command[2:])[1]["text"] == "--json"
 
 
+def ways_through(verb, chosen, monkeypatch):
+    """Return the command lines that the menu makes for one verb of interpret, all its questions answered as they stand."""
+    monkeypatch.setattr(entries, "INTERPRET_VERBS", {"Some": {verb: "it does something"}})
+    entry = next(entry for entry in MENU if entry.name == "Interpret")
+    return [command[2:] for command in every_command(entry, chosen) if "runs/done" in command]
+
+
+def test_what_may_be_given_again_is_asked_for_once_for_each_text(chosen, tmp_path, monkeypatch):
+    monkeypatch.setenv("CUTAWAY_RUNS", "runs")
+    make_run(tmp_path / "runs/done")
+    for verb in ("ablate", "importance"):
+        ((_, *words),) = ways_through(verb, chosen, monkeypatch)
+        example = load_command("interpret", verb).function.demo["text"]
+        assert words == [word for text in example for word in ("--text", text)]
+
+
+def test_one_of_several_options_is_chosen(chosen, tmp_path, monkeypatch):
+    monkeypatch.setenv("CUTAWAY_RUNS", "runs")
+    make_run(tmp_path / "runs/done")
+    ways = ways_through("tuned-lens", chosen, monkeypatch)
+    assert sorted(words for _, *words in ways) == [["--lens", "typed"], ["--train-on", "stdlib"]]
+    for words in ways:
+        assert load_command("interpret", "tuned-lens").parse(words)
+
+
 def test_what_runs_have_come_to_is_said(tmp_path):
     make_old(make_run(tmp_path / "runs/half", checkpoint_steps=(50,), n_steps=60))
     make_run(tmp_path / "runs/going", checkpoint_steps=(50,), n_steps=60)

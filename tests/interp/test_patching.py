@@ -430,3 +430,21 @@ def test_nothing_to_recover(lm: LanguageModel) -> None:
             block.attn.W_O.bias.zero_()
     with pytest.raises(ValueError, match="both runs give the same log-probability of a"):
         patch(lm, "a cat", "a bat", "a")
+
+
+def test_what_the_stream_brings_where_it_is_read_is_told_apart(lm: LanguageModel) -> None:
+    found = patch(lm, CLEAN, CORRUPTED, "a", "b", site="resid_pre")
+    last = len(found.alignments[0].corrupted) - 1
+    assert found.read == (last,)
+    elsewhere = found.recovery[:, [place for place, pos in enumerate(found.positions) if pos != last]]
+    best = found.ranked(apart=found.read)[0]
+    assert best.recovery == pytest.approx(elsewhere.max().item(), abs=ROUNDING)
+    assert not best.where.startswith(f"{last} ")
+    assert f"Apart from position {last}" in found.summary()
+    header, rows = found.table()
+    assert header[-2:] == [f"best but {last}", "%"]
+    assert {row[-2].split()[0] for row in rows} <= {str(pos) for pos in found.positions} - {str(last)}
+    assert found.to_dict()["layers_apart_from_read"][0]["recovery"] == best.recovery
+    by_head = patch(lm, CLEAN, CORRUPTED, "a", "b", site="z")
+    assert by_head.read == ()
+    assert "Apart from" not in by_head.summary()

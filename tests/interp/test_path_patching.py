@@ -217,7 +217,17 @@ def edge_names(handmade: Handmade) -> set[tuple[str, str]]:
     return {(name(edge.sender), name(edge.receiver, f".{edge.input}")) for edge in handmade.circuit.edges}
 
 
-@pytest.mark.parametrize("name", ["induction, with an MLP", "induction, learned positions", "induction, with decoys", "copying"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "induction, with an MLP",
+        "induction, learned positions",
+        "induction, with decoys",
+        "copying",
+        "induction, rotary",
+        "induction, grouped",
+    ],
+)
 def test_a_circuit_made_by_hand_is_found_and_nothing_else(name: str) -> None:
     handmade = HANDMADE[name]()
     found, _ = paths_of(handmade)

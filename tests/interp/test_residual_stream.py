@@ -89,9 +89,14 @@ def test_texts_are_of_one_length(make_model: MakeModel, tiny_config: ModelConfig
         residual.stream(lm, ["abc", "de"])
 
 
-def test_one_token_and_no_layers(make_model: MakeModel) -> None:
+def test_one_token_is_refused(tiny_model: Transformer) -> None:
+    with pytest.raises(ValueError, match="the text is one token, and the first position is left out of the means"):
+        residual.stream(tiny_model, torch.tensor([[3]]))
+
+
+def test_no_layers(make_model: MakeModel) -> None:
     model = make_model(ModelConfig(d_vocab=31, n_ctx=12, n_layers=0, n_heads=2, d_model=8))
-    found = residual.stream(model, torch.tensor([[3]]))
+    found = residual.stream(model, torch.tensor([[3, 4]]))
     assert found.points == ("final",)
     assert found.shares.sum().item() == pytest.approx(1, abs=1e-12)
     assert found.summary()

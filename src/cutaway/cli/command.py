@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 from cutaway.cli.docstrings import entries_of, field_texts, sections_of
 from cutaway.cli.errors import UsageError
 
-__all__ = ["Verb", "Command", "Option", "load_command", "options_of", "excludes", "before_dashes"]
+__all__ = ["Verb", "Command", "Option", "load_command", "options_of", "excludes", "needs_one_of", "before_dashes"]
 
 Verb = Callable[..., None]
 """A function that does what a verb says and prints the result."""
@@ -133,6 +133,16 @@ def excludes(name: str, *others: str, why: str) -> Callable[[Verb], Verb]:
 
     def decorate(function: Verb) -> Verb:
         function.exclusions = ((name, others, why), *getattr(function, "exclusions", ()))  # type: ignore[attr-defined]
+        return function
+
+    return decorate
+
+
+def needs_one_of(*names: str) -> Callable[[Verb], Verb]:
+    """Let a verb need one of these options, which the menu asks for."""
+
+    def decorate(function: Verb) -> Verb:
+        function.needs_one_of = (names, *getattr(function, "needs_one_of", ()))  # type: ignore[attr-defined]
         return function
 
     return decorate

@@ -14,12 +14,14 @@ from rich.table import Table
 from rich.text import Text
 
 from cutaway.cli.command import excludes, options_of
+from cutaway.cli.edit_files import read_edits
 from cutaway.cli.errors import UsageError, report_warning
 from cutaway.cli.loading import load_named
 from cutaway.generation.sampling import SAMPLING_PRESETS, Sampling
 from cutaway.report import is_unicode, print_json, stderr_console, stdout_console, table
 
 if TYPE_CHECKING:
+    from cutaway.interp.edits import Edit
     from cutaway.language_model import LanguageModel
 
 __all__ = ["generate"]
@@ -38,6 +40,7 @@ def _preset(arguments: Sequence[str]) -> tuple[str, Sampling]:
     return name, SAMPLING_PRESETS[name]
 
 
+@excludes("edit", "chat", "interactive", "compare", "compile", why="a prompt is continued under edits, and shown when it is done")
 @excludes("random", "model", "tokenizer", "config", "chat", why="one has untrained weights, the other trained ones")
 @excludes("chat", "compare", "num_beams", "length_penalty", why="a conversation is answered as it comes")
 @excludes("chat", "json", why="the answer is shown as it comes")
@@ -71,6 +74,8 @@ def generate(
     interactive: bool = False,
     chat: bool = False,
     compile: bool = False,
+    edit: Path | None = None,
+    edit_prompt: bool = True,
     device: str | None = None,
     json: bool = False,
     **sampling: Any,
@@ -96,6 +101,8 @@ def generate(
         interactive: ask for prompts until an empty line
         chat: take the prompt as a message to a model trained on conversations, and show its answer
         compile: compile the decoding step first; pays for long texts of large models; one prompt
+        edit FILE: edits of the model's activations to generate under, a JSON list of what Edit.to_dict returns
+        edit_prompt: with --edit, whether the prompt is read under the edits too
         device NAME: auto, cpu, cuda or mps
         json: print JSON
 
@@ -104,6 +111,7 @@ def generate(
         cutaway generate "ROMEO:" --compare
         cutaway generate "ROMEO:" --stop "JULIET:"
         cutaway generate "Hello" --random gpt2
+        cutaway generate "ROMEO:" --edit no-head-6.json --no-edit-prompt
         cutaway generate "Why?" --chat --model smollm2-135m
 
     In Python:
@@ -111,31 +119,28 @@ def generate(
         lm.generate("ROMEO:", temperature=0.8, top_p=0.95)
         lm = cutaway.load("smollm2-135m")
         lm.chat_prompt("Why?")    # what --chat reads
+        cutaway.generate_with_edits(lm, "ROMEO:", [cutaway.edits.zero("blocks.9.attn.z", head=6)])
     """
     chosen = Sampling.of(preset, **sampling)
     _check(prompts, {"--compare": compare, "--compile": compile, "--chat": chat}, interactive, num_beams, length_penalty)
+    if not edit_prompt and edit is None:
+        raise UsageError("--no-edit-prompt says how edits are made: give --edit with it")
+    edits = None if edit is None else read_edits(edit)
     if max_new_tokens is None:
         max_new_tokens = _COMPARED_TOKENS if compare else 200
-    from cutaway.language_model import random_model
-
-    if random is not None:
-        lm, heading = random_model(random, device=device), _Heading(None)
-    else:
-        source = model or _latest_or_offered()
-        lm, heading = load_named(source, tokenizer=tokenizer, config=config, device=device), _Heading(source)
+    lm, heading = _loaded(model, random, tokenizer=tokenizer, config=config, device=device)
     options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "stop": stop, "seed": seed, "compile": compile}
     if chat:
         _chat(lm, _asked() if interactive else prompts, {"sampling": chosen, **options}, heading, is_asked=interactive)
     elif interactive:
-        for prompt in _asked():
-            try:
-                _stream(lm, prompt, {"sampling": chosen, **options}, heading, shown=prompt)
-            except ValueError as error:  # one prompt that cannot be read does not end the conversation
-                report_warning(str(error))
+        _answer(lm, {"sampling": chosen, **options}, heading)
     elif compare:
         _compare(lm, prompts[0], options, heading, as_json=json)
-    elif len(prompts) == 1 and num_beams == 1 and not json:
+    elif edits is None and len(prompts) == 1 and num_beams == 1 and not json:
         _stream(lm, prompts[0], {"sampling": chosen, **options}, heading, shown=prompts[0])
+    elif edits is not None:
+        options |= {"preset": preset, "num_beams": num_beams, "length_penalty": length_penalty, **sampling}
+        _print_edited(lm, prompts, edits, options, heading, edit_prompt=edit_prompt, as_json=json)
     else:
         options |= {"preset": preset, "num_beams": num_beams, "length_penalty": length_penalty, **sampling}
         _print_texts(prompts, lm.generate(list(prompts), **options), heading, as_json=json)
@@ -152,6 +157,15 @@ class _Heading:
         if self.name is not None:
             stderr_console().print(Text(f"{self.name}\n", style="dim"), soft_wrap=True)
         self.name = None
+
+
+def _loaded(model: str | None, random: str | None, **how: Any) -> tuple[LanguageModel, _Heading]:
+    from cutaway.language_model import random_model
+
+    if random is not None:
+        return random_model(random, device=how["device"]), _Heading(None)
+    source = model or _latest_or_offered()
+    return load_named(source, **how), _Heading(source)
 
 
 def _check(prompts: Sequence[str], one: dict[str, bool], interactive: bool, num_beams: int, length_penalty: float) -> None:
@@ -208,6 +222,15 @@ def _chat(lm: LanguageModel, messages: Iterable[str], options: dict[str, Any], h
             talk = [*asked, {"role": "assistant", "content": answer}]
 
 
+def _answer(lm: LanguageModel, options: dict[str, Any], heading: _Heading) -> None:
+    """Continue each prompt that is typed."""
+    for prompt in _asked():
+        try:
+            _stream(lm, prompt, options, heading, shown=prompt)
+        except ValueError as error:  # one prompt that cannot be read does not end the conversation
+            report_warning(str(error))
+
+
 def _stream(lm: LanguageModel, prompt: str, options: dict[str, Any], heading: _Heading, *, shown: str) -> str:
     """Print `shown` and the continuation piece by piece, and return that; what there is to say does not come in between."""
     notes: list[str] = []
@@ -247,6 +270,31 @@ def _print_texts(prompts: Sequence[str], texts: Sequence[str], heading: _Heading
     if as_json:
         print_json([{"prompt": prompt, "text": text} for prompt, text in zip(prompts, texts, strict=True)])
         return
+    print("\n\n".join(texts))
+
+
+def _print_edited(
+    lm: LanguageModel,
+    prompts: Sequence[str],
+    edits: Sequence[Edit],
+    options: dict[str, Any],
+    heading: _Heading,
+    *,
+    edit_prompt: bool,
+    as_json: bool,
+) -> None:
+    """Continue each prompt under edits, and say above which they are and whether prompts were read under them."""
+    from cutaway.interp.generating import generate_with_edits
+
+    del options["compile"]  # not given with edits
+    texts = [generate_with_edits(lm, prompt, edits, edit_prompt=edit_prompt, **options) for prompt in prompts]
+    heading.show()
+    if as_json:
+        edited = {"edits": [str(edit) for edit in edits], "edit_prompt": edit_prompt}
+        print_json([{"prompt": prompt, "text": text, **edited} for prompt, text in zip(prompts, texts, strict=True)])
+        return
+    read = "the prompt is read under them too" if edit_prompt else "the prompt is read as it is, and they begin after it"
+    report_warning(f"edits: {'; '.join(map(str, edits))}; {read}")
     print("\n\n".join(texts))
 
 

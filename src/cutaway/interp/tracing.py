@@ -215,7 +215,7 @@ def trace(
     window: int | None = None,
     noise: float = 3.0,
     n_draws: int = 10,
-    metric: MetricName = "prob",
+    metric: MetricName | None = None,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> TraceResult:
@@ -224,10 +224,10 @@ def trace(
     The embeddings of the subject's tokens get Gaussian noise of `noise` times the standard deviation of all numbers of `W_E`, in
     `n_draws` runs of their own; or `replacement`, another subject, stands in its place. Meng et al. measure that deviation on the
     embeddings of tokens as they occur in text, where frequent ones count more, and here each token of the vocabulary counts once: 3 of
-    theirs and 3 of these are noise of different size. At each position the stream after a layer is restored,
-    or MLP or attention outputs in a `window` of layers around it, a fifth of the model unless given. Positions before the subject
-    are 0: nothing changes them. Raises ValueError for a subject that is not in the text, for prompts that do not align, and where the
-    corruption changes nothing.
+    theirs and 3 of these are noise of different size. At each position the stream after a layer is restored, or MLP or attention
+    outputs in a `window` of layers around it, a fifth of the model unless given. Positions before the subject are 0: nothing changes
+    them. The metric is `logit_diff` where a wrong answer is given and `prob` where none is. Raises ValueError for a subject that is not
+    in the text, for prompts that do not align, and where the corruption changes nothing.
 
     Source: Meng et al. 2022, "Locating and Editing Factual Associations in GPT", section 2.1; Zhang and Nanda 2023 for another
     subject in place of noise.
@@ -235,7 +235,7 @@ def trace(
     >>> trace(lm, "The Eiffel Tower is in", "The Eiffel Tower", "Paris").effects["mlp_out"]  # layer pos  # doctest: +SKIP
     """
     prompts = read_prompts(lm, text)
-    question = read_question(lm, target, wrong, after=prompts, metric=metric)
+    question = read_question(lm, target, wrong, after=prompts, metric=metric or ("prob" if wrong is None else "logit_diff"))
     windows = _windows(lm.config.n_layers, sites, window)
     if replacement is None:
         corruption = _noise(lm, prompts, subject, noise=noise, n_draws=n_draws, seed=seed)

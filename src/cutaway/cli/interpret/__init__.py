@@ -31,6 +31,7 @@ VERBS: dict[str, dict[str, str]] = {
     },
     "Read weights": {
         "weights": "what heads do by their weights alone: QK, OV",
+        "fold": "the same model with its norms folded away, as a folder",
     },
 }
 """The verbs by group, in the order in which they are shown."""

@@ -16,6 +16,7 @@ __all__ = ["ablate"]
 
 
 @excludes("head", "what", why="--head takes out that one head")
+@excludes("head", "by_position", why="what the others do in response is shown for a mean over positions")
 @analysis(text=("When Mary and John went to the store, John gave a drink to",), target="Mary", wrong="John")
 def ablate(
     lm: LanguageModel,
@@ -29,6 +30,7 @@ def ablate(
     target: str | None = None,
     wrong: str | None = None,
     reference: tuple[str, ...] = (),
+    by_position: bool = False,
     seed: int = 0,
 ) -> Result:
     """Show what is lost without each head, layer, neuron or position: of the loss, or of an answer.
@@ -46,6 +48,7 @@ def ablate(
         target: an answer, one token, whose log-probability is measured instead of the loss
         wrong: a wrong answer: the difference of the two logits is measured
         reference: a text of the reference; may be given again
+        by_position: with --how mean, the mean of each position by itself, over texts of as many tokens
         seed: of which text another one's activations come from
 
     Examples:
@@ -62,6 +65,7 @@ def ablate(
     source = reference or None
     if head is None:
         asked = {"layers": layer, "pos": pos, "correct": target, "wrong": wrong, "reference": source, "seed": seed}
+        asked |= {"by_position": by_position}
         with count_progress("ablations") as progress:
             return ablation.ablate(lm, text, what=what, how=how, progress=progress, **asked)  # type: ignore[arg-type]
     if layer is None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import re
 import shlex
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import update_wrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
@@ -27,6 +29,11 @@ __all__ = ["Analysis", "analysis", "spell_option"]
 
 _DEMO_MODEL = "smollm2-135m"
 _SECTIONS = ("Args", "Examples", "In Python")
+_ELSEWHERE = {
+    "n_sequences": "num_sequences", "n_draws": "draws", "n_vectors": "top_k", "n_steps": "steps", "layers": "layer",
+    "correct": "target", "senders": "sender", "receivers": "receiver", "frozen_norms": "frozen_norm", "kinds": "kind", "sites": "site",
+}  # fmt: skip
+"""What Python calls some of the options."""
 
 
 class Analysis:
@@ -103,6 +110,9 @@ class Analysis:
             options = {
                 name: self.demo.get(name, value) if value == self._defaults[name] else value for name, value in options.items()
             }
+        for names in getattr(self, "needs_one_of", ()):
+            if all(options[name] == self._defaults[name] for name in names):
+                raise UsageError(f"{' or '.join(map(_flag, names))} is missing: give one of them, or --demo for a worked example")
         missing = [name for name in self.needs if options[name] in (None, ())]
         is_asked = missing == ["text"] and sys.stdin.isatty() and sys.stdout.isatty()
         if missing and not is_asked:
@@ -117,7 +127,8 @@ class Analysis:
         if is_asked:
             return self._answer(lm, source, options)
         arguments = [options.pop(name) for name in self._arguments]
-        result = self._analyse(lm, *arguments, **options, **({"source": source} if self._takes_source else {}))
+        with self._in_words_of_the_command_line():
+            result = self._analyse(lm, *arguments, **options, **({"source": source} if self._takes_source else {}))
         if not demo:
             _head(source)
         settings = {"model": source} | {name.replace("_", " "): str(value) for name, value in given.items()}
@@ -128,7 +139,9 @@ class Analysis:
         _head(source)
         for text in _asked():
             try:
-                present(self._analyse(lm, **{**options, "text": (text,) if "text" in self._repeated else text}))
+                with self._in_words_of_the_command_line():
+                    result = self._analyse(lm, **{**options, "text": (text,) if "text" in self._repeated else text})
+                present(result)
             except ValueError as error:  # one text that cannot be read does not end the session
                 report_warning(str(error))
 
@@ -137,6 +150,24 @@ class Analysis:
 
     def _spelled(self, name: str) -> str:
         return name.upper() if name in self._arguments else _flag(name)
+
+    @contextmanager
+    def _in_words_of_the_command_line(self) -> Iterator[None]:
+        """Let an error speak of options as they are written here: of --num-sequences, and not of n_sequences."""
+        try:
+            yield
+        except UsageError:
+            raise
+        except ValueError as error:
+            said = str(error)
+            for name, option in {**{name: name for name in self._defaults}, **_ELSEWHERE}.items():
+                if option in self._defaults:
+                    said = re.sub(rf"(?<![\w'\"-]){name}=(?=\w|')", f"{_flag(option)} ", said)
+                    said = re.sub(rf"(?<![\w'\"-]){name}=", _flag(option), said)
+                    said = said if "_" not in name else re.sub(rf"(?<![\w'\"-]){name}(?![\w'\"])", _flag(option), said)
+            if said == str(error):
+                raise
+            raise ValueError(said) from error
 
     def _spelling(self, source: str, given: Mapping[str, Any]) -> str:
         """Return the command that does the same."""

@@ -23,12 +23,14 @@ def trace(
     text: str,
     subject: str,
     target: str,
+    wrong: str | None = None,
     replacement: str | None = None,
     site: Literal["resid_post", "mlp_out", "attn_out"] | None = None,
     window: int | None = None,
     draws: int = 10,
     noise: float = 3.0,
     seed: int = 0,
+    metric: Literal["logit_diff", "log_prob", "prob"] | None = None,
 ) -> TraceResult:
     """Corrupt the subject of a text, and show which clean states bring the answer back.
 
@@ -39,16 +41,18 @@ def trace(
         text: what is read
         subject: the part of it that is corrupted
         target TOKEN: the answer, one token; Paris after a word is taken as " Paris"
+        wrong TOKEN: a wrong answer: the difference of the two logits is measured
         replacement: another subject, instead of noise
         site: what is restored; all three unless given
         window: layers restored together; for the outputs a fifth of the model, for the stream one, unless given
         draws: runs with noise of their own, which are averaged; with another subject there is one
         noise: its size, in standard deviations of the embeddings
         seed: which noise is drawn
+        metric: logit_diff where a wrong answer is given, else prob, unless given
 
     Examples:
         cutaway interpret trace --demo
-        cutaway interpret trace --demo --replacement "The Empire State Building"
+        cutaway interpret trace --demo --replacement "The Empire State Building" --wrong London
 
     In Python:
         tracing.trace(lm, text, "The Eiffel Tower", "Paris").effects["mlp_out"]   # layer pos
@@ -56,6 +60,6 @@ def trace(
     from cutaway.interp import tracing
 
     chosen = {} if site is None else {"sites": (site,)}
-    settings = {"replacement": replacement, "window": window, "n_draws": draws, "noise": noise, "seed": seed, **chosen}
+    settings = {"replacement": replacement, "window": window, "n_draws": draws, "noise": noise, "seed": seed, "metric": metric}
     with count_progress("states") as progress:
-        return tracing.trace(lm, text, subject, target, progress=progress, **settings)  # type: ignore[arg-type]
+        return tracing.trace(lm, text, subject, target, wrong, progress=progress, **settings, **chosen)  # type: ignore[arg-type]

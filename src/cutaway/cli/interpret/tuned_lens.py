@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cutaway.cli.command import excludes
+from cutaway.cli.command import excludes, needs_one_of
 from cutaway.cli.errors import UsageError
 from cutaway.cli.interpret.options import analysis
 from cutaway.report import stderr_console
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["tuned_lens"]
 
 
+@needs_one_of("train_on", "lens")
 @excludes(
     "lens", "train_on", "steps", "batch_size", "n_pos", "learning_rate", "seed", "save", why="a lens that is read is not trained"
 )
@@ -72,11 +73,10 @@ def tuned_lens(
 
     if lens is not None:
         made = lenses.TunedLens.load(lens, lm.model)
-    elif train_on is not None:
+    else:
+        assert train_on is not None  # one of them is needed
         recipe = {"n_steps": steps, "batch_size": batch_size, "n_pos": n_pos, "learning_rate": learning_rate, "seed": seed}
         made = _trained(lm, train_on, save, recipe)
-    else:
-        raise UsageError("--lens or --train-on is missing: give the folder of a lens, or a text to train one on; --demo shows it")
     if text is not None:
         return lenses.tuned_lens(lm, text, made, target=target, top_k=top_k)
     if made.training is None:

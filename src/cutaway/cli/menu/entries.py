@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
-from cutaway.cli.command import load_command
+from cutaway.cli.command import Option, load_command
 from cutaway.cli.interpret import VERBS as INTERPRET_VERBS
 from cutaway.cli.interpret.options import spell_option
 from cutaway.cli.menu.models import OfferedModel, find_pretrained, find_runs
@@ -132,7 +133,10 @@ def _verb_of(*names: str) -> Word:
 
 
 def _needed(*names: str) -> Word:
-    """Return the questions for what a verb cannot do without; its worked example stands there to be changed."""
+    """Return the questions for what a verb cannot do without; its worked example stands there to be changed.
+
+    An option that may be given again is asked for as often as the example has it; of options of which one is needed, one is chosen.
+    """
 
     def ask() -> Sequence[str]:
         command, words = load_command(*names), []
@@ -141,12 +145,24 @@ def _needed(*names: str) -> Word:
             if option.is_positional and option.name == "model":
                 words += spell([_model()])
             elif option.is_needed or (option.is_positional and not option.has_default):
-                named = option.metavar.lower() if option.is_positional else option.flag[2:]
-                value = ask_text(f"{named} ({option.about})", default=str(example.get(option.name, "")))
-                words += [value] if option.is_positional else spell_option(option.flag, value)
+                words += _given(option, example.get(option.name, ""))
+        for alternatives in getattr(command.function, "needs_one_of", ()):
+            options = [next(option for option in command.options if option.name == name) for name in alternatives]
+            entries = [Entry(each.flag[2:], each.about, (partial(_given, each, example.get(each.name, "")),)) for each in options]
+            words += spell([_one_of("Which?", *entries)])
         return words
 
     return ask
+
+
+def _given(option: Option, example: object) -> list[str]:
+    """Ask for an option and return its words, once for each value of the example."""
+    named = option.metavar.lower() if option.is_positional else option.flag[2:]
+    words: list[str] = []
+    for each in example if isinstance(example, tuple) else (example,):
+        value = ask_text(f"{named} ({option.about})", default=str(each))
+        words += [value] if option.is_positional else spell_option(option.flag, value)
+    return words
 
 
 def _assets() -> Sequence[str]:

@@ -37,5 +37,9 @@ HANDMADE: Mapping[str, Callable[..., Handmade]] = {
     "copying": copying,
     "indirect object": indirect_object,
     "neuron": neuron,
+    "induction, rotary": partial(induction, position="rotary", seed=7),
+    "induction, grouped": partial(induction, n_kv_heads=2, seed=8),
+    "induction, rotary, grouped, RMSNorm": partial(induction, position="rotary", norm="rmsnorm", n_kv_heads=2, seed=9),
+    "indirect object, grouped": partial(indirect_object, n_kv_heads=2, seed=10),
 }
 """The models by name, each made with `HANDMADE[name]()`."""

@@ -83,6 +83,9 @@ class Handmade:
     """The position that each head of the circuit attends to from there."""
     attention: float
     """How much it attends to it at least, in a context as long as the model reads."""
+    carrying: frozenset[Edge]
+    """The edges of the circuit along which something comes that is another in the corrupted prompt, and changes the answer: those that
+    a patch of one sender, as one input of one receiver reads it, can show."""
     leak: float
     """The most that all outside the circuit can change a logit difference; 0 without a norm, which ties everything together.
 

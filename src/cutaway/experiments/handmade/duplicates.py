@@ -23,14 +23,22 @@ _N_CTX, _N_POS = 24, 16
 _KINDS: tuple[Distractor, ...] = ("uniform", "current", "fixed", "previous")
 
 
-def copying(*, attention: float = 0.95, n_heads: int = 4, n_prompts: int = 16, seed: int = 0, is_rotated: bool = True) -> Handmade:
+def copying(
+    *,
+    attention: float = 0.95,
+    n_heads: int = 4,
+    n_kv_heads: int | None = None,
+    n_prompts: int = 16,
+    seed: int = 0,
+    is_rotated: bool = True,
+) -> Handmade:
     """Build a duplicate-token head in layer 0 whose output the keys of a copying head in layer 1 read, and nothing else of use.
 
     A prompt begins with `^`, holds one letter twice, and ends with `?`, after which the model says that letter: `"^..a..b..a..c..?"`,
     with `c` in the place of the first `a` when corrupted. Both heads attend with weight `attention` at least.
     """
     tokenizer = CharTokenizer(_BEGIN + _END + _OTHERS)
-    bench = _bench(tokenizer, ("duplicate",), n_layers=2, n_heads=n_heads, seed=seed, is_rotated=is_rotated)
+    bench = _bench(tokenizer, ("duplicate",), n_layers=2, n_heads=n_heads, n_kv_heads=n_kv_heads, seed=seed, is_rotated=is_rotated)
     duplicate, mover = bench.take_head(0), bench.take_head(1)
     _wire_duplicate(bench, tokenizer, duplicate, attention, _OTHERS)
     letters = _one_hot(tokenizer, _OTHERS) @ bench.read("token")
@@ -39,37 +47,37 @@ def copying(*, attention: float = 0.95, n_heads: int = 4, n_prompts: int = 16, s
     prompts = draw_prompts(_draw_copying, tokenizer, n_prompts, make_generator(seed, "prompts"))
     earlier, later, later_corrupted = prompts.places.unbind(dim=1)
     end = torch.full_like(later, _N_POS - 1)
-    circuit = Circuit(
-        heads={duplicate: "duplicate token", mover: "copying"},
-        neurons={},
-        edges=_duplicate_edges(duplicate)
-        | {
-            Edge("embed", mover, "q"),
-            Edge(duplicate, mover, "k"),
-            Edge("embed", mover, "v"),
-            Edge(mover, "logits", "logits"),
-        },
-    )
     return Handmade(
         name="copying",
         model=bench.finished(),
         tokenizer=tokenizer,
-        circuit=circuit,
+        circuit=_copying_circuit(duplicate, mover),
         distractors=others,
-        tokens=prompts.tokens,
-        corrupted_tokens=prompts.corrupted_tokens,
-        answers=prompts.answers,
-        wrong_answers=prompts.wrong_answers,
+        **prompts.asked(),
         positions={duplicate: later, mover: end},
         corrupted_positions={duplicate: later_corrupted, mover: end},
         sources={duplicate: earlier, mover: later},
         attention=attention,
         leak=0.0,
+        carrying=frozenset(
+            {
+                Edge("embed", duplicate, "q"),  # letters of the corrupted prompt that come twice among the clean one's
+                Edge("embed", duplicate, "k"),
+                Edge(duplicate, mover, "k"),
+                Edge(mover, "logits", "logits"),
+            }
+        ),
     )
 
 
 def indirect_object(
-    *, attention: float = 0.95, n_heads: int = 4, n_prompts: int = 16, seed: int = 0, is_rotated: bool = True
+    *,
+    attention: float = 0.95,
+    n_heads: int = 4,
+    n_kv_heads: int | None = None,
+    n_prompts: int = 16,
+    seed: int = 0,
+    is_rotated: bool = True,
 ) -> Handmade:
     """Build three heads in three layers that say which of two names did not come twice, and nothing else of use.
 
@@ -79,7 +87,9 @@ def indirect_object(
     Source: the roles of Wang et al. 2022, "Interpretability in the Wild", section 3, one head each.
     """
     tokenizer = CharTokenizer(_BEGIN + _END + _NAMES + _OTHERS)
-    bench = _bench(tokenizer, ("duplicate", "inhibited"), n_layers=3, n_heads=n_heads, seed=seed, is_rotated=is_rotated)
+    bench = _bench(
+        tokenizer, ("duplicate", "inhibited"), n_layers=3, n_heads=n_heads, n_kv_heads=n_kv_heads, seed=seed, is_rotated=is_rotated
+    )
     duplicate, inhibition, mover = heads = [bench.take_head(layer) for layer in range(3)]
     _wire_duplicate(bench, tokenizer, duplicate, attention, _NAMES + _OTHERS)
     bench.set_head(
@@ -97,27 +107,41 @@ def indirect_object(
         tokenizer=tokenizer,
         circuit=_indirect_object_circuit(*heads),
         distractors=others,
-        tokens=prompts.tokens,
-        corrupted_tokens=prompts.corrupted_tokens,
-        answers=prompts.answers,
-        wrong_answers=prompts.wrong_answers,
+        **prompts.asked(),
         positions=positions,
         corrupted_positions=positions,
         sources={duplicate: earlier, inhibition: later, mover: answer_at},
         attention=attention,
         leak=0.0,
+        carrying=frozenset(
+            {
+                Edge("embed", duplicate, "q"),
+                Edge("embed", duplicate, "k"),  # letters of the corrupted prompt that come twice among the clean one's
+                Edge(duplicate, inhibition, "v"),
+                Edge(inhibition, mover, "q"),
+                Edge("embed", mover, "k"),  # the name that comes again
+                Edge(mover, "logits", "logits"),
+            }
+        ),
     )
 
 
 def _bench(
-    tokenizer: CharTokenizer, written: tuple[str, ...], *, n_layers: int, n_heads: int, seed: int, is_rotated: bool
+    tokenizer: CharTokenizer,
+    written: tuple[str, ...],
+    *,
+    n_layers: int,
+    n_heads: int,
+    n_kv_heads: int | None,
+    seed: int,
+    is_rotated: bool,
 ) -> Workbench:
     n = tokenizer.d_vocab
     spaces = {"token": n, **dict.fromkeys(written, n), "out": n, "pos": _N_CTX}
-    d_head = n + _N_CTX + 1
     return Workbench(
-        spaces, n_layers=n_layers, n_heads=n_heads, d_head=d_head, position="learned", seed=seed, is_rotated=is_rotated
-    )
+        spaces, n_layers=n_layers, n_heads=n_heads, n_kv_heads=n_kv_heads, width=n + _N_CTX + 1, n_ctx=_N_CTX, position="learned",
+        seed=seed, is_rotated=is_rotated,
+    )  # fmt: skip
 
 
 def _one_hot(tokenizer: CharTokenizer, letters: str) -> Float[Tensor, "letter d_vocab"]:
@@ -183,6 +207,20 @@ def _duplicate_edges(duplicate: Head) -> frozenset[Edge]:
             Edge("pos_embed", duplicate, "k"),
             Edge("embed", duplicate, "v"),
         }
+    )
+
+
+def _copying_circuit(duplicate: Head, mover: Head) -> Circuit:
+    return Circuit(
+        heads={duplicate: "duplicate token", mover: "copying"},
+        neurons={},
+        edges=_duplicate_edges(duplicate)
+        | {
+            Edge("embed", mover, "q"),
+            Edge(duplicate, mover, "k"),
+            Edge("embed", mover, "v"),
+            Edge(mover, "logits", "logits"),
+        },
     )
 
 

@@ -28,12 +28,12 @@ def neuron(*, attention: float = 0.95, n_heads: int = 4, n_prompts: int = 16, se
     """
     spaces = {"token": 26, "prev": 26, "out": 26, "pos": _N_CTX}
     bench = Workbench(
-        spaces, n_layers=2, n_heads=n_heads, d_head=26, d_mlp=_D_MLP, act="relu", position="learned", seed=seed,
+        spaces, n_layers=2, n_heads=n_heads, width=26, n_ctx=_N_CTX, d_mlp=_D_MLP, act="relu", position="learned", seed=seed,
         is_rotated=is_rotated,
     )  # fmt: skip
     before = bench.take_head(0)
     knows = Neuron(1, int(torch.randint(_D_MLP, (1,), generator=make_generator(seed, "neuron"))))
-    bench.set_head(before, **previous(bench, attention)._asdict(), v=bench.read("token"), o=bench.write("prev"))
+    bench.set_head(before, **previous(bench, before, attention)._asdict(), v=bench.read("token"), o=bench.write("prev"))
     others = add_distractors(bench, ("first", "uniform", "current", "fixed"), attention)
     bench.set_neurons_aside()
     trigger, rule, context, exception = (_LETTERS.index(letter) for letter in (_TRIGGER, _RULE, _CONTEXT, _EXCEPTION))
@@ -63,15 +63,13 @@ def neuron(*, attention: float = 0.95, n_heads: int = 4, n_prompts: int = 16, se
         tokenizer=tokenizer,
         circuit=Circuit(heads={before: "previous token"}, neurons={knows: "exception"}, edges=frozenset(edges)),
         distractors=others,
-        tokens=prompts.tokens,
-        corrupted_tokens=prompts.corrupted_tokens,
-        answers=prompts.answers,
-        wrong_answers=prompts.wrong_answers,
+        **prompts.asked(),
         positions=positions,
         corrupted_positions=positions,
         sources={before: last - 1},
         attention=attention,
         leak=0.0,
+        carrying=frozenset({Edge("embed", before, "v"), Edge(before, knows, "mlp"), Edge(knows, "logits", "logits")}),
     )
 
 

@@ -33,6 +33,10 @@ class PromptBatch(NamedTuple):
     wrong_answers: Int[Tensor, " batch"]
     places: Int[Tensor, "batch place"]
 
+    def asked(self) -> dict[str, Tensor]:
+        """Return all but the places by their names, as a `Handmade` has them."""
+        return {name: value for name, value in self._asdict().items() if name != "places"}
+
 
 def draw(letters: Sequence[str], n: int, generator: torch.Generator) -> list[str]:
     """Return `n` of these letters, each at most once."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Mapping
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -15,7 +16,7 @@ from cutaway.experiments.handmade.circuit import Head
 from cutaway.hooks import recording
 from cutaway.model import MLP, Attention, LearnedPositions, Transformer
 
-__all__ = ["BALLAST", "LOGIT_SCALE", "N_JUNK", "Workbench", "odds", "make_generator"]
+__all__ = ["BALLAST", "LOGIT_SCALE", "N_JUNK", "ROTARY_BASE", "Workbench", "odds", "make_generator"]
 
 BALLAST = 1000.0
 """The length of a constant vector in the stream of models with a norm, which leaves the norm little else to depend on."""
@@ -23,14 +24,20 @@ LOGIT_SCALE = 10.0
 """The logit of a token that the circuit writes with weight 1."""
 N_JUNK = 24
 """Dimensions that only what is outside the circuit writes."""
+ROTARY_BASE = 1e6
+"""In a rotary model the fastest pair turns by a radian a position, and the slowest by about a millionth of one."""
 
 
 class Workbench:
     """A transformer whose weights begin as zeros, and whose stream is a sum of orthogonal spaces.
 
-    `spaces` gives each space its dimensions; `token` holds the tokens one-hot, `pos` the positions, `out` is what the logits read. To
-    these are added `junk`, which no part of a circuit reads, and `common`, which every logit reads alike. `is_rotated` turns the
-    stream's axes, and those inside each head, at random. With LayerNorm all spaces are orthogonal to the vector of ones: the mean is 0.
+    `spaces` gives each space its dimensions; `token` holds the tokens one-hot, `pos` the positions (a rotary model has none), `out` is
+    what the logits read. To these are added `junk`, which no part of a circuit reads, and `common`, which every logit reads alike.
+    `is_rotated` turns the stream's axes, and those inside each head, at random. With LayerNorm all spaces are orthogonal to the vector
+    of ones: the mean is 0.
+
+    A head has `width` dimensions for queries and keys, and as many for values. Heads that share keys and values have so many each, and
+    its neighbours' are nothing to a head. In a rotary model they are pairs, the fastest first, turned at random within each pair alone.
     """
 
     def __init__(
@@ -39,7 +46,9 @@ class Workbench:
         *,
         n_layers: int,
         n_heads: int,
-        d_head: int,
+        width: int,
+        n_ctx: int,
+        n_kv_heads: int | None = None,
         d_mlp: int = 0,
         act: Activation = "relu",
         norm: Norm = "none",
@@ -47,12 +56,15 @@ class Workbench:
         seed: int = 0,
         is_rotated: bool = True,
     ) -> None:
-        self.is_rotated, self.generator = is_rotated, make_generator(seed, "weights")
+        self.is_rotated, self.generator, self.width = is_rotated, make_generator(seed, "weights"), width
+        self._n_group = n_heads // (n_kv_heads or n_heads)
+        self._axes: dict[tuple[str, int, int], Tensor] = {}
         sizes = {**spaces, "junk": N_JUNK, "common": 1, **({} if norm == "none" else {"ballast": 1})}
         d_model = sum(sizes.values()) + (norm == "layernorm")
         self.config = ModelConfig(
-            d_vocab=spaces["token"], n_ctx=spaces["pos"], n_layers=n_layers, n_heads=n_heads, d_head=d_head, d_model=d_model,
-            d_mlp=d_mlp, act=act, norm=norm, norm_bias=False, position=position, attn_bias=False, tie_embeddings=False,
+            d_vocab=spaces["token"], n_ctx=n_ctx, n_layers=n_layers, n_heads=n_heads, n_kv_heads=n_kv_heads or n_heads,
+            d_head=width * self._n_group, d_model=d_model, d_mlp=d_mlp, act=act, norm=norm, norm_bias=False, position=position,
+            rotary_base=ROTARY_BASE, attn_bias=False, tie_embeddings=False,
         )  # fmt: skip
         basis = self._basis(sum(sizes.values()))
         self._spaces = dict(zip(sizes, basis.split(list(sizes.values())), strict=True))
@@ -78,9 +90,10 @@ class Workbench:
         self.model.embed.W_E.add_(self._spaces["token"])
         if self.config.norm != "none":
             self.model.embed.W_E.add_(BALLAST * self._spaces["ballast"])
-        where = self.model.qk_positions if self.is_offset else self.model.embed.pos_embed
-        assert isinstance(where, LearnedPositions)
-        where.W_pos.add_(self._spaces["pos"])
+        if self.config.position != "rotary":
+            where = self.model.qk_positions if self.is_offset else self.model.embed.pos_embed
+            assert isinstance(where, LearnedPositions)
+            where.W_pos.add_(self._spaces["pos"])
         self.model.unembed.W_U.weight.add_(LOGIT_SCALE * self.read("out") + self.read("common"))
 
     @property
@@ -129,15 +142,41 @@ class Workbench:
         o: Float[Tensor, "d_model m"],
     ) -> None:
         """Let a head attend by the scores `(q x_i) (k x_j)` and write `o v x_j`."""
-        attn, d_head = self.model.blocks[at.layer].attn, self.config.d_head
+        attn, d_head, group = self.model.blocks[at.layer].attn, self.config.d_head, at.head // self._n_group
         assert isinstance(attn, Attention)
-        rows = slice(at.head * d_head, (at.head + 1) * d_head)
-        within = self._orthogonal(d_head)[:, : len(q)]
+        rows, shared = (slice(each * d_head, (each + 1) * d_head) for each in (at.head, group))
+        within = self._own_axes("keys", at)[:, : len(q)]
         attn.W_Q.weight[rows] = math.sqrt(d_head) * within @ q
-        attn.W_K.weight[rows] = within @ k
-        within = self._orthogonal(d_head)[:, : len(v)]
-        attn.W_V.weight[rows] = within @ v
+        attn.W_K.weight[shared] += within @ k
+        within = self._own_axes("values", at)[:, : len(v)]
+        attn.W_V.weight[shared] += within @ v
         attn.W_O.weight[:, rows] = o @ within.T
+
+    def _own_axes(self, of: Literal["keys", "values"], at: Head) -> Float[Tensor, "d_head width"]:
+        """Return the axes inside a group of heads that one of them has to itself."""
+        key = of, at.layer, at.head // self._n_group
+        place = at.head % self._n_group
+        if of == "keys" and self.config.position == "rotary":
+            if key not in self._axes:
+                self._axes[key] = self._pairs()
+            return self._axes[key][:, place :: self._n_group].flatten(1)  # d_head pair 2 -> d_head width
+        if key not in self._axes:
+            self._axes[key] = self._orthogonal(self.config.d_head)
+        return self._axes[key][:, place * self.width : (place + 1) * self.width]
+
+    def _pairs(self) -> Float[Tensor, "d_head pair 2"]:
+        """Return the two axes of each pair that turns with the position, the fastest first, turned at random between themselves."""
+        d_head = self.config.d_head
+        first, second = torch.eye(d_head, dtype=torch.float64).split(d_head // 2)  # pair d_head
+        angle = self.draw(d_head // 2)[:, None] if self.is_rotated else torch.zeros(d_head // 2, 1, dtype=torch.float64)
+        turned = [angle.cos() * first + angle.sin() * second, angle.cos() * second - angle.sin() * first]
+        return torch.stack(turned, dim=-1).transpose(0, 1)
+
+    def frequencies(self, at: Head) -> Float[Tensor, " pair"]:
+        """Return by how many radians a position each pair turns that a head of a rotary model has, the fastest first."""
+        n = self.config.d_head // 2
+        all_of_group = ROTARY_BASE ** (-torch.arange(n, dtype=torch.float64) / n)
+        return all_of_group[at.head % self._n_group :: self._n_group]
 
     def _orthogonal(self, n: int) -> Float[Tensor, "n n"]:
         return torch.linalg.qr(self.draw(n, n)).Q if self.is_rotated else torch.eye(n, dtype=torch.float64)

@@ -39,7 +39,7 @@ def measure_of(
     if metric is not None and correct is not None:
         raise ValueError("metric and correct both say what is measured: give one of them")
     if wrong is not None and correct is None:
-        raise ValueError("a wrong answer is held against the correct one: give correct too")
+        raise ValueError("a wrong answer is held against the correct one: give that too")
     if metric is not None:
         return Measure(metric, _name_of(metric))
     config = model_of(lm).config

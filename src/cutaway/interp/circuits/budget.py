@@ -55,7 +55,7 @@ def _run_bytes(model: Transformer, n_pos: int) -> int:
     config = model.config
     d_attn, d_kv = config.n_heads * config.d_head, config.n_kv_heads * config.d_head
     layer = 16 * config.d_model + 8 * d_attn + 6 * d_kv + (9 if config.gated_mlp else 6) * config.d_mlp
-    return n_pos * (config.n_layers * layer + 5 * config.d_vocab_out) * model.embed.W_E.element_size()
+    return n_pos * (config.n_layers * layer + 2 * config.d_vocab_out) * model.embed.W_E.element_size()
 
 
 def _meeting_bytes(model: Transformer, graph: Graph) -> int:

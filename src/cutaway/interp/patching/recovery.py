@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -97,16 +99,27 @@ class PatchResult(Result):
         places = self._places() if self.positions else [""]
         return [", ".join(filter(None, (head, place))) or "all" for head in heads for place in places]
 
-    def ranked(self) -> list[LayerRecovery]:
-        """Return the layers by their best cell, the best first."""
+    def ranked(self, *, apart: Sequence[int] = ()) -> list[LayerRecovery]:
+        """Return the layers by their best cell, the best first, of all positions but those that are left `apart`."""
         recovery, values = self.recovery.flatten(1) if self.recovery.ndim > 1 else self.recovery[:, None], self.values
         values = values.reshape(recovery.shape)
-        best = recovery.argmax(1).tolist()
+        is_apart = torch.tensor([pos in apart for pos in self.positions] or [False]).repeat(
+            recovery.shape[1] // len(self.positions or "1")
+        )
+        best = recovery.masked_fill(is_apart.to(recovery.device), -torch.inf).argmax(1).tolist()
         layers = [
             LayerRecovery(layer, self.labels[cell], float(recovery[layer, cell]), float(values[layer, cell]))
             for layer, cell in enumerate(best)
         ]
         return sorted(layers, key=lambda each: -each.recovery)
+
+    @property
+    def read(self) -> tuple[int, ...]:
+        """The position that the answer is read from, where the stream there is a cell: at the end that brings all by definition."""
+        alignment = self.alignments[0]
+        last = len(alignment.corrupted if self.direction == "denoising" else alignment.clean) - 1
+        is_stream = self.site.startswith("resid") and self.by == "position"
+        return (last,) if is_stream and last in self.positions and len(self.positions) > 1 else ()
 
     def summary(self) -> str:
         """Return what was put where, the metric of both runs, and which cell brings most."""
@@ -127,6 +140,7 @@ class PatchResult(Result):
             f"The {self.measured}{rows} is {_number(self.base.mean())} in the {names[1]} run (0 %) and "
             f"{_number(self.other.mean())} in the {names[0]} run (100 %).",
             f"Most comes with layer {best.layer}, {best.where}: {100 * best.recovery:.1f} %{self._way}.",
+            *self._elsewhere(),
             *self._moves(),
             f"Layers by their best cell: {counted}.",
             *(f"{note}." for note in self.notes),
@@ -153,10 +167,9 @@ class PatchResult(Result):
             "values": self.values.tolist(),
             "recovery": self.recovery.tolist(),
             "scores": self.scores.tolist(),
-            "layers": [
-                {"layer": each.layer, "cell": each.where, "recovery": each.recovery, "value": each.score, "band": each.band}
-                for each in self.ranked()
-            ],
+            "layers": [_described(each) for each in self.ranked()],
+            "read": list(self.read),
+            "layers_apart_from_read": [_described(each) for each in self.ranked(apart=self.read)] if self.read else None,
         }
 
     def figures(self) -> list[Figure]:
@@ -197,7 +210,7 @@ class PatchResult(Result):
             title="Prompts" if len(self.alignments) == 1 else f"The first of {len(self.alignments)} prompts"
         )
         header, rows = self.table()
-        ranking = table(*header, right=header[:1] + header[2:4], title=f"The best {min(_N_SHOWN, len(rows))} layers")
+        ranking = table(*header, right=[*header[:1], *header[2:4], "%"], title=f"The best {min(_N_SHOWN, len(rows))} layers")
         for row in rows[:_N_SHOWN]:
             ranking.add_row(*row)
         row_labels, columns, percent = self._matrix()
@@ -211,7 +224,23 @@ class PatchResult(Result):
         rows = [
             [str(each.layer), each.where, f"{100 * each.recovery:.1f}", _number(each.score), each.band] for each in self.ranked()
         ]
-        return ["layer", "best cell", "recovery %" if self.direction == "denoising" else "of the way %", "metric", "band"], rows
+        header = ["layer", "best cell", "recovery %" if self.direction == "denoising" else "of the way %", "metric", "band"]
+        if not self.read:
+            return header, rows
+        elsewhere = {each.layer: each for each in self.ranked(apart=self.read)}
+        cells = [elsewhere[int(row[0])] for row in rows]
+        apart = [[each.where, f"{100 * each.recovery:.1f}"] for each in cells]
+        return [*header, f"best but {self.read[0]}", "%"], [[*row, *more] for row, more in zip(rows, apart, strict=True)]
+
+    def _elsewhere(self) -> list[str]:
+        """Return the sentence of what most comes with apart from the position that is read."""
+        if not self.read:
+            return []
+        best = self.ranked(apart=self.read)[0]
+        return [
+            f"Apart from position {self.read[0]}, which the answer is read from and which holds all of it at the end, most comes with "
+            f"layer {best.layer}, {best.where}: {100 * best.recovery:.1f} %."
+        ]
 
     def _moves(self) -> list[str]:
         """Return the sentence of where the best position of the stream is as layers go on."""
@@ -284,6 +313,10 @@ class PatchResult(Result):
         flat = percent.reshape(n_layers * n_heads, -1)
         strongest = sorted(sorted(range(len(flat)), key=lambda row: -abs(flat[row]).max())[:_MANY_ROWS])
         return [names[row] for row in strongest], self._places(), flat[strongest]
+
+
+def _described(each: LayerRecovery) -> dict[str, Any]:
+    return {"layer": each.layer, "cell": each.where, "recovery": each.recovery, "value": each.score, "band": each.band}
 
 
 def _number(value: float | Tensor) -> str:

@@ -61,7 +61,7 @@ class ResidualStream(Result):
     @property
     def mean_norms(self) -> Float[Tensor, " point"]:
         """The stream's length at every point, over all positions but the first."""
-        return self.norms[:, min(1, self.norms.shape[1] - 1) :].mean(dim=1)
+        return self.norms[:, 1:].mean(dim=1)
 
     def growth(self) -> tuple[float, float]:
         """Return by what the length is multiplied from layer to layer, and how well that describes it.
@@ -195,20 +195,22 @@ def stream(lm: LanguageModel | Transformer, tokens: Texts) -> ResidualStream:
 
     Of a part `w` that is added to a stream `x`: its length, what it is along `x`, `w x / |x|`, and its share of the final stream
     `f`, `w f / |f|^2`, which over all parts is 1 exactly. Means are over rows and all positions but the first. Raises ValueError for
-    texts of different length. Source: Heimersheim & Turner 2023 (lengths, and why not the first position).
+    texts of different length, and of one token. Source: Heimersheim & Turner 2023 (lengths, and why not the first position).
 
     >>> residual.stream(lm, "The capital of France is").show()  # doctest: +SKIP
     """
     rows = rows_of(lm, tokens)
     if not rows.is_even:
         raise ValueError(f"the texts have {sorted(set(rows.lengths))} tokens; means over positions need texts of as many each")
+    if rows.tokens.shape[1] == 1:
+        raise ValueError("the text is one token, and the first position is left out of the means; give a longer one")
     prompts = Prompts.of(lm, rows.tokens)
     model = prompts.model
     with evaluating(model), torch.no_grad():
         names = [name for name in hook_names(model.config) if site_of(name).part in _NEEDED]
         _, cache = run_with_cache(model, prompts.tokens, names)
         streams, parts = accumulated_resid(cache), decompose_resid(cache)
-    x = streams.values[:, :, min(1, prompts.tokens.shape[1] - 1) :]  # point batch pos d_model
+    x = streams.values[:, :, 1:]  # point batch pos d_model
     unit = x / x.norm(dim=-1, keepdim=True)
     written = parts.values[:, :, -x.shape[2] :]
     final = x[-1]
