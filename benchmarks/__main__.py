@@ -7,12 +7,27 @@ import subprocess
 import sys
 from pathlib import Path
 
-NAMES = ("startup", "forward", "decode", "load", "train", "loss", "circuits", "edges", "induction", "ioi", "sweep", "store", "sae")
+NAMES = (
+    "startup",
+    "forward",
+    "decode",
+    "load",
+    "train",
+    "loss",
+    "circuits",
+    "edges",
+    "circuit_faithfulness",
+    "induction",
+    "ioi",
+    "sweep",
+    "store",
+    "sae",
+)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("names", nargs="*", choices=[*NAMES, []], help="which to run; all unless given")
+    parser.add_argument("names", nargs="*", choices=[*NAMES, *LONG, []], help="which to run; all but the longest unless given")
     parser.add_argument("--nanogpt", type=Path, help="a clone of nanoGPT to train beside")
     parser.add_argument("--text", type=Path, help="the text to train on; tiny Shakespeare, or the plays, unless given")
     arguments = parser.parse_args()

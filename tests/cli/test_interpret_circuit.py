@@ -92,7 +92,7 @@ def test_help_names_the_source_and_an_example(cutaway, verb):
     assert "et al. 20" in " ".join(out.split())
     usage = out.splitlines()[0]
     assert usage.endswith(
-        {"find": "find [MODEL] [OPTIONS]", "draw": "draw [CIRCUIT] [OPTIONS]"}.get(verb, "CIRCUIT [MODEL] [OPTIONS]")
+        {"find": "find [MODEL] [OPTIONS]", "draw": "draw CIRCUIT [OPTIONS]"}.get(verb, "CIRCUIT [MODEL] [OPTIONS]")
     )
 
 
@@ -128,10 +128,11 @@ def test_both_lists_of_tokens_are_shown(cutaway, run, tmp_path):
 def test_what_is_missing_or_of_another_model_is_said(cutaway, run, pairs, tmp_path):
     assert cutaway("interpret", "circuit", "find", *pairs, "--n-edges", "9", "--out", "c.json")[0] == 0
     for arguments, said in (
-        (["find"], "prompts are missing: give --prompts FILE, --ioi N, or --text"),
+        (["find"], "--prompts or --ioi or --text is missing: give one of them, or --demo"),
+        (["find", "--text", "the king"], "prompts are missing: give --prompts FILE, --ioi N, or --text, --corrupted and --target"),
         (["find", *pairs, *ASKED], "three ways to give prompts"),
         (["find", *pairs, "--out", "no/c.json"], "there is no folder"),
-        (["run"], "CIRCUIT is missing: give it, or --demo"),
+        (["run", *pairs], "CIRCUIT is missing: give it, or --demo"),
         (["draw"], "CIRCUIT is missing: give a file"),
         (
             ["run", "none.json", *pairs],

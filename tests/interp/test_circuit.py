@@ -22,7 +22,7 @@ def test_json_gives_the_same_circuit_back(tmp_path):
     scores = torch.randn(graph.has_edge.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     circuit = Circuit.of_mask(
         graph, graph.has_edge & (scores > 1), scores, model="tiny", model_hash=hash_weights(model), method="eap, greedy",
-        data_hash=hash_tokens(torch.arange(6).reshape(2, 3)), command="cutaway ...", settings={"steps": 5},
+        data_hash=hash_tokens(torch.arange(6).reshape(2, 3)), pair_hashes=("ab", "cd"), command="cutaway ...", settings={"steps": 5},
     )  # fmt: skip
     again = Circuit.from_json(circuit.to_json())
     assert again == circuit

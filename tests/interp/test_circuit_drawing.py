@@ -8,7 +8,16 @@ import torch
 from rich.console import Console
 
 from cutaway import LanguageModel, ModelConfig, Transformer
-from cutaway.interp.circuits import Circuit, Graph, draw_circuit, find_circuit, read_pairs, run_circuit, run_on_prompts
+from cutaway.interp.circuits import (
+    Circuit,
+    Graph,
+    draw_circuit,
+    evaluate_circuit,
+    find_circuit,
+    read_pairs,
+    run_circuit,
+    run_on_prompts,
+)
 from cutaway.tokenizers import CharTokenizer
 from interp.models import small_model
 
@@ -100,6 +109,12 @@ def test_a_circuit_is_found_on_one_part_of_the_pairs_and_scored_on_the_other(lm,
     logits = run_circuit(lm.model, others.tokens, circuit, other_tokens=others.other_tokens)
     torch.testing.assert_close(found.scores.of("resample").circuit, others.metric(logits))
     assert len(circuit) + found.n_dropped == 20
+    assert found.scores.n_known_pairs == 0
+    again = evaluate_circuit(
+        lm.model, pairs.tokens, pairs.other_tokens, pairs.metric, circuit, n_random=0, n_subsets=0, units=None
+    )  # of all pairs, half of which it was found with
+    assert again.n_known_pairs == 2
+    assert "2 of the pairs it was found with: give others" in again.summary()
     assert (circuit.model, circuit.command, circuit.settings["n_pairs"]) == ("tiny", "cutaway ...", 2)
     whole = find_circuit(lm, pairs, n_edges=10**6, selection="threshold", held_out=0)
     assert not whole.is_held_out

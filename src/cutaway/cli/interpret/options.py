@@ -145,6 +145,12 @@ class Analysis:
             except ValueError as error:  # one text that cannot be read does not end the session
                 report_warning(str(error))
 
+    def _own_model(self) -> str:
+        return str(self.demo.get("model", _DEMO_MODEL))
+
+    def _spelled(self, name: str) -> str:
+        return name.upper() if name in self._arguments else _flag(name)
+
     @contextmanager
     def _in_words_of_the_command_line(self) -> Iterator[None]:
         """Let an error speak of options as they are written here: of --num-sequences, and not of n_sequences."""
@@ -162,12 +168,6 @@ class Analysis:
             if said == str(error):
                 raise
             raise ValueError(said) from error
-
-    def _own_model(self) -> str:
-        return str(self.demo.get("model", _DEMO_MODEL))
-
-    def _spelled(self, name: str) -> str:
-        return name.upper() if name in self._arguments else _flag(name)
 
     def _spelling(self, source: str, given: Mapping[str, Any]) -> str:
         """Return the command that does the same."""

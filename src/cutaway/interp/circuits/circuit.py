@@ -20,7 +20,7 @@ from cutaway.interp.nodes import KVInputs, Node
 from cutaway.model import Transformer
 from cutaway.runtime import atomic_write
 
-__all__ = ["Circuit", "hash_weights", "hash_tokens"]
+__all__ = ["Circuit", "hash_weights", "hash_tokens", "hash_pairs"]
 
 _FORMAT, _VERSION = "cutaway circuit", 1
 _SHAPE = ("n_layers", "n_heads", "n_kv_heads", "block")
@@ -43,6 +43,8 @@ class Circuit:
     """Of its weights, as `hash_weights` gives it; None for a circuit that is held to a shape alone."""
     data_hash: str | None = None
     """Of the prompts, as `hash_tokens` gives it."""
+    pair_hashes: tuple[str, ...] = field(default=(), repr=False)
+    """Of each pair of prompts, as `hash_pairs` gives them."""
     method: str = ""
     command: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict, hash=False)
@@ -153,7 +155,7 @@ class Circuit:
             "format": _FORMAT,
             "version": _VERSION,
             "model": {"name": self.model, "sha256": self.model_hash, "config": self.graph.config.to_dict()},
-            "data": {"sha256": self.data_hash},
+            "data": {"sha256": self.data_hash, "pairs": list(self.pair_hashes)},
             "method": self.method,
             "settings": dict(self.settings),
             "command": self.command,
@@ -182,6 +184,7 @@ class Circuit:
                 model=model["name"],
                 model_hash=model["sha256"],
                 data_hash=values["data"]["sha256"],
+                pair_hashes=tuple(values["data"]["pairs"]),
                 method=values["method"],
                 command=values["command"],
                 settings=values["settings"],
@@ -222,6 +225,11 @@ def hash_tokens(*rows: Int[Tensor, "batch pos"]) -> str:
         digest.update(f"{tuple(tokens.shape)};".encode())
         digest.update(tokens.detach().cpu().to(torch.int64).contiguous().numpy().tobytes())
     return digest.hexdigest()
+
+
+def hash_pairs(tokens: Int[Tensor, "batch pos"], other_tokens: Int[Tensor, "batch other_pos"]) -> tuple[str, ...]:
+    """Return a short hash of each pair of prompts, by which a pair is known again among others."""
+    return tuple(hash_tokens(*pair)[:16] for pair in zip(tokens.split(1), other_tokens.split(1), strict=True))
 
 
 def _checked_kv(kv: Any) -> KVInputs:

@@ -37,8 +37,8 @@ class CircuitScores(Result):
     """The metric in words."""
     units: str | None = "node"
     """What was taken out at a time."""
-    is_on_found_data: bool = False
-    """Whether these are the prompts that the circuit was found with."""
+    n_known_pairs: int = 0
+    """How many of the pairs the circuit was found with."""
     notes: tuple[str, ...] = ()
 
     def of(self, how: str) -> Faithfulness:
@@ -53,8 +53,8 @@ class CircuitScores(Result):
         n_rows = len(self.faithfulness[0].circuit)
         sentences = [f"The circuit keeps {self.circuit}, on {n_rows} prompt pair{'s' * (n_rows > 1)}; measured: {self.measured}."]
         sentences += [self._said(each) for each in self.faithfulness]
-        if self.is_on_found_data:
-            sentences.append("These are the prompts that it was found with: give others to see whether it holds.")
+        if self.n_known_pairs:
+            sentences.append(f"{self.n_known_pairs} of the pairs it was found with: give others to see whether it holds.")
         if n_rows == 1:
             sentences.append("One pair gives no interval.")
         if self.faithfulness[0].random is not None and (n := len(self.circuit.connected())) < len(self.circuit):
@@ -82,7 +82,7 @@ class CircuitScores(Result):
             "nodes": list(map(str, self.circuit.nodes)),
             "layer_histogram": list(self.circuit.layer_histogram),
             "edges": list(map(str, self.circuit.edges)),
-            "found_on_these_prompts": self.is_on_found_data,
+            "n_known_pairs": self.n_known_pairs,
             "unit": self.units,
             "notes": list(self.notes),
             "ablations": [each.to_dict() for each in self.faithfulness],

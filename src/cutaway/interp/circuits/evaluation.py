@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cutaway.interp.ablation import How
 from cutaway.interp.circuits.bootstrap import N_RESAMPLES
-from cutaway.interp.circuits.circuit import Circuit, hash_tokens
+from cutaway.interp.circuits.circuit import Circuit, hash_pairs
 from cutaway.interp.circuits.circuit_scores import CircuitScores
 from cutaway.interp.circuits.counting import Counter, Score
 from cutaway.interp.circuits.faithfulness import LEAST_GAP, Faithfulness, Subset, UnitEffect
@@ -78,8 +78,8 @@ def evaluate_circuit(
                 least_gap=least_gap, n_resamples=n_resamples, seed=seed,
             )
         )  # fmt: skip
-    is_same = circuit.data_hash is not None and circuit.data_hash == hash_tokens(tokens, other_tokens)
-    return CircuitScores(circuit=circuit, faithfulness=tuple(found), measured=measured, units=units, is_on_found_data=is_same)
+    n_known = sum(pair in circuit.pair_hashes for pair in hash_pairs(tokens, other_tokens))
+    return CircuitScores(circuit=circuit, faithfulness=tuple(found), measured=measured, units=units, n_known_pairs=n_known)
 
 
 def _random(graph: Graph, circuit: Circuit, score: Score, n_random: int, seed: int) -> Tensor | None:

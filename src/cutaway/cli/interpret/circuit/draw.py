@@ -31,9 +31,9 @@ def draw(
     Blue edges have scores above 0, orange ones below: what the metric gains when an edge carries the corrupted run.
 
     Args:
-        circuit: a file that `circuit find --out` wrote
+        circuit: a file that `circuit find --out` wrote; `demo` is found first
         out FILE: where the picture is written: .svg, .png or .pdf
-        demo: a circuit that is found first, on SmolLM2
+        demo: a worked example, on SmolLM2
         report FILE: write a page of it with the picture, one self-contained HTML file
         json: print JSON
 
@@ -52,9 +52,13 @@ def draw(
         raise UsageError("CIRCUIT is missing: give a file that `cutaway interpret circuit find --out` wrote, or --demo")
     if report is not None and report.suffix.lower() not in (".html", ".htm"):
         raise UsageError(f"--report is {str(report)!r}; expected a file that ends in .html")
-    known = given_circuit(load_named(_MODEL), DEMO, source=_MODEL) if circuit is None else Circuit.load(circuit)
+    is_demo = circuit in (None, DEMO)
+    known = given_circuit(load_named(_MODEL), DEMO, source=_MODEL) if is_demo else Circuit.load(circuit or DEMO)
     present(draw_circuit(known, out), json=json, report=report)
     if out is not None:
         print_sentence(
             stderr_console() if json else stdout_console(), Text.assemble("\nThe picture is in ", (str(out), "bold"), ".")
         )
+
+
+draw.needs, draw.demo = ("circuit",), {"circuit": DEMO}  # type: ignore[attr-defined]  # what the menu asks for

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from cutaway.cli.command import needs_one_of
 from cutaway.cli.interpret.circuit.given import given_pairs
 from cutaway.cli.interpret.options import analysis
 from cutaway.report.counting import count_progress
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["find"]
 
 
+@needs_one_of("prompts", "ioi", "text")
 @analysis(ioi=16)
 def find(
     lm: LanguageModel,

@@ -55,11 +55,10 @@ def given_pairs(
 
 def given_circuit(lm: LanguageModel, circuit: str, *, source: str, progress: Callable[[int, int], None] | None = None) -> Circuit:
     """Return the circuit of a file, or the one of the worked example."""
+    from cutaway.experiments.ioi import ioi_prompts
     from cutaway.interp.circuits import Circuit, find_circuit
 
     if circuit != DEMO:
         return Circuit.load(circuit)
-    pairs = given_pairs(
-        lm, prompts=None, ioi=_N_DEMO, text=None, corrupted=None, target=None, wrong=None, metric=None
-    )  # fmt: skip
-    return find_circuit(lm, pairs, name=source, progress=progress).circuit
+    pairs = ioi_prompts(lm, 2 * _N_DEMO, seed=_SEED).pairs(lm).rows(range(_N_DEMO, 2 * _N_DEMO))  # --ioi 8 are the others
+    return find_circuit(lm, pairs, held_out=0, name=source, progress=progress).circuit

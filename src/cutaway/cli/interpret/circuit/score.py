@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from cutaway.cli.command import needs_one_of
 from cutaway.cli.interpret.circuit.given import DEMO, given_circuit, given_pairs, model_of_circuit
 from cutaway.cli.interpret.options import analysis
 from cutaway.report.counting import count_progress
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["score"]
 
 
+@needs_one_of("prompts", "ioi", "text")
 @analysis(circuit=DEMO, ioi=8, n_random=10, n_subsets=3, unit="none", source_of=model_of_circuit)
 def score(
     lm: LanguageModel,
