@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -98,13 +99,10 @@ class SideBySide:
     def batches(self, batch_size: int, *, seed: int, n_epochs: int = 1) -> Iterator[Float[Tensor, "batch d"]]:
         """Yield rows joined; raises ValueError where one source has fewer."""
         each = [source.batches(batch_size, seed=seed, n_epochs=n_epochs) for source in self.sources]
-        try:
-            for rows in zip(*each, strict=True):
-                yield torch.cat(rows, dim=-1)
-        except (ValueError, RuntimeError):
-            raise ValueError(
-                "the activations side by side do not have the same rows: store them from one corpus together"
-            ) from None
+        for rows in zip_longest(*each):
+            if len({None if part is None else len(part) for part in rows}) > 1:
+                raise ValueError("the activations side by side do not have the same rows: store them from one corpus together")
+            yield torch.cat([part.flatten(1) for part in rows], dim=-1)
 
 
 @dataclass(frozen=True, eq=False)

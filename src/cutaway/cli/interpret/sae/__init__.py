@@ -1,6 +1,6 @@
 """`cutaway interpret sae`: sparse dictionaries of activations, one file a verb."""
 
-ABOUT = "activations as sums of few directions, and what each stands for"
+ABOUT = "activations as sums of few directions"
 TAKES = "VERB [MODEL] [OPTIONS]"
 HINTS = {
     "cutaway interpret sae VERB --help": "what a verb takes",
@@ -8,7 +8,7 @@ HINTS = {
 }
 
 VERBS: dict[str, dict[str, str]] = {
-    "": {
+    "Sparse dictionaries": {
         "train": "an autoencoder or a transcoder on text",
         "evaluate": "variance unexplained, and the loss with it spliced in",
         "pages": "what features stand for: contexts, logits, a page each",
