@@ -7,22 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-NAMES = (
-    "startup",
-    "forward",
-    "decode",
-    "load",
-    "train",
-    "loss",
-    "circuits",
-    "edges",
-    "circuit_faithfulness",
-    "induction",
-    "ioi",
-    "sweep",
-    "store",
-    "sae",
-)
+NAMES = ("startup", "forward", "decode", "load", "train", "loss", "circuits", "edges", "induction", "ioi", "sweep", "store")
+LONG = ("circuit_faithfulness", "sae")
+"""Those that take a quarter of an hour and more: run when they are named."""
 
 
 def main() -> int:
