@@ -4,7 +4,15 @@ from cutaway.report.curve import Curve, draw_curves
 from cutaway.report.fetching import fetch_progress
 from cutaway.report.grid import attention_map, grid
 from cutaway.report.html import HtmlReport
-from cutaway.report.numbers import format_bytes, format_count, format_duration, format_fixed, format_share
+from cutaway.report.numbers import (
+    format_bytes,
+    format_count,
+    format_duration,
+    format_fixed,
+    format_number,
+    format_share,
+    format_signed,
+)
 from cutaway.report.terminal import (
     fields_table,
     is_unicode,
@@ -29,6 +37,8 @@ __all__ = [
     "format_duration",
     "format_share",
     "format_fixed",
+    "format_number",
+    "format_signed",
     "fetch_progress",
     "Curve",
     "draw_curves",
