@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from cutaway.experiments.handmade import HANDMADE, Edge, Handmade, Head, Neuron
 from cutaway.interp import metrics
 from cutaway.interp.ablation import How, ablate
-from cutaway.interp.attribution import Along, Attribution, attribute_patches
+from cutaway.interp.attribution import Along, AttributionPatching, attribute_patches
 from cutaway.interp.composition import candidate_circuits
 from cutaway.interp.heads import HeadKind
 from cutaway.interp.metrics import Metric
@@ -146,7 +146,7 @@ def attributing(along: Along | None) -> Method:
     return find
 
 
-def _large(found: Attribution, kind: Any) -> Set[tuple[int, int]]:
+def _large(found: AttributionPatching, kind: Any) -> Set[tuple[int, int]]:
     """Return the places of the nodes of a kind whose estimate is of the size from which on the library counts them."""
     least = found.threshold * abs(found.gap)
     return {(each.node.layer, each.node.unit or 0) for each in found.ranked(kind) if abs(each.estimate) >= least}

@@ -49,7 +49,7 @@ def test_a_tuned_lens_is_trained_saved_and_read(cutaway, play):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ([], "--lens or --train-on is missing"),
+        ([], "--train-on or --lens is missing"),
         (["--lens", "lens", "--steps", "3"], "--lens and --steps do not go together: a lens that is read is not trained"),
         (["--lens", "nowhere"], "nowhere holds no lens.json"),
         (["--train-on", "play.txt", "--save", "runs"], "runs holds other things"),

@@ -16,7 +16,7 @@ from cutaway.config import ModelConfig
 from cutaway.experiments.handmade import HANDMADE
 from cutaway.hooks import Hooks, recording
 from cutaway.interp import metrics
-from cutaway.interp.attribution import Attribution, Node, attribute_patches, rank_correlation
+from cutaway.interp.attribution import ActivationNode, AttributionPatching, attribute_patches, rank_correlation
 from cutaway.interp.refactoring import ungroup_heads
 from cutaway.model import Transformer
 
@@ -34,14 +34,14 @@ def record(model: Transformer, tokens: Tensor) -> dict[str, Tensor]:
     return found
 
 
-def name_of(node: Node) -> str:
+def name_of(node: ActivationNode) -> str:
     if node.kind == "embed":
         return "embed"
     part = {"neuron": "mlp.post", **{kind: f"attn.{kind}" for kind in HEADS}}.get(node.kind, node.kind)
     return f"blocks.{node.layer}.{part}"
 
 
-def moved_by(node: Node, base: Tensor, other: Tensor, share: float = 1.0) -> Tensor:
+def moved_by(node: ActivationNode, base: Tensor, other: Tensor, share: float = 1.0) -> Tensor:
     """The activation with a share of the node's change in it."""
     x, change = base.clone(), share * (other - base)
     pos = slice(None) if node.pos is None else node.pos
@@ -54,7 +54,7 @@ def moved_by(node: Node, base: Tensor, other: Tensor, share: float = 1.0) -> Ten
     return x
 
 
-def effect(model: Transformer, tokens: Tensor, node: Node, base: dict, other: dict, share: float = 1.0) -> Tensor:
+def effect(model: Transformer, tokens: Tensor, node: ActivationNode, base: dict, other: dict, share: float = 1.0) -> Tensor:
     """What the metric gains with a share of a node's change, by a plain hook."""
     name = name_of(node)
     new = moved_by(node, base[name], other[name], share)
@@ -79,7 +79,7 @@ def test_estimates_are_exact_where_the_rest_is_affine(by_position: bool, affine_
     for kind, estimates in found.estimates.items():
         for unit in range(estimates.shape[1]):
             for pos in range(9) if by_position else [None]:
-                node = Node(kind, 1, unit if kind in HEADS else None, pos)
+                node = ActivationNode(kind, 1, unit if kind in HEADS else None, pos)
                 same(estimates[1, unit, pos or 0], effect(affine_end, tokens, node, base, other), msg=str(node))
 
 
@@ -89,7 +89,10 @@ def test_without_the_softmax_queries_and_keys_are_not(affine_end: Transformer, m
     base, other = record(affine_end, tokens), record(affine_end, other_tokens)
     off = {
         kind: max(
-            (plain.estimates[kind][1, head, 0] - effect(affine_end, tokens, Node(kind, 1, head), base, other)).abs().max().item()
+            (plain.estimates[kind][1, head, 0] - effect(affine_end, tokens, ActivationNode(kind, 1, head), base, other))
+            .abs()
+            .max()
+            .item()
             for head in range(4)
         )
         for kind in ("q", "k", "z")
@@ -109,7 +112,7 @@ def test_estimates_are_the_slope_of_a_patch(variant: ModelConfig, make_model: Ma
     base, other = record(model, tokens), record(model, other_tokens)
     step = 1e-5  # the difference is off by about step^2 and by rounding / step
     for kind in kinds:
-        node = Node(kind, 0, 1 if kind in HEADS or kind == "neuron" else None)
+        node = ActivationNode(kind, 0, 1 if kind in HEADS or kind == "neuron" else None)
         ends = [effect(model, tokens, node, base, other, share) for share in (step, -step)]
         torch.testing.assert_close(
             found.estimates[kind][0, node.unit or 0, 0], (ends[0] - ends[1]) / (2 * step), rtol=1e-6, atol=1e-7
@@ -212,11 +215,11 @@ def test_a_circuit_made_by_hand_is_found_by_gradients() -> None:
     # The last head's output is added to the logits; the first one's has to pass a softmax that is saturated.
     assert estimates[inducing].item() == pytest.approx(found.gap, rel=1e-2)
     assert abs(estimates[before].item()) < abs(found.gap) / 5
-    assert found.exact[Node("z", *before)].mean().item() == pytest.approx(found.gap, rel=1e-2)
+    assert found.exact[ActivationNode("z", *before)].mean().item() == pytest.approx(found.gap, rel=1e-2)
     along = attribute_patches(
         handmade.model, handmade.tokens[rows], handmade.corrupted_tokens[rows], metric, kinds=("z",), along="activations", steps=64
     )
-    assert along.estimate(Node("z", *before)) == pytest.approx(found.gap, rel=2e-2)
+    assert along.estimate(ActivationNode("z", *before)) == pytest.approx(found.gap, rel=2e-2)
     agreement = {each.kind: each for each in found.agreement()}
     assert agreement["z"].n_tried == agreement["z"].n_nodes == 8
     assert not agreement["z"].misses
@@ -224,11 +227,11 @@ def test_a_circuit_made_by_hand_is_found_by_gradients() -> None:
     assert (keys.node.layer, keys.node.unit) == inducing
 
 
-def by_hand(estimates: list[float], exact: dict[int, float]) -> Attribution:
+def by_hand(estimates: list[float], exact: dict[int, float]) -> AttributionPatching:
     """The result for the heads of one layer, in a model that goes from 0 to 10."""
-    return Attribution(
+    return AttributionPatching(
         estimates={"z": torch.tensor(estimates, dtype=torch.float64)[None, :, None, None]},
-        exact={Node("z", 0, head): torch.tensor([value], dtype=torch.float64) for head, value in exact.items()},
+        exact={ActivationNode("z", 0, head): torch.tensor([value], dtype=torch.float64) for head, value in exact.items()},
         base=torch.zeros(1, dtype=torch.float64),
         other=torch.full((1,), 10.0, dtype=torch.float64),
         by_position=False,
@@ -243,11 +246,14 @@ def by_hand(estimates: list[float], exact: dict[int, float]) -> Attribution:
 def test_how_estimates_agree_is_counted() -> None:
     found = by_hand([5.0, -3.0, 2.0, 0.1], {0: 4.0, 1: 0.5, 2: -6.0, 3: 1.0})
     (agreement,) = found.agreement()
-    assert agreement.false_positives == (Node("z", 0, 1),)  # 3 estimated, 0.5 found, and 1 counts
-    assert agreement.misses == (Node("z", 0, 3),)
+    assert agreement.false_positives == (ActivationNode("z", 0, 1),)  # 3 estimated, 0.5 found, and 1 counts
+    assert agreement.misses == (ActivationNode("z", 0, 3),)
     assert agreement.rank_correlation == pytest.approx(0.0)  # ranks 3 2 1 0 and 2 0 3 1: 1 - 6 * 10 / (4 * 15)
     assert [each.node.unit for each in found.ranked()] == [2, 0, 3, 1]
-    assert agreement.wrong_sign == (Node("z", 0, 1), Node("z", 0, 2))  # -3 and 0.5, 2 and -6: their sizes alone agree
+    assert agreement.wrong_sign == (
+        ActivationNode("z", 0, 1),
+        ActivationNode("z", 0, 2),
+    )  # -3 and 0.5, 2 and -6: their sizes alone agree
     assert "z, 4 of 4 tried: rank correlation of sizes 0.00" in found.summary()
     assert "1 false positive (L0H1.z), 1 miss (L0H3.z), 2 wrong signs (L0H1.z, L0H2.z)." in found.summary()
     assert found.to_dict()["agreement"][0]["wrong_sign"] == ["L0H1.z", "L0H2.z"]
@@ -280,7 +286,7 @@ def test_a_result_is_shown_and_saved(tmp_path, tiny_model: Transformer, make_tok
     assert saved["along"] == "inputs"
     assert saved["completeness"]["difference"] == pytest.approx(found.gap)
     assert len(saved["exact"]) == 15
-    assert saved["estimates"]["z"][1][2][3] == pytest.approx(found.estimate(Node("z", 1, 2, 3)))
+    assert saved["estimates"]["z"][1][2][3] == pytest.approx(found.estimate(ActivationNode("z", 1, 2, 3)))
     console = Console(file=StringIO(), width=80, color_system=None)
     found.show(console)
     shown = console.file.getvalue().splitlines()  # type: ignore[attr-defined]

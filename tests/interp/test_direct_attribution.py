@@ -35,7 +35,7 @@ def speaking(tiny_config: ModelConfig, make_model: MakeModel) -> LanguageModel:
 
 @pytest.mark.parametrize("by", BYS)
 def test_contributions_add_up_to_the_logit_difference(
-    variant: ModelConfig, make_model: MakeModel, tokens: Tensor, by: residual.By
+    variant: ModelConfig, make_model: MakeModel, tokens: Tensor, by: residual.Part
 ) -> None:
     model = make_model(variant)
     if by == "neuron" and variant.d_mlp == 0:
@@ -56,7 +56,7 @@ def test_contributions_add_up_to_the_logit_difference(
 
 @pytest.mark.parametrize("by", ["component", "head", "neuron"])
 def test_each_is_what_the_logit_loses_without_it(
-    causal_variant: ModelConfig, make_model: MakeModel, tokens: Tensor, by: residual.By
+    causal_variant: ModelConfig, make_model: MakeModel, tokens: Tensor, by: residual.Part
 ) -> None:
     """Finite differences: the part is taken from the last stream, scaled down, in a run whose last norm divides as before."""
     by = "component" if causal_variant.d_mlp == 0 and by == "neuron" else by  # attention alone has no neurons
@@ -111,7 +111,7 @@ def test_finer_cuts_add_up_to_coarser_ones(make_model: MakeModel, tiny_config: M
     model = make_model(tiny_config)
     coarse, heads, neurons = (residual.attribute(model, tokens, 3, 4, by=by) for by in ("component", "head", "neuron"))
 
-    def total(found: residual.Attribution, start: tuple[str, ...]) -> Tensor:
+    def total(found: residual.DirectAttribution, start: tuple[str, ...]) -> Tensor:
         return sum(found.contributions[place] for place, label in enumerate(found.labels) if label.startswith(start))
 
     for layer in range(2):
@@ -124,7 +124,7 @@ def test_finer_cuts_add_up_to_coarser_ones(make_model: MakeModel, tiny_config: M
 
 
 @pytest.mark.parametrize("by", BYS)
-def test_rows_filled_up_are_as_alone(make_model: MakeModel, tiny_config: ModelConfig, tokens: Tensor, by: residual.By) -> None:
+def test_rows_filled_up_are_as_alone(make_model: MakeModel, tiny_config: ModelConfig, tokens: Tensor, by: residual.Part) -> None:
     model = make_model(tiny_config)
     both = residual.attribute(model, tokens, [3, 5], [4, 6], by=by, pos=[4, 8])
     first = residual.attribute(model, tokens[:1, :5], 3, 4, by=by)
@@ -172,7 +172,7 @@ def test_many_answers_are_not_all_said(tiny_config: ModelConfig, make_model: Mak
 
 
 @pytest.mark.parametrize("by", BYS)
-def test_texts_of_different_length_are_each_read_at_their_end(speaking: LanguageModel, by: residual.By) -> None:
+def test_texts_of_different_length_are_each_read_at_their_end(speaking: LanguageModel, by: residual.Part) -> None:
     texts = ["the cat sat", "a dog", "so it is"]
     together = residual.attribute(speaking, texts, "s", ["t", "x", "y"], by=by)
     assert together.prompts == tuple(texts)
@@ -217,7 +217,7 @@ def test_a_model_without_tokenizer_shows_ids(speaking: LanguageModel, tokens: Te
 
 
 @pytest.mark.parametrize("by", BYS)
-def test_results_are_shown_everywhere(speaking: LanguageModel, by: residual.By) -> None:
+def test_results_are_shown_everywhere(speaking: LanguageModel, by: residual.Part) -> None:
     found = residual.attribute(speaking, "the cat", "s", "t", by=by)
     console = Console(width=80, file=StringIO(), no_color=True)
     found.show(console)

@@ -147,6 +147,8 @@ def by_hand(
         tokens=tuple("abc"),
         positions=(0, 1, 2),
         subject=subject,
+        places=subject,
+        n_tokens=3,
         corruption="It is corrupted.",
         measured="probability",
         clean=1.0,

@@ -5,7 +5,15 @@ from cutaway.report.fetching import fetch_progress
 from cutaway.report.grid import attention_map, grid
 from cutaway.report.html import HtmlReport
 from cutaway.report.markup import Context, context_list, link, links_line, ranked_tokens
-from cutaway.report.numbers import format_bytes, format_count, format_duration, format_fixed, format_share
+from cutaway.report.numbers import (
+    format_bytes,
+    format_count,
+    format_duration,
+    format_fixed,
+    format_number,
+    format_share,
+    format_signed,
+)
 from cutaway.report.terminal import (
     fields_table,
     is_unicode,
@@ -30,6 +38,8 @@ __all__ = [
     "format_duration",
     "format_share",
     "format_fixed",
+    "format_number",
+    "format_signed",
     "fetch_progress",
     "Curve",
     "draw_curves",

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from typing import SupportsFloat
 
-__all__ = ["format_bytes", "format_count", "format_duration", "format_share", "format_fixed"]
+__all__ = ["format_bytes", "format_count", "format_duration", "format_share", "format_fixed", "format_number", "format_signed"]
 
 
 def format_bytes(n_bytes: float | None) -> str:
@@ -73,3 +74,21 @@ def format_fixed(value: float, digits: int) -> str:
         return ""
     text = f"{value:.{digits}f}"
     return text.removeprefix("-") if float(text) == 0 else text
+
+
+def format_number(value: SupportsFloat) -> str:
+    """Return a number in four digits.
+
+    >>> format_number(-5.16583), format_number(0.000123456)
+    ('-5.166', '0.0001235')
+    """
+    return f"{float(value):.4g}"
+
+
+def format_signed(value: SupportsFloat) -> str:
+    """Return a change in four digits, with its sign.
+
+    >>> format_signed(0.014472), format_signed(-2)
+    ('+0.01447', '-2')
+    """
+    return f"{float(value):+.4g}"

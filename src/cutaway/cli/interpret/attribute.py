@@ -4,33 +4,37 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from cutaway.cli.interpret.options import analysis
+from cutaway.cli.interpret.options import analysis, one_or_each
 
 if TYPE_CHECKING:
-    from cutaway.interp.residual import Attribution
+    from cutaway.interp.residual import DirectAttribution
     from cutaway.language_model import LanguageModel
 
 __all__ = ["attribute"]
 
 
-@analysis(text="The capital of France is", target=" Paris", wrong=" London", by="head")
+_LINES = {"text": "text", "target": "correct", "wrong": "wrong"}
+
+
+@analysis(_LINES, text=("The capital of France is",), target=(" Paris",), wrong=(" London",), by="head")
 def attribute(
     lm: LanguageModel,
     *,
-    text: str,
-    target: str | None = None,
-    wrong: str | None = None,
+    text: tuple[str, ...],
+    target: tuple[str, ...] = (),
+    wrong: tuple[str, ...] = (),
     by: Literal["component", "head", "neuron", "position"] = "component",
     pos: int = -1,
-) -> Attribution:
+) -> DirectAttribution:
     """Take an answer's logit apart into what each part of the model adds to it directly; the parts add up to it.
 
     What acts through later layers is not seen here: `patch` and `ablate` show that. With --wrong it is the difference of two logits,
     in which what all tokens share cancels.
 
     Args:
-        text: what the model reads
-        target: the answer, one token; Paris after a word means " Paris"; the model's own answer unless given
+        text: what the model reads; may be given again, for the mean over several
+        target: the answer, one token; Paris after a word means " Paris"; one for all texts, or one for each; the
+            model's own answer unless given
         wrong: the answer to hold against it
         by NAME: how finely: heads and neurons apart, or by the position that attention fetched it from
         pos: where the answer is given; negative ones count from the end
@@ -45,4 +49,4 @@ def attribute(
     """
     from cutaway.interp import residual
 
-    return residual.attribute(lm, text, target, wrong, by=by, pos=pos)
+    return residual.attribute(lm, text, one_or_each(target), one_or_each(wrong), by=by, pos=pos)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from cutaway.cli.interpret.options import analysis
+from cutaway.cli.interpret.prompt_files import PAIRS
 from cutaway.report.counting import count_progress
 
 if TYPE_CHECKING:
@@ -19,16 +20,17 @@ _Kind = Literal[
 
 _CLEAN = "When Mary and John went to the store, John gave a drink to"
 _CORRUPTED = "When Mary and John went to the store, Mary gave a drink to"
+_LINES = {"text" if option == "clean" else option: word for option, word in PAIRS.items()}
 
 
-@analysis(text=_CLEAN, corrupted=_CORRUPTED, target="Mary", wrong="John", exact_top=20)
+@analysis(_LINES, text=(_CLEAN,), corrupted=(_CORRUPTED,), target=("Mary",), wrong=("John",), exact_top=20)
 def attribution_patch(
     lm: LanguageModel,
     *,
-    text: str,
-    corrupted: str,
-    target: str,
-    wrong: str | None = None,
+    text: tuple[str, ...],
+    corrupted: tuple[str, ...],
+    target: tuple[str, ...],
+    wrong: tuple[str, ...] = (),
     kind: tuple[_Kind, ...] = (),
     by_position: bool = False,
     qk_fix: bool = True,
@@ -46,9 +48,9 @@ def attribution_patch(
     positives, misses, wrong signs.
 
     Args:
-        text: what is read
-        corrupted TEXT: what the patches come from
-        target TOKEN: the answer to the text
+        text: what is read; may be given again, for the mean over several
+        corrupted TEXT: what the patches come from; one for each text
+        target TOKEN: the answer to the text; one for all texts, or one for each
         wrong TOKEN: another answer; the metric is then their logit difference
         kind: embed, z, q, k, v, pattern, attn_out, mlp_out, resid_pre, resid_mid, resid_post or neuron; may be given again for more;
             z, q, k, v, pattern and mlp_out unless given
@@ -75,6 +77,6 @@ def attribution_patch(
     kinds = kind or ("z", "q", "k", "v", "pattern", "mlp_out")
     with count_progress("patches") as progress:
         return attribution.attribution_patch(
-            lm, text, corrupted, target, wrong, kinds=kinds, by_position=by_position, qk_fix=qk_fix, along=along, steps=steps,
+            lm, text, corrupted, target, wrong or None, kinds=kinds, by_position=by_position, qk_fix=qk_fix, along=along, steps=steps,
             exact_top=exact_top, exact_all=exact_all, threshold=threshold, metric=metric, progress=progress,
         )  # fmt: skip

@@ -18,6 +18,7 @@ from rich.text import Text
 from cutaway.cli.docstrings import sections_of
 from cutaway.cli.errors import UsageError, report_warning
 from cutaway.cli.interpret.present import present
+from cutaway.cli.interpret.prompt_files import read_prompt_file
 from cutaway.cli.loading import load_named
 from cutaway.report import stderr_console
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from cutaway.interp.result import Result
     from cutaway.language_model import LanguageModel
 
-__all__ = ["Analysis", "analysis", "spell_option"]
+__all__ = ["Analysis", "analysis", "one_or_each", "spell_option"]
 
 _DEMO_MODEL = "smollm2-135m"
 _SECTIONS = ("Args", "Examples", "In Python")
@@ -42,17 +43,21 @@ class Analysis:
     The function's first parameter is the model, its others are options, those before a `/` arguments: one without a default is needed,
     and one of these that is called `text` is asked for on a terminal; `source` is no option and gets what the model was called. `demo`
     has a value for everything that is needed, and for whatever else the worked example wants, `model` too where it is not SmolLM2.
-    `source_of` names a model by the options where none is given.
+    `source_of` names a model by the options where none is given. With `lines`, a word for some of the options, these may be read from
+    a file of prompts instead, one object a line.
     """
 
     def __init__(
         self,
         analyse: Callable[..., Result],
         demo: Mapping[str, Any],
+        *,
+        lines: Mapping[str, str] | None = None,
         source_of: Callable[[Mapping[str, Any]], str | None] | None = None,
     ) -> None:
         update_wrapper(self, analyse)
         own = [each for each in list(inspect.signature(analyse).parameters.values())[1:] if each.name != "source"]
+        self._lines = dict(lines or {})
         shared = list(inspect.signature(self.run).parameters.values())[:-1]
         self.demo = dict(demo)
         self.needs = tuple(each.name for each in own if each.default is each.empty)
@@ -63,6 +68,9 @@ class Analysis:
         nothing = {name: () if name in self._repeated else None for name in self.needs}
         self._defaults = {each.name: nothing.get(each.name, each.default) for each in own}
         arguments = [each.replace(default=self._defaults[each.name]) for each in own if each.name in self._arguments]
+        if self._lines:
+            self._defaults["prompts"] = None
+            own.append(inspect.Parameter("prompts", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Path | None))
         options = [
             each.replace(kind=each.KEYWORD_ONLY, default=self._defaults[each.name])
             for each in own
@@ -72,7 +80,7 @@ class Analysis:
         alone = {*self.needs} - self._repeated
         hints = {each.name: _or_none(each.annotation) if each.name in alone else each.annotation for each in own}
         self.__annotations__ = hints | get_type_hints(Analysis.run)
-        self.__doc__ = _joined(inspect.getdoc(analyse) or "", inspect.getdoc(self.run) or "")
+        self.__doc__ = _joined(inspect.getdoc(analyse) or "", inspect.getdoc(self.run) or "", _file_said(self._lines))
         if absent := {*self.needs} - self.demo.keys():
             raise TypeError(f"the worked example of {analyse.__name__} lacks {', '.join(sorted(absent))}")
 
@@ -110,6 +118,9 @@ class Analysis:
             options = {
                 name: self.demo.get(name, value) if value == self._defaults[name] else value for name, value in options.items()
             }
+        file = options.pop("prompts", None) if self._lines else None
+        if file is not None:
+            options |= self._read(file, options)
         for names in getattr(self, "needs_one_of", ()):
             if all(options[name] == self._defaults[name] for name in names):
                 raise UsageError(f"{' or '.join(map(_flag, names))} is missing: give one of them, or --demo for a worked example")
@@ -121,6 +132,8 @@ class Analysis:
             raise UsageError(f"{'--json' if json else '--report'} shows one text: give it with --text")
         given = {name: value for name, value in options.items() if value != self._defaults[name]}
         source = model or (self._source_of and self._source_of(options)) or (self._own_model() if demo else _latest())
+        if file is not None:
+            given = {name: value for name, value in given.items() if name not in self._lines} | {"prompts": file}
         if demo:
             stderr_console().print(Text(f"$ {self._spelling(source, given)}\n", style="dim"), soft_wrap=True)
         lm = load_named(source, tokenizer=tokenizer, config=config, device=device)
@@ -133,6 +146,12 @@ class Analysis:
             _head(source)
         settings = {"model": source} | {name.replace("_", " "): str(value) for name, value in given.items()}
         return present(result, json=json, report=report, settings=settings)
+
+    def _read(self, file: Path, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the options that a file of prompts gives; raises UsageError for one that is given besides."""
+        if beside := [name for name in self._lines if options[name] != self._defaults[name]]:
+            raise UsageError(f"--prompts and {_flag(beside[0])} do not go together: the file has the prompts")
+        return {name: value for name, value in read_prompt_file(file, self._lines).items() if value}
 
     def _answer(self, lm: LanguageModel, source: str, options: Mapping[str, Any]) -> None:
         """Show the analysis of each text that is typed."""
@@ -187,14 +206,16 @@ class Analysis:
 
 
 def analysis(
-    *, source_of: Callable[[Mapping[str, Any]], str | None] | None = None, **demo: Any
+    lines: Mapping[str, str] | None = None, /, *, source_of: Callable[[Mapping[str, Any]], str | None] | None = None, **demo: Any
 ) -> Callable[[Callable[..., Result]], Analysis]:
     """Make a verb of a function from a language model and options to a `Result`; `demo` are the options of its worked example.
+
+    `lines` are the words of a file of prompts, by the option that each is.
 
     @analysis(text="The capital of France is", layer=9)
     def attention(lm: LanguageModel, *, text: str, layer: int = 0) -> Result: ...
     """
-    return lambda analyse: Analysis(analyse, demo, source_of)
+    return lambda analyse: Analysis(analyse, demo, lines=lines, source_of=source_of)
 
 
 def spell_option(flag: str, value: str) -> list[str]:
@@ -206,10 +227,23 @@ def _or_none(annotation: Any) -> Any:
     return f"{annotation} | None" if isinstance(annotation, str) else annotation | None
 
 
-def _joined(own: str, shared: str) -> str:
+def one_or_each(values: Sequence[str]) -> str | Sequence[str] | None:
+    """Return what was given once for all rows, what was given for each, or None for nothing."""
+    return None if not values else values[0] if len(values) == 1 else list(values)
+
+
+def _file_said(lines: Mapping[str, str]) -> str:
+    """Return the help of the file of prompts, where there is one."""
+    if not lines:
+        return ""
+    *others, last = lines.values()
+    return f"prompts FILE: many of them from a file, one JSON object a line, with {', '.join(others)} and {last}"
+
+
+def _joined(own: str, shared: str, more: str) -> str:
     """Return a verb's docstring with the options that it shares at the end of its own."""
     sections = sections_of(own)
-    sections["Args"] = f"{sections.get('Args', '')}\n{sections_of(shared)['Args']}".strip("\n")
+    sections["Args"] = "\n".join(filter(None, (sections.get("Args", ""), more, sections_of(shared)["Args"]))).strip("\n")
     parts = [f"{head}:\n{textwrap.indent(sections[head], '    ')}" for head in _SECTIONS if head in sections]
     return "\n\n".join([sections[""], *parts])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from cutaway.cli.interpret.options import analysis
+from cutaway.cli.interpret.prompt_files import PAIRS
 from cutaway.report.counting import count_progress
 
 if TYPE_CHECKING:
@@ -14,14 +15,14 @@ if TYPE_CHECKING:
 __all__ = ["patch"]
 
 
-@analysis(clean="The Eiffel Tower is in", corrupted="The Empire State Building is in", target="Paris")
+@analysis(PAIRS, clean=("The Eiffel Tower is in",), corrupted=("The Empire State Building is in",), target=("Paris",))
 def patch(
     lm: LanguageModel,
     *,
-    clean: str,
-    corrupted: str,
-    target: str,
-    wrong: str | None = None,
+    clean: tuple[str, ...],
+    corrupted: tuple[str, ...],
+    target: tuple[str, ...],
+    wrong: tuple[str, ...] = (),
     site: str = "resid_pre",
     by: Literal["position", "head", "kv-head", "head-position", "layer"] | None = None,
     direction: Literal["denoising", "noising"] = "denoising",
@@ -34,9 +35,9 @@ def patch(
     al. 2022.
 
     Args:
-        clean: the text that gives the answer
-        corrupted: the same with something changed, so that it does not
-        target TOKEN: the answer, one token; Paris after a word is taken as " Paris"
+        clean: the text that gives the answer; may be given again, for the mean over several
+        corrupted: the same with something changed, so that it does not; one for each text
+        target TOKEN: the answer, one token; Paris after a word is taken as " Paris"; one for all texts, or one for each
         wrong TOKEN: a wrong answer: the difference of the two logits is measured
         site NAME: what is patched: resid_pre, resid_mid, resid_post, attn_out, mlp_out, or of heads z, q, k, v, pattern
         by: what is patched at a time; a position, or for parts of heads a head at all positions, unless given
@@ -46,6 +47,7 @@ def patch(
     Examples:
         cutaway interpret patch --demo
         cutaway interpret patch --demo --site z
+        cutaway interpret patch smollm2-135m --prompts pairs.jsonl --site z
         cutaway interpret patch smollm2-135m --clean "The king of France" --corrupted "The king of Spain" --target " is" --site mlp_out
 
     In Python:
@@ -55,5 +57,5 @@ def patch(
 
     with count_progress("patches") as progress:
         return patching.patch(
-            lm, clean, corrupted, target, wrong, site=site, by=by, direction=direction, metric=metric, progress=progress
+            lm, clean, corrupted, target, wrong or None, site=site, by=by, direction=direction, metric=metric, progress=progress
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from cutaway.cli.interpret.options import analysis
+from cutaway.cli.interpret.prompt_files import PAIRS
 from cutaway.report.counting import count_progress
 
 if TYPE_CHECKING:
@@ -15,16 +16,17 @@ __all__ = ["path_patch"]
 
 _CLEAN = "When Mary and John went to the store, John gave a drink to"
 _CORRUPTED = "When Mary and John went to the store, Mary gave a drink to"
+_LINES = {"text" if option == "clean" else option: word for option, word in PAIRS.items()}
 
 
-@analysis(text=_CLEAN, corrupted=_CORRUPTED, target="Mary", wrong="John")
+@analysis(_LINES, text=(_CLEAN,), corrupted=(_CORRUPTED,), target=("Mary",), wrong=("John",))
 def path_patch(
     lm: LanguageModel,
     *,
-    text: str,
-    corrupted: str,
-    target: str,
-    wrong: str | None = None,
+    text: tuple[str, ...],
+    corrupted: tuple[str, ...],
+    target: tuple[str, ...],
+    wrong: tuple[str, ...] = (),
     sender: tuple[str, ...] = (),
     receiver: tuple[str, ...] = (),
     receiver_pos: int | None = None,
@@ -40,9 +42,9 @@ def path_patch(
     section 3.1.
 
     Args:
-        text: what is read
-        corrupted TEXT: what the senders read instead
-        target TOKEN: the answer to the text
+        text: what is read; may be given again, for the mean over several
+        corrupted TEXT: what the senders read instead; one for each text
+        target TOKEN: the answer to the text; one for all texts, or one for each
         wrong TOKEN: another answer; the metric is then their logit difference
         sender: embed, a head such as L3H7, an MLP such as mlp3 or its neuron mlp3.17; may be given again for more
         receiver: one input of a head such as L9H6.q (L9H6 is q, k and v), keys or values that a group of heads shares such as L9G2.k,
@@ -67,7 +69,7 @@ def path_patch(
 
     with count_progress("paths") as progress:
         return path_patching.path_patch(
-            lm, text, corrupted, target, wrong,
+            lm, text, corrupted, target, wrong or None,
             senders=sender or None, receivers=receiver or ("logits",), receiver_pos=receiver_pos, mlps=mlps, frozen_norms=frozen_norm,
             metric=metric, progress=progress,
         )  # fmt: skip

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cutaway.interp.attribution.nodes import NodeKind
 from cutaway.interp.attribution.patching import Along, attribute_patches
-from cutaway.interp.attribution.result import Attribution
+from cutaway.interp.attribution.result import AttributionPatching
 from cutaway.interp.paired_prompts import read_paired
 from cutaway.interp.patching import MetricName
 from cutaway.language_model import LanguageModel
@@ -37,7 +37,7 @@ def attribution_patch(
     metric: MetricName | None = None,
     pairs: Sequence[tuple[int, int]] | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> Attribution:
+) -> AttributionPatching:
     """Estimate what each activation of the corrupted run would do in the clean one, and try the best `exact_top` of each kind.
 
     Kinds, lines and tries are as in `attribute_patches`, metric and prompts of different length as in `path_patch`. Raises ValueError

@@ -15,7 +15,7 @@ from cutaway.interp.attention import head_label
 from cutaway.interp.edits import Edit
 from cutaway.interp.sites import check_names, full_name, site_of
 
-__all__ = ["NodeKind", "Node", "PerNode", "checked_kinds", "names_of", "by_unit", "replaced_by"]
+__all__ = ["NodeKind", "ActivationNode", "PerNode", "checked_kinds", "names_of", "by_unit", "replaced_by"]
 
 NodeKind = Literal[
     "embed", "z", "q", "k", "v", "pattern", "attn_out", "mlp_out", "resid_pre", "resid_mid", "resid_post", "neuron"
@@ -27,7 +27,7 @@ PerNode = Float[Tensor, "batch unit pos"]
 
 
 @dataclass(frozen=True)
-class Node:
+class ActivationNode:
     """One activation at one position, or at all of them together."""
 
     kind: NodeKind
@@ -84,7 +84,7 @@ def by_unit(x: Float[Tensor, "batch ..."], name: str) -> PerNode:
     return x.sum(-1)[:, None]  # batch pos d_model -> batch unit pos
 
 
-def replaced_by(node: Node, name: str, incoming: Float[Tensor, "batch ..."]) -> Edit:
+def replaced_by(node: ActivationNode, name: str, incoming: Float[Tensor, "batch ..."]) -> Edit:
     """Return the edit that puts a node's part of an activation in the place of the run's."""
     axes = site_of(name).axes
     if site_of(name).is_attention:

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from cutaway.config import ModelConfig
 from cutaway.interp.attribution.estimates import Completeness, along_activations, along_inputs, first_order, through_softmax
-from cutaway.interp.attribution.nodes import Node, NodeKind, PerNode, checked_kinds, names_of, replaced_by
-from cutaway.interp.attribution.result import Attribution
+from cutaway.interp.attribution.nodes import ActivationNode, NodeKind, PerNode, checked_kinds, names_of, replaced_by
+from cutaway.interp.attribution.result import AttributionPatching
 from cutaway.interp.dropout import without_dropout
 from cutaway.interp.edits import Edit
 from cutaway.interp.patching.grid import Pairs
@@ -48,7 +48,7 @@ def attribute_patches(
     lengths: Sequence[int] | None = None,
     other_lengths: Sequence[int] | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> Attribution:
+) -> AttributionPatching:
     """Estimate what the metric gains when each activation of the run, one at a time, is that of the other run.
 
     To first order that is the activation's change times the metric's gradient, which one forward and one backward pass give for all
@@ -87,7 +87,7 @@ def attribute_patches(
         estimates, completeness = _estimated(runs, measured, kinds, fixed, along=along, steps=steps, by_position=by_position)
         tried = _to_try(runs, estimates, by_position, top=exact_top, is_all=exact_all)
         base, exact = _tried(runs, tried, metric, progress=progress)
-    return Attribution(
+    return AttributionPatching(
         estimates=estimates,
         exact=exact,
         base=base,
@@ -150,11 +150,13 @@ def _places(runs: TwoRuns) -> tuple[int, ...]:
     return tuple(sorted({here for row in runs.pairs for _, here in row}))
 
 
-def _to_try(runs: TwoRuns, estimates: Mapping[NodeKind, Tensor], by_position: bool, *, top: int | None, is_all: bool) -> list[Node]:
+def _to_try(
+    runs: TwoRuns, estimates: Mapping[NodeKind, Tensor], by_position: bool, *, top: int | None, is_all: bool
+) -> list[ActivationNode]:
     """Return the nodes to be tried exactly: all, or the best of each kind."""
     if top is None and not is_all:
         return []
-    nodes: list[Node] = []
+    nodes: list[ActivationNode] = []
     for kind, values in estimates.items():
         size = values.mean(-1).abs()
         if by_position:
@@ -163,23 +165,23 @@ def _to_try(runs: TwoRuns, estimates: Mapping[NodeKind, Tensor], by_position: bo
         order = size.flatten().argsort(descending=True, stable=True)
         order = order[: int((size >= 0).sum()) if is_all else min(top or 0, int((size >= 0).sum()))]
         for layer, unit, pos in torch.stack(torch.unravel_index(order, size.shape), dim=-1).tolist():
-            nodes.append(Node(kind, layer, unit if kind in (*_HEADS, "neuron") else None, pos if by_position else None))
+            nodes.append(ActivationNode(kind, layer, unit if kind in (*_HEADS, "neuron") else None, pos if by_position else None))
     return nodes
 
 
 def _tried(
     runs: TwoRuns,
-    nodes: Sequence[Node],
+    nodes: Sequence[ActivationNode],
     metric: AnyMetric,
     *,
     progress: Callable[[int, int], None] | None,
-) -> tuple[Float[Tensor, " batch"], dict[Node, Float[Tensor, " batch"]]]:
+) -> tuple[Float[Tensor, " batch"], dict[ActivationNode, Float[Tensor, " batch"]]]:
     """Return the metric of the run, and the change of it when each node is patched."""
     if not nodes:
         return runs.base, {}
     incoming: dict[str, Tensor] = {}
 
-    def edit(node: Node) -> Edit:
+    def edit(node: ActivationNode) -> Edit:
         name = names_of(runs.model.config, node.kind)[node.layer]
         if name not in incoming:
             incoming[name] = runs.incoming(name)

@@ -10,16 +10,18 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cutaway.interp.attribution.estimates import Completeness
-from cutaway.interp.attribution.nodes import Node, NodeKind
+from cutaway.interp.attribution.nodes import ActivationNode, NodeKind
 from cutaway.interp.ranks import EffectAgreement, compare_effects
 from cutaway.interp.result import Result
-from cutaway.report import grid, table
+from cutaway.interp.spread import standard_error, with_errors
+from cutaway.interp.tensors import finite_or_none
+from cutaway.report import format_number, format_signed, grid, table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from rich.console import RenderableType
 
-__all__ = ["Agreement", "Attribution", "NodeEffect"]
+__all__ = ["Agreement", "AttributionPatching", "NodeEffect"]
 
 _N_SHOWN, _N_BARS = 10, 20
 _N_MAPS = 1  # of those that a report has, how many a terminal shows
@@ -28,13 +30,15 @@ _N_MAPS = 1  # of those that a report has, how many a terminal shows
 class NodeEffect(NamedTuple):
     """A node with what its patch is estimated to do to the metric, and what it did where that was tried."""
 
-    node: Node
+    node: ActivationNode
     estimate: float
     exact: float | None
+    standard_error: float
+    """Of the exact effect where it was tried, else of the estimate, over prompts; NaN for one."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Agreement(EffectAgreement[Node]):
+class Agreement(EffectAgreement[ActivationNode]):
     """How the estimates of a kind agree with the exact effects of those nodes that were tried."""
 
     kind: NodeKind
@@ -42,7 +46,7 @@ class Agreement(EffectAgreement[Node]):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class Attribution(Result):
+class AttributionPatching(Result):
     """What patching each node is estimated to do to the metric."""
 
     title: ClassVar[str] = "Attribution patching"
@@ -53,7 +57,7 @@ class Attribution(Result):
 
     estimates: Mapping[NodeKind, Float[Tensor, "layer unit pos batch"]]
     """The gain of the metric; units are heads or neurons, one for parts of the stream. Without positions these are one place."""
-    exact: Mapping[Node, Float[Tensor, " batch"]] = field(repr=False)
+    exact: Mapping[ActivationNode, Float[Tensor, " batch"]] = field(repr=False)
     """The gain of the metric by the nodes that were tried."""
     base: Float[Tensor, " batch"]
     """The metric of the run that is patched into."""
@@ -79,7 +83,7 @@ class Attribution(Result):
         """The metric of the other run less that of the run."""
         return (self.other.mean() - self.base.mean()).item()
 
-    def estimate(self, node: Node) -> float:
+    def estimate(self, node: ActivationNode) -> float:
         """Return a node's estimate, averaged over rows."""
         return self.estimates[node.kind][node.layer, node.unit or 0, node.pos or 0].mean().item()
 
@@ -87,9 +91,11 @@ class Attribution(Result):
         """Return the nodes of a kind, or of all, by the size of their exact effect, then those not tried by their estimate."""
         effects = []
         for each in self.estimates if kind is None else [kind]:
+            errors = standard_error(self.estimates[each]).tolist()
             for node, estimate in self._nodes(each):
-                tried = self.exact.get(node)
-                effects.append(NodeEffect(node, estimate, None if tried is None else tried.mean().item()))
+                tried, error = self.exact.get(node), errors[node.layer][node.unit or 0][node.pos or 0]
+                exact = None if tried is None else tried.mean().item()
+                effects.append(NodeEffect(node, estimate, exact, error if tried is None else standard_error(tried).item()))
         return sorted(effects, key=lambda each: (each.exact is None, -abs(each.estimate if each.exact is None else each.exact)))
 
     def agreement(self) -> list[Agreement]:
@@ -111,17 +117,18 @@ class Attribution(Result):
             else "by gradients in the run" + (f", {' and '.join(self.fixed)} through the softmax" if self.fixed else "")
         )
         best = self.ranked()[0]
-        exact = f", {_signed(best.exact)} when tried" if best.exact is not None else ""
+        exact = f", {format_signed(best.exact)} when tried" if best.exact is not None else ""
         sentences = [
-            f"The {self.measured}{rows} is {_number(self.base.mean())} in the run and {_number(self.other.mean())} in the other.",
+            f"The {self.measured}{rows} is {format_number(self.base.mean())} in the run and {format_number(self.other.mean())} in the "
+            "other.",
             f"What each patch from the other would do is estimated {how}.",
-            f"Most comes with {self._name(best.node)}: {_signed(best.estimate)} estimated{exact}.",
+            f"Most comes with {self._name(best.node)}: {format_signed(best.estimate)} estimated{exact}.",
             *map(self._agreement_said, self.agreement()),
         ]
         if self.completeness is not None:
             sentences.append(
-                f"The embedding's attributions sum to {_signed(self.completeness.total)}; with more steps they come to "
-                f"{_signed(self.completeness.difference)}."
+                f"The embedding's attributions sum to {format_signed(self.completeness.total)}; with more steps they come to "
+                f"{format_signed(self.completeness.difference)}."
             )
         return " ".join([*sentences, *(f"{note.rstrip('.')}." for note in self.notes)])
 
@@ -142,6 +149,7 @@ class Attribution(Result):
             "patched_from": self.other.tolist(),
             "axes": ["layer", "unit", "position"],
             "estimates": {kind: values.mean(-1).tolist() for kind, values in self.estimates.items()},
+            "standard_errors": {kind: finite_or_none(standard_error(each).tolist()) for kind, each in self.estimates.items()},
             "exact": [
                 {
                     "node": str(node), "kind": node.kind, "layer": node.layer, "unit": node.unit, "position": node.pos,
@@ -157,15 +165,19 @@ class Attribution(Result):
 
     def table(self) -> tuple[list[str], list[list[str]]]:
         """Return the strongest nodes of each kind, or all that were tried."""
-        rows = []
+        shown: list[NodeEffect] = []
         for kind in self.estimates:
             ranked = self.ranked(kind)
-            n = max(_N_SHOWN, sum(each.exact is not None for each in ranked))
-            rows += [
-                [self._name(each.node), _signed(each.estimate), "" if each.exact is None else _signed(each.exact)]
-                for each in ranked[:n]
-            ]
-        return ["node", "estimate", "exact"], rows
+            shown += ranked[: max(_N_SHOWN, sum(each.exact is not None for each in ranked))]
+        return self._rows(shown)
+
+    def _rows(self, nodes: Sequence[NodeEffect]) -> tuple[list[str], list[list[str]]]:
+        """Return a line for each node, over several prompts with its standard error."""
+        rows = [
+            [self._name(each.node), format_signed(each.estimate), "" if each.exact is None else format_signed(each.exact)]
+            for each in nodes
+        ]
+        return with_errors(["node", "estimate", "exact"], rows, [each.standard_error for each in nodes], after=2)
 
     def figures(self) -> list[Figure]:
         """Return a map of every kind, of layers by heads or positions, and the strongest nodes."""
@@ -199,9 +211,10 @@ class Attribution(Result):
             )
             for title, rows, columns, values, column_title in self._maps()[:_N_MAPS]
         ]
-        strongest = table("node", "estimate", "exact", right=["estimate", "exact"], title="The strongest nodes")
-        for each in self.ranked()[:_N_SHOWN]:
-            strongest.add_row(self._name(each.node), _signed(each.estimate), "" if each.exact is None else _signed(each.exact))
+        names, lines = self._rows(self.ranked()[:_N_SHOWN])
+        strongest = table(*names, right=names[1:], title="The strongest nodes")
+        for line in lines:
+            strongest.add_row(*line)
         shown.append(strongest)
         if found := self.agreement():
             header = ("kind", "tried", "of", "rank correlation of sizes", "false positives", "misses", "wrong sign")
@@ -216,12 +229,12 @@ class Attribution(Result):
             shown.append(agreeing)
         return shown
 
-    def _nodes(self, kind: NodeKind) -> Sequence[tuple[Node, float]]:
+    def _nodes(self, kind: NodeKind) -> Sequence[tuple[ActivationNode, float]]:
         values = self.estimates[kind].mean(-1)
         has_units = kind in ("z", "q", "k", "v", "pattern", "neuron")
         places: Sequence[int | None] = self.places if self.by_position else (None,)
         return [
-            (Node(kind, layer, unit if has_units else None, pos), row[pos or 0])
+            (ActivationNode(kind, layer, unit if has_units else None, pos), row[pos or 0])
             for layer, units in enumerate(values.tolist())
             for unit, row in enumerate(units)
             for pos in places
@@ -249,19 +262,11 @@ class Attribution(Result):
     def _place(self, pos: int) -> str:
         return f"{pos} {self.tokens[pos]}" if pos < len(self.tokens) else str(pos)
 
-    def _name(self, node: Node) -> str:
+    def _name(self, node: ActivationNode) -> str:
         if node.pos is None:
             return str(node)
-        return f"{Node(node.kind, node.layer, node.unit)} at {self._place(node.pos)}"
+        return f"{ActivationNode(node.kind, node.layer, node.unit)} at {self._place(node.pos)}"
 
     def _agreement_said(self, each: Agreement) -> str:
         among = " among those tried" if each.n_tried < each.n_nodes else ""
         return f"{each.kind}, {each.n_tried} of {each.n_nodes} tried: {each.said(self._name)}{among}."
-
-
-def _number(value: float | Tensor) -> str:
-    return f"{float(value):.4g}"
-
-
-def _signed(value: float) -> str:
-    return f"{value:+.4g}"

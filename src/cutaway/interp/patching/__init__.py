@@ -2,7 +2,7 @@
 
 from cutaway.interp.patching.experiment import Direction, align_prompts, patch
 from cutaway.interp.patching.grid import (
-    By,
+    Cell,
     get_act_patch_attn_head_k_all_pos,
     get_act_patch_attn_head_out_all_pos,
     get_act_patch_attn_head_pattern_all_pos,
@@ -35,7 +35,7 @@ __all__ = [
     "LayerRecovery",
     "band",
     "patch_grid",
-    "By",
+    "Cell",
     "get_act_patch_resid_pre",
     "get_act_patch_resid_mid",
     "get_act_patch_attn_out",

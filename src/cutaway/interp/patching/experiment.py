@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cutaway.interp.alignment import Alignment, align
 from cutaway.interp.dropout import without_dropout
-from cutaway.interp.patching.grid import By, cached_part, grid_with_base
+from cutaway.interp.patching.grid import Cell, cached_part, grid_with_base
 from cutaway.interp.patching.prompts import MetricName, Prompts, check_gap, read_prompts, read_question
 from cutaway.interp.patching.recovery import PatchResult
 from cutaway.interp.running import run_with_cache
@@ -30,7 +30,7 @@ def patch(
     wrong: str | int | Sequence[str] | Sequence[int] | Int[Tensor, " batch"] | None = None,
     *,
     site: str = "resid_pre",
-    by: By | None = None,
+    by: Cell | None = None,
     direction: Direction = "denoising",
     metric: MetricName | None = None,
     pairs: Sequence[tuple[int, int]] | None = None,

@@ -21,7 +21,7 @@ from cutaway.interp.sweep import AnyMetric, sweep
 from cutaway.model import Transformer
 
 __all__ = [
-    "By",
+    "Cell",
     "Pairs",
     "Grid",
     "patch_grid",
@@ -38,7 +38,7 @@ __all__ = [
     "get_act_patch_attn_head_pattern_all_pos",
 ]
 
-By = Literal["position", "head", "kv-head", "head-position", "layer"]
+Cell = Literal["position", "head", "kv-head", "head-position", "layer"]
 """What is patched at once in a layer: a position, a head at all positions, a head at one, or everything."""
 
 Pairs = Sequence[tuple[int, int]]
@@ -51,7 +51,7 @@ class Grid:
 
     scores: Float[Tensor, "layer *cell batch"]
     base: Float[Tensor, " batch"]
-    by: By
+    by: Cell
     positions: tuple[int, ...]
     """The positions of the run patched into, where `by` has an axis for them."""
 
@@ -63,7 +63,7 @@ def patch_grid(
     metric: AnyMetric,
     *,
     site: str = "resid_pre",
-    by: By | None = None,
+    by: Cell | None = None,
     pairs: Sequence[Pairs] | None = None,
     lengths: Sequence[int] | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -87,7 +87,7 @@ def grid_with_base(
     metric: AnyMetric,
     *,
     site: str,
-    by: By | None,
+    by: Cell | None,
     pairs: Sequence[Pairs] | None,
     lengths: Sequence[int] | None,
     progress: Callable[[int, int], None] | None,
@@ -133,12 +133,12 @@ def cached_part(model: Transformer, site: str) -> str:
     return f"blocks.*.{'attn.z' if part == 'attn.result' else part}"
 
 
-def _checked_by(site: str, axes: Sequence[str], by: By | None) -> By:
+def _checked_by(site: str, axes: Sequence[str], by: Cell | None) -> Cell:
     has_heads = bool({"head", "kv_head"} & set(axes))
     if by is None:
         return "head" if has_heads else "position"
-    if by not in get_args(By):
-        raise ValueError(f"by is {by!r}; expected one of {', '.join(get_args(By))}")
+    if by not in get_args(Cell):
+        raise ValueError(f"by is {by!r}; expected one of {', '.join(get_args(Cell))}")
     if "head" in by and not has_heads:
         raise ValueError(f"{site} has no heads (its axes are {' '.join(axes)}): patch it by position or by layer")
     if by == "kv-head" and "kv_head" not in axes:
@@ -146,7 +146,7 @@ def _checked_by(site: str, axes: Sequence[str], by: By | None) -> By:
     return by
 
 
-def _heads(model: Transformer, axes: Sequence[str], by: By) -> list[dict[str, int]]:
+def _heads(model: Transformer, axes: Sequence[str], by: Cell) -> list[dict[str, int]]:
     """Return where along the axis of heads each patch is."""
     config = model.config
     if "head" not in by:
@@ -160,7 +160,7 @@ def _heads(model: Transformer, axes: Sequence[str], by: By) -> list[dict[str, in
 _Place = tuple[int, int] | tuple[tuple[int, ...], tuple[int, ...]] | tuple[None, None]
 
 
-def _places(pairs: Pairs, by: By, *, is_whole: bool) -> list[_Place]:
+def _places(pairs: Pairs, by: Cell, *, is_whole: bool) -> list[_Place]:
     """Return the positions that each patch is from and goes to; None for all."""
     if "position" in by:
         return list(pairs)
@@ -200,7 +200,7 @@ def _merged(
 
 
 def _mean_grid(
-    model: Transformer, corrupted_tokens: Tensor, clean_cache: ActivationCache, patching_metric: AnyMetric, *, site: str, by: By
+    model: Transformer, corrupted_tokens: Tensor, clean_cache: ActivationCache, patching_metric: AnyMetric, *, site: str, by: Cell
 ) -> Tensor:
     return patch_grid(model, corrupted_tokens, clean_cache, patching_metric, site=site, by=by).mean(-1)
 

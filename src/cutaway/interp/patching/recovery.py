@@ -14,13 +14,15 @@ from torch import Tensor
 
 from cutaway.interp.alignment import Alignment
 from cutaway.interp.result import Result
-from cutaway.report.tokens import token_label
+from cutaway.interp.spread import standard_error, with_errors
+from cutaway.interp.tensors import finite_or_none
+from cutaway.report import format_number, token_label
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from rich.console import RenderableType
 
-    from cutaway.interp.patching.grid import By
+    from cutaway.interp.patching.grid import Cell
 
 __all__ = ["LayerRecovery", "PatchResult", "band"]
 
@@ -43,6 +45,8 @@ class LayerRecovery:
     where: str
     recovery: float
     score: float
+    standard_error: float
+    """Of the recovery, over prompts; NaN for one."""
 
     @property
     def band(self) -> str:
@@ -61,7 +65,7 @@ class PatchResult(Result):
     )
 
     site: str
-    by: By
+    by: Cell
     direction: str
     metric: str
     measured: str
@@ -93,6 +97,11 @@ class PatchResult(Result):
         return (self.values - self.base.mean()) / (self.other.mean() - self.base.mean())
 
     @property
+    def standard_errors(self) -> Float[Tensor, "layer *cell"]:
+        """How far the recovery may be off as a mean over prompts, the runs' metric taken as it is; NaN for one prompt."""
+        return standard_error(self.scores - self.base) / (self.other.mean() - self.base.mean()).abs()
+
+    @property
     def labels(self) -> list[str]:
         """The name of each cell of a layer, in the order of the flattened axes."""
         heads = [f"head {head}" for head in range(self.scores.shape[1])] if "head" in self.by else [""]
@@ -102,13 +111,13 @@ class PatchResult(Result):
     def ranked(self, *, apart: Sequence[int] = ()) -> list[LayerRecovery]:
         """Return the layers by their best cell, the best first, of all positions but those that are left `apart`."""
         recovery, values = self.recovery.flatten(1) if self.recovery.ndim > 1 else self.recovery[:, None], self.values
-        values = values.reshape(recovery.shape)
+        values, errors, labels = values.reshape(recovery.shape), self.standard_errors.reshape(recovery.shape), self.labels
         is_apart = torch.tensor([pos in apart for pos in self.positions] or [False]).repeat(
             recovery.shape[1] // len(self.positions or "1")
         )
         best = recovery.masked_fill(is_apart.to(recovery.device), -torch.inf).argmax(1).tolist()
         layers = [
-            LayerRecovery(layer, self.labels[cell], float(recovery[layer, cell]), float(values[layer, cell]))
+            LayerRecovery(layer, labels[cell], *(float(each[layer, cell]) for each in (recovery, values, errors)))
             for layer, cell in enumerate(best)
         ]
         return sorted(layers, key=lambda each: -each.recovery)
@@ -137,8 +146,8 @@ class PatchResult(Result):
         rows = f" (mean of {len(self.base)} prompts)" if len(self.base) > 1 else ""
         sentences = [
             f"{self.direction.capitalize()}: {self.site} of the {names[0]} run goes into the {names[1]} run, {what}.",
-            f"The {self.measured}{rows} is {_number(self.base.mean())} in the {names[1]} run (0 %) and "
-            f"{_number(self.other.mean())} in the {names[0]} run (100 %).",
+            f"The {self.measured}{rows} is {format_number(self.base.mean())} in the {names[1]} run (0 %) and "
+            f"{format_number(self.other.mean())} in the {names[0]} run (100 %).",
             f"Most comes with layer {best.layer}, {best.where}: {100 * best.recovery:.1f} %{self._way}.",
             *self._elsewhere(),
             *self._moves(),
@@ -166,6 +175,7 @@ class PatchResult(Result):
             "cells": self.labels,
             "values": self.values.tolist(),
             "recovery": self.recovery.tolist(),
+            "standard_errors": finite_or_none(self.standard_errors.tolist()),
             "scores": self.scores.tolist(),
             "layers": [_described(each) for each in self.ranked()],
             "read": list(self.read),
@@ -210,7 +220,11 @@ class PatchResult(Result):
             title="Prompts" if len(self.alignments) == 1 else f"The first of {len(self.alignments)} prompts"
         )
         header, rows = self.table()
-        ranking = table(*header, right=[*header[:1], *header[2:4], "%"], title=f"The best {min(_N_SHOWN, len(rows))} layers")
+        ranking = table(
+            *header,
+            right=[name for name in header if name not in ("best cell", "band") and not name.startswith("best but")],
+            title=f"The best {min(_N_SHOWN, len(rows))} layers",
+        )
         for row in rows[:_N_SHOWN]:
             ranking.add_row(*row)
         row_labels, columns, percent = self._matrix()
@@ -222,9 +236,11 @@ class PatchResult(Result):
     def table(self) -> tuple[list[str], list[list[str]]]:
         """Return the layers by their best cell."""
         rows = [
-            [str(each.layer), each.where, f"{100 * each.recovery:.1f}", _number(each.score), each.band] for each in self.ranked()
+            [str(each.layer), each.where, f"{100 * each.recovery:.1f}", format_number(each.score), each.band]
+            for each in self.ranked()
         ]
         header = ["layer", "best cell", "recovery %" if self.direction == "denoising" else "of the way %", "metric", "band"]
+        header, rows = with_errors(header, rows, [100 * each.standard_error for each in self.ranked()], after=2, form=".1f")
         if not self.read:
             return header, rows
         elsewhere = {each.layer: each for each in self.ranked(apart=self.read)}
@@ -316,8 +332,6 @@ class PatchResult(Result):
 
 
 def _described(each: LayerRecovery) -> dict[str, Any]:
-    return {"layer": each.layer, "cell": each.where, "recovery": each.recovery, "value": each.score, "band": each.band}
-
-
-def _number(value: float | Tensor) -> str:
-    return f"{float(value):.4g}"
+    spread = finite_or_none(each.standard_error)
+    numbers = {"recovery": each.recovery, "standard_error": spread, "value": each.score}
+    return {"layer": each.layer, "cell": each.where, **numbers, "band": each.band}

@@ -14,8 +14,9 @@ from torch import Tensor
 from cutaway.interp.nodes import Node, NodeSet
 from cutaway.interp.path_patching.reach import MLPs
 from cutaway.interp.result import Result
+from cutaway.interp.spread import standard_error, with_errors
 from cutaway.interp.tensors import finite_or_none
-from cutaway.report import grid, table
+from cutaway.report import format_number, format_signed, grid, table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,6 +34,8 @@ class PathEffect(NamedTuple):
     receiver: str
     effect: float
     recovery: float
+    standard_error: float
+    """Of the effect, over prompts; NaN for one."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -70,6 +73,11 @@ class PathPatching(Result):
         """The effects as a share of the way from the run to the other; below 0 and above 1 happen and stay."""
         return self.effects / (self.other.mean() - self.base.mean())
 
+    @property
+    def standard_errors(self) -> Float[Tensor, "sender receiver"]:
+        """How far the effects may be off as means over prompts; NaN for one prompt."""
+        return standard_error(self.scores - self.base)
+
     def effect(self, sender: str, receiver: str) -> float:
         """Return the effect of a path by its names; raises KeyError for one that was not patched."""
         senders, receivers = list(map(str, self.senders)), list(map(str, self.receivers))
@@ -81,9 +89,9 @@ class PathPatching(Result):
 
     def ranked(self) -> list[PathEffect]:
         """Return the paths by the size of their effect, the largest first."""
-        effects, recovery = self.effects.tolist(), self.recovery.tolist()
+        effects, recovery, errors = self.effects.tolist(), self.recovery.tolist(), self.standard_errors.tolist()
         paths = [
-            PathEffect(str(sender), str(receiver), effects[i][j], recovery[i][j])
+            PathEffect(str(sender), str(receiver), effects[i][j], recovery[i][j], errors[i][j])
             for i, sender in enumerate(self.senders)
             for j, receiver in enumerate(self.receivers)
             if not math.isnan(effects[i][j])
@@ -96,8 +104,8 @@ class PathPatching(Result):
         rows = f" (mean of {len(self.base)} prompts)" if len(self.base) > 1 else ""
         held = "held too" if self.mlps == "frozen" else "recomputed"
         sentences = [
-            f"The {self.measured}{rows} is {_number(self.base.mean())} in the run (0 %) and {_number(self.other.mean())} in the other "
-            "(100 %).",
+            f"The {self.measured}{rows} is {format_number(self.base.mean())} in the run (0 %) and "
+            f"{format_number(self.other.mean())} in the other (100 %).",
             f"One path at a time: a sender writes as in the other run, other heads are held, MLPs between are {held}, and one input of "
             "a receiver takes what comes of it.",
         ]
@@ -106,7 +114,7 @@ class PathPatching(Result):
         if ranked:
             best = ranked[0]
             sentences.append(
-                f"Of {len(ranked)} paths {best.sender} to {best.receiver} does most: {_signed(best.effect)}"
+                f"Of {len(ranked)} paths {best.sender} to {best.receiver} does most: {format_signed(best.effect)}"
                 + (f", {100 * best.recovery:.1f} %." if math.isfinite(best.recovery) else ".")
             )
         else:
@@ -131,14 +139,20 @@ class PathPatching(Result):
             "patched_from": self.other.tolist(),
             "effects": finite_or_none(self.effects.tolist()),
             "recovery": finite_or_none(self.recovery.tolist()),
+            "standard_errors": finite_or_none(self.standard_errors.tolist()),
             "scores": finite_or_none(self.scores.tolist()),
-            "ranked": [path._asdict() | {"recovery": finite_or_none(path.recovery)} for path in self.ranked()],
+            "ranked": [
+                path._asdict() | {"recovery": finite_or_none(path.recovery), "standard_error": finite_or_none(path.standard_error)}
+                for path in self.ranked()
+            ],
         }
 
     def table(self) -> tuple[list[str], list[list[str]]]:
-        """Return the paths by the size of their effect."""
-        rows = [[path.sender, path.receiver, _signed(path.effect), f"{100 * path.recovery:.1f}"] for path in self.ranked()]
-        return ["sender", "receiver", "effect", "share %"], rows
+        """Return the paths by the size of their effect, over several prompts with its standard error."""
+        rows = [[path.sender, path.receiver, format_signed(path.effect), f"{100 * path.recovery:.1f}"] for path in self.ranked()]
+        return with_errors(
+            ["sender", "receiver", "effect", "share %"], rows, [path.standard_error for path in self.ranked()], after=2
+        )
 
     def figures(self) -> list[Figure]:
         """Return the senders of each receiver as a map of layers by heads where all heads send, else all paths; and the strongest."""
@@ -225,11 +239,3 @@ class PathPatching(Result):
         rows = ["embed" if layer < 0 else str(layer) for layer in layers]
         columns = [*map(str, range(n_heads)), *(["MLP"] if has_mlps else [])]
         return f"Paths to {self.receivers[column]}", rows, columns, values, "layer", "sending head"
-
-
-def _number(value: float | Tensor) -> str:
-    return f"{float(value):.4g}"
-
-
-def _signed(value: float) -> str:
-    return f"{value:+.4g}"

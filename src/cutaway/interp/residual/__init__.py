@@ -1,7 +1,7 @@
 """The residual stream: what it is made of, what its parts say of the answer, and how it grows by layer."""
 
-from cutaway.interp.residual.attribution import Attribution, attribute
-from cutaway.interp.residual.contributions import By
+from cutaway.interp.residual.attribution import DirectAttribution, attribute
+from cutaway.interp.residual.contributions import Part
 from cutaway.interp.residual.decomposition import Mode, accumulated_resid, decompose_resid
 from cutaway.interp.residual.norms import Reader, Scale, apply_ln
 from cutaway.interp.residual.projections import (
@@ -33,9 +33,9 @@ __all__ = [
     "source_projections",
     "logit_directions",
     "logit_bias",
-    "By",
+    "Part",
     "Target",
-    "Attribution",
+    "DirectAttribution",
     "attribute",
     "ResidualStream",
     "stream",

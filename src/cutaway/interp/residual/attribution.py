@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -10,13 +11,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cutaway.interp.residual.contributions import By, contributions, names_needed
+from cutaway.interp.residual.contributions import Part, contributions, names_needed
 from cutaway.interp.residual.norms import recorded_scale
 from cutaway.interp.residual.projections import logit_bias, logit_directions
 from cutaway.interp.residual.question import Answers, Prompts, Target
 from cutaway.interp.result import Result
 from cutaway.interp.rows import Texts
 from cutaway.interp.running import run_with_cache
+from cutaway.interp.spread import standard_error, with_errors
+from cutaway.interp.tensors import finite_or_none
 from cutaway.language_model import LanguageModel
 from cutaway.model import NoNorm, Transformer
 from cutaway.report import format_share, grid, table
@@ -26,18 +29,18 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from rich.console import RenderableType
 
-__all__ = ["Attribution", "attribute"]
+__all__ = ["DirectAttribution", "attribute"]
 
 _N_SHOWN = 15
 _MANY_POSITIONS = 40
 _N_BARS = 25
 _MOST_IN_JSON = 1000
-_COLUMN: dict[By, str] = {"component": "part", "head": "head", "neuron": "neuron", "position": "source"}
+_COLUMN: dict[Part, str] = {"component": "part", "head": "head", "neuron": "neuron", "position": "source"}
 """What the columns of the map by layer are."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Attribution(Result):
+class DirectAttribution(Result):
     """What each part adds to the logit, or the logit difference, of every row; over all parts it adds up to that."""
 
     title: ClassVar[str] = "Direct logit attribution"
@@ -46,7 +49,7 @@ class Attribution(Result):
         "Wang et al. 2022, Interpretability in the Wild, section 3"
     )
 
-    by: By
+    by: Part
     asked: str
     """What it is of: `logit of ·Paris less ·London`."""
     prompts: tuple[str, ...]
@@ -64,6 +67,11 @@ class Attribution(Result):
     def mean(self) -> Float[Tensor, " component"]:
         """The mean over rows."""
         return self.contributions.mean(dim=1)
+
+    @property
+    def standard_errors(self) -> Float[Tensor, " component"]:
+        """How far the means may be off, over prompts; NaN for one prompt."""
+        return standard_error(self.contributions)
 
     def strongest(self, *, top: int = _N_SHOWN) -> list[tuple[str, float]]:
         """Return the parts that add or take away most on average, with how much."""
@@ -95,6 +103,7 @@ class Attribution(Result):
     def to_dict(self) -> dict[str, Any]:
         """Return every part's mean and rows; of more than a thousand, the greatest and the sum of the others."""
         kept = self.mean.abs().topk(min(_MOST_IN_JSON, len(self.labels))).indices.sort().values
+        errors = self.standard_errors.tolist()
         left_out = self.contributions.sum(dim=0) - self.contributions[kept].sum(dim=0)
         return {
             "by": self.by,
@@ -103,7 +112,12 @@ class Attribution(Result):
             "notes": list(self.said),
             "logit_diff": self.logit_diff.tolist(),
             "parts": [
-                {"part": self.labels[place], "mean": self.mean[place].item(), "rows": self.contributions[place].tolist()}
+                {
+                    "part": self.labels[place],
+                    "mean": self.mean[place].item(),
+                    "standard_error": finite_or_none(errors[place]),
+                    "rows": self.contributions[place].tolist(),
+                }
                 for place in kept.tolist()
             ],
             "parts_left_out": len(self.labels) - len(kept),
@@ -136,9 +150,10 @@ class Attribution(Result):
 
     def views(self) -> list[RenderableType]:
         """Return the strongest parts with their shares, and the map of layers where there is one."""
-        (part, adds, share), rows = self.table()
+        header, rows = self.table()
         total = self.mean.sum().item()
-        shown = table(part, adds, share, right=(adds, share), footer={part: f"all {len(self.labels)}", adds: f"{total:+.3f}"})
+        footer = {"part": f"all {len(self.labels)}", "adds": f"{total:+.3f}"}
+        shown = table(*header, right=header[1:], footer=footer)
         for row in rows:
             shown.add_row(*row)
         views: list[RenderableType] = [shown]
@@ -148,14 +163,16 @@ class Attribution(Result):
         return views
 
     def table(self) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
-        """Return the strongest parts, what they add and which share of the sum that is; few positions in their order."""
+        """Return the strongest parts, what they add, over several prompts with its standard error, and which share of the sum that is;
+        few positions in their order."""
         strongest = self._shown()
         total = self.mean.sum().item()
         rows = [(label, f"{value:+.3f}", format_share(value, total)) for label, value in strongest]
         if n_others := len(self.labels) - len(strongest):
             others = total - sum(value for _, value in strongest)
             rows.append((f"{n_others} others", f"{others:+.3f}", format_share(others, total)))
-        return ("part", "adds", "share"), rows
+        errors = dict(zip(self.labels, self.standard_errors.tolist(), strict=True))
+        return with_errors(("part", "adds", "share"), rows, [errors.get(row[0], math.nan) for row in rows], after=1)
 
 
 def attribute(
@@ -164,9 +181,9 @@ def attribute(
     correct: Target | None = None,
     wrong: Target | None = None,
     *,
-    by: By = "component",
+    by: Part = "component",
     pos: int | Sequence[int] = -1,
-) -> Attribution:
+) -> DirectAttribution:
     """Return what each part of the residual stream adds by itself to `logit[correct] - logit[wrong]` at a position.
 
     The last norm's scale is that of the run, so that the logit is linear in the stream and the contributions add up to it exactly;
@@ -212,7 +229,7 @@ def attribute(
     if bias.any():
         values, labels = torch.cat([values, bias.to(values)[None]]), (*labels, "final bias")
     given = logits[rows, answers.correct] - (0 if answers.wrong is None else logits[rows, answers.wrong])
-    return Attribution(
+    return DirectAttribution(
         by=by,
         asked=answers.named(prompts),
         prompts=tuple(map(prompts.text, range(len(rows)))),

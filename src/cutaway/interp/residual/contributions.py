@@ -17,9 +17,9 @@ from cutaway.interp.residual.decomposition import decompose_resid
 from cutaway.interp.residual.projections import Projections, head_projections, neuron_projections, project, source_projections
 from cutaway.interp.sites import hook_names, site_of
 
-__all__ = ["By", "Contributions", "contributions", "names_needed"]
+__all__ = ["Part", "Contributions", "contributions", "names_needed"]
 
-By = Literal["component", "head", "neuron", "position"]
+Part = Literal["component", "head", "neuron", "position"]
 """How finely: attention and MLP of each layer; heads, or neurons, apart; or what heads fetch from each position."""
 
 
@@ -32,7 +32,7 @@ class Contributions(NamedTuple):
     by_layer: Float[Tensor, "layer column batch pos"] | None = None
 
 
-def contributions(cache: ActivationCache, directions: Float[Tensor, "batch d_model"], by: By, *, pos: list[int]) -> Contributions:
+def contributions(cache: ActivationCache, directions: Float[Tensor, "batch d_model"], by: Part, *, pos: list[int]) -> Contributions:
     """Return the parts of the stream at some positions along each row's direction; raises ValueError for neurons without an MLP."""
     rows = directions[:, None]  # batch direction d_model
     found = project(decompose_resid(cache, pos=pos), rows)
@@ -40,13 +40,13 @@ def contributions(cache: ActivationCache, directions: Float[Tensor, "batch d_mod
     return _CUTS[by](cache, rows, whole, pos)
 
 
-def names_needed(config: ModelConfig, by: By) -> list[str]:
+def names_needed(config: ModelConfig, by: Part) -> list[str]:
     """Return the activations that are to be recorded."""
     needed = {"embed", "pos_embed", "attn_out", "mlp_out", "ln_final.scale", *_NEEDS[by]}
     return [name for name in hook_names(config) if site_of(name).part in needed]
 
 
-_NEEDS: dict[By, tuple[str, ...]] = {
+_NEEDS: dict[Part, tuple[str, ...]] = {
     "component": (),
     "head": ("attn.z",),
     "neuron": ("mlp.post",),
@@ -104,7 +104,7 @@ def _by_position(cache: ActivationCache, rows: Tensor, whole: _Whole, pos: list[
     return Contributions((*places, *ends), values, places, torch.stack(by_layer) if by_layer else None)
 
 
-_CUTS: dict[By, Callable[[ActivationCache, Tensor, _Whole, list[int]], Contributions]] = {
+_CUTS: dict[Part, Callable[[ActivationCache, Tensor, _Whole, list[int]], Contributions]] = {
     "component": _by_component,
     "head": _by_head,
     "neuron": _by_neuron,

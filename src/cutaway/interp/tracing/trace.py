@@ -31,9 +31,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from rich.console import RenderableType
 
-__all__ = ["trace", "TraceResult"]
+__all__ = ["SITES", "TraceResult", "trace", "restored_words"]
 
-_SITES = ("resid_post", "mlp_out", "attn_out")
+SITES = ("resid_post", "mlp_out", "attn_out")
+"""What is restored unless it is said."""
 _WORDS = {"resid_post": "the stream after a layer", "mlp_out": "MLP outputs", "attn_out": "attention outputs"}
 
 
@@ -50,6 +51,10 @@ class TraceResult(Result):
     """Their positions in the clean prompt."""
     subject: tuple[int, ...]
     """Those of them that were corrupted."""
+    places: tuple[int, ...]
+    """Where the subject is in the clean prompt, with a partner or without."""
+    n_tokens: int
+    """How many tokens the clean prompt has."""
     corruption: str
     """What was done to the prompt, in words."""
     measured: str
@@ -72,10 +77,7 @@ class TraceResult(Result):
 
     @property
     def effects(self) -> dict[str, Float[Tensor, "layer pos"]]:
-        """The indirect effect (mean over draws): the restored metric less the corrupted one.
-
-        Meng et al. 2022 average it over prompts too; here there is one.
-        """
+        """The indirect effect (mean over draws): the restored metric less the corrupted one; for more prompts see `average_trace`."""
         return {site: (values - self.corrupted).mean(-1) for site, values in self.restored.items()}
 
     def best(self, site: str, *, within: Sequence[int] | None = None) -> tuple[int, int, float]:
@@ -199,8 +201,13 @@ class TraceResult(Result):
         return torch.tensor([_window_end(layer, self.windows[site], n_layers) == n_layers for layer in range(n_layers)])
 
     def _restored(self, site: str) -> str:
-        words, n = _WORDS.get(site, site), self.windows[site]
-        return words if n == 1 else f"{words} of {n} layers"
+        return restored_words(site, self.windows[site])
+
+
+def restored_words(site: str, window: int) -> str:
+    """Return what is restored in words."""
+    words = _WORDS.get(site, site)
+    return words if window == 1 else f"{words} of {window} layers"
 
 
 def trace(
@@ -211,7 +218,7 @@ def trace(
     wrong: str | int | None = None,
     *,
     replacement: str | None = None,
-    sites: Sequence[str] = _SITES,
+    sites: Sequence[str] = SITES,
     window: int | None = None,
     noise: float = 3.0,
     n_draws: int = 10,
@@ -252,7 +259,9 @@ def trace(
     return TraceResult(
         tokens=tuple(lm.text([prompts.ids(0)[pos]]) for pos, _ in corruption.pairs),
         positions=tuple(pos for pos, _ in corruption.pairs),
-        subject=corruption.subject,
+        subject=tuple(pos for pos, _ in corruption.pairs if pos in corruption.places),
+        places=corruption.places,
+        n_tokens=prompts.lengths[0],
         corruption=corruption.words,
         measured=question.words,
         clean=float(clean),
@@ -269,7 +278,7 @@ class _Corruption:
     tokens: Tensor  # draw pos
     edits: tuple[Edit, ...]
     pairs: tuple[tuple[int, int], ...]  # (clean, corrupted) positions
-    subject: tuple[int, ...]  # positions in the clean prompt that have a partner
+    places: tuple[int, ...]  # the subject's positions in the clean prompt
     first: int  # the first position in the corrupted run that differs
     words: str
     alignment: Alignment | None = None
@@ -296,7 +305,7 @@ def _noise(lm: LanguageModel, prompts: Prompts, subject: str, *, noise: float, n
         tokens=prompts.tokens.expand(n_draws, -1),
         edits=(edits.add("embed", noise * W_E.std() * drawn.to(W_E), pos=places),),
         pairs=tuple((pos, pos) for pos in range(len(ids))),
-        subject=tuple(places),
+        places=tuple(places),
         first=places[0],
         words=f"The embeddings of {named} get noise of {noise:g} standard deviations.",
     )
@@ -311,7 +320,7 @@ def _replaced(lm: LanguageModel, prompts: Prompts, text: str, subject: str, repl
         tokens=other.tokens,
         edits=(),
         pairs=alignment.pairs,
-        subject=tuple(pos for pos, _ in alignment.pairs if pos in places),
+        places=tuple(places),
         first=n_shared(prompts.ids(0), other.ids(0)),
         words=f"{replacement} stands in the place of {subject}.",
         alignment=alignment,
