@@ -101,8 +101,8 @@ class ProbeScores(Result):
         rows = f"{self.n_rows:,} texts" if self.n_rows == self.n_groups else f"{self.n_rows:,} rows in {self.n_groups:,} groups"
         said = (
             f"The {self.kind} probe {what} at {where} with {self.measure} {found.held_out.value:.3f} ± "
-            f"{found.held_out.standard_error:.3f} on texts held out ({chance}{format_fixed(found.shuffled.value, 2)} on shuffled labels; "
-            f"{rows}, {self.n_folds} folds).{of}{self._control_said(found)}"
+            f"{found.held_out.standard_error:.3f} on texts held out ({chance}{format_fixed(found.shuffled.value, 2)} on shuffled "
+            f"labels; {rows}, {self.n_folds} folds).{of}{self._control_said(found)}"
         )
         return said if self.causes is None else f"{said} {self.causes.summary()}"
 
