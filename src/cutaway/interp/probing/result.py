@@ -101,15 +101,15 @@ class ProbeScores(Result):
         rows = f"{self.n_rows:,} texts" if self.n_rows == self.n_groups else f"{self.n_rows:,} rows in {self.n_groups:,} groups"
         said = (
             f"The {self.kind} probe {what} at {where} with {self.measure} {found.held_out.value:.3f} ± "
-            f"{found.held_out.standard_error:.3f} on texts held out ({chance}{found.shuffled.value:.2f} on shuffled labels; "
-            f"{rows}, {self.n_folds} folds).{of}{self._control_said(found)}"
+            f"{found.held_out.standard_error:.3f} on texts held out ({chance}{format_fixed(found.shuffled.value, 2)} on shuffled "
+            f"labels; {rows}, {self.n_folds} folds).{of}{self._control_said(found)}"
         )
         return said if self.causes is None else f"{said} {self.causes.summary()}"
 
     def _control_said(self, found: Validation) -> str:
         if found.control is None:
             return ""
-        said = f" On control tasks it has {found.control.value:.2f}: selectivity {found.selectivity:.2f}."
+        said = f" On control tasks it has {found.control.value:.2f}: selectivity {format_fixed(found.selectivity or 0.0, 2)}."
         n_types, d = self.n_types or 0, self.scores[0].probe.d
         if self.n_rows < 2 * n_types:
             return f"{said} The {n_types} word types hardly come twice in {self.n_rows} rows, so there was little to memorise."

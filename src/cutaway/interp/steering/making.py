@@ -54,7 +54,7 @@ def differences_of_means(
         (mean, n), (other, n_other) = (side[name] for side in sides)
         if torch.equal(mean, other):
             raise ValueError(f"both sets of prompts have the same mean {name}: give prompts that differ, or another position")
-        made = f"mean over {n} texts less that over {n_other} others, at {where}"
+        made = f"mean of {n} text{'s' * (n > 1)} less that of {n_other} other{'s' * (n_other > 1)}, at {where}"
         vector = (mean - other).to(model.embed.W_E)
         found.append(SteeringVector(name, vector, made, digest))
     return found
