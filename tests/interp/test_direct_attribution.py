@@ -191,7 +191,7 @@ def test_what_cannot_be_asked_is_refused(speaking: LanguageModel, tokens: Tensor
         residual.attribute(speaking, "cat", "s", pos=3)
     with pytest.raises(ValueError, match="3 positions for 2 rows"):
         residual.attribute(speaking, tokens, 1, pos=[1, 2, 3])
-    with pytest.raises(ValueError, match="3 targets for 2 rows"):
+    with pytest.raises(ValueError, match="3 answers for 2 prompts"):
         residual.attribute(speaking, tokens, [1, 2, 3])
     with pytest.raises(ValueError, match="a text needs a tokenizer"):
         residual.attribute(speaking.model, "cat", 1)

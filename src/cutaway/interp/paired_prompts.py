@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Int
-from torch import Tensor
 
 from cutaway.interp.alignment import Alignment
 from cutaway.interp.dropout import without_dropout
-from cutaway.interp.patching import MetricName, Prompts, Question, align_prompts, check_gap, read_prompts, read_question
+from cutaway.interp.patching import MetricName, Question, align_prompts, check_gap, read_question
+from cutaway.interp.prompts import Prompts, Target, read_prompts
+from cutaway.interp.rows import Texts
 from cutaway.language_model import LanguageModel
 
 __all__ = ["PairedPrompts", "read_paired"]
@@ -44,10 +44,10 @@ class PairedPrompts:
 
 def read_paired(
     lm: LanguageModel,
-    clean: str | Sequence[str] | Int[Tensor, "batch pos"],
-    corrupted: str | Sequence[str] | Int[Tensor, "batch pos"],
-    correct: str | int | Sequence[str] | Sequence[int] | Int[Tensor, " batch"],
-    wrong: str | int | Sequence[str] | Sequence[int] | Int[Tensor, " batch"] | None,
+    clean: Texts,
+    corrupted: Texts,
+    correct: Target,
+    wrong: Target | None,
     metric: MetricName | None,
     pairs: Sequence[tuple[int, int]] | None,
 ) -> PairedPrompts:

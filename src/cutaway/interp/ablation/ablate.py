@@ -13,7 +13,7 @@ from cutaway.interp.ablation.result import Ablation
 from cutaway.interp.ablation.units import Unit, What, chosen_layers, units_of, written_by
 from cutaway.interp.attention import head_label
 from cutaway.interp.edits import Edit
-from cutaway.interp.residual.question import Target
+from cutaway.interp.prompts import Target
 from cutaway.interp.rows import Reference, Rows, Texts, model_of, rows_of, token_texts
 from cutaway.interp.sweep import AnyMetric, sweep
 from cutaway.language_model import LanguageModel

@@ -14,9 +14,10 @@ from torch import Tensor
 from cutaway.interp.ablation.replacement import How, make_replacement
 from cutaway.interp.attention import head_label
 from cutaway.interp.cache import ActivationCache
+from cutaway.interp.prompts import Prompts, Target
 from cutaway.interp.residual.norms import recorded_scale
 from cutaway.interp.residual.projections import head_projections, logit_directions
-from cutaway.interp.residual.question import Answers, Prompts, Target
+from cutaway.interp.residual.question import Answers
 from cutaway.interp.result import Result
 from cutaway.interp.rows import Reference, Texts, rows_of
 from cutaway.interp.running import run_with_cache

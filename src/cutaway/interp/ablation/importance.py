@@ -16,8 +16,8 @@ from cutaway.interp.ablation.replacement import How
 from cutaway.interp.attention import head_label
 from cutaway.interp.dropout import without_dropout
 from cutaway.interp.metrics import Metric
+from cutaway.interp.prompts import Target
 from cutaway.interp.ranks import rank_correlation
-from cutaway.interp.residual.question import Target
 from cutaway.interp.result import Result
 from cutaway.interp.rows import Reference, Rows, Texts, model_of, rows_of
 from cutaway.interp.running import gradients

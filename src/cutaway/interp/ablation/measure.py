@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from cutaway.interp import metrics
 from cutaway.interp.metrics import Metric
-from cutaway.interp.residual.question import Prompts, Target
+from cutaway.interp.prompts import Prompts, Target
 from cutaway.interp.rows import Rows, model_of
 from cutaway.interp.sweep import AnyMetric
 from cutaway.language_model import LanguageModel
@@ -49,12 +49,12 @@ def measure_of(
         if min(rows.lengths) < 2:
             raise ValueError("the loss is of predicting a next token and a row has one token: give longer texts, or a metric")
         return Measure(metrics.loss(rows.tokens), "loss")
-    prompts = Prompts(lm, rows.tokens, tuple(length - 1 for length in rows.lengths))
-    ids, said = prompts.ids(correct)
+    prompts = Prompts(lm, rows.tokens, rows.lengths, tuple(length - 1 for length in rows.lengths))
+    ids, said = prompts.target_ids(correct)
     answer = prompts.label(ids[0]) if len(set(ids)) == 1 else "the answer"
     if wrong is None:
         return Measure(metrics.log_prob(ids), f"log-probability of {answer}", tuple(said))
-    wrong_ids, also_said = prompts.other_ids(wrong, ids)
+    wrong_ids, also_said = prompts.wrong_ids(wrong, ids)
     other = prompts.label(wrong_ids[0]) if len(set(wrong_ids)) == 1 else "the wrong one"
     return Measure(metrics.logit_diff(ids, wrong_ids), f"logit of {answer} less {other}", (*said, *also_said))
 

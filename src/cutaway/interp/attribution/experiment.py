@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from jaxtyping import Int
-from torch import Tensor
-
 from cutaway.interp.attribution.nodes import NodeKind
 from cutaway.interp.attribution.patching import Along, attribute_patches
 from cutaway.interp.attribution.result import AttributionPatching
 from cutaway.interp.paired_prompts import read_paired
 from cutaway.interp.patching import MetricName
+from cutaway.interp.prompts import Target
+from cutaway.interp.rows import Texts
 from cutaway.language_model import LanguageModel
 from cutaway.report import token_label
 
@@ -21,10 +20,10 @@ __all__ = ["attribution_patch"]
 
 def attribution_patch(
     lm: LanguageModel,
-    clean: str | Sequence[str] | Int[Tensor, "batch pos"],
-    corrupted: str | Sequence[str] | Int[Tensor, "batch pos"],
-    correct: str | int | Sequence[str] | Sequence[int] | Int[Tensor, " batch"],
-    wrong: str | int | Sequence[str] | Sequence[int] | Int[Tensor, " batch"] | None = None,
+    clean: Texts,
+    corrupted: Texts,
+    correct: Target,
+    wrong: Target | None = None,
     *,
     kinds: Sequence[NodeKind] = ("z", "q", "k", "v", "pattern", "mlp_out"),
     by_position: bool = False,

@@ -14,14 +14,12 @@ from cutaway.interp.patching.grid import (
     get_act_patch_resid_pre,
     patch_grid,
 )
-from cutaway.interp.patching.prompts import (
+from cutaway.interp.patching.questions import (
     MetricName,
-    Prompts,
     Question,
     Targets,
     check_gap,
     metric_of,
-    read_prompts,
     read_question,
     read_targets,
 )
@@ -45,11 +43,9 @@ __all__ = [
     "get_act_patch_attn_head_k_all_pos",
     "get_act_patch_attn_head_v_all_pos",
     "get_act_patch_attn_head_pattern_all_pos",
-    "Prompts",
     "Targets",
     "Question",
     "MetricName",
-    "read_prompts",
     "read_targets",
     "read_question",
     "metric_of",

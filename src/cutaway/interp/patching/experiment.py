@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-from jaxtyping import Int
-from torch import Tensor
-
 from cutaway.interp.alignment import Alignment, align
 from cutaway.interp.dropout import without_dropout
 from cutaway.interp.patching.grid import Cell, cached_part, grid_with_base
-from cutaway.interp.patching.prompts import MetricName, Prompts, check_gap, read_prompts, read_question
+from cutaway.interp.patching.questions import MetricName, check_gap, read_question
 from cutaway.interp.patching.recovery import PatchResult
+from cutaway.interp.prompts import Prompts, Target, read_prompts
+from cutaway.interp.rows import Texts
 from cutaway.interp.running import run_with_cache
 from cutaway.language_model import LanguageModel
 
@@ -24,10 +23,10 @@ Direction = Literal["denoising", "noising"]
 
 def patch(
     lm: LanguageModel,
-    clean: str | Sequence[str] | Int[Tensor, "batch pos"],
-    corrupted: str | Sequence[str] | Int[Tensor, "batch pos"],
-    correct: str | int | Sequence[str] | Sequence[int] | Int[Tensor, " batch"],
-    wrong: str | int | Sequence[str] | Sequence[int] | Int[Tensor, " batch"] | None = None,
+    clean: Texts,
+    corrupted: Texts,
+    correct: Target,
+    wrong: Target | None = None,
     *,
     site: str = "resid_pre",
     by: Cell | None = None,
@@ -90,7 +89,7 @@ def align_prompts(
     """Return how each row aligns; raises ValueError where it does not, or only where nothing differs yet."""
     if len(clean) != len(corrupted):
         raise ValueError(f"there are {len(clean)} clean and {len(corrupted)} corrupted prompts: give one corrupted prompt for each")
-    rows = [(clean.ids(row), corrupted.ids(row)) for row in range(len(clean))]
+    rows = [(clean.row(row), corrupted.row(row)) for row in range(len(clean))]
     if all(a == b for a, b in rows):
         raise ValueError(
             "the clean and the corrupted prompt are the same tokens, so that there is nothing to recover: change one of them"

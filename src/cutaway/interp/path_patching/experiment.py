@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from jaxtyping import Int
-from torch import Tensor
-
 from cutaway.interp.paired_prompts import read_paired
 from cutaway.interp.patching import MetricName
 from cutaway.interp.path_patching.patching import patch_paths
 from cutaway.interp.path_patching.reach import MLPs
 from cutaway.interp.path_patching.result import PathPatching
+from cutaway.interp.prompts import Target
+from cutaway.interp.rows import Texts
 from cutaway.language_model import LanguageModel
 
 __all__ = ["path_patch"]
@@ -20,10 +19,10 @@ __all__ = ["path_patch"]
 
 def path_patch(
     lm: LanguageModel,
-    clean: str | Sequence[str] | Int[Tensor, "batch pos"],
-    corrupted: str | Sequence[str] | Int[Tensor, "batch pos"],
-    correct: str | int | Sequence[str] | Sequence[int] | Int[Tensor, " batch"],
-    wrong: str | int | Sequence[str] | Sequence[int] | Int[Tensor, " batch"] | None = None,
+    clean: Texts,
+    corrupted: Texts,
+    correct: Target,
+    wrong: Target | None = None,
     *,
     senders: Sequence[str] | None = None,
     receivers: Sequence[str] = ("logits",),

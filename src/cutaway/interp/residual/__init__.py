@@ -1,5 +1,6 @@
 """The residual stream: what it is made of, what its parts say of the answer, and how it grows by layer."""
 
+from cutaway.interp.prompts import Target
 from cutaway.interp.residual.attribution import DirectAttribution, attribute
 from cutaway.interp.residual.contributions import Part
 from cutaway.interp.residual.decomposition import Mode, accumulated_resid, decompose_resid
@@ -13,7 +14,6 @@ from cutaway.interp.residual.projections import (
     project,
     source_projections,
 )
-from cutaway.interp.residual.question import Target
 from cutaway.interp.residual.stack import Stack, StackKind
 from cutaway.interp.residual.stream import ResidualStream, stream
 

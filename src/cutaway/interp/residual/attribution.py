@@ -11,10 +11,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from cutaway.interp.prompts import Prompts, Target
 from cutaway.interp.residual.contributions import Part, contributions, names_needed
 from cutaway.interp.residual.norms import recorded_scale
 from cutaway.interp.residual.projections import logit_bias, logit_directions
-from cutaway.interp.residual.question import Answers, Prompts, Target
+from cutaway.interp.residual.question import Answers
 from cutaway.interp.result import Result
 from cutaway.interp.rows import Texts
 from cutaway.interp.running import run_with_cache

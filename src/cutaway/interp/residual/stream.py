@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from cutaway.interp.prompts import Prompts
 from cutaway.interp.residual.decomposition import accumulated_resid, decompose_resid
-from cutaway.interp.residual.question import Prompts
 from cutaway.interp.result import Result
 from cutaway.interp.rows import Texts, rows_of
 from cutaway.interp.running import run_with_cache

@@ -18,7 +18,8 @@ from cutaway.interp.cache import ActivationCache
 from cutaway.interp.dropout import without_dropout
 from cutaway.interp.edits import Edit
 from cutaway.interp.metrics import Metric
-from cutaway.interp.patching import MetricName, Prompts, align_prompts, band, check_gap, read_prompts, read_question
+from cutaway.interp.patching import MetricName, align_prompts, band, check_gap, read_question
+from cutaway.interp.prompts import Prompts, read_prompts
 from cutaway.interp.result import Result
 from cutaway.interp.running import run_with_cache
 from cutaway.interp.sites import full_name
@@ -257,7 +258,7 @@ def trace(
     check_gap(base, clean, logits, question.words, is_prob=question.name == "prob")
     by_site = scores[:-1].unflatten(0, (len(windows), lm.config.n_layers, len(corruption.pairs)))  # site layer pos draw
     return TraceResult(
-        tokens=tuple(lm.text([prompts.ids(0)[pos]]) for pos, _ in corruption.pairs),
+        tokens=tuple(lm.text([prompts.row(0)[pos]]) for pos, _ in corruption.pairs),
         positions=tuple(pos for pos, _ in corruption.pairs),
         subject=tuple(pos for pos, _ in corruption.pairs if pos in corruption.places),
         places=corruption.places,
@@ -297,7 +298,7 @@ def _noise(lm: LanguageModel, prompts: Prompts, subject: str, *, noise: float, n
     """Return the prompt with noise on the embeddings of its subject, drawn anew in each row."""
     if not noise > 0 or n_draws < 1:
         raise ValueError(f"noise is {noise} and n_draws {n_draws}; expected noise above 0 and at least one draw")
-    ids, W_E = prompts.ids(0), lm.model.embed.W_E.detach()
+    ids, W_E = prompts.row(0), lm.model.embed.W_E.detach()
     places = _positions_of(lm, ids, subject)
     drawn = torch.randn(n_draws, len(places), lm.config.d_model, generator=seeded_generator(seed), dtype=torch.float64)
     named = ", ".join(token_label(lm.text([ids[pos]])) for pos in places)
@@ -313,7 +314,7 @@ def _noise(lm: LanguageModel, prompts: Prompts, subject: str, *, noise: float, n
 
 def _replaced(lm: LanguageModel, prompts: Prompts, text: str, subject: str, replacement: str) -> _Corruption:
     """Return the prompt with another subject."""
-    places = _positions_of(lm, prompts.ids(0), subject)
+    places = _positions_of(lm, prompts.row(0), subject)
     other = read_prompts(lm, text.replace(subject, replacement, 1))
     alignment = align_prompts(lm, prompts, other)[0]
     return _Corruption(
@@ -321,7 +322,7 @@ def _replaced(lm: LanguageModel, prompts: Prompts, text: str, subject: str, repl
         edits=(),
         pairs=alignment.pairs,
         places=tuple(places),
-        first=n_shared(prompts.ids(0), other.ids(0)),
+        first=n_shared(prompts.row(0), other.row(0)),
         words=f"{replacement} stands in the place of {subject}.",
         alignment=alignment,
     )

@@ -1,27 +1,24 @@
-"""Prompts and answers as a patching experiment reads them: text or ids, one or a batch."""
+"""Answers as a patching experiment reads them, and what is measured of them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from cutaway.interp import metrics
 from cutaway.interp.metrics import Metric
-from cutaway.interp.targets import single_token
+from cutaway.interp.prompts import Prompts, Target
 from cutaway.language_model import LanguageModel
 from cutaway.report.tokens import token_label
 
 __all__ = [
     "MetricName",
-    "Prompts",
     "Targets",
     "Question",
-    "read_prompts",
     "read_targets",
     "read_question",
     "metric_of",
@@ -29,27 +26,6 @@ __all__ = [
 ]
 
 MetricName = Literal["logit_diff", "prob", "log_prob"]
-
-
-@dataclass(frozen=True, eq=False)
-class Prompts:
-    """Rows of tokens, filled up on the right, and how many each has."""
-
-    tokens: Int[Tensor, "batch pos"]
-    lengths: tuple[int, ...]
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def ids(self, row: int) -> list[int]:
-        """Return the tokens of a row."""
-        ids: list[int] = self.tokens[row, : self.lengths[row]].tolist()
-        return ids
-
-    @property
-    def ragged_lengths(self) -> tuple[int, ...] | None:
-        """The lengths where rows are filled up; None where none is."""
-        return None if set(self.lengths) == {self.tokens.shape[1]} else self.lengths
 
 
 @dataclass(frozen=True)
@@ -82,50 +58,22 @@ class Question:
         return (*self.correct.notes, *(self.wrong.notes if self.wrong else ()))
 
 
-def read_prompts(lm: LanguageModel, prompts: str | Sequence[str] | Int[Tensor, "batch pos"]) -> Prompts:
-    """Return a text, several, or ids as rows; raises ValueError for a text without tokens and for more than the model reads."""
-    if isinstance(prompts, Tensor):
-        rows = Prompts(prompts, (prompts.shape[1],) * prompts.shape[0])
-    else:
-        texts = [prompts] if isinstance(prompts, str) else list(prompts)
-        rows = Prompts(lm.tokens(texts), tuple(lm.tokens(text).shape[1] for text in texts))
-    if rows.tokens.shape[1] > lm.config.n_ctx:
-        raise ValueError(f"a prompt has {rows.tokens.shape[1]} tokens and the model reads {lm.config.n_ctx}: give a shorter one")
-    return rows
-
-
-def read_targets(
-    lm: LanguageModel, given: str | int | Sequence[str] | Sequence[int] | Int[Tensor, " batch"], *, after: Prompts
-) -> Targets:
+def read_targets(lm: LanguageModel, given: Target, *, after: Prompts) -> Targets:
     """Return the answer's token of every row, given as text or id, for all rows or for each.
 
     After a prompt that ends in a word `Paris` is taken as ` Paris`. Raises ValueError for what is not one token, or not one for each
     row.
     """
-    answers: list[str | int] = (
-        given.tolist() if isinstance(given, Tensor) else [given] if isinstance(given, str | int) else list(given)
-    )
-    if len(answers) not in (1, len(after)):
-        raise ValueError(f"there are {len(answers)} answers for {len(after)} prompts: give one for all, or one for each")
-    ids, notes = [], []
-    for row in range(len(after)):
-        answer = answers[row if len(answers) > 1 else 0]
-        if isinstance(answer, str):
-            token, note = single_token(lm, answer, after=lm.text(after.ids(row)))
-            notes += [note] * bool(note)
-        else:
-            token = int(answer)
-            if not 0 <= token < lm.config.d_vocab_out:
-                raise ValueError(f"the answer is token {token}; the model has logits for 0 to {lm.config.d_vocab_out - 1}")
-        ids.append(token)
-    texts = tuple(lm.text([token]) for token in ids)
-    return Targets(tuple(ids), texts, tuple(dict.fromkeys(notes)))
+    ids, notes = after.target_ids(given)
+    if wrong := [token for token in ids if not 0 <= token < lm.config.d_vocab_out]:
+        raise ValueError(f"the answer is token {wrong[0]}; the model has logits for 0 to {lm.config.d_vocab_out - 1}")
+    return Targets(tuple(ids), tuple(lm.text([token]) for token in ids), tuple(notes))
 
 
 def read_question(
     lm: LanguageModel,
-    correct: str | int | Sequence[str] | Sequence[int] | Int[Tensor, " batch"],
-    wrong: str | int | Sequence[str] | Sequence[int] | Int[Tensor, " batch"] | None,
+    correct: Target,
+    wrong: Target | None,
     *,
     after: Prompts,
     metric: MetricName | None,
