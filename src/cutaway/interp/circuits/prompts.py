@@ -14,7 +14,8 @@ from torch import Tensor
 from cutaway.interp.alignment import Alignment, align
 from cutaway.interp.circuits.circuit import hash_tokens
 from cutaway.interp.metrics import Metric
-from cutaway.interp.patching import MetricName, Question, Targets, metric_of, read_prompts, read_question
+from cutaway.interp.patching import MetricName, Question, Targets, metric_of, read_question
+from cutaway.interp.prompts import read_prompts
 from cutaway.language_model import LanguageModel
 from cutaway.runtime import seeded_generator
 
@@ -99,9 +100,9 @@ def read_pairs(
         )
     rows, others = read_prompts(lm, clean), read_prompts(lm, corrupted)
     for row in range(len(rows)):
-        _check_lengths(lm, "the clean and the corrupted prompt", rows.ids(row), others.ids(row), row)
-        _check_lengths(lm, "the first prompt and this one", rows.ids(0), rows.ids(row), row)
-        align(lm.tokenizer, rows.ids(row), others.ids(row))
+        _check_lengths(lm, "the clean and the corrupted prompt", rows.row(row), others.row(row), row)
+        _check_lengths(lm, "the first prompt and this one", rows.row(0), rows.row(row), row)
+        align(lm.tokenizer, rows.row(row), others.row(row))
     question = read_question(lm, correct, wrong, after=rows, metric=metric)
     return PromptPairs(rows.tokens, others.tokens, question)
 

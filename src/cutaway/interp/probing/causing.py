@@ -19,7 +19,7 @@ from cutaway.interp.probing.causation import Causation, Intervention
 from cutaway.interp.probing.kinds import Kind, KindName, fit
 from cutaway.interp.probing.probes import LinearProbe, Probe
 from cutaway.interp.probing.task import Label, text_folds
-from cutaway.interp.residual.question import Prompts
+from cutaway.interp.prompts import Prompts
 from cutaway.interp.rows import Texts, model_of, rows_of
 from cutaway.interp.sites import site_of
 from cutaway.interp.sweep import AnyMetric, sweep
@@ -291,7 +291,7 @@ def _behaviour(
     if missing := [label for label in pair if label not in answers]:
         raise ValueError(f"there is no answer for {missing[0]!r}: give a token for each of {pair[0]!r} and {pair[1]!r}")
     prompts = Prompts.of(lm, texts)
-    first, second = (torch.tensor(prompts.ids(answers[label])[0]) for label in pair)
+    first, second = (torch.tensor(prompts.target_ids(answers[label])[0]) for label in pair)
     if bool((first == second).any()):
         raise ValueError(f"both classes have the answer {answers[pair[0]]!r}: give two tokens that differ")
     own, other = torch.where(is_second, second, first), torch.where(is_second, first, second)

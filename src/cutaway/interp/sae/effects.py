@@ -14,8 +14,8 @@ from cutaway.interp import edits
 from cutaway.interp.ablation.measure import Measure, measure_of
 from cutaway.interp.dropout import without_dropout
 from cutaway.interp.edits import Edit
+from cutaway.interp.prompts import Target
 from cutaway.interp.ranks import rank_correlation
-from cutaway.interp.residual.question import Target
 from cutaway.interp.result import Result
 from cutaway.interp.rows import Rows, Texts, model_of, rows_of
 from cutaway.interp.running import gradients, run_with_cache

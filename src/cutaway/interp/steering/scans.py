@@ -13,7 +13,7 @@ from torch import Tensor
 from cutaway.interp.ablation.measure import measure_of
 from cutaway.interp.dropout import without_dropout
 from cutaway.interp.edits import Edit
-from cutaway.interp.residual.question import Target
+from cutaway.interp.prompts import Target
 from cutaway.interp.result import Result
 from cutaway.interp.rows import Texts, model_of, rows_of
 from cutaway.interp.sites import site_of
