@@ -45,6 +45,10 @@ class Corpus:
     text: str
     sha256: str
 
+    def is_known_as(self, name: str) -> bool:
+        """Return whether this is the corpus of a name, also where it was read from a file."""
+        return self.name == name or self.sha256 in {file.sha256 for file in assets.CATALOGUE[name].files}
+
 
 def read_corpus(source: str | Path) -> Corpus:
     """Read a file, every text file below a folder, every file a glob matches, or a corpus by name.

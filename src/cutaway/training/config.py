@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from cutaway.config import ModelConfig
+from cutaway.data import Corpus
 from cutaway.runs import Run
 from cutaway.runtime import SEEDS_END
 from cutaway.values import check_names, check_types
@@ -227,21 +228,22 @@ _EXPECTED: dict[tuple[str, str], float] = {
     ("shakespeare-char", "shakespeare"): 1.82,
     ("stdlib", "stdlib"): 1.61,  # on the library of Python 3.11
     ("attn-only-1l", "tinyshakespeare"): 4.97,
+    ("attn-only-1l", "shakespeare"): 4.71,
     ("attn-only-2l", "tinyshakespeare"): 4.82,
 }
 """Validation loss in nats a token after a preset's steps, by preset and corpus: measured, see benchmarks/LOG.md."""
 
 
-def expected_loss(config: TrainConfig) -> float | None:
-    """Return the validation loss that a recipe is known to reach, None for one that is no preset or was not measured.
+def expected_loss(config: TrainConfig, corpus: Corpus) -> float | None:
+    """Return the validation loss that a recipe is known to reach on a text, None for one that is no preset or was not measured.
 
     What a run is called, where it goes, and how often it looks do not count, nor does the precision.
     """
     free = LOOKING | {"name", "data", "out", "device", "dtype", "compile", "seed", "n_validation_windows"}
-    for (name, corpus), loss in _EXPECTED.items():
+    for (name, corpus_name), loss in _EXPECTED.items():
         preset = TRAIN_PRESETS[name].replace(model=TRAIN_PRESETS[name].model.replace(d_vocab=config.model.d_vocab))
         same = all(getattr(config, field.name) == getattr(preset, field.name) for field in fields(config) if field.name not in free)
-        if same and _corpus_name(config.data) == corpus:
+        if same and corpus.is_known_as(corpus_name):
             return loss
     return None
 

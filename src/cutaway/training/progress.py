@@ -85,7 +85,7 @@ def describe_run(materials: Materials, folder: Path, state: TrainState, device: 
         f"{materials.corpus.name}: {len(materials.train_tokens):,} tokens, {len(materials.validation_tokens):,} more to validate",
         f"{describe_device(device)}, {config.dtype}{', compiled: the first step takes a while' if config.compile else ''}",
     ]
-    if (loss := expected_loss(config)) is not None:
+    if (loss := expected_loss(config, materials.corpus)) is not None:
         lines.append(f"expect a validation loss of about {loss:.2f} nats a token after {config.n_steps} steps")
     if state.step >= config.n_steps:
         return [f"{folder}: all {config.n_steps} steps are done; a larger --n-steps goes on"]
