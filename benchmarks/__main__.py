@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-NAMES = ("startup", "forward", "decode", "load", "train", "loss", "circuits", "induction", "ioi", "sweep")
+NAMES = ("startup", "forward", "decode", "load", "train", "loss", "circuits", "induction", "ioi", "sweep", "sae")
 
 
 def main() -> int:

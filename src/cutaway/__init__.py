@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         path_patching,
         refactoring,
         residual,
+        sae,
         tracing,
     )
     from cutaway.interp.cache import ActivationCache
@@ -59,14 +60,14 @@ _HOMES = {
 }
 _MODULES = (
     "edits", "metrics", "residual", "attention", "heads", "composition", "circuits", "refactoring", "lens", "ablation", "factored",
-    "patching", "tracing", "path_patching", "attribution",
+    "patching", "tracing", "path_patching", "attribution", "sae",
 )  # fmt: skip
 
 __all__ = [
     "ModelConfig", "Transformer", "LanguageModel", "Hooks", "load", "compare", "TrainConfig", "train",
     "ActivationCache", "Edit", "run_with_cache", "run_with_hooks", "run_with_edits", "means", "gradients",
     "sweep", "plan_sweep", "edits", "metrics", "residual", "attention", "heads", "composition", "circuits", "refactoring", "lens",
-    "ablation", "factored", "patching", "tracing", "path_patching", "attribution",
+    "ablation", "factored", "patching", "tracing", "path_patching", "attribution", "sae",
 ]  # fmt: skip
 
 

@@ -118,7 +118,7 @@ def test_help_of_what_looks_inside_needs_no_torch_either():
     verbs = [name.partition(" ")[2] for name in NAMES if name.startswith("interpret ")]
     code = (
         "import sys; from cutaway.cli.main import main\n"
-        f"for verb in {verbs}: main(['interpret', verb, '--help'])\n"
+        f"for verb in {verbs}: main(['interpret', *verb.split(), '--help'])\n"
         "heavy = {'torch', 'numpy', 'matplotlib', 'tyro', 'questionary'}; sys.exit(', '.join(heavy & set(sys.modules)) or 0)"
     )
     done = run_process("-c", code)

@@ -28,7 +28,7 @@ VERBS: dict[str, dict[str, str]] = {
 }
 """The verbs by group, in the order in which they are shown. `cutaway NAME` calls the function NAME of cutaway.cli.NAME."""
 
-NESTED = ("interpret",)
+NESTED = ("interpret", "interpret sae")
 """The verbs that have verbs of their own, which their package lists: that of `interpret circuit` is cutaway.cli.interpret.circuit."""
 
 

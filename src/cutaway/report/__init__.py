@@ -4,6 +4,7 @@ from cutaway.report.curve import Curve, draw_curves
 from cutaway.report.fetching import fetch_progress
 from cutaway.report.grid import attention_map, grid
 from cutaway.report.html import HtmlReport
+from cutaway.report.markup import Context, context_list, link, links_line, ranked_tokens
 from cutaway.report.numbers import format_bytes, format_count, format_duration, format_fixed, format_share
 from cutaway.report.terminal import (
     fields_table,
@@ -37,4 +38,9 @@ __all__ = [
     "token_label",
     "token_table",
     "HtmlReport",
+    "Context",
+    "context_list",
+    "ranked_tokens",
+    "link",
+    "links_line",
 ]

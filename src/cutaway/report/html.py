@@ -14,6 +14,7 @@ from cutaway.report.colours import FAINT, INK, MUTED
 from cutaway.runtime import atomic_write
 
 if TYPE_CHECKING:
+    from markupsafe import Markup
     from matplotlib.figure import Figure
 
 __all__ = ["HtmlReport"]
@@ -32,7 +33,8 @@ _THEMED["stroke: #ffffff"] = "stroke: var(--paper)"
 class HtmlReport:
     """A page that is filled section by section and then written to one file.
 
-    Everything given is text and is escaped. The page reads well in light and dark, on paper, and without a network.
+    Everything given is text and is escaped, except what is `markupsafe.Markup`. The page reads well in light and dark, on paper, and
+    without a network.
     """
 
     def __init__(self, title: str, subtitle: str = "") -> None:
@@ -47,8 +49,9 @@ class HtmlReport:
         *,
         figure: Figure | None = None,
         table: tuple[Sequence[str], Sequence[Sequence[object]]] | None = None,
+        body: Markup | None = None,
     ) -> None:
-        """Add a section: its text (blank lines part paragraphs), a figure, a table as its header and rows.
+        """Add a section: its text (blank lines part paragraphs), markup of its own, a figure, a table as its header and rows.
 
         An empty heading goes on with the section before. Raises ValueError when a row has not one cell a column.
         """
@@ -59,7 +62,7 @@ class HtmlReport:
                 figure, prefix=f"figure{self._n_figures}-", alternative=str(figure.get_label() or heading or self.title)
             )
         paragraphs = [part.strip() for part in re.split(r"\n\s*\n", text) if part.strip()]
-        self._sections.append(_Section(heading, f"section-{len(self._sections) + 1}", paragraphs, svg, _table(table)))
+        self._sections.append(_Section(heading, f"section-{len(self._sections) + 1}", paragraphs, body or "", svg, _table(table)))
 
     def html(self) -> str:
         """Return the page."""
@@ -105,6 +108,7 @@ class _Section:
     heading: str
     anchor: str
     paragraphs: list[str]
+    body: str  # markup
     svg: str
     table: _Table | None
 
@@ -112,7 +116,7 @@ class _Section:
 def _table(table: tuple[Sequence[str], Sequence[Sequence[object]]] | None) -> _Table | None:
     if table is None:
         return None
-    headers, rows = list(table[0]), [[str(cell) for cell in row] for row in table[1]]
+    headers, rows = list(table[0]), [[_cell(cell) for cell in row] for row in table[1]]
     for row in rows:
         if len(row) != len(headers):
             raise ValueError(
@@ -121,6 +125,13 @@ def _table(table: tuple[Sequence[str], Sequence[Sequence[object]]] | None) -> _T
     columns = list(zip(*rows, strict=True)) or [()] * len(headers)
     is_number = [bool(column) and all(not cell or _NUMBER.fullmatch(cell) for cell in column) for column in columns]
     return _Table(headers, rows, is_number, is_long=len(rows) > _MANY_ROWS)
+
+
+def _cell(cell: object) -> str:
+    """Return a cell's text; markup, such as a link, stays what it is."""
+    from markupsafe import Markup
+
+    return cell if isinstance(cell, Markup) else str(cell)
 
 
 def _inline_svg(figure: Figure, *, prefix: str, alternative: str) -> str:

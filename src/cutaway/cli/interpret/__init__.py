@@ -28,6 +28,9 @@ VERBS: dict[str, dict[str, str]] = {
         "ablate": "what is lost without a head, a layer or a neuron",
         "importance": "heads ranked by what their absence costs",
     },
+    "Find features": {
+        "sae": "sparse dictionaries: train, evaluate, pages of features",
+    },
     "Read weights": {
         "weights": "what heads do by their weights alone: QK, OV",
     },

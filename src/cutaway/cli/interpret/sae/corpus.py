@@ -1,0 +1,108 @@
+"""Windows of a corpus, and the dictionary that a verb was given, or a sketch where it was given none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cutaway.report import stderr_console
+from cutaway.report.counting import count_progress
+
+if TYPE_CHECKING:
+    from jaxtyping import Int
+    from torch import Tensor
+
+    from cutaway.interp.sae import Dictionary, LearningCurve, Point, SAEConfig
+    from cutaway.language_model import LanguageModel
+
+__all__ = ["read_windows", "train_on", "given_or_sketch"]
+
+_SKETCH: dict[str, Any] = {"n_steps": 100, "batch_size": 256, "dead_after": 5000, "log_every": 10}
+_SKETCH_TOKENS, _SKETCH_WIDTH = 2048, 2
+
+
+def read_windows(lm: LanguageModel, corpus: str, *, n_pos: int, n_tokens: int, held_out: bool) -> Int[Tensor, "window pos"]:
+    """Return windows spread evenly over a corpus's first nine tenths, or over the last, which is held out from training.
+
+    Raises ValueError for a corpus that has not one window.
+    """
+    import numpy as np
+    import torch
+
+    from cutaway.data import read_corpus, split_tokens, tokenize_corpus
+
+    n_pos = min(n_pos, lm.config.n_ctx)
+    ids = split_tokens(tokenize_corpus(read_corpus(corpus), lm.tokenizer))[held_out]
+    n_windows = len(ids) // n_pos
+    if not n_windows:
+        raise ValueError(f"{corpus} has {len(ids)} tokens in this part, fewer than one window of {n_pos}: give a longer text")
+    chosen = np.linspace(0, n_windows - 1, min(n_windows, max(1, n_tokens // n_pos))).astype(np.int64)
+    windows = np.stack([ids[place * n_pos : (place + 1) * n_pos] for place in chosen]).astype(np.int64)
+    return torch.from_numpy(windows).to(lm.model.embed.W_E.device)
+
+
+def train_on(
+    lm: LanguageModel,
+    config: SAEConfig,
+    tokens: Int[Tensor, "window pos"],
+    *,
+    first: int,
+    memory_gib: float,
+    checkpoints: Path | None,
+) -> tuple[Dictionary, LearningCurve]:
+    """Train on the windows' activations, held in memory where they fit, computed anew each epoch where they do not."""
+    from cutaway.interp import sae
+
+    shape = config.dictionary
+    names = [shape.name, *([shape.target] if shape.target is not None and shape.is_transcoder else [])]
+    running = sae.ModelActivations(lm.model, tokens, names, first=first)
+    fits = tokens.numel() * shape.d_row * 4 <= memory_gib * 2**30
+    source: sae.ActivationSource = running
+    if fits:
+        with count_progress("windows") as counted:
+            source = sae.TensorActivations.of(running, progress=counted)
+    with _progress() as progress:
+        return sae.train(config, source, device=tokens.device, checkpoints=checkpoints, progress=progress)
+
+
+def given_or_sketch(lm: LanguageModel, folder: Path | None, corpus: str, *, n_pos: int, seed: int) -> Dictionary:
+    """Return the dictionary of a folder, held against the model; without one a sketch trained in a moment, which is said."""
+    from cutaway.interp import sae
+    from cutaway.interp.lens import model_sha256
+
+    if folder is not None:
+        dictionary = sae.load_dictionary(folder, device=lm.model.embed.W_E.device)
+        sae.check_fits(dictionary, lm.model, model_sha256=model_sha256(lm.model))
+        return dictionary
+    name, d = f"blocks.{lm.config.n_layers // 3}.resid_post", lm.config.d_model
+    shape = sae.DictionaryConfig(kind="topk", d_in=d, d_sae=_SKETCH_WIDTH * d, k=min(16, d), name=name)
+    tokens = read_windows(lm, corpus, n_pos=n_pos, n_tokens=_SKETCH_TOKENS, held_out=False)
+    sentence = f"No dictionary was given (--sae): a sketch of {name} is trained on {tokens.numel():,} tokens.\n"
+    stderr_console().print(sentence, style="dim", markup=False, soft_wrap=True)
+    config = sae.SAEConfig(dictionary=shape, seed=seed, **_SKETCH)
+    return train_on(lm, config, tokens, first=min(1, tokens.shape[1] - 1), memory_gib=1.0, checkpoints=None)[0]
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[int, int, Point], None]]:
+    """Give a function that shows on a terminal how far training is, and what it has come to."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = stderr_console()
+    columns = (
+        TextColumn("step"),
+        MofNCompleteColumn(),
+        BarColumn(bar_width=None),
+        TextColumn("{task.description}"),
+        TimeRemainingColumn(compact=True),
+    )
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=None)
+
+        def show(n_done: int, n_total: int, point: Point) -> None:
+            said = f"{100 * point.fvu:.1f} % unexplained, {point.l0:.0f} latents"
+            bar.update(task, completed=n_done, total=n_total, description=said)
+
+        yield show

@@ -1,0 +1,56 @@
+"""`cutaway interpret sae evaluate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cutaway.cli.interpret.options import analysis
+from cutaway.report.counting import count_progress
+
+if TYPE_CHECKING:
+    from cutaway.interp.result import Result
+    from cutaway.language_model import LanguageModel
+
+__all__ = ["evaluate"]
+
+
+@analysis(corpus="stdlib", tokens=1024, n_pos=64)
+def evaluate(
+    lm: LanguageModel,
+    *,
+    corpus: str,
+    sae: Path | None = None,
+    tokens: int = 8192,
+    n_pos: int = 128,
+    first: int = 1,
+    seed: int = 0,
+) -> Result:
+    """Show how well a dictionary predicts activations, and what the model loses with it in their place.
+
+    On the last tenth of the text, which training does not see. Beside the variance unexplained stands that of as many principal
+    components as there are latents a row; beside the loss those with a mean and with zeros there.
+
+    Args:
+        corpus TEXT: a file, a folder, a glob, or stdlib, shakespeare, tinyshakespeare
+        sae FOLDER: a dictionary, saved here or by SAELens; a sketch is trained where none is given
+        tokens: how many of the corpus, spread over its last tenth
+        n_pos: tokens of a window; the model's context where that is shorter
+        first: so many first positions of a window are left as they are
+        seed: of the sketch
+
+    Examples:
+        cutaway interpret sae evaluate --demo
+        cutaway interpret sae evaluate smollm2-135m --sae sae-9 --corpus shakespeare
+
+    In Python:
+        dictionary = sae.load_dictionary("sae-9")
+        sae.evaluate(lm, dictionary, tokens).show()
+    """
+    from cutaway.cli.interpret.sae.corpus import given_or_sketch, read_windows
+    from cutaway.interp.sae import evaluate as evaluated
+
+    dictionary = given_or_sketch(lm, sae, corpus, n_pos=n_pos, seed=seed)
+    windows = read_windows(lm, corpus, n_pos=n_pos, n_tokens=tokens, held_out=True)
+    with count_progress("windows") as progress:
+        return evaluated(lm, dictionary, windows, first=first, progress=progress)

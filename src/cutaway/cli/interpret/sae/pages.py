@@ -1,0 +1,77 @@
+"""`cutaway interpret sae pages`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cutaway.cli.command import excludes
+from cutaway.cli.interpret.options import analysis
+from cutaway.report import stderr_console
+from cutaway.report.counting import count_progress
+
+if TYPE_CHECKING:
+    from cutaway.interp.result import Result
+    from cutaway.language_model import LanguageModel
+
+__all__ = ["pages"]
+
+
+@excludes("feature", "features", why="those named are shown, and none is drawn")
+@analysis(corpus="stdlib", tokens=4096, features=10, n_pos=64)
+def pages(
+    lm: LanguageModel,
+    *,
+    corpus: str,
+    sae: Path | None = None,
+    feature: tuple[int, ...] = (),
+    features: int = 100,
+    contexts: int = 10,
+    tokens: int = 100_000,
+    n_pos: int = 128,
+    first: int = 1,
+    memory: float = 0.5,
+    seed: int = 0,
+    out: Path | None = None,
+) -> Result:
+    """Show what features stand for: where each is strongest in a text, which tokens it raises, how often it fires.
+
+    With --out a page is written for each, and an index of them. Bricken et al. 2023.
+
+    Args:
+        corpus TEXT: a file, a folder, a glob, or stdlib, shakespeare, tinyshakespeare
+        sae FOLDER: a dictionary, saved here or by SAELens; a sketch is trained where none is given
+        feature N: this feature; may be given again
+        features: so many, drawn at random from those that fire
+        contexts: windows shown of each, those in which it is strongest
+        tokens: how many of the corpus are looked at, spread over it
+        n_pos: tokens of a window; the model's context where that is shorter
+        first: so many first positions of a window are not looked at
+        memory: GiB that the latents held at a time may take
+        seed: of the features drawn
+        out FOLDER: where the pages go: index.html and one for each feature
+
+    Examples:
+        cutaway interpret sae pages --demo
+        cutaway interpret sae pages smollm2-135m --sae sae-9 --corpus shakespeare --out features
+
+    In Python:
+        found = sae.describe_features(lm, dictionary, tokens, n_features=100)
+        found.write("features")
+    """
+    from cutaway.cli.interpret.sae.corpus import given_or_sketch, read_windows
+    from cutaway.interp.sae import describe_features
+
+    if out is not None and out.exists() and not out.is_dir():
+        raise ValueError(f"{out} is a file: give a folder to write the pages into")
+    dictionary = given_or_sketch(lm, sae, corpus, n_pos=n_pos, seed=seed)
+    windows = read_windows(lm, corpus, n_pos=n_pos, n_tokens=tokens, held_out=False)
+    with count_progress("windows") as progress:
+        found = describe_features(
+            lm, dictionary, windows, feature or None, n_features=features, n_contexts=contexts, first=first, max_gib=memory,
+            seed=seed, progress=progress,
+        )  # fmt: skip
+    if out is not None:
+        index = found.write(out, settings={"corpus": corpus})
+        stderr_console().print(f"The pages begin at {index}.\n", style="dim", markup=False, soft_wrap=True)
+    return found

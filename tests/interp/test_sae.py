@@ -1,0 +1,504 @@
+"""Dictionaries and how they are trained: gradients by hand, features that are known, interruptions that change nothing."""
+
+import json
+from itertools import islice
+
+import pytest
+import torch
+
+from cutaway import run_with_cache, sae
+from cutaway.interp.sae.revival import auxiliary_loss, resample
+from cutaway.interp.sae.sparse_probing import fit_logistic
+
+KINDS = {"relu": {}, "topk": {"k": 3}, "batchtopk": {"k": 3}, "jumprelu": {}}
+
+# float64: the same sums in another order
+EXACT = 1e-12
+
+# Of a central difference with steps of 1e-6 in float64: its own error is of the order of 1e-10.
+BY_DIFFERENCE = 1e-7
+
+
+def a_dictionary(kind="topk", *, d_in=6, d_sae=10, seed=0, **fields):
+    """A dictionary in float64 with weights that are all away from where they start."""
+    generator = torch.Generator().manual_seed(seed)
+    config = sae.DictionaryConfig(kind=kind, d_in=d_in, d_sae=d_sae, **{**KINDS[kind], **fields})
+    made = sae.make_dictionary(config, generator=generator).double()
+    with torch.no_grad():
+        for weight in made.parameters():
+            weight += 0.2 * torch.randn(weight.shape, generator=generator, dtype=torch.float64)
+        if kind in ("batchtopk", "jumprelu"):
+            made.threshold.copy_(0.1 + 0.2 * torch.rand(d_sae, generator=generator))
+    return made
+
+
+def some_rows(n=32, d=6, seed=1):
+    return torch.randn(n, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+# --- what is computed
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_latents_and_what_they_stand_for(kind):
+    made, x = a_dictionary(kind).eval(), some_rows()
+    pre = (x - made.b_dec) @ made.W_enc + made.b_enc
+    expected = torch.zeros_like(pre)
+    for i, row in enumerate(pre):
+        for j, value in enumerate(row):
+            is_kept = {
+                "relu": value > 0,
+                "topk": value > 0 and value >= row.sort(descending=True).values[2],
+                "batchtopk": kind == "batchtopk" and value > made.threshold[j],
+                "jumprelu": kind == "jumprelu" and value > made.threshold[j],
+            }[kind]
+            expected[i, j] = value if is_kept else 0
+    torch.testing.assert_close(made.encode(x), expected, atol=EXACT, rtol=0)
+    torch.testing.assert_close(made(x), expected @ made.W_dec + made.b_dec, atol=EXACT, rtol=0)
+    torch.testing.assert_close(made.encode(x[0]), made.encode(x)[0], atol=EXACT, rtol=0)
+
+
+def test_batchtopk_keeps_k_a_row_in_the_mean_while_it_is_trained():
+    made, x = a_dictionary("batchtopk").train(), some_rows()
+    latents, pre = made.encode(x), made.pre_activations(x)
+    assert int((latents > 0).sum()) == 3 * len(x)
+    assert latents[latents > 0].min() >= pre[latents == 0].max()
+
+
+def test_the_threshold_of_batchtopk_follows_the_smallest_latent_kept():
+    made = sae.make_dictionary(sae.DictionaryConfig(kind="batchtopk", d_in=6, d_sae=10, k=3))
+    made.follow_threshold(torch.tensor([[0.0] * 8 + [0.5, 2.0]]))
+    assert made.threshold.tolist() == [0.5] * 10
+    made.follow_threshold(torch.tensor([[0.0] * 8 + [1.5, 2.0]]), rate=0.1)
+    torch.testing.assert_close(made.threshold, torch.full((10,), 0.6))
+
+
+def test_a_skip_goes_past_the_latents():
+    made, x = a_dictionary("topk", name="blocks.0.ln2.normalized", target="blocks.0.mlp_out", d_out=4, has_skip=True), some_rows()
+    latents = (x @ made.W_enc + made.b_enc).relu()
+    latents = torch.where(latents >= latents.sort(descending=True).values[:, 2:3], latents, 0)
+    torch.testing.assert_close(made(x), latents @ made.W_dec + made.b_dec + x @ made.W_skip.T, atol=EXACT, rtol=0)
+
+
+def test_decoder_rows_begin_at_length_one():
+    made = sae.make_dictionary(sae.DictionaryConfig(d_in=6, d_sae=10, k=3))
+    torch.testing.assert_close(made.W_dec.norm(dim=1), torch.ones(10))
+    assert torch.equal(made.W_enc, made.W_dec.T)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("shape", ["autoencoder", "skip transcoder"])
+def test_scales_are_folded_into_the_weights(kind, shape):
+    fields = {"name": "a", "target": "b", "d_out": 4, "has_skip": True} if shape == "skip transcoder" else {}
+    made, x = a_dictionary(kind, **fields).eval(), some_rows()
+    read = torch.full((6,), 0.3, dtype=torch.float64)
+    predicted = torch.full((made.config.d_out,), 7.0 if fields else 0.3, dtype=torch.float64)
+    before, latents, norms = made(x * read) / predicted, made.encode(x * read), made.W_dec.norm(dim=1)
+    made.fold_scales(read, predicted)
+    torch.testing.assert_close(made(x), before, atol=EXACT, rtol=1e-12)
+    torch.testing.assert_close(made.encode(x), latents / predicted[0], atol=EXACT, rtol=1e-12)
+    torch.testing.assert_close(made.W_dec.norm(dim=1), norms)
+
+
+def test_scales_of_a_crosscoder_are_folded_into_the_weights():
+    made, x = a_dictionary("topk", n_models=2).eval(), some_rows()
+    scales = torch.tensor([0.3, 0.3, 0.3, 5.0, 5.0, 5.0], dtype=torch.float64)
+    before, latents = made(x * scales) / scales, made.encode(x * scales)
+    made.fold_scales(scales, scales)
+    torch.testing.assert_close(made(x), before, atol=EXACT, rtol=1e-12)
+    torch.testing.assert_close(made.encode(x), latents, atol=EXACT, rtol=1e-12)
+
+
+# --- gradients
+
+
+@pytest.mark.parametrize("kind", ["relu", "topk", "batchtopk"])
+def test_gradients_are_those_of_finite_differences(kind):
+    made, x, weights = a_dictionary(kind).train(), some_rows(8), some_rows(8, seed=5)
+    names = ["W_enc", "b_enc", "W_dec", "b_dec"]
+
+    def loss():
+        pre = made.pre_activations(x)
+        latents = made.activate(pre)
+        return (made.decode(latents) * weights).sum() + made.penalty(pre, latents)
+
+    found = dict(zip(names, torch.autograd.grad(loss(), [getattr(made, name) for name in names]), strict=True))
+    step = 1e-6
+    for name in names:
+        weight = getattr(made, name).data.view(-1)
+        for place in range(0, len(weight), 7):
+            value = weight[place].item()
+            weight[place] = value + step
+            above = loss().item()
+            weight[place] = value - step
+            below = loss().item()
+            weight[place] = value
+            assert abs((above - below) / (2 * step) - found[name].view(-1)[place].item()) < BY_DIFFERENCE, (name, place)
+
+
+def test_gradients_of_jumprelu_are_the_closed_forms_of_its_paper():
+    made, x = a_dictionary("jumprelu", bandwidth=0.4), some_rows(50)
+    pre = made.pre_activations(x).detach().requires_grad_()
+    towards = some_rows(50, 10, seed=3)
+    latents = made.activate(pre)
+    d_pre, d_threshold = torch.autograd.grad((latents * towards).sum(), [pre, made.threshold])
+    expected = torch.zeros(10, dtype=torch.float64)
+    l0_expected = torch.zeros(10, dtype=torch.float64)
+    for i in range(50):
+        for j in range(10):
+            theta = made.threshold[j].item()
+            if abs(pre[i, j].item() - theta) < 0.2:
+                expected[j] -= theta / 0.4 * towards[i, j]
+                l0_expected[j] -= 1 / 0.4 / 50
+    torch.testing.assert_close(d_threshold, expected, atol=EXACT, rtol=1e-12)
+    torch.testing.assert_close(d_pre, towards * (pre > made.threshold), atol=0, rtol=0)
+    penalty = made.penalty(pre, latents)
+    assert penalty.item() == pytest.approx((latents > 0).sum().item() / 50)
+    torch.testing.assert_close(torch.autograd.grad(penalty, made.threshold)[0], l0_expected, atol=EXACT, rtol=1e-12)
+
+
+def test_the_thresholds_gradient_is_that_of_the_expected_loss():
+    """With a wide sample the estimate comes to the derivative of the expected L0: less the density at the threshold."""
+    made = a_dictionary("jumprelu", d_sae=1, bandwidth=0.2)
+    pre = torch.randn(400_000, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    gradient = torch.autograd.grad(made.penalty(pre, pre), made.threshold)[0].item()
+    density = torch.distributions.Normal(0.0, 1.0).log_prob(made.threshold.detach().double()).exp().item()
+    # 32,000 rows fall into the window: a standard error of 0.6 % of the density, and a bias of (0.2^2 / 24)
+    assert gradient == pytest.approx(-density, rel=0.03)
+
+
+# --- features that are known
+
+
+def recover(kind, **settings):
+    known = sae.SyntheticFeatures.random(256, 64, probability=0.0117, seed=1)
+    fields = {"kind": kind, "d_in": 64, "d_sae": 256, **({"k": 3} if kind in ("topk", "batchtopk") else {})}
+    config = sae.SAEConfig(
+        dictionary=sae.DictionaryConfig(**fields), batch_size=256, learning_rate=1e-2, dead_after=10_000, log_every=100, **settings
+    )
+    found, curve = sae.train(config, known)
+    return known, found, curve
+
+
+@pytest.mark.parametrize(("kind", "settings"), [("topk", {"n_steps": 700}), ("jumprelu", {"n_steps": 1400, "sparsity": 0.02})])
+def test_known_features_are_recovered(kind, settings):
+    known, found, curve = recover(kind, **settings)
+    cosines = sae.best_cosines(known.directions, found.W_dec)
+    by_chance = sae.best_cosines(known.directions, sae.random_dictionary(256, 64))
+    assert cosines.mean() >= 0.95, f"{cosines.mean():.3f} beside {by_chance.mean():.3f} of a random dictionary"
+    assert by_chance.mean() <= 0.4
+    assert curve.last.fvu < 0.25 < curve.points[0].fvu
+    assert 1 < curve.last.l0 < 6  # three features are there in the mean
+    torch.testing.assert_close(found.W_dec.norm(dim=1), torch.ones(256))
+
+
+def test_best_cosines_by_hand():
+    eye = torch.eye(3)
+    found = torch.tensor([[2.0, 0.0, 0.0], [0.0, 3.0, 3.0]])
+    torch.testing.assert_close(sae.best_cosines(eye, found), torch.tensor([1.0, 0.5**0.5, 0.5**0.5]))
+
+
+# --- training
+
+
+def small_config(kind="topk", *, n_steps=20, sparsity=0.0, **fields):
+    shape = sae.DictionaryConfig(**{"kind": kind, "d_in": 8, "d_sae": 24, **KINDS[kind], **fields})
+    sparsity = sparsity or (0.05 if shape.k is None else 0.0)
+    return sae.SAEConfig(
+        dictionary=shape, n_steps=n_steps, batch_size=16, sparsity=sparsity, dead_after=64, log_every=5, learning_rate=3e-3
+    )
+
+
+def small_rows(n=100, d=8):
+    return 4 * torch.randn(n, d, generator=torch.Generator().manual_seed(2)) + 1
+
+
+class Interrupted(Exception):
+    pass
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_interrupted_training_goes_on_to_the_same_result(kind, tmp_path):
+    config, rows = small_config(kind), small_rows()
+    whole, curve = sae.train(config, rows)
+
+    def stop(n_done, n_all, point):
+        if n_done == 13:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        sae.train(config, rows, checkpoints=tmp_path, checkpoint_every=5, progress=stop)
+    assert [each.name for each in tmp_path.iterdir()] == ["step-000010"]
+    resumed, resumed_curve = sae.train(config, rows, checkpoints=tmp_path, checkpoint_every=5)
+    for name, weight in whole.state_dict().items():
+        assert torch.equal(weight, resumed.state_dict()[name]), name
+    assert resumed_curve.points == curve.points
+
+
+def test_checkpoints_of_another_training_are_refused(tmp_path):
+    sae.train(small_config(), small_rows(), checkpoints=tmp_path, checkpoint_every=5)
+    with pytest.raises(ValueError, match="a training with another dictionary: give a folder of its own"):
+        sae.train(small_config(k=2), small_rows(), checkpoints=tmp_path)
+
+
+def test_training_follows_from_the_seed_alone():
+    one, _ = sae.train(small_config(), small_rows())
+    torch.manual_seed(99)
+    other, _ = sae.train(small_config(), small_rows())
+    assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
+
+
+def test_a_dictionary_is_for_activations_as_they_come():
+    """Trained on activations of any size it predicts them at that size, and equally well."""
+    rows = small_rows(2000)
+    found = {}
+    for factor in (1.0, 1000.0):
+        made, _ = sae.train(small_config(n_steps=200), factor * rows)
+        found[factor] = sae.measure_reconstruction(made, [factor * rows]).fvu
+    assert found[1000.0] == pytest.approx(found[1.0], rel=1e-3)  # float32 sums that differ in rounding, over 200 steps
+    assert found[1.0] < 0.6
+
+
+def test_rows_that_are_far_too_long_are_left_out_and_counted():
+    rows = small_rows(100)
+    rows[::10] *= 1000
+    _, curve = sae.train(small_config(n_steps=7), rows)
+    assert curve.n_left_out == 10
+    assert "10 rows were left out" in curve.summary()
+
+
+def test_dead_latents_are_pulled_towards_the_error():
+    made, x = a_dictionary("topk"), some_rows()
+    is_dead = torch.zeros(10, dtype=torch.bool)
+    pre, error = made.pre_activations(x), some_rows(seed=8)
+    assert auxiliary_loss(made, pre, error, is_dead) == 0
+    is_dead[[2, 5, 7, 8]] = True
+    latents = torch.zeros_like(pre)
+    for i, row in enumerate(pre):  # half of 6 coordinates: three of the four
+        for j in sorted([2, 5, 7, 8], key=lambda j: -row[j])[:3]:
+            latents[i, j] = row[j].relu()
+    expected = (error - latents @ made.W_dec).square().mean()
+    torch.testing.assert_close(auxiliary_loss(made, pre, error, is_dead), expected)
+
+
+def test_dead_latents_begin_anew_as_rows_that_were_badly_predicted():
+    made, x = a_dictionary("relu").float(), some_rows(4).float()
+    optimizer = torch.optim.Adam(made.parameters())
+    made(x).sum().backward()
+    optimizer.step()
+    error = torch.zeros(4, 6)
+    error[2] = torch.arange(6) + 1.0  # the one row that is badly predicted is drawn for certain
+    is_dead = torch.zeros(10, dtype=torch.bool)
+    is_dead[[1, 4]] = True
+    kept = made.W_enc.detach().clone()
+    resample(made, optimizer, is_dead, x, error, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(made.W_dec[[1, 4]], (error[2] / error[2].norm()).expand(2, -1))
+    read = x[2] - made.b_dec
+    torch.testing.assert_close(made.W_enc[:, 4], 0.2 * kept[:, ~is_dead].norm(dim=0).mean() * read / read.norm())
+    assert torch.equal(made.W_enc[:, ~is_dead], kept[:, ~is_dead])
+    assert not optimizer.state[made.W_dec]["exp_avg"][[1, 4]].any()
+    assert optimizer.state[made.W_dec]["exp_avg"][0].any()
+
+
+def test_a_crosscoder_finds_what_two_models_share_and_what_one_has_alone():
+    generator = torch.Generator().manual_seed(0)
+    first, second = (torch.nn.functional.normalize(torch.randn(24, 16, generator=generator), dim=1) for _ in range(2))
+    first[16:20], second[20:24] = 0, 0  # 16 of both, 4 of the second alone, 4 of the first alone
+    known = sae.SyntheticFeatures(torch.cat([first, 50 * second], dim=1), probability=0.08)
+    shape = sae.DictionaryConfig(kind="relu", d_in=32, d_sae=24, n_models=2)
+    config = sae.SAEConfig(
+        dictionary=shape, n_steps=1500, batch_size=128, sparsity=0.1, learning_rate=1e-2, dead_after=5000, log_every=100
+    )
+    made, curve = sae.train(config, known)
+    compared = sae.compare_decoders(made, curve.scales)
+    unit = torch.tensor([1.0] * 16 + [50.0] * 16)
+    assert sae.best_cosines(known.directions / unit, made.W_dec / unit).mean() > 0.99
+    alone = [(compared.relative < 0.1).sum().item(), (compared.relative > 0.9).sum().item()]
+    assert alone == [4, 4], compared.summary()
+    assert "4 are the first model's alone and 4 the second's" in compared.summary()
+
+
+def test_a_transcoder_learns_another_activation():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(3000, 8, generator=generator)
+    y = torch.nn.functional.relu(x @ torch.randn(8, 6, generator=generator)) @ torch.randn(6, 5, generator=generator)
+    found = {}
+    for has_skip in (False, True):
+        config = small_config("topk", n_steps=300, name="in", target="out", d_out=5, has_skip=has_skip)
+        made, _ = sae.train(config, torch.cat([x, y], dim=1))
+        found[has_skip] = sae.measure_reconstruction(made, [torch.cat([x, y], dim=1)]).fvu
+    assert found[True] < found[False] < 0.6
+
+
+# --- sources
+
+
+def test_rows_in_memory_come_once_an_epoch():
+    source = sae.TensorActivations(torch.arange(10.0)[:, None])
+    first, *_ = batches = list(source.batches(4, seed=3, n_epochs=2))
+    assert [len(batch) for batch in batches] == [4, 4, 2, 4, 4, 2]
+    assert torch.cat(batches[:3])[:, 0].sort().values.tolist() == list(range(10))
+    assert torch.equal(first, next(source.batches(4, seed=3)))
+    assert not torch.equal(torch.cat(batches[:3]), torch.cat(batches[3:]))
+
+
+def test_a_models_rows_come_once_an_epoch_and_are_those_of_its_runs(tiny_model, make_tokens):
+    tokens = make_tokens(batch=30, n_pos=6)
+    names = ["blocks.0.attn.z", "blocks.1.mlp_out"]
+    source = sae.ModelActivations(tiny_model, tokens, names, first=2, n_buffered=32)
+    rows = torch.cat(list(source.batches(8, seed=0)))
+    assert rows.shape == (30 * 4, source.d)
+    _, cache = run_with_cache(tiny_model, tokens, names)
+    expected = torch.cat([cache[names[0]].flatten(2), cache[names[1]]], dim=-1)[:, 2:].flatten(0, 1)
+    torch.testing.assert_close(rows[rows[:, 0].argsort()], expected[expected[:, 0].argsort()], atol=EXACT, rtol=0)
+    assert not torch.equal(rows, torch.cat(list(source.batches(8, seed=1))))
+
+
+def test_sources_side_by_side_stay_aligned():
+    rows = torch.arange(10.0)[:, None]
+    source = sae.SideBySide([sae.TensorActivations(rows), sae.TensorActivations(10 * rows)])
+    for batch in source.batches(4, seed=0):
+        assert torch.equal(batch[:, 1], 10 * batch[:, 0])
+    uneven = sae.SideBySide([sae.TensorActivations(rows), sae.TensorActivations(rows[:7])])
+    with pytest.raises(ValueError, match="do not have the same rows"):
+        list(uneven.batches(4, seed=0))
+
+
+# --- measures
+
+
+def test_reconstruction_by_hand():
+    made, rows = a_dictionary("topk").eval(), some_rows(200)
+    found = sae.measure_reconstruction(made, rows.split(64))
+    residual = (rows - made(rows)).square().sum() / (rows - rows.mean(0)).square().sum()
+    assert found.fvu == pytest.approx(residual.item(), rel=1e-12)
+    assert found.l0 == pytest.approx((made.encode(rows) > 0).sum(1).double().mean().item())
+    assert found.dead == pytest.approx((made.encode(rows) == 0).all(0).double().mean().item())
+
+
+def test_principal_components_as_svd_has_them():
+    rows = some_rows(300) @ torch.diag(torch.arange(1, 7).double())
+    centred = rows - rows.mean(0)
+    covariance = centred.T @ centred / 300
+    U, sizes, V = torch.linalg.svd(centred, full_matrices=False)
+    left = [(centred - U[:, :rank] * sizes[:rank] @ V[:rank]).square().sum() / centred.square().sum() for rank in range(7)]
+    for rank in range(7):
+        assert sae.pca_fvu(covariance, rank) == pytest.approx(left[rank].item(), abs=1e-12)
+    assert sae.pca_fvu(covariance, 2.25) == pytest.approx((0.75 * left[2] + 0.25 * left[3]).item(), abs=1e-12)
+    assert sae.pca_fvu(covariance, 40) == pytest.approx(0, abs=1e-12)
+
+
+def test_one_latent_that_tells_a_property_is_found():
+    generator = torch.Generator().manual_seed(0)
+    latents = torch.rand(400, 12, generator=generator)
+    labels = torch.rand(400, generator=generator) < 0.2
+    latents[:, 7] = labels * (1 + torch.rand(400, generator=generator))
+    probes = sae.sparse_probes(latents, labels, ks=(1, 3))
+    assert probes[0].features == (7,)
+    assert probes[0].accuracy == 1.0
+    assert probes[1].k == 3
+    chance = sae.sparse_probes(latents[:, :7], labels, ks=(1,))[0].accuracy
+    assert abs(chance - 0.5) < 0.15  # 24 rows of the rarer class are tested: a standard error of 0.07
+
+
+def test_a_probe_is_the_logistic_regression_it_says():
+    """Its weights are where the gradient of the penalised loss is nothing."""
+    generator = torch.Generator().manual_seed(1)
+    latents = torch.rand(200, 2, generator=generator).double()
+    labels = latents[:, 0] + 0.3 * torch.randn(200, generator=generator) > 0.5
+    w, b = (each.requires_grad_() for each in fit_logistic(latents, labels, ridge=1e-3))
+    loss = torch.nn.functional.binary_cross_entropy_with_logits(latents @ w + b, labels.double(), reduction="none")
+    both = 0.5 * (loss[labels].mean() + loss[~labels].mean()) + 0.5e-3 * w.square().sum()
+    for gradient in torch.autograd.grad(both, [w, b]):
+        assert gradient.abs().max() < 1e-7
+
+
+# --- bad input
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"kind": "gated", "k": None}, "there is no dictionary of kind 'gated'"),
+        ({"kind": "topk", "k": None}, "needs k"),
+        ({"kind": "relu", "k": 4}, "has no k: leave it out"),
+        ({"k": 25}, "k is 25; expected 1 to 24"),
+        ({"d_sae": 0, "k": 1}, "d_sae is 0; expected at least 1"),
+        ({"d_out": 5}, "name the target that has another width"),
+        ({"n_models": 3}, "a crosscoder of 3 models"),
+        ({"has_skip": True}, "it is for a transcoder, so name its target"),
+        ({"target": "b", "subtracts_b_dec": True}, "only what predicts its own input"),
+    ],
+)
+def test_shapes_that_do_not_go_together(fields, sentence, without_type_checks):
+    with pytest.raises(ValueError, match=sentence):
+        sae.DictionaryConfig(**{"kind": "topk", "d_in": 8, "d_sae": 24, "k": 3, **fields})
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"n_steps": 0}, "n_steps is 0"),
+        ({"sparsity": 0.1}, "k says how many latents"),
+        ({"warm_up": 1.5}, "expected a share of the steps"),
+        ({"max_norm": 0.5}, "more than 1 times the median"),
+    ],
+)
+def test_recipes_that_make_no_sense(changes, sentence):
+    shape = sae.DictionaryConfig(d_in=8, d_sae=24, k=3)
+    with pytest.raises(ValueError, match=sentence):
+        sae.SAEConfig(dictionary=shape, **changes)
+
+
+def test_a_penalty_is_asked_for_where_it_is_needed():
+    with pytest.raises(ValueError, match="needs sparsity"):
+        sae.SAEConfig(dictionary=sae.DictionaryConfig(kind="relu", d_in=8, d_sae=24))
+
+
+def test_rows_that_cannot_be_trained_on():
+    with pytest.raises(ValueError, match="have 6 coordinates and the dictionary is for 8"):
+        sae.train(small_config(), some_rows().float())
+    with pytest.raises(ValueError, match="not all finite"):
+        sae.train(small_config(), torch.full((20, 8), torch.nan))
+    with pytest.raises(ValueError, match="the source gave no rows"):
+        sae.train(small_config(), torch.empty(0, 8))
+
+
+def test_a_curve_is_shown_and_written(tmp_path):
+    _, curve = sae.train(small_config(), small_rows())
+    assert "24 latents (topk) of activations, trained 20 steps on 320 rows" in curve.summary()
+    assert json.loads(curve.to_json())["last"]["l0"] == pytest.approx(curve.last.l0)
+    assert [len(each) for each in curve.table()[1]] == [5] * 5
+    assert "<svg" in curve.report(tmp_path / "curve.html").read_text()
+
+
+def test_synthetic_rows_have_the_features_they_say():
+    known = sae.SyntheticFeatures(torch.eye(20), probability=0.25, n_rows=4000)
+    rows = torch.cat(list(islice(known.batches(1000, seed=0), 4)))
+    assert ((rows > 0).float().mean() - 0.25).abs() < 0.01  # 80,000 draws: a standard error of 0.0015
+    assert rows[rows > 0].min() >= 0.5
+    assert rows.max() <= 1.5
+
+
+class _Stored:
+    """A stored activation, as far as training knows one: rows with the axes of heads."""
+
+    def __init__(self, rows):
+        self.rows = rows
+
+    @property
+    def d(self):
+        return self.rows[0].numel()
+
+    def batches(self, batch_size, *, seed, n_epochs=1):
+        for _ in range(n_epochs):
+            yield from self.rows[torch.randperm(len(self.rows), generator=torch.Generator().manual_seed(seed))].split(batch_size)
+
+
+def test_whatever_has_batches_is_trained_on():
+    rows = small_rows(100)
+    _, flat = sae.train(small_config(), _Stored(rows))
+    _, of_heads = sae.train(small_config(), _Stored(rows.unflatten(1, (2, 4))))
+    assert flat.points == of_heads.points
+    with pytest.raises(ValueError, match="rows of 4 and 8 coordinates, which may come in different orders"):
+        sae.SideBySide([_Stored(rows), _Stored(rows[:, :4])])
