@@ -13,6 +13,7 @@ if TYPE_CHECKING:
         ablation,
         attention,
         attribution,
+        attribution_graphs,
         circuits,
         composition,
         edits,
@@ -61,13 +62,14 @@ _HOMES = {
 _MODULES = (
     "edits", "metrics", "residual", "attention", "heads", "composition", "circuits", "refactoring", "lens", "ablation", "factored",
     "patching", "tracing", "path_patching", "attribution", "sae",
+    "attribution_graphs",
 )  # fmt: skip
 
 __all__ = [
     "ModelConfig", "Transformer", "LanguageModel", "Hooks", "load", "compare", "TrainConfig", "train",
     "ActivationCache", "Edit", "run_with_cache", "run_with_hooks", "run_with_edits", "means", "gradients",
     "sweep", "plan_sweep", "edits", "metrics", "residual", "attention", "heads", "composition", "circuits", "refactoring", "lens",
-    "ablation", "factored", "patching", "tracing", "path_patching", "attribution", "sae",
+    "ablation", "factored", "patching", "tracing", "path_patching", "attribution", "sae", "attribution_graphs",
 ]  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """Figures from arrays, one module a subject; nothing here knows a model."""
 
 from cutaway.plots.histograms import histogram
+from cutaway.plots.layered_graph import Point, layered_graph
 from cutaway.plots.loss import loss_figure
 from cutaway.plots.matrices import heatmap, token_grid
 from cutaway.plots.patterns import attention
@@ -8,4 +9,17 @@ from cutaway.plots.series import bars, lines
 from cutaway.plots.style import save_figure, style
 from cutaway.report.colours import PALETTE
 
-__all__ = ["heatmap", "bars", "lines", "histogram", "attention", "token_grid", "loss_figure", "save_figure", "style", "PALETTE"]
+__all__ = [
+    "heatmap",
+    "bars",
+    "lines",
+    "histogram",
+    "attention",
+    "token_grid",
+    "layered_graph",
+    "Point",
+    "loss_figure",
+    "save_figure",
+    "style",
+    "PALETTE",
+]
