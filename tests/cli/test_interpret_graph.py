@@ -63,9 +63,17 @@ def test_a_graph_is_shown_written_and_tested(cutaway, words, tmp_path):
 def test_without_transcoders_sketches_are_trained_and_that_is_said(cutaway, words):
     code, out, err = cutaway(*GRAPH)
     assert code == 0, err
-    assert "sketches of layers 0, 1 are trained" in err
+    assert "sketches of all layers are trained" in err
     assert "--site ln2.normalized --target mlp_out" in err
     assert "2 of 2 MLP layers" in out
+
+
+def test_a_large_model_is_told_what_to_train_first(cutaway, words, monkeypatch):
+    monkeypatch.setattr("cutaway.cli.interpret.graph._MOST_SKETCHED", 100)
+    code, out, err = cutaway(*GRAPH)
+    assert code != 0
+    assert "too large for sketches: train them with `cutaway interpret sae train" in err
+    assert out == ""
 
 
 @pytest.mark.parametrize(

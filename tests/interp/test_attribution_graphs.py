@@ -282,6 +282,14 @@ def test_the_strongest_paths_are_those_of_all_paths(seed):
     assert len(strongest_paths(share, weights, n_features=6, n_paths=10_000)) == len(every)
 
 
+def test_paths_from_tokens_are_those_of_all_that_begin_there(graph):
+    every, found = graph.paths(3000), graph.paths(5, from_errors=False)
+    from_tokens = [path for path in every if path.nodes[0].kind == "token"]
+    assert len(from_tokens) >= 5
+    assert found == from_tokens[:5]
+    assert {path.nodes[-1].kind for path in every} == {"logit"}
+
+
 # --- interventions
 
 

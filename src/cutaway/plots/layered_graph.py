@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Point", "layered_graph"]
 
-_ROW, _NARROWEST, _NODE = 0.42, 0.62, 0.3  # inches; a node with its name
+_HIGHEST, _LOWEST, _HEIGHT = 0.42, 0.22, 8.0  # inches: a row, and what all rows take where they can
+_NARROWEST, _NODE = 0.62, 0.3  # inches: a column, a node with its name
 _LABEL_SIZE, _NAME_SIZE = 8.5, 6.5  # points
 _WIDEST = 3.5  # points of a line
 _SIGNS = {True: "o", False: "s"}
@@ -54,7 +55,8 @@ def layered_graph(
         raise ValueError(f"{wrong[0]} is outside the {len(rows)} rows and {len(columns)} columns")
     with style():
         edges = _column_edges(points, len(columns))
-        width, height = edges[-1], _ROW * len(rows)
+        row_height = min(_HIGHEST, max(_LOWEST, _HEIGHT / len(rows)))
+        width, height = edges[-1], row_height * len(rows)
         canvas = Canvas()
         canvas.figure.set_size_inches(max(10.0, width + 2), max(10.0, height + 2))
         axes = canvas.axes(0, 0, width, height)
@@ -62,7 +64,7 @@ def layered_graph(
         places = _places(points, edges)
         _draw_links(axes, places, links)
         _draw_points(axes, places, points)
-        label_rows(axes, rows, cell_height=_ROW, size=_LABEL_SIZE)
+        label_rows(axes, rows, cell_height=row_height, size=_LABEL_SIZE)
         axes.set_xticks(
             [(left + right) / 2 for left, right in pairwise(edges)],
             [

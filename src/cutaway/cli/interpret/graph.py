@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cutaway.cli.interpret.options import analysis
 from cutaway.report import stderr_console
 from cutaway.report.counting import count_progress
 
 if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
     from cutaway.interp.result import Result
     from cutaway.interp.sae import Dictionary
     from cutaway.language_model import LanguageModel
 
 __all__ = ["graph"]
 
-_N_SKETCHES = 3
+_SKETCH: dict[str, Any] = {"n_steps": 50, "batch_size": 256, "dead_after": 5000, "log_every": 10}
+_MOST_SKETCHED = 12_000_000  # layers times d_model^2: SmolLM2's are 10 million
 
 
 @analysis(text="The capital of France is")
@@ -42,7 +46,7 @@ def graph(
 
     Args:
         text: what is read
-        transcoder FOLDER: of one MLP layer, saved here or by SAELens; given again for each; sketches are trained where none is given
+        transcoder FOLDER: of one MLP layer, saved here or by SAELens; given again for each; sketches of a small model unless given
         target TOKEN: a next token that is asked about; may be given again; the likeliest unless given
         pos: the position it follows, -1 the last
         max_features: so many features at most, those with most influence
@@ -93,23 +97,45 @@ def _given(lm: LanguageModel, folders: tuple[Path, ...]) -> list[Dictionary]:
 
 
 def _sketches(lm: LanguageModel, seed: int) -> list[Dictionary]:
-    """Train transcoders of a few layers in a moment, and say so; raises ValueError for a model without MLPs."""
-    from cutaway.cli.interpret.sae.corpus import read_windows, train_sketch
+    """Train transcoders of all layers of a small model in under a minute, and say so.
 
-    config = lm.config
+    Raises ValueError for a model without MLPs, and for one that would take longer, with what to train first.
+    """
+    from cutaway.interp import sae
+
+    config, weights = lm.config, lm.model.embed.W_E
     if config.d_mlp == 0:
         raise ValueError("transcoders predict what MLPs write, and this model has none")
-    n = min(_N_SKETCHES, config.n_layers)
-    layers = [(2 * place + 1) * config.n_layers // (2 * n) for place in range(n)]
-    reads = "ln1.normalized" if config.block == "parallel" else "ln2.normalized"
-    reads = "resid_pre" if config.norm == "none" else reads
+    reads = "resid_pre" if config.norm == "none" else "ln1.normalized" if config.block == "parallel" else "ln2.normalized"
+    command = f"`cutaway interpret sae train MODEL --corpus TEXT --site {reads} --target mlp_out --layer N --save FOLDER`"
+    if config.n_layers * config.d_model**2 > _MOST_SKETCHED:
+        raise ValueError(
+            f"no transcoder was given (--transcoder), and the model is too large for sketches: train them with {command}"
+        )
     _say(
-        f"No transcoder was given (--transcoder): sketches of layers {', '.join(map(str, layers))} are trained. For better ones, "
-        f"a layer at a time: `cutaway interpret sae train MODEL --corpus TEXT --site {reads} --target mlp_out --layer N --save FOLDER`"
+        f"No transcoder was given (--transcoder): sketches of all layers are trained in a moment. Better ones are trained with {command}"
     )
+    rows, d = _rows(lm, reads), config.d_model
+    made = []
+    with count_progress("sketches") as progress:
+        for layer in range(config.n_layers):
+            name, target = f"blocks.{layer}.{reads}", f"blocks.{layer}.mlp_out"
+            shape = sae.DictionaryConfig(kind="topk", d_in=d, d_sae=2 * d, k=min(16, d), name=name, target=target)
+            source = sae.TensorActivations(rows[:, 2 * d * layer : 2 * d * (layer + 1)].contiguous())
+            made.append(sae.train(sae.SAEConfig(dictionary=shape, seed=seed, **_SKETCH), source, device=weights.device)[0])
+            progress(layer + 1, config.n_layers)
+    return [each.to(weights.dtype).eval() for each in made]
+
+
+def _rows(lm: LanguageModel, reads: str) -> Float[Tensor, "row d"]:
+    """Return what is read and predicted in every layer, side by side, over windows of the standard library."""
+    from cutaway.cli.interpret.sae.corpus import read_windows
+    from cutaway.interp import sae
+
     tokens = read_windows(lm, "stdlib", n_pos=64, n_tokens=2048, held_out=False)
-    names = [(f"blocks.{layer}.{reads}", f"blocks.{layer}.mlp_out") for layer in layers]
-    return [train_sketch(lm, tokens, name, target=target, seed=seed) for name, target in names]
+    names = [f"blocks.{layer}.{part}" for layer in range(lm.config.n_layers) for part in (reads, "mlp_out")]
+    with count_progress("windows") as progress:
+        return sae.TensorActivations.of(sae.ModelActivations(lm.model, tokens, names, first=1), progress=progress).rows
 
 
 def _say(sentence: str) -> None:

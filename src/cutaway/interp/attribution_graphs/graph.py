@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["AttributionGraph", "Path"]
 
-_N_PATHS, _N_FEATURES, _N_SHOWN, _N_COLUMNS = 10, 25, 12, 2
+_N_PATHS, _N_VIEWED, _N_FEATURES, _N_SHOWN, _N_COLUMNS = 10, 6, 25, 12, 2
 _N_DRAWN, _N_LINKS = 40, 150
 _NODES, _EDGES = 0.8, 0.98  # what circuit-tracer keeps
 
@@ -142,9 +142,13 @@ class AttributionGraph(Result):
             edge_threshold=edge_threshold,
         )
 
-    def paths(self, n_paths: int = _N_PATHS) -> list[Path]:
-        """Return the paths that carry most to the logits, the strongest first."""
-        found = strongest_paths(self.shares, self.weights, n_features=self.n_features, n_paths=n_paths)
+    def paths(self, n_paths: int = _N_PATHS, *, from_errors: bool = True) -> list[Path]:
+        """Return the paths that carry most to the logits, the strongest first; without `from_errors` those that begin at tokens."""
+        share = self.shares
+        if not from_errors:
+            share = share.clone()
+            share[:, self.n_features : self.n_features + len(self.errors)] = 0
+        found = strongest_paths(share, self.weights, n_features=self.n_features, n_paths=n_paths)
         return [Path(tuple(self.nodes[node] for node in nodes), weight) for weight, nodes in found]
 
     def strongest_features(self, n: int = _N_FEATURES) -> Int[Tensor, " feature"]:
@@ -220,6 +224,9 @@ class AttributionGraph(Result):
                 {"source": source.id, "target": target.id, "weight": weight} for source, target, weight in self.kept_edges(kept)
             ],
             "paths": [{"nodes": [node.id for node in path.nodes], "weight": path.weight} for path in self.paths()],
+            "paths_from_tokens": [
+                {"nodes": [node.id for node in path.nodes], "weight": path.weight} for path in self.paths(from_errors=False)
+            ],
         }  # fmt: skip
 
     def kept_edges(self, kept: Pruning) -> list[tuple[Node, Node, float]]:
@@ -286,14 +293,17 @@ class AttributionGraph(Result):
 
     def views(self) -> list[RenderableType]:
         """Return the strongest paths, and the features with most influence."""
-        paths = table("share", "path", right=["share"], title="The strongest paths")
-        for path in self.paths():
-            paths.add_row(_percent(path.weight), " > ".join(map(self.label, path.nodes)))
+        shown: list[RenderableType] = []
+        for title, from_errors in (("The strongest paths", True), ("The strongest paths from tokens", False)):
+            paths = table("share", "path", right=["share"], title=title)
+            for path in self.paths(_N_VIEWED, from_errors=from_errors):
+                paths.add_row(_percent(path.weight), " > ".join(map(self.label, path.nodes)))
+            shown.append(paths)
         header, rows = self.table()
         features = table(*header, right=header[2:], title="The features with most influence")
         for row in rows[:_N_SHOWN]:
             features.add_row(*row)
-        return [paths, features]
+        return [*shown, features]
 
     def _logit_heads(self) -> list[str]:
         return [f"to {token_label(word)}" for word in self.logit_words[:_N_COLUMNS]]

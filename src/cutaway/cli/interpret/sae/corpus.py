@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from cutaway.interp.sae import Dictionary, LearningCurve, Point, SAEConfig
     from cutaway.language_model import LanguageModel
 
-__all__ = ["read_windows", "train_on", "given_or_sketch", "train_sketch"]
+__all__ = ["read_windows", "train_on", "given_or_sketch"]
 
 _SKETCH: dict[str, Any] = {"n_steps": 100, "batch_size": 256, "dead_after": 5000, "log_every": 10}
 _SKETCH_TOKENS, _SKETCH_WIDTH = 2048, 2
@@ -76,21 +76,11 @@ def given_or_sketch(lm: LanguageModel, folder: Path | None, corpus: str, *, n_po
         dictionary = sae.load_dictionary(folder, device=lm.model.embed.W_E.device)
         sae.check_fits(dictionary, lm.model, model_sha256=model_sha256(lm.model))
         return dictionary
-    name = f"blocks.{lm.config.n_layers // 3}.resid_post"
+    name, d = f"blocks.{lm.config.n_layers // 3}.resid_post", lm.config.d_model
+    shape = sae.DictionaryConfig(kind="topk", d_in=d, d_sae=_SKETCH_WIDTH * d, k=min(16, d), name=name)
     tokens = read_windows(lm, corpus, n_pos=n_pos, n_tokens=_SKETCH_TOKENS, held_out=False)
     sentence = f"No dictionary was given (--sae): a sketch of {name} is trained on {tokens.numel():,} tokens.\n"
     stderr_console().print(sentence, style="dim", markup=False, soft_wrap=True)
-    return train_sketch(lm, tokens, name, seed=seed)
-
-
-def train_sketch(
-    lm: LanguageModel, tokens: Int[Tensor, "window pos"], name: str, *, target: str | None = None, seed: int
-) -> Dictionary:
-    """Train in a moment a dictionary of an activation, or a transcoder to another, both of width d_model."""
-    from cutaway.interp import sae
-
-    d = lm.config.d_model
-    shape = sae.DictionaryConfig(kind="topk", d_in=d, d_sae=_SKETCH_WIDTH * d, k=min(16, d), name=name, target=target)
     config = sae.SAEConfig(dictionary=shape, seed=seed, **_SKETCH)
     return train_on(lm, config, tokens, first=min(1, tokens.shape[1] - 1), memory_gib=1.0, checkpoints=None)[0]
 
