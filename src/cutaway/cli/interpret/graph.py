@@ -112,9 +112,7 @@ def _sketches(lm: LanguageModel, seed: int) -> list[Dictionary]:
         raise ValueError(
             f"no transcoder was given (--transcoder), and the model is too large for sketches: train them with {command}"
         )
-    _say(
-        f"No transcoder was given (--transcoder): sketches of all layers are trained in a moment. Better ones are trained with {command}"
-    )
+    _say(f"No transcoder was given (--transcoder): sketches of all layers are trained in a moment. Better ones: {command}")
     rows, d = _rows(lm, reads), config.d_model
     made = []
     with count_progress("sketches") as progress:
