@@ -45,7 +45,8 @@ def test_a_graph_is_shown_written_and_tested(cutaway, words, tmp_path):
     assert "2 of 2 MLP layers" in out
     assert "logit ·Paris" in out
     assert narrow_enough(out)
-    assert "The graph for circuit-tracer is graph.json." in err
+    assert "viewer is graph.json, and listed beside it" in err
+    assert json.loads((tmp_path / "graph-metadata.json").read_text())["graphs"][0]["slug"] == "graph"
     written = json.loads((tmp_path / "graph.json").read_text())
     assert written["metadata"]["transcoder_list"] == ["tc-0", "tc-1"]
     assert written["metadata"]["prompt"] == PROMPT

@@ -406,8 +406,27 @@ def test_the_file_for_circuit_tracer(graph, tmp_path):
         link["weight"] for link in values["links"] if link["target"] == logit["node_id"] and link["source"].startswith("E_")
     )
     assert weight in graph.edges[graph.n_features].tolist()
-    with pytest.raises(ValueError, match=r"ends in \.json"):
-        attribution_graphs.write_circuit_tracer(graph, tmp_path / "graph.txt")
+
+
+def test_the_viewer_finds_the_graphs_of_a_folder(graph, tmp_path):
+    for name in ("one", "two", "one"):
+        path = attribution_graphs.write_circuit_tracer(graph, tmp_path / f"{name}.json", scan=f"scan of {name}")
+    listed = json.loads((tmp_path / "graph-metadata.json").read_text())["graphs"]
+    assert [each["slug"] for each in listed] == ["two", "one"]
+    assert listed[1] == json.loads(path.read_text())["metadata"]
+    before = path.read_text()
+    for name, content, sentence in (
+        ("graph.txt", None, r"ends in \.json"),
+        ("graph-metadata.json", None, "give the graph another name"),
+        ("nowhere/graph.json", None, "there is no folder"),
+        ("one.json", "[]", "is no list of graphs"),
+        ("one.json", '{"graphs": [3]}', "is no list of graphs"),
+    ):
+        if content is not None:
+            (tmp_path / "graph-metadata.json").write_text(content)
+        with pytest.raises(ValueError, match=sentence):
+            attribution_graphs.write_circuit_tracer(graph, tmp_path / name)
+    assert path.read_text() == before
 
 
 # --- what is refused

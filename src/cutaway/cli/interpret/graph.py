@@ -80,7 +80,8 @@ def graph(
         )
     names = tuple(map(str, transcoder))
     if out is not None:
-        _say(f"The graph for circuit-tracer is {attribution_graphs.write_circuit_tracer(found, out, transcoder_list=names)}.")
+        written = attribution_graphs.write_circuit_tracer(found, out, transcoder_list=names)
+        _say(f"The graph for circuit-tracer's viewer is {written}, and listed beside it in graph-metadata.json.")
     if save is not None:
         _say(f"The graph is in {attribution_graphs.save_graph(found, save)}.")
     if test is None:

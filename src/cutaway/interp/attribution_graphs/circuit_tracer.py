@@ -7,7 +7,7 @@ for what pruning keeps. A feature's `feature` is the Cantor pairing of its layer
 which the viewer's slider hides nodes. Names of nodes, layers and types are those that its own files have; a layer without a transcoder
 is an error.
 
-Source: github.com/safety-research/circuit-tracer, frontend/graph_models.py.
+Source: github.com/safety-research/circuit-tracer, frontend/graph_models.py, frontend/utils.py and the viewer's own code beside them.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from cutaway.runtime import atomic_write
 
 __all__ = ["to_circuit_tracer", "write_circuit_tracer", "check_path"]
 
+_LIST = "graph-metadata.json"
 _TYPES: dict[Kind, str] = {
     "feature": "cross layer transcoder",
     "error": "mlp reconstruction error",
@@ -70,18 +71,36 @@ def to_circuit_tracer(
 
 
 def write_circuit_tracer(graph: AttributionGraph, path: Path | str, **settings: Any) -> Path:
-    """Write that file and return where, its slug being the file's name unless another is given; it is whole or absent."""
+    """Write that file, list it in the `graph-metadata.json` beside it, as the viewer wants, and return where it is.
+
+    `settings` are those of `to_circuit_tracer`, but for the slug, which is the file's name. Raises ValueError for a file that does not
+    end in .json, one in a folder that is not there, and where the list is none.
+    """
     path = Path(path)
     check_path(path)
-    values = to_circuit_tracer(graph, **{"slug": path.stem, **settings})
+    listed = [each for each in _listed(path.parent) if each.get("slug") != path.stem]
+    values = to_circuit_tracer(graph, slug=path.stem, **settings)
     atomic_write(path, json.dumps(values, ensure_ascii=False, allow_nan=False))
+    atomic_write(path.parent / _LIST, json.dumps({"graphs": [*listed, values["metadata"]]}, indent=2, ensure_ascii=False))
     return path
+
+
+def _listed(folder: Path) -> list[dict[str, Any]]:
+    """Return what the viewer's list of graphs in a folder holds."""
+    if not (folder / _LIST).is_file():
+        return []
+    try:
+        return [{**each} for each in json.loads((folder / _LIST).read_text(encoding="utf-8"))["graphs"]]
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{folder / _LIST} is no list of graphs for circuit-tracer's viewer ({error}): move it away") from None
 
 
 def check_path(path: Path) -> None:
     """Raise ValueError for a file that the viewer would not find, and for one in a folder that is not there."""
     if path.suffix != ".json":
         raise ValueError(f"{path} is to be read by circuit-tracer's viewer: give a file that ends in .json")
+    if path.name == _LIST:
+        raise ValueError(f"{_LIST} is the viewer's list of graphs: give the graph another name")
     if not path.absolute().parent.is_dir():
         raise ValueError(f"there is no folder {path.absolute().parent} to write {path.name} in")
 
