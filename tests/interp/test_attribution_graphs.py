@@ -336,6 +336,12 @@ def test_interventions_stand_beside_predictions(tiny_model, tokens, transcoders,
     assert json.loads(found.to_json())["correlation"]["nothing"] == found.correlation()
     assert len(found.figures()) == 1
     assert len(found.table()[1]) == 10
+    last = tuple(graph.features[-1].tolist())
+    one = attribution_graphs.intervene(tiny_model, graph, transcoders, features=[last], factor=2.0)
+    assert one.measured["features"].item() == pytest.approx(graph.edges[graph.n_features, graph.n_features - 1].item(), abs=EXACT)
+    assert one.correlation() is None
+    with pytest.raises(ValueError, match="is no node of this graph"):
+        attribution_graphs.intervene(tiny_model, graph, transcoders, features=[(1, 0, 99)])
 
 
 # --- files
@@ -456,6 +462,8 @@ def test_what_does_not_fit_is_one_sentence(tiny_model, tokens, transcoders):
     ):
         with pytest.raises(ValueError, match=sentence):
             attribution_graphs.attribute(tiny_model, *arguments, **settings)
+    with pytest.raises(ValueError, match=r"the model is torch\.bfloat16"):
+        attribution_graphs.attribute(copy.deepcopy(tiny_model).bfloat16(), row, [copy.deepcopy(first).bfloat16()])
     late = sae.DictionaryConfig(kind="relu", d_in=16, d_sae=4, name="blocks.1.ln2.normalized", target="blocks.0.mlp_out", d_out=16)
     with pytest.raises(ValueError, match="expected what the stream holds before the MLP"):
         attribution_graphs.attribute(tiny_model, row, [sae.make_dictionary(late).double()])

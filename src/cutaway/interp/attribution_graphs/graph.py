@@ -155,6 +155,15 @@ class AttributionGraph(Result):
         """Return the places in `features` of those with most influence."""
         return self.influence[: self.n_features].argsort(descending=True, stable=True)[:n]
 
+    def place(self, layer: int, pos: int, number: int) -> int:
+        """Return where a feature stands in `features`; raises ValueError for one that is no node."""
+        wanted = Node("feature", layer, pos % len(self.tokens), number)
+        if wanted not in self.nodes[: self.n_features]:
+            raise ValueError(
+                f"feature {number} of layer {layer} at position {pos} is no node of this graph: it is not active, or left out"
+            )
+        return self.nodes.index(wanted)
+
     def label(self, node: Node) -> str:
         """Return a node in words: `L3 #812 at 4 ·Paris`, with its position and the token that stands there."""
         at = f"{node.pos} {token_label(self.words[node.pos])}"

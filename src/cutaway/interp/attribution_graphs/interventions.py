@@ -119,7 +119,7 @@ class Interventions(Result):
     def correlation(self, held: Held = "nothing") -> float | None:
         """Return Pearson's correlation between prediction and run over the features; None where either is the same for all."""
         pair = torch.stack([self._predicted(held), self.measured[held]]).double()
-        return None if bool((pair.std(1) == 0).any()) or pair.shape[1] < 2 else torch.corrcoef(pair)[0, 1].item()
+        return None if any(len(each.unique()) < 2 for each in pair) else torch.corrcoef(pair)[0, 1].item()
 
     def rank_correlation(self, held: Held = "nothing") -> float | None:
         """Return Spearman's."""
@@ -199,16 +199,18 @@ def intervene(
     graph: AttributionGraph,
     transcoders: Sequence[Dictionary],
     *,
+    features: Sequence[tuple[int, int, int]] | None = None,
     n_features: int = 20,
     factor: float = 0.0,
     logit: int = 0,
     batch_size: int = 8,
     progress: Callable[[int, int], None] | None = None,
 ) -> Interventions:
-    """Scale the features with most influence one at a time, 0 ablates, and hold what happens to a logit against the graph.
+    """Scale features one at a time, 0 ablates, and hold what happens to a logit against the graph.
 
-    `logit` is its place among the graph's. Raises ValueError for a graph of another model or of other transcoders, and one without
-    features.
+    `features` are given as layer, position and number; without them as many are changed as have most influence. `logit` is its place
+    among the graph's. Active features that are no nodes respond in runs and not in predictions. Raises ValueError for a graph of
+    another model or of other transcoders, features that are no nodes, and a graph without any.
     """
     model = model_of(lm)
     check_model(graph, model_sha256(model))
@@ -219,21 +221,24 @@ def intervene(
     tokens = torch.tensor([graph.tokens], device=model.embed.W_E.device)
     replacement = replace_mlps(model, tokens, by_layer(model, transcoders, model_sha256=graph.model_sha256), pos=graph.pos)
     _check_transcoders(graph, replacement)
-    features, column = graph.strongest_features(n_features), graph.n_features + logit
-    if not len(features):
+    column = graph.n_features + logit
+    changed = graph.strongest_features(n_features)
+    if features is not None:
+        changed = torch.tensor([graph.place(*each) for each in features], dtype=torch.long, device=changed.device)
+    if not len(changed):
         raise ValueError("the graph has no feature to change: none is active on this prompt, or max_features left none")
     every: tuple[Held, ...] = get_args(Held)
     predicted: dict[str, Tensor] = {
-        held: predicted_changes(graph, features, factor=factor, held=held)[:, column] for held in every[:2]
+        held: predicted_changes(graph, changed, factor=factor, held=held)[:, column] for held in every[:2]
     }
     measured: dict[str, list[Tensor]] = {held: [] for held in every}
-    for start, chunk in enumerate(features.split(batch_size)):
+    for start, chunk in enumerate(changed.split(batch_size)):
         for held in every:
             measured[held].append(measured_changes(replacement, graph, chunk, factor=factor, held=held)[:, column])
         if progress is not None:
-            progress(min((start + 1) * batch_size, len(features)), len(features))
+            progress(min((start + 1) * batch_size, len(changed)), len(changed))
     return Interventions(
-        labels=tuple(graph.label(graph.nodes[place]) for place in features.tolist()),
+        labels=tuple(graph.label(graph.nodes[place]) for place in changed.tolist()),
         target=f"logit {token_label(graph.logit_words[logit])}",
         factor=factor,
         predicted=predicted,
