@@ -108,8 +108,8 @@ def replace_mlps(
 def by_layer(model: Transformer, transcoders: Sequence[Dictionary], *, model_sha256: str | None = None) -> dict[int, Dictionary]:
     """Return transcoders by their layer.
 
-    Raises ValueError for a model in 16 bits, for no transcoder at all, two of one layer, a dictionary that predicts no MLP's output from
-    what comes before it in its layer, one that does not fit the model, and one of another dtype or device.
+    Raises ValueError for a model in 16 bits, for no transcoder at all, two of one layer, a dictionary that predicts no MLP's output
+    from what comes before it in its layer, one that does not fit the model, and one of another dtype or device.
     """
     if model.embed.W_E.element_size() < 4:
         raise ValueError(
