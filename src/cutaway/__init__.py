@@ -13,6 +13,7 @@ if TYPE_CHECKING:
         ablation,
         attention,
         attribution,
+        attribution_graphs,
         circuits,
         composition,
         edits,
@@ -66,7 +67,7 @@ _HOMES = {
 }
 _MODULES = (
     "edits", "metrics", "residual", "attention", "heads", "composition", "circuits", "refactoring", "lens", "ablation", "factored",
-    "patching", "tracing", "path_patching", "attribution", "store", "probing", "steering", "sae",
+    "patching", "tracing", "path_patching", "attribution", "store", "probing", "steering", "sae", "attribution_graphs",
 )  # fmt: skip
 
 __all__ = [
@@ -75,6 +76,7 @@ __all__ = [
     "means", "gradients",
     "sweep", "plan_sweep", "edits", "metrics", "residual", "attention", "heads", "composition", "circuits", "refactoring", "lens",
     "ablation", "factored", "patching", "tracing", "path_patching", "attribution", "store", "probing", "steering", "sae",
+    "attribution_graphs",
 ]  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from cutaway.plots.bands import bands
 from cutaway.plots.diagrams import Arrow, Row, diagram
 from cutaway.plots.histograms import histogram
+from cutaway.plots.layered_graph import Point, layered_graph
 from cutaway.plots.loss import loss_figure
 from cutaway.plots.matrices import heatmap, token_grid
 from cutaway.plots.patterns import attention
@@ -21,6 +22,8 @@ __all__ = [
     "Arrow",
     "attention",
     "token_grid",
+    "layered_graph",
+    "Point",
     "loss_figure",
     "save_figure",
     "style",

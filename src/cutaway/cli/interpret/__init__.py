@@ -33,6 +33,7 @@ VERBS: dict[str, dict[str, str]] = {
     },
     "Find features": {
         "sae": "sparse dictionaries: train, evaluate, pages of features",
+        "graph": "which features lead from a text to its next token",
     },
     "Read weights": {
         "weights": "what heads do by their weights alone: QK, OV",

@@ -1,0 +1,84 @@
+"""A whole graph in a folder: `graph.json` says what it is of, `graph.safetensors` holds its numbers."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cutaway.interp.attribution_graphs.graph import AttributionGraph
+from cutaway.interp.attribution_graphs.interventions import check_model
+from cutaway.interp.lens import model_sha256
+from cutaway.interp.rows import model_of
+from cutaway.language_model import LanguageModel
+from cutaway.model import Transformer
+from cutaway.runtime import atomic_path, atomic_write
+from cutaway.weights import save_tensors, stream_tensors
+
+__all__ = ["save_graph", "load_graph", "check_folder"]
+
+_DESCRIPTION, _TENSORS = "graph.json", "graph.safetensors"
+_NUMBERS = ("features", "activations", "errors", "probs", "edges", "biases", "left_out", "values")
+_LISTS = ("tokens", "words", "logits", "logit_words")
+
+
+def save_graph(graph: AttributionGraph, folder: Path | str) -> Path:
+    """Write a graph into a folder of its own and return that; raises ValueError for a folder that holds anything else."""
+    folder = Path(folder)
+    check_folder(folder)
+    plain = {each.name: getattr(graph, each.name) for each in fields(graph) if each.name not in _NUMBERS}
+    plain["transcoders"] = {str(layer): name for layer, name in graph.transcoders.items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    with atomic_path(folder / _TENSORS) as temporary:
+        save_tensors({name: getattr(graph, name).cpu().contiguous() for name in _NUMBERS}, temporary)
+    atomic_write(folder / _DESCRIPTION, json.dumps(plain, indent=2, ensure_ascii=False))
+    return folder
+
+
+def load_graph(folder: Path | str, lm: LanguageModel | Transformer) -> AttributionGraph:
+    """Read a graph of this model; raises ValueError for one of another model, and for a folder that holds none or a damaged one."""
+    folder, model = Path(folder), model_of(lm)
+    path = folder / _DESCRIPTION
+    if not path.is_file():
+        raise ValueError(f"{folder} holds no {_DESCRIPTION}, so it is no saved graph")
+    tensors = {name: tensor.to(model.embed.W_E.device) for name, tensor in stream_tensors(folder / _TENSORS)}
+    try:
+        values: dict[str, Any] = {**json.loads(path.read_text(encoding="utf-8"))}
+        values |= {name: tuple(values[name]) for name in _LISTS}
+        values["transcoders"] = {int(layer): str(name) for layer, name in values["transcoders"].items()}
+        graph = AttributionGraph(**(values | tensors))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"{path} describes no graph that is read here: {error}") from None
+    check_model(graph, model_sha256(model))
+    _check_shapes(graph, folder / _TENSORS)
+    return graph
+
+
+def check_folder(folder: Path) -> None:
+    """Raise ValueError for a folder that a graph is not to be written into: a file, or one that holds other things."""
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file: give a folder to write the graph into")
+    if folder.is_dir() and (others := sorted({each.name for each in folder.iterdir()} - {_DESCRIPTION, _TENSORS})):
+        raise ValueError(f"{folder} holds other things ({others[0]}): give a folder of its own to the graph")
+
+
+def _check_shapes(graph: AttributionGraph, path: Path) -> None:
+    n_targets, n_sources = len(graph.features) + len(graph.logits), len(graph.features) + len(graph.errors) + len(graph.tokens)
+    expected: dict[str, tuple[int, ...]] = {
+        "features": (len(graph.features), 3),
+        "activations": (len(graph.features),),
+        "errors": (graph.n_layers * len(graph.tokens), 2),
+        "probs": (len(graph.logits),),
+        "edges": (n_targets, n_sources),
+        **dict.fromkeys(("biases", "left_out", "values"), (n_targets,)),
+    }
+    for name, shape in expected.items():
+        tensor: Tensor = getattr(graph, name)
+        if tuple(tensor.shape) != shape:
+            raise ValueError(f"{path}: the shape of {name} is {tuple(tensor.shape)}; expected {shape}")
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise ValueError(f"{path}: {name} holds numbers that are not finite")
