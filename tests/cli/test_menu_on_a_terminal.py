@@ -99,7 +99,7 @@ def test_a_question_that_is_left_empty_goes_back(terminal):
 
 def test_every_line_fits(terminal):
     with terminal() as screen:
-        for path in (["Train", "Medium"], ["Generate"], ["Evaluate"], ["Interpret"], ["Bench"]):
+        for path in (["Train", "Medium"], ["Generate"], ["Evaluate"], ["Interpret", "Cause"], ["Bench"]):
             screen.wait_for(MENU)
             for name in path:
                 screen.choose(name)
@@ -147,6 +147,8 @@ def test_heads_are_found_without_reading_documentation(terminal, trained, tmp_pa
     with terminal() as screen:
         screen.choose("Interpret")
         screen.wait_for("Find heads")
+        screen.choose("Find heads")
+        screen.wait_for("Find heads: what?")
         screen.choose(verb)
         screen.wait_for("Which model?")
         screen.choose("runs/play")
@@ -170,6 +172,8 @@ def test_a_new_user_finds_the_heads_of_a_trained_model(tmp_path):
     with ScriptedTerminal(folder=tmp_path) as screen:
         screen.choose("Interpret")
         screen.wait_for("Find heads")
+        screen.choose("Find heads")
+        screen.wait_for("Find heads: what?")
         screen.choose("heads")
         screen.wait_for("Which model?")
         screen.choose("smollm2-135m")

@@ -112,12 +112,28 @@ _SIZES = (
 
 
 def _interpret() -> Sequence[str]:
-    """Ask for a verb of `cutaway interpret`, a model, and what the verb needs."""
-    groups = {
-        group: [Entry(verb, about, _way_to("interpret", verb)[1:]) for verb, about in verbs.items()]
+    """Ask for a verb of `cutaway interpret`, by its group, a model, and what the verb needs."""
+    groups = [
+        Entry(group, _GROUPS.get(group, ""), (_one_of(f"{group}: what?", *_verbs("interpret", verbs)),))
         for group, verbs in INTERPRET_VERBS.items()
-    }
-    return spell(choose("What do you want to see?", groups)[1].words)
+    ]
+    return spell(choose("What do you want to see?", {"": groups})[1].words)
+
+
+_GROUPS = {
+    "See": "what layers would say, what is written, where heads look",
+    "Find heads": "what each head is known to do, and which feeds which",
+    "Cause": "what an answer depends on: patching, ablation, circuits",
+    "Find features": "sparse dictionaries, and graphs of their features",
+    "Read weights": "what heads do by their weights alone",
+    "Keep": "activations written to disk",
+}
+
+
+def _verbs(group: str, verbs: Mapping[str, str]) -> list[Entry]:
+    """Return an entry for each verb of a verb."""
+    names = group.split()
+    return [Entry(verb, about, _way_to(*names, verb)[len(names) :]) for verb, about in verbs.items()]
 
 
 def _way_to(*names: str) -> tuple[Word, ...]:
@@ -127,9 +143,9 @@ def _way_to(*names: str) -> tuple[Word, ...]:
 
 def _verb_of(*names: str) -> Word:
     """Return the question for one of a verb's own verbs."""
-    verbs = {verb: about for group in package_of(" ".join(names)).VERBS.values() for verb, about in group.items()}
-    entries = [Entry(verb, about, _way_to(*names, verb)[len(names) :]) for verb, about in verbs.items()]
-    return _one_of("What of it?", *entries)
+    group = " ".join(names)
+    verbs = {verb: about for entries in package_of(group).VERBS.values() for verb, about in entries.items()}
+    return _one_of("What of it?", *_verbs(group, verbs))
 
 
 def _needed(*names: str) -> Word:
