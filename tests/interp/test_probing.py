@@ -133,6 +133,27 @@ def test_what_a_text_gives_away_is_not_counted() -> None:
     assert probing.probe_rows(x, labels, n_nulls=1).best.validation.held_out.value > 0.95
 
 
+def test_shuffled_labels_stay_whole_where_a_text_has_one() -> None:
+    """What is left to chance is which text has which label: with rows dealt singly the null would be far too narrow."""
+    texts = torch.arange(30).repeat_interleave(4)
+    labels = (torch.arange(30) % 3 == 0).repeat_interleave(4)
+    task = Task.of(labels, groups=texts)
+    for seed in range(5):
+        dealt = task.shuffled(torch.Generator().manual_seed(seed)).targets.reshape(30, 4)
+        assert torch.equal(dealt, dealt[:, :1].expand(30, 4))
+        assert int(dealt[:, 0].sum()) == 10
+        assert not torch.equal(dealt.flatten(), task.targets)
+    mixed = labels.clone()
+    mixed[80:] = torch.arange(40) % 4 == 0  # the last ten texts have both labels
+    dealt = Task.of(mixed, groups=texts).shuffled(torch.Generator().manual_seed(0)).targets
+    assert all(len(each.unique()) == 1 for each in dealt[:80].reshape(20, 4))
+    assert int(dealt[:80].sum()) == int(mixed[:80].sum())
+    assert int(dealt[80:].sum()) == 10
+    assert not torch.equal(dealt[80:], mixed[80:].long())
+    found = probing.probe_rows(normal(120, 3), labels, groups=texts, n_nulls=2)
+    assert "on labels shuffled over whole groups" in found.summary()
+
+
 def test_the_score_and_its_standard_error() -> None:
     task = Task.of(["a", "b", "a", "b", "a", "b"], groups=[0, 0, 1, 1, 2, 2])
     found = probing.validation.score(task, torch.tensor([0, 1, 0, 0, 1, 0]))  # 2, 1 and 0 of 2 right

@@ -62,6 +62,8 @@ class ProbeScores(Result):
     """How many word types the rows stand at."""
     n_folds: int
     n_nulls: int
+    n_whole: int
+    """How many groups have one label for all their rows: shuffled labels go to whole groups of these."""
     scores: tuple[PlacedScore, ...]
     causes: Causation | None = None
     """What changes when activations are edited along a probe's direction, where that was asked for."""
@@ -101,10 +103,17 @@ class ProbeScores(Result):
         rows = f"{self.n_rows:,} texts" if self.n_rows == self.n_groups else f"{self.n_rows:,} rows in {self.n_groups:,} groups"
         said = (
             f"The {self.kind} probe {what} at {where} with {self.measure} {found.held_out.value:.3f} ± "
-            f"{found.held_out.standard_error:.3f} on texts held out ({chance}{format_fixed(found.shuffled.value, 2)} on shuffled "
-            f"labels; {rows}, {self.n_folds} folds).{of}{self._control_said(found)}"
+            f"{found.held_out.standard_error:.3f} on texts held out ({chance}{format_fixed(found.shuffled.value, 2)} on labels "
+            f"shuffled over {self._units}; {rows}, {self.n_folds} folds).{of}{self._control_said(found)}"
         )
         return said if self.causes is None else f"{said} {self.causes.summary()}"
+
+    @property
+    def _units(self) -> str:
+        """What labels were dealt to in the null."""
+        if self.n_whole == self.n_groups:
+            return "texts" if self.n_rows == self.n_groups else "whole groups"
+        return "whole groups where one has one label, and rows" if self.n_whole else "rows"
 
     def _control_said(self, found: Validation) -> str:
         if found.control is None:
@@ -131,6 +140,7 @@ class ProbeScores(Result):
             "n_types": self.n_types,
             "n_folds": self.n_folds,
             "n_nulls": self.n_nulls,
+            "n_whole": self.n_whole,
             "places": [_as_dict(each) for each in self.scores],
             "causes": None if self.causes is None else self.causes.to_dict(),
         }

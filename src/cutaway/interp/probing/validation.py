@@ -46,7 +46,7 @@ class Validation:
     majority: float
     """That of always saying the most common class, or the mean."""
     shuffled: Null
-    """That of a probe fitted and tested on labels that were dealt to other rows."""
+    """That of a probe fitted and tested on labels that were dealt to other groups, or rows (`Task.shuffled`)."""
     control: Null | None = None
     """That on control tasks; None where they were not asked for."""
 
