@@ -166,6 +166,23 @@ def test_the_score_and_its_standard_error() -> None:
     assert probing.validation.score(numbers, torch.tensor([1.0, 2.0, 3.0, 3.0])).value == pytest.approx(1 - 1 / 5)
 
 
+def test_the_best_of_many_places_is_held_against_the_best_of_as_many_nulls() -> None:
+    """Where nothing can be read the best place looks good, and so does the best place of each draw of shuffled labels."""
+    xs = {f"rows {place}": normal(60, 2, seed=place) for place in range(20)}
+    found = probing.probe_rows(xs, ["a", "b"] * 30, n_nulls=4, kind="mean-difference")
+    null = found.best_shuffled
+    assert null.draws == tuple(max(each.validation.shuffled.draws[draw] for each in found.scores) for draw in range(4))
+    assert found.best.validation.held_out.value > found.best.validation.shuffled.value + 0.1  # what it was held against
+    assert abs(found.best.validation.held_out.value - null.value) < 0.1
+    assert f"the best of them has {null.value:.2f} (mean of 4 draws, at most {max(null.draws):.2f})" in found.summary()
+    assert found.to_dict()["best_shuffled"]["draws"] == list(null.draws)
+    task = Task.of(["a", "b"] * 30)
+    folds = text_folds(task, 5, seed=0)
+    dealt = task.shuffled(torch.Generator().manual_seed(0))  # the first draw, the same at every place
+    first = [probing.validation.held_out(x, dealt, MeanDifference(), folds=folds).value for x in xs.values()]
+    assert null.draws[0] == max(first)
+
+
 def test_a_control_task_gives_each_word_type_one_label() -> None:
     task = Task.of(["a", "b", "b", "b"] * 50, words=[i % 20 for i in range(200)])
     control = task.control(torch.Generator().manual_seed(0))
