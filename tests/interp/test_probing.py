@@ -14,6 +14,7 @@ import cutaway
 from cutaway import LanguageModel, metrics, probing
 from cutaway.hooks import Hooks, recording
 from cutaway.interp.probing import MLP, LinearProbe, Logistic, MeanDifference, Ridge, Task, text_folds
+from cutaway.interp.probing.causing import _Moves
 from cutaway.interp.probing.logistic import fit_logistic
 from cutaway.model import Transformer
 from cutaway.tokenizers import CharTokenizer
@@ -276,6 +277,34 @@ def test_causes_are_runs_with_the_activation_changed_by_hand(planted: tuple[Tran
         "flip": flipped(lambda x: x + (goal - (x @ u)[:, None]) * u),
     }
     assert {each.label: each.flipped for each in caused.interventions} == pytest.approx(expected)
+
+
+def test_random_directions_are_moved_along_by_the_same_amounts(
+    planted: tuple[Transformer, Tensor, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The probe's own direction drawn as a random one must do what it does as the probe's: push, removal and flip alike."""
+    model, tokens, labels = planted
+    probe = probing.probe(model, tokens, labels, names="blocks.0.resid_post", n_nulls=1).best.probe
+    assert isinstance(probe, LinearProbe)
+    monkeypatch.setattr("cutaway.interp.probing.causing._random_directions", lambda _d, _n, _seed: probe.direction[None])
+    caused = probing.cause(model, probe, tokens[:20], labels[:20], answers={"on": ON, "off": OFF}, strengths=(0.4, 2), n_random=1)
+    assert caused.at("flip").flipped > 0
+    assert [each.random for each in caused.interventions] == [(each.flipped,) for each in caused.interventions]
+
+
+def test_a_random_direction_moves_activations_as_far_as_the_probes() -> None:
+    """Removal too: taking a random direction away would take far less away."""
+    x, is_second = normal(12, 40), torch.arange(12) % 2 == 1
+    probe = replace(probing.fit(x, Task.of(is_second)), name="blocks.0.resid_post", pos=-1)
+    assert isinstance(probe, LinearProbe)
+    moves = _Moves.of(probe, (False, True), x, is_second, at=-1, dtype=torch.float64)
+    other = normal(40, seed=9)
+    along = moves.along_own([0.5]), moves.along_random(other / other.norm(), [0.5])
+    own, random = ([each.new_value(x, each.value) - x for [each] in edits] for edits in along)
+    for one, two in zip(own, random, strict=True):
+        torch.testing.assert_close(one.norm(dim=1), two.norm(dim=1), rtol=0, atol=EXACT)
+    signs = random[0] @ other > 0
+    assert bool(signs[is_second].all()) != bool(signs[~is_second].all())  # the two classes go opposite ways
 
 
 def test_held_out_causes_are_those_of_probes_fitted_on_other_folds(planted: tuple[Transformer, Tensor, list[str]]) -> None:
