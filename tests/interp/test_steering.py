@@ -124,6 +124,27 @@ def test_text_is_written_under_the_vector() -> None:
     assert ablated.steered[1].label == "ablated"
 
 
+def test_ablation_is_held_against_as_much_moved_elsewhere() -> None:
+    """State by state as far as the ablation itself; along its own direction that is the ablation."""
+    lm = language_model()
+    vector, tokens = vector_of(lm.model, scale=2.0), lm.tokens("the sea")
+    same = vector.ablation_along(vector, lm.model, tokens)
+    expected = cutaway.run_with_edits(lm.model, tokens, vector.ablation(lm.config))
+    torch.testing.assert_close(cutaway.run_with_edits(lm.model, tokens, same), expected, rtol=0, atol=EXACT)
+    other = vector.random(seed=0)
+    for one, two in zip(same, vector.ablation_along(other, lm.model, tokens), strict=True):
+        assert one.name == two.name
+        assert one.value is not None
+        assert two.value is not None
+        torch.testing.assert_close(one.value.norm(dim=-1), two.value.norm(dim=-1), rtol=0, atol=EXACT)
+    found = steering.steer(lm, vector, "a", ablate=True, neutral=["the sea"], n_random=1, max_new_tokens=1)
+    moved = cutaway.run_with_edits(lm.model, tokens, vector.ablation_along(other, lm.model, tokens))[0].log_softmax(-1)
+    base = lm.model(tokens)[0].log_softmax(-1)
+    kl = torch.nn.functional.kl_div(moved, base, reduction="batchmean", log_target=True).item()
+    assert found.steered[1].random[0].kl == pytest.approx(kl, abs=EXACT)
+    assert "moved by as much along random directions" in found.summary()
+
+
 def test_side_effects_are_measured_on_whole_runs() -> None:
     lm = language_model()
     vector, texts = vector_of(lm.model), ["abc def ghi", "the sea", "xyz"]
