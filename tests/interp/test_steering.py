@@ -188,7 +188,27 @@ def test_a_scan_is_one_run_for_each_cell() -> None:
             for j, strength in enumerate(strengths):
                 torch.testing.assert_close(found.scores[i, j], score(vector.edits(strength, pos=pos)), rtol=0, atol=EXACT)
                 randoms = torch.stack([score(vector.random(seed=7 + n).edits(strength, pos=pos)) for n in range(2)])
-                torch.testing.assert_close(found.random[i, j], randoms.mean(0), rtol=0, atol=EXACT)
+                torch.testing.assert_close(found.random[i, j], randoms, rtol=0, atol=EXACT)
+
+
+def test_random_changes_do_not_cancel() -> None:
+    """Two random directions that change the metric by 3 and by -3 say that 2 is nothing much; their mean would say 0."""
+    scan = steering.StrengthScan(
+        names=("blocks.0.resid_post",),
+        strengths=(1.0, 2.0),
+        metric="logit",
+        base=torch.tensor([1.0, 3.0]),
+        scores=torch.tensor([[[3.0, 5.0], [7.0, 9.0]]]),
+        random=torch.tensor([[[[4.0, 6.0], [-2.0, 0.0]], [[2.0, 4.0], [-4.0, -2.0]]]]),
+        pos=None,
+    )
+    assert scan.matrix.tolist() == [[2.0, 6.0]]
+    assert scan.random_changes.tolist() == [[[3.0, -3.0], [1.0, -5.0]]]
+    assert scan.random_size.tolist() == [[3.0, 3.0]]
+    assert scan.random_extreme.tolist() == [[3.0, -5.0]]
+    assert scan.n_as_large.tolist() == [[2, 0]]
+    assert "2 random directions of that length change it by 3.000 up or down on average, -5.000 at the most" in scan.summary()
+    assert "0 of 2 by as much" in scan.summary()
 
 
 def test_a_random_direction_is_as_long() -> None:

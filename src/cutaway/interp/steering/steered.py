@@ -156,8 +156,8 @@ def steer(
 
     With `ablate` its direction is taken out of the stream at every layer and position instead. Beside the texts stand KL and
     perplexity on `neutral` texts, `NEUTRAL_TEXTS` unless given, and those of `n_random` directions, added at the same length or with
-    `ablate` moved along by as much (`SteeringVector.ablation_along`). `options` are those of `lm.generate`, and the same seed is used for every text. Raises ValueError for a vector that was made for another
-    model.
+    `ablate` moved along by as much (`SteeringVector.ablation_along`). `options` are those of `lm.generate`, and the same seed is used
+    for every text. Raises ValueError for a vector that was made for another model.
     """
     vector.check(lm.model)
     if n_random < 1:
