@@ -49,6 +49,16 @@ def test_logistic_regression_is_at_the_optimum(n_rows: int, d: int, n_classes: i
         assert moved.item() > loss_of(x, targets, W, b, l2).item()
 
 
+@pytest.mark.parametrize(("n_rows", "d"), [(60, 5), (12, 60), (320, 310)])
+def test_classes_that_count_alike_are_at_that_optimum(n_rows: int, d: int) -> None:
+    """One class has two thirds of the rows; the gradient by autograd of torch's own weighted loss is zero."""
+    x, targets = normal(n_rows, d), torch.tensor([0, 0, 0, 0, 1, 2]).repeat(n_rows // 6 + 1)[:n_rows]
+    W, b = (each.requires_grad_() for each in fit_logistic(x, targets, 3, l2=1e-2, are_classes_alike=True))
+    weight = 1 / targets.bincount().double()
+    loss = torch.nn.functional.cross_entropy(x @ W.T + b, targets, weight=weight) + 1e-2 / 2 * (W**2).sum()
+    assert max(float(each.abs().max()) for each in torch.autograd.grad(loss, (W, b))) < 1e-8  # the solver's own 1e-9
+
+
 def test_both_solvers_find_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     x, targets = normal(60, 20), torch.arange(60) % 3
     direct = fit_logistic(x, targets, 3, l2=1e-3)

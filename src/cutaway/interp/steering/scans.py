@@ -91,8 +91,9 @@ class StrengthScan(Result):
         n = f"{self.n_random} random direction{'s' * (self.n_random > 1)} of that length"
         return (
             f"{said}The {self.metric} is {float(self.base.mean()):.3f}{n_texts}. It changes most with {self.strengths[strength]:g} "
-            f"times the vector at {self.names[vector]}, by {change:+.3f}; {n} change it by {size:.3f} up or down on average, {extreme:+.3f} at the most, "
-            f"and {n_as_large:g} of {self.n_random} by as much as the vector. The most that any does at any place is {anywhere:+.3f}."
+            f"times the vector at {self.names[vector]}, by {change:+.3f}; {n} change it by {size:.3f} up or down on average, "
+            f"{extreme:+.3f} at the most, and {n_as_large:g} of {self.n_random} by as much as the vector. The most that any does at "
+            f"any place is {anywhere:+.3f}."
         )
 
     def to_dict(self) -> dict[str, Any]:
