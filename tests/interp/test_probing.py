@@ -445,6 +445,7 @@ X, TEXTS = normal(12, 3), torch.randint(N_WORDS, (12, N_POS), generator=torch.Ge
         (lambda: probing.probe_rows(X, ["a"] + ["b"] * 11), "the label 'a' is of too few texts"),
         (lambda: probing.probe_rows(X, ["a", "b"] * 6, n_folds=1), "n_folds is 1"),
         (lambda: probing.probe_rows(X, ["a", "b"] * 6, n_nulls=0), "n_nulls is 0"),
+        (lambda: text_folds(Task.of(["a", "b"] * 6), 2, seed=2**64), "a whole number of 64 bits"),
         (lambda: probing.probe_rows(X, ["a", "b"] * 6, with_control=True), "give words, one a row"),
         (lambda: probing.probe_rows(X, ["a", "b"] * 6, words=[7] * 12, with_control=True), "all 12 rows stand at the same token"),
         (lambda: probing.probe_rows(X, ["a", "b"] * 6, words=[7] * 11), "12 labels and 11 words"),

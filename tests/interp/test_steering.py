@@ -13,7 +13,7 @@ from cutaway import LanguageModel, metrics, steering
 from cutaway.hooks import Hooks, recording
 from cutaway.interp.generating import generate_with_edits
 from cutaway.interp.steering import SteeringVector
-from cutaway.interp.steering.function_vectors import _prompts
+from cutaway.interp.steering.function_vectors import _prompts, _split
 from cutaway.model import Transformer
 from cutaway.tokenizers import CharTokenizer
 from interp.models import VARIANTS, small_model
@@ -228,7 +228,8 @@ def test_a_function_vector_is_made_of_the_heads_with_the_largest_effects() -> No
     lm = language_model()
     found = steering.function_vector(lm, PAIRS, n_shots=2, n_prompts=3, n_heads=2, layer=0, n_random=1, seed=5)
     drawn = random.Random(5)
-    clean, mixed = zip(*(_prompts(drawn, PAIRS[:8], 2) for _ in range(3)), strict=True)
+    learned, _ = _split(drawn, PAIRS, 2)
+    clean, mixed = zip(*(_prompts(drawn, learned, 2) for _ in range(3)), strict=True)
     assert clean[0][0].count("Q: ") == 3
     assert clean[0][0].endswith("\nA:")
     assert [sorted(one[0]) for one in clean] == [sorted(one[0]) for one in mixed]
@@ -264,6 +265,26 @@ def test_a_function_vector_is_made_of_the_heads_with_the_largest_effects() -> No
     assert found.vector.name == "blocks.0.resid_post"
     assert len(found.figures()) == len(found.views()) == 1
     assert json.loads(found.to_json())["heads"] == [list(head) for head in found.heads]
+
+
+def test_the_pairs_kept_for_the_test_are_drawn() -> None:
+    """Of sorted pairs the last third would be another kind than the rest."""
+    pairs = [(f"{number:02}", "x" if number < 20 else "y") for number in range(30)]
+    learned, kept = _split(random.Random(0), pairs, 2)
+    assert sorted(learned + kept) == pairs
+    assert len(kept) == 10
+    assert {output for _, output in kept} == {"x", "y"}
+    assert _split(random.Random(0), pairs, 2) == (learned, kept)
+    assert _split(random.Random(1), pairs, 2) != (learned, kept)
+
+
+def test_a_shuffled_prompt_is_never_the_clean_one() -> None:
+    drawn = random.Random(0)
+    for pairs in (PAIRS, [("a", "x"), ("b", "x"), ("c", "x"), ("d", "y")]):
+        for _ in range(100):
+            clean, mixed = _prompts(drawn, pairs, 2)
+            assert clean[0] != mixed[0]
+            assert sorted(clean[0]) == sorted(mixed[0])
 
 
 @pytest.mark.parametrize("ending", ["json", "safetensors"])
@@ -310,6 +331,8 @@ MODEL = small_model()
         (lambda: vector_of(MODEL, name="blocks.0.attn.z").ablation(MODEL.config), "not of the residual stream"),
         (lambda: steering.function_vector(language_model(), PAIRS[:5]), "there are 5 pairs"),
         (lambda: steering.function_vector(language_model(), PAIRS, n_shots=2, n_heads=99), "n_heads is 99"),
+        (lambda: steering.function_vector(language_model(), PAIRS, n_shots=1), "n_shots is 1: give at least 2"),
+        (lambda: steering.function_vector(language_model(), [(a, "x") for a, _ in PAIRS], n_shots=2), "all have the output 'x'"),
     ],
 )
 def test_mistakes_are_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call, sentence: str) -> None:  # type: ignore[no-untyped-def]

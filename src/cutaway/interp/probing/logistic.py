@@ -24,8 +24,8 @@ def fit_logistic(
 ) -> tuple[Float[Tensor, "class d"], Float[Tensor, " class"]]:
     """Return the weights W and biases b that minimise mean cross-entropy of softmax(W x + b), in nats, plus l2/2 |W|².
 
-    Where classes count alike the mean is that of each class's own mean. Weights and biases sum to 0 over classes. Raises ValueError for an l2 that is not above 0, without which classes that can be told
-    apart have no optimum, and where the optimum is not reached.
+    Where classes count alike the mean is that of each class's own mean. Weights and biases sum to 0 over classes. Raises ValueError for
+    an l2 that is not above 0, without which classes that can be told apart have no optimum, and where the optimum is not reached.
     """
     if not l2 > 0:
         raise ValueError(

@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Bool, Int, Shaped
 from torch import Tensor
 
+from cutaway.runtime import seeded_generator
+
 __all__ = ["Label", "Task", "text_folds"]
 
 Label = str | int | float | bool
@@ -136,7 +138,7 @@ def text_folds(task: Task, n_folds: int, *, seed: int) -> Int[Tensor, " row"]:
     if n_groups < n_folds:
         raise ValueError(f"there are {n_groups} texts and {n_folds} folds: give more texts, or n_folds of at most {n_groups}")
     first = torch.full((n_groups,), len(task)).scatter_reduce(0, task.groups, torch.arange(len(task)), "amin")
-    order = torch.randperm(n_groups, generator=torch.Generator().manual_seed(seed))
+    order = torch.randperm(n_groups, generator=seeded_generator(seed))
     if not task.is_number:
         order = order[task.targets[first][order].argsort(stable=True)]
     fold_of_group = torch.empty(n_groups, dtype=torch.long)

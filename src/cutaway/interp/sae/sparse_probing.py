@@ -41,10 +41,10 @@ def sparse_probes(
 ) -> list[SparseProbe]:
     """Return probes for a property on the k latents whose means differ most with it, tested on texts held out in turn.
 
-    `groups` says which text each row is of, without it every row is a text of its own: rows of one text resemble each other, and no text
-    is both learned and tested. Latents are divided by the root of their mean square first, for the choice too, and both classes count
-    alike (`fit_logistic`). Raises ValueError for labels of one class, or of too few texts, and for k out of range. Source: Gurnee et al.
-    2023, "Finding Neurons in a Haystack: Case Studies with Sparse Probing" (choice by mean difference).
+    `groups` says which text each row is of, without it every row is a text of its own: rows of one text resemble each other, and no
+    text is both learned and tested. Latents are divided by the root of their mean square first, for the choice too, and both classes
+    count alike (`fit_logistic`). Raises ValueError for labels of one class, or of too few texts, and for k out of range.
+    Source: Gurnee et al. 2023, "Finding Neurons in a Haystack: Case Studies with Sparse Probing" (choice by mean difference).
     """
     if len(labels) != len(latents):
         raise ValueError(f"there are {len(labels)} labels for {len(latents)} rows: give one for each")
