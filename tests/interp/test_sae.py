@@ -411,6 +411,11 @@ def test_one_latent_that_tells_a_property_is_found():
     assert abs(chance - 0.5) < 0.15  # 80 rows are of the rarer class: a standard error of 0.04
 
 
+def test_a_seed_beyond_64_bits_is_one_sentence():
+    with pytest.raises(ValueError, match="a whole number of 64 bits"):
+        sae.random_features(torch.ones(4), 2, seed=2**64)
+
+
 def test_rows_of_one_text_are_not_both_learned_and_tested():
     """Twenty texts of twenty tokens that resemble each other, labelled at random: what tells texts apart tells nothing."""
     generator = torch.Generator().manual_seed(2)
