@@ -39,8 +39,8 @@ def probe(
     """Show where a label can be read from activations, on texts held out, beside what shuffled labels and word types alone give.
 
     With --answer the direction read at the best place is put to the test too, on texts held out: activations are pushed along it, lose
-    it, and are moved to the other class; how often the model's answer flips is shown beside the same moves along random directions. Alain
-    and Bengio 2016; Hewitt and Liang 2019.
+    it, and are moved to the other class; how often the model's answer flips is shown beside the same moves along random directions.
+    Alain and Bengio 2016; Hewitt and Liang 2019.
 
     Args:
         data FILE: a JSON object a line, of text and label, or of labels, a list of one a token; group names texts that are learned
