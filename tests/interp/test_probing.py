@@ -14,6 +14,7 @@ import cutaway
 from cutaway import LanguageModel, metrics, probing
 from cutaway.hooks import Hooks, recording
 from cutaway.interp.probing import MLP, LinearProbe, Logistic, MeanDifference, Ridge, Task, text_folds
+from cutaway.interp.probing.causing import _Moves
 from cutaway.interp.probing.logistic import fit_logistic
 from cutaway.model import Transformer
 from cutaway.tokenizers import CharTokenizer
@@ -46,6 +47,16 @@ def test_logistic_regression_is_at_the_optimum(n_rows: int, d: int, n_classes: i
     for seed in range(3):
         moved = loss_of(x, targets, W + 1e-3 * normal(n_classes, d, seed=seed), b, l2)
         assert moved.item() > loss_of(x, targets, W, b, l2).item()
+
+
+@pytest.mark.parametrize(("n_rows", "d"), [(60, 5), (12, 60), (320, 310)])
+def test_classes_that_count_alike_are_at_that_optimum(n_rows: int, d: int) -> None:
+    """One class has two thirds of the rows; the gradient by autograd of torch's own weighted loss is zero."""
+    x, targets = normal(n_rows, d), torch.tensor([0, 0, 0, 0, 1, 2]).repeat(n_rows // 6 + 1)[:n_rows]
+    W, b = (each.requires_grad_() for each in fit_logistic(x, targets, 3, l2=1e-2, are_classes_alike=True))
+    weight = 1 / targets.bincount().double()
+    loss = torch.nn.functional.cross_entropy(x @ W.T + b, targets, weight=weight) + 1e-2 / 2 * (W**2).sum()
+    assert max(float(each.abs().max()) for each in torch.autograd.grad(loss, (W, b))) < 1e-8  # the solver's own 1e-9
 
 
 def test_both_solvers_find_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,6 +144,27 @@ def test_what_a_text_gives_away_is_not_counted() -> None:
     assert probing.probe_rows(x, labels, n_nulls=1).best.validation.held_out.value > 0.95
 
 
+def test_shuffled_labels_stay_whole_where_a_text_has_one() -> None:
+    """What is left to chance is which text has which label: with rows dealt singly the null would be far too narrow."""
+    texts = torch.arange(30).repeat_interleave(4)
+    labels = (torch.arange(30) % 3 == 0).repeat_interleave(4)
+    task = Task.of(labels, groups=texts)
+    for seed in range(5):
+        dealt = task.shuffled(torch.Generator().manual_seed(seed)).targets.reshape(30, 4)
+        assert torch.equal(dealt, dealt[:, :1].expand(30, 4))
+        assert int(dealt[:, 0].sum()) == 10
+        assert not torch.equal(dealt.flatten(), task.targets)
+    mixed = labels.clone()
+    mixed[80:] = torch.arange(40) % 4 == 0  # the last ten texts have both labels
+    dealt = Task.of(mixed, groups=texts).shuffled(torch.Generator().manual_seed(0)).targets
+    assert all(len(each.unique()) == 1 for each in dealt[:80].reshape(20, 4))
+    assert int(dealt[:80].sum()) == int(mixed[:80].sum())
+    assert int(dealt[80:].sum()) == 10
+    assert not torch.equal(dealt[80:], mixed[80:].long())
+    found = probing.probe_rows(normal(120, 3), labels, groups=texts, n_nulls=2)
+    assert "on labels shuffled over whole groups" in found.summary()
+
+
 def test_the_score_and_its_standard_error() -> None:
     task = Task.of(["a", "b", "a", "b", "a", "b"], groups=[0, 0, 1, 1, 2, 2])
     found = probing.validation.score(task, torch.tensor([0, 1, 0, 0, 1, 0]))  # 2, 1 and 0 of 2 right
@@ -143,6 +175,23 @@ def test_the_score_and_its_standard_error() -> None:
     assert probing.validation.score(single, hits).standard_error == pytest.approx(math.sqrt(0.8 * 0.2 / 19))
     numbers = Task.of([1.0, 2.0, 3.0, 4.0], is_number=True)
     assert probing.validation.score(numbers, torch.tensor([1.0, 2.0, 3.0, 3.0])).value == pytest.approx(1 - 1 / 5)
+
+
+def test_the_best_of_many_places_is_held_against_the_best_of_as_many_nulls() -> None:
+    """Where nothing can be read the best place looks good, and so does the best place of each draw of shuffled labels."""
+    xs = {f"rows {place}": normal(60, 2, seed=place) for place in range(20)}
+    found = probing.probe_rows(xs, ["a", "b"] * 30, n_nulls=4, kind="mean-difference")
+    null = found.best_shuffled
+    assert null.draws == tuple(max(each.validation.shuffled.draws[draw] for each in found.scores) for draw in range(4))
+    assert found.best.validation.held_out.value > found.best.validation.shuffled.value + 0.1  # what it was held against
+    assert abs(found.best.validation.held_out.value - null.value) < 0.1
+    assert f"the best of them has {null.value:.2f} (mean of 4 draws, at most {max(null.draws):.2f})" in found.summary()
+    assert found.to_dict()["best_shuffled"]["draws"] == list(null.draws)
+    task = Task.of(["a", "b"] * 30)
+    folds = text_folds(task, 5, seed=0)
+    dealt = task.shuffled(torch.Generator().manual_seed(0))  # the first draw, the same at every place
+    first = [probing.validation.held_out(x, dealt, MeanDifference(), folds=folds).value for x in xs.values()]
+    assert null.draws[0] == max(first)
 
 
 def test_a_control_task_gives_each_word_type_one_label() -> None:
@@ -238,6 +287,34 @@ def test_causes_are_runs_with_the_activation_changed_by_hand(planted: tuple[Tran
         "flip": flipped(lambda x: x + (goal - (x @ u)[:, None]) * u),
     }
     assert {each.label: each.flipped for each in caused.interventions} == pytest.approx(expected)
+
+
+def test_random_directions_are_moved_along_by_the_same_amounts(
+    planted: tuple[Transformer, Tensor, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The probe's own direction drawn as a random one must do what it does as the probe's: push, removal and flip alike."""
+    model, tokens, labels = planted
+    probe = probing.probe(model, tokens, labels, names="blocks.0.resid_post", n_nulls=1).best.probe
+    assert isinstance(probe, LinearProbe)
+    monkeypatch.setattr("cutaway.interp.probing.causing._random_directions", lambda _d, _n, _seed: probe.direction[None])
+    caused = probing.cause(model, probe, tokens[:20], labels[:20], answers={"on": ON, "off": OFF}, strengths=(0.4, 2), n_random=1)
+    assert caused.at("flip").flipped > 0
+    assert [each.random for each in caused.interventions] == [(each.flipped,) for each in caused.interventions]
+
+
+def test_a_random_direction_moves_activations_as_far_as_the_probes() -> None:
+    """Removal too: taking a random direction away would take far less away."""
+    x, is_second = normal(12, 40), torch.arange(12) % 2 == 1
+    probe = replace(probing.fit(x, Task.of(is_second)), name="blocks.0.resid_post", pos=-1)
+    assert isinstance(probe, LinearProbe)
+    moves = _Moves.of(probe, (False, True), x, is_second, at=-1, dtype=torch.float64)
+    other = normal(40, seed=9)
+    along = moves.along_own([0.5]), moves.along_random(other / other.norm(), [0.5])
+    own, random = ([each.new_value(x, each.value) - x for [each] in edits] for edits in along)
+    for one, two in zip(own, random, strict=True):
+        torch.testing.assert_close(one.norm(dim=1), two.norm(dim=1), rtol=0, atol=EXACT)
+    signs = random[0] @ other > 0
+    assert bool(signs[is_second].all()) != bool(signs[~is_second].all())  # the two classes go opposite ways
 
 
 def test_held_out_causes_are_those_of_probes_fitted_on_other_folds(planted: tuple[Transformer, Tensor, list[str]]) -> None:
@@ -368,6 +445,7 @@ X, TEXTS = normal(12, 3), torch.randint(N_WORDS, (12, N_POS), generator=torch.Ge
         (lambda: probing.probe_rows(X, ["a"] + ["b"] * 11), "the label 'a' is of too few texts"),
         (lambda: probing.probe_rows(X, ["a", "b"] * 6, n_folds=1), "n_folds is 1"),
         (lambda: probing.probe_rows(X, ["a", "b"] * 6, n_nulls=0), "n_nulls is 0"),
+        (lambda: text_folds(Task.of(["a", "b"] * 6), 2, seed=2**64), "a whole number of 64 bits"),
         (lambda: probing.probe_rows(X, ["a", "b"] * 6, with_control=True), "give words, one a row"),
         (lambda: probing.probe_rows(X, ["a", "b"] * 6, words=[7] * 12, with_control=True), "all 12 rows stand at the same token"),
         (lambda: probing.probe_rows(X, ["a", "b"] * 6, words=[7] * 11), "12 labels and 11 words"),

@@ -13,7 +13,7 @@ from cutaway import LanguageModel, metrics, steering
 from cutaway.hooks import Hooks, recording
 from cutaway.interp.generating import generate_with_edits
 from cutaway.interp.steering import SteeringVector
-from cutaway.interp.steering.function_vectors import _prompts
+from cutaway.interp.steering.function_vectors import _prompts, _split
 from cutaway.model import Transformer
 from cutaway.tokenizers import CharTokenizer
 from interp.models import VARIANTS, small_model
@@ -124,6 +124,27 @@ def test_text_is_written_under_the_vector() -> None:
     assert ablated.steered[1].label == "ablated"
 
 
+def test_ablation_is_held_against_as_much_moved_elsewhere() -> None:
+    """State by state as far as the ablation itself; along its own direction that is the ablation."""
+    lm = language_model()
+    vector, tokens = vector_of(lm.model, scale=2.0), lm.tokens("the sea")
+    same = vector.ablation_along(vector, lm.model, tokens)
+    expected = cutaway.run_with_edits(lm.model, tokens, vector.ablation(lm.config))
+    torch.testing.assert_close(cutaway.run_with_edits(lm.model, tokens, same), expected, rtol=0, atol=EXACT)
+    other = vector.random(seed=0)
+    for one, two in zip(same, vector.ablation_along(other, lm.model, tokens), strict=True):
+        assert one.name == two.name
+        assert one.value is not None
+        assert two.value is not None
+        torch.testing.assert_close(one.value.norm(dim=-1), two.value.norm(dim=-1), rtol=0, atol=EXACT)
+    found = steering.steer(lm, vector, "a", ablate=True, neutral=["the sea"], n_random=1, max_new_tokens=1)
+    moved = cutaway.run_with_edits(lm.model, tokens, vector.ablation_along(other, lm.model, tokens))[0].log_softmax(-1)
+    base = lm.model(tokens)[0].log_softmax(-1)
+    kl = torch.nn.functional.kl_div(moved, base, reduction="batchmean", log_target=True).item()
+    assert found.steered[1].random[0].kl == pytest.approx(kl, abs=EXACT)
+    assert "moved by as much along random directions" in found.summary()
+
+
 def test_side_effects_are_measured_on_whole_runs() -> None:
     lm = language_model()
     vector, texts = vector_of(lm.model), ["abc def ghi", "the sea", "xyz"]
@@ -167,7 +188,27 @@ def test_a_scan_is_one_run_for_each_cell() -> None:
             for j, strength in enumerate(strengths):
                 torch.testing.assert_close(found.scores[i, j], score(vector.edits(strength, pos=pos)), rtol=0, atol=EXACT)
                 randoms = torch.stack([score(vector.random(seed=7 + n).edits(strength, pos=pos)) for n in range(2)])
-                torch.testing.assert_close(found.random[i, j], randoms.mean(0), rtol=0, atol=EXACT)
+                torch.testing.assert_close(found.random[i, j], randoms, rtol=0, atol=EXACT)
+
+
+def test_random_changes_do_not_cancel() -> None:
+    """Two random directions that change the metric by 3 and by -3 say that 2 is nothing much; their mean would say 0."""
+    scan = steering.StrengthScan(
+        names=("blocks.0.resid_post",),
+        strengths=(1.0, 2.0),
+        metric="logit",
+        base=torch.tensor([1.0, 3.0]),
+        scores=torch.tensor([[[3.0, 5.0], [7.0, 9.0]]]),
+        random=torch.tensor([[[[4.0, 6.0], [-2.0, 0.0]], [[2.0, 4.0], [-4.0, -2.0]]]]),
+        pos=None,
+    )
+    assert scan.matrix.tolist() == [[2.0, 6.0]]
+    assert scan.random_changes.tolist() == [[[3.0, -3.0], [1.0, -5.0]]]
+    assert scan.random_size.tolist() == [[3.0, 3.0]]
+    assert scan.random_extreme.tolist() == [[3.0, -5.0]]
+    assert scan.n_as_large.tolist() == [[2, 0]]
+    assert "2 random directions of that length change it by 3.000 up or down on average, -5.000 at the most" in scan.summary()
+    assert "0 of 2 by as much" in scan.summary()
 
 
 def test_a_random_direction_is_as_long() -> None:
@@ -187,7 +228,8 @@ def test_a_function_vector_is_made_of_the_heads_with_the_largest_effects() -> No
     lm = language_model()
     found = steering.function_vector(lm, PAIRS, n_shots=2, n_prompts=3, n_heads=2, layer=0, n_random=1, seed=5)
     drawn = random.Random(5)
-    clean, mixed = zip(*(_prompts(drawn, PAIRS[:8], 2) for _ in range(3)), strict=True)
+    learned, _ = _split(drawn, PAIRS, 2)
+    clean, mixed = zip(*(_prompts(drawn, learned, 2) for _ in range(3)), strict=True)
     assert clean[0][0].count("Q: ") == 3
     assert clean[0][0].endswith("\nA:")
     assert [sorted(one[0]) for one in clean] == [sorted(one[0]) for one in mixed]
@@ -223,6 +265,26 @@ def test_a_function_vector_is_made_of_the_heads_with_the_largest_effects() -> No
     assert found.vector.name == "blocks.0.resid_post"
     assert len(found.figures()) == len(found.views()) == 1
     assert json.loads(found.to_json())["heads"] == [list(head) for head in found.heads]
+
+
+def test_the_pairs_kept_for_the_test_are_drawn() -> None:
+    """Of sorted pairs the last third would be another kind than the rest."""
+    pairs = [(f"{number:02}", "x" if number < 20 else "y") for number in range(30)]
+    learned, kept = _split(random.Random(0), pairs, 2)
+    assert sorted(learned + kept) == pairs
+    assert len(kept) == 10
+    assert {output for _, output in kept} == {"x", "y"}
+    assert _split(random.Random(0), pairs, 2) == (learned, kept)
+    assert _split(random.Random(1), pairs, 2) != (learned, kept)
+
+
+def test_a_shuffled_prompt_is_never_the_clean_one() -> None:
+    drawn = random.Random(0)
+    for pairs in (PAIRS, [("a", "x"), ("b", "x"), ("c", "x"), ("d", "y")]):
+        for _ in range(100):
+            clean, mixed = _prompts(drawn, pairs, 2)
+            assert clean[0] != mixed[0]
+            assert sorted(clean[0]) == sorted(mixed[0])
 
 
 @pytest.mark.parametrize("ending", ["json", "safetensors"])
@@ -269,6 +331,8 @@ MODEL = small_model()
         (lambda: vector_of(MODEL, name="blocks.0.attn.z").ablation(MODEL.config), "not of the residual stream"),
         (lambda: steering.function_vector(language_model(), PAIRS[:5]), "there are 5 pairs"),
         (lambda: steering.function_vector(language_model(), PAIRS, n_shots=2, n_heads=99), "n_heads is 99"),
+        (lambda: steering.function_vector(language_model(), PAIRS, n_shots=1), "n_shots is 1: give at least 2"),
+        (lambda: steering.function_vector(language_model(), [(a, "x") for a, _ in PAIRS], n_shots=2), "all have the output 'x'"),
     ],
 )
 def test_mistakes_are_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call, sentence: str) -> None:  # type: ignore[no-untyped-def]

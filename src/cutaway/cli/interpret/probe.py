@@ -39,8 +39,8 @@ def probe(
     """Show where a label can be read from activations, on texts held out, beside what shuffled labels and word types alone give.
 
     With --answer the direction read at the best place is put to the test too, on texts held out: activations are pushed along it, lose
-    it, and are moved to the other class; how often the model's answer flips is shown beside random directions. Alain and Bengio
-    2016; Hewitt and Liang 2019.
+    it, and are moved to the other class; how often the model's answer flips is shown beside the same moves along random directions.
+    Alain and Bengio 2016; Hewitt and Liang 2019.
 
     Args:
         data FILE: a JSON object a line, of text and label, or of labels, a list of one a token; group names texts that are learned
@@ -52,7 +52,7 @@ def probe(
         l2: the penalty on the weights of logistic and ridge probes; 0.01 unless given
         control: give each word type a random label too, and show the selectivity
         folds: into so many parts the texts are dealt; each is tested once
-        nulls: so many draws of shuffled labels and control tasks
+        nulls: so many draws of labels shuffled over texts, whole groups where each has one label, and of control tasks
         answer CLASS=TOKEN: what the model says of a class; give one for each of two classes
         path: show the score over penalties, of --layer
         seed: of folds, draws and random directions

@@ -75,7 +75,7 @@ def steer(
         site NAME: which activation of that layer
         pos: make the vector at this position of the texts, -1 the last; from all but the first unless given
         strength X: how many times it is added; may be given again. 1, 2 and 4 unless given; 0 is always shown
-        ablate: take its direction out of the stream at every layer and position instead
+        ablate: take its direction out of the stream at every layer and position instead; as much moved along random ones is beside it
         neutral TEXT: a text that should not change; may be given again
         max_new_tokens: how long the continuations are
         target TOKEN: follow the log-probability of this answer to the texts over layers and strengths

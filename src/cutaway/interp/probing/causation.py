@@ -26,7 +26,7 @@ class Intervention:
     """The share of texts whose behaviour flips."""
     standard_error: float
     random: tuple[float, ...]
-    """The same share for each random direction, moved by as much."""
+    """The same share where each activation is moved along a random direction by the same amount, sign and all."""
 
     @property
     def random_mean(self) -> float:
@@ -68,9 +68,10 @@ class Causation(Result):
         whose = "fitted on other texts" if self.is_held_out else "of these texts"
         return (
             f"Moved along the direction of a probe {whose} at {self.name}, position {self.pos}, to the mean of the other class, "
-            f"{self.behaviour} flips in {100 * flip.flipped:.0f} % of {self.n_counted} texts (random directions moved as far: "
-            f"{100 * flip.random_mean:.0f} %); with the direction taken away in {100 * remove.flipped:.0f} % "
-            f"({100 * remove.random_mean:.0f} %).{self._left_out()}"
+            f"{self.behaviour} flips in {100 * flip.flipped:.0f} % of {self.n_counted} texts, and with the direction taken "
+            f"away in {100 * remove.flipped:.0f} %; moved by the same amounts along random directions in "
+            f"{100 * flip.random_mean:.0f} % and {100 * remove.random_mean:.0f} % (mean of {len(flip.random)} directions, at most "
+            f"{100 * max(flip.random):.0f} % and {100 * max(remove.random):.0f} %).{self._left_out()}"
         )
 
     def _left_out(self) -> str:

@@ -49,7 +49,8 @@ def cause(
 
     A *push* of s adds s times the distance between the means of the two classes, towards the other class (`edits.add`); *remove* takes
     the direction away (`edits.project`); *flip* puts the other class's mean along the direction in the place of the text's own
-    (`edits.swap`). Each is repeated along `n_random` directions drawn with `seed`, which move the activation by as much.
+    (`edits.swap`). The null moves each text's activation by the very same amounts, signs and all, along each of `n_random` directions
+    drawn with `seed`, and so by vectors of the same length.
 
     The behaviour is, with `answers`, a token for each class, whether the model gives its own class's token a higher logit than the
     other's; with `metric` the sign of that; otherwise the likeliest next token. A text's class is its label, or without labels what the
@@ -181,9 +182,10 @@ class _Moves:
     towards: Float[Tensor, " batch"]
     """1 for texts of the first class, which go to the second, and -1 for the others."""
     gap: float
+    own: Float[Tensor, " batch"]
+    """Where each text's activation lies along the direction."""
     other: Float[Tensor, " batch"]
-    """Where the other class's mean lies along the direction."""
-    distance: Float[Tensor, " batch"]
+    """Where the other class's mean lies along it."""
     dtype: torch.dtype
 
     @classmethod
@@ -194,24 +196,26 @@ class _Moves:
         first, second = (probe.means[probe.classes.index(label)] @ direction for label in pair)
         other = torch.where(is_second, first, second)
         towards = 1.0 - 2.0 * is_second.to(direction.dtype)
-        distance = (other - x.to(direction) @ direction).abs()
-        return cls(probe.name, at, direction, towards, float((second - first).abs()), other, distance, dtype)
+        return cls(probe.name, at, direction, towards, float((second - first).abs()), x.to(direction) @ direction, other, dtype)
 
     def along_own(self, strengths: Sequence[float]) -> list[list[Edit]]:
-        pushes = [self._add(self.towards[:, None] * each * self.gap * self.direction) for each in strengths]
+        pushes = [self._add(self.direction, by) for by in self._pushes(strengths)]
         goal = (self.other[:, None] * self.direction).to(self.dtype)
         flip = edits.swap(self.name, self.direction.to(self.dtype), goal, pos=self.at)
-        return [*pushes, self._remove(self.direction), [flip]]
+        return [*pushes, [edits.project(self.name, self.direction.to(self.dtype), pos=self.at)], [flip]]
 
     def along_random(self, direction: Tensor, strengths: Sequence[float]) -> list[list[Edit]]:
-        pushes = [self._add(each * self.gap * direction.expand(len(self.towards), -1)) for each in strengths]
-        return [*pushes, self._remove(direction), self._add(self.distance[:, None] * direction)]
+        """Return for each edit of `along_own` one that moves every activation by as much along another direction.
 
-    def _add(self, vectors: Float[Tensor, "batch d"]) -> list[Edit]:
-        return [edits.add(self.name, vectors.to(self.dtype), pos=self.at)]
+        Taking that direction away would be no such edit: activations have far less of a random direction than of the probe's.
+        """
+        return [self._add(direction, by) for by in (*self._pushes(strengths), -self.own, self.other - self.own)]
 
-    def _remove(self, direction: Tensor) -> list[Edit]:
-        return [edits.project(self.name, direction.to(self.dtype), pos=self.at)]
+    def _pushes(self, strengths: Sequence[float]) -> list[Float[Tensor, " batch"]]:
+        return [self.towards * each * self.gap for each in strengths]
+
+    def _add(self, direction: Float[Tensor, " d"], by: Float[Tensor, " batch"]) -> list[Edit]:
+        return [edits.add(self.name, (by[:, None] * direction).to(self.dtype), pos=self.at)]
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,12 +15,17 @@ _MOST_STEPS, _MOST_PRODUCTS, _SMALL_GRADIENT = 100, 500, 1e-9
 
 
 def fit_logistic(
-    x: Float[Tensor, "row d"], targets: Int[Tensor, " row"], n_classes: int, *, l2: float
+    x: Float[Tensor, "row d"],
+    targets: Int[Tensor, " row"],
+    n_classes: int,
+    *,
+    l2: float,
+    are_classes_alike: bool = False,
 ) -> tuple[Float[Tensor, "class d"], Float[Tensor, " class"]]:
     """Return the weights W and biases b that minimise mean cross-entropy of softmax(W x + b), in nats, plus l2/2 |W|².
 
-    Weights and biases sum to 0 over classes. Raises ValueError for an l2 that is not above 0, without which classes that can be told
-    apart have no optimum, and where the optimum is not reached.
+    Where classes count alike the mean is that of each class's own mean. Weights and biases sum to 0 over classes. Raises ValueError for
+    an l2 that is not above 0, without which classes that can be told apart have no optimum, and where the optimum is not reached.
     """
     if not l2 > 0:
         raise ValueError(
@@ -31,7 +36,11 @@ def fit_logistic(
     if n_rows < d:  # the optimum lies in the span of the rows
         basis, upper = torch.linalg.qr(rows.T)  # d row, row row
         rows = upper.T
-    problem = _Problem.of(rows, targets, n_classes, l2)
+    shares = torch.full((len(x),), 1 / len(x), dtype=rows.dtype, device=rows.device)
+    if are_classes_alike:
+        counts = targets.bincount(minlength=n_classes)
+        shares = 1 / (counts[targets] * (counts > 0).sum()).to(rows.dtype)
+    problem = _Problem.of(rows, targets, n_classes, l2, shares)
     full = problem.contrasts @ _newton(problem)
     weight, bias = full[:, :-1], full[:, -1]
     return weight if basis is None else weight @ basis.T, bias
@@ -51,15 +60,17 @@ class _Problem:
     contrasts: Float[Tensor, "class contrast"]
     penalty: Float[Tensor, " width"]
     """l2 for each weight and 0 for the bias."""
+    shares: Float[Tensor, " row"]
+    """What each row counts for in the mean; they sum to 1."""
 
     @classmethod
-    def of(cls, rows: Tensor, targets: Tensor, n_classes: int, l2: float) -> _Problem:
+    def of(cls, rows: Tensor, targets: Tensor, n_classes: int, l2: float, shares: Tensor) -> _Problem:
         ones = rows.new_ones(len(rows), 1)
         centring = torch.eye(n_classes, dtype=rows.dtype, device=rows.device) - 1 / n_classes
         contrasts = torch.linalg.eigh(centring).eigenvectors[:, 1:]  # the first belongs to 0, and is the same for every class
         penalty = torch.cat([rows.new_full((rows.shape[1],), l2), rows.new_zeros(1)])
         one_hot = torch.nn.functional.one_hot(targets, n_classes).to(rows.dtype)
-        return cls(torch.cat([rows, ones], dim=1), one_hot, contrasts, penalty)
+        return cls(torch.cat([rows, ones], dim=1), one_hot, contrasts, penalty, shares)
 
     @property
     def n_parameters(self) -> int:
@@ -67,31 +78,35 @@ class _Problem:
 
     def loss(self, theta: Tensor) -> float:
         log_probs = (self.rows @ theta.T @ self.contrasts.T).log_softmax(-1)
-        return float(-(log_probs * self.one_hot).sum() / len(self.rows) + (self.penalty * theta**2).sum() / 2)
+        return float(-((log_probs * self.one_hot).sum(dim=1) @ self.shares) + (self.penalty * theta**2).sum() / 2)
 
     def probs(self, theta: Tensor) -> Float[Tensor, "row class"]:
         probs: Tensor = (self.rows @ theta.T @ self.contrasts.T).softmax(-1)
         return probs
 
     def gradient(self, theta: Tensor, probs: Tensor) -> Float[Tensor, "contrast width"]:
-        return self.contrasts.T @ (probs - self.one_hot).T @ self.rows / len(self.rows) + self.penalty * theta
+        return self.contrasts.T @ self._shared(probs - self.one_hot).T @ self.rows + self.penalty * theta
 
     def hessian_times(self, theta: Tensor, probs: Tensor) -> Float[Tensor, "contrast width"]:
         moved = probs * (self.rows @ theta.T @ self.contrasts.T)
         moved = moved - probs * moved.sum(dim=1, keepdim=True)
-        return self.contrasts.T @ moved.T @ self.rows / len(self.rows) + self.penalty * theta
+        return self.contrasts.T @ self._shared(moved).T @ self.rows + self.penalty * theta
+
+    def _shared(self, values: Float[Tensor, "row class"]) -> Float[Tensor, "row class"]:
+        return values * self.shares[:, None]
 
     def hessian(self, probs: Tensor) -> Float[Tensor, "parameter parameter"]:
         n_contrasts, width = self.contrasts.shape[1], self.rows.shape[1]
         along = probs @ self.contrasts  # row contrast
         curvature = torch.einsum("nk,ka,kb->nab", probs, self.contrasts, self.contrasts) - along[:, :, None] * along[:, None, :]
+        curvature = curvature * self.shares[:, None, None]
         blocks = torch.stack(
             [
                 torch.stack([(self.rows * curvature[:, a, b, None]).T @ self.rows for b in range(n_contrasts)])
                 for a in range(n_contrasts)
             ]
         )  # contrast contrast width width
-        full = blocks.permute(0, 2, 1, 3).reshape(n_contrasts * width, -1) / len(self.rows)
+        full = blocks.permute(0, 2, 1, 3).reshape(n_contrasts * width, -1)
         return full + torch.diag(self.penalty.repeat(n_contrasts))
 
 
@@ -127,7 +142,7 @@ class _ConjugateGradients:
     """Newton's step from products with the Hessian alone, preconditioned with the Hessian where all classes are alike."""
 
     def __init__(self, problem: _Problem) -> None:
-        start = problem.rows.T @ problem.rows / (len(problem.rows) * len(problem.contrasts)) + torch.diag(problem.penalty)
+        start = (problem.rows * problem.shares[:, None]).T @ problem.rows / len(problem.contrasts) + torch.diag(problem.penalty)
         self.root = torch.linalg.cholesky(start)
 
     def solve(self, problem: _Problem, gradient: Tensor, probs: Tensor) -> Float[Tensor, "contrast width"]:

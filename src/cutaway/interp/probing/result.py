@@ -12,7 +12,7 @@ from cutaway.interp.probing.activations import Place
 from cutaway.interp.probing.causation import Causation
 from cutaway.interp.probing.probes import Probe
 from cutaway.interp.probing.task import Label
-from cutaway.interp.probing.validation import Validation
+from cutaway.interp.probing.validation import Null, Validation
 from cutaway.interp.result import Result
 from cutaway.interp.sites import site_of
 from cutaway.report import format_fixed, grid, table
@@ -62,6 +62,8 @@ class ProbeScores(Result):
     """How many word types the rows stand at."""
     n_folds: int
     n_nulls: int
+    n_whole: int
+    """How many groups have one label for all their rows: shuffled labels go to whole groups of these."""
     scores: tuple[PlacedScore, ...]
     causes: Causation | None = None
     """What changes when activations are edited along a probe's direction, where that was asked for."""
@@ -75,6 +77,11 @@ class ProbeScores(Result):
     def best(self) -> PlacedScore:
         """The place with the highest score on held-out texts, the first where several have it."""
         return max(self.scores, key=lambda each: each.validation.held_out.value)
+
+    @property
+    def best_shuffled(self) -> Null:
+        """The null of the best place: in each draw of shuffled labels that of the place which is best in that draw."""
+        return Null.of([max(draw) for draw in zip(*(each.validation.shuffled.draws for each in self.scores), strict=True)])
 
     def at(self, name: str, pos: int | None = None) -> PlacedScore:
         """Return the score of one activation, at a position where there are several; raises KeyError where none was probed."""
@@ -97,14 +104,32 @@ class ProbeScores(Result):
         what = f"tells {_listed(self.classes)} apart" if self.classes else "predicts the number"
         where = best.label if len(self.positions) == 1 else f"{best.label} at position {best.place.pos}"
         chance = f"{found.majority:.2f} by the most common class alone, " if self.classes else ""
-        of = f" It is the best of {n_places} places, chosen by this same score, which is kind to it." if n_places > 1 else ""
+        of = f" It is the best of {n_places} places, chosen by this same score; {self._best_said()}." if n_places > 1 else ""
         rows = f"{self.n_rows:,} texts" if self.n_rows == self.n_groups else f"{self.n_rows:,} rows in {self.n_groups:,} groups"
         said = (
             f"The {self.kind} probe {what} at {where} with {self.measure} {found.held_out.value:.3f} ± "
-            f"{found.held_out.standard_error:.3f} on texts held out ({chance}{format_fixed(found.shuffled.value, 2)} on shuffled "
-            f"labels; {rows}, {self.n_folds} folds).{of}{self._control_said(found)}"
+            f"{found.held_out.standard_error:.3f} on texts held out ({chance}{format_fixed(found.shuffled.value, 2)} on labels "
+            f"shuffled over {self._units}; {rows}, {self.n_folds} folds).{of}{self._control_said(found)}"
         )
-        return said if self.causes is None else f"{said} {self.causes.summary()}"
+        if self.causes is None:
+            return said
+        chosen = " That place was chosen by its score on these same texts." if n_places > 1 else ""
+        return f"{said} {self.causes.summary()}{chosen}"
+
+    def _best_said(self) -> str:
+        null = self.best_shuffled
+        n = len(null.draws)
+        return (
+            f"on shuffled labels the best of them has {format_fixed(null.value, 2)}"
+            f"{f' (mean of {n} draws, at most {format_fixed(max(null.draws), 2)})' if n > 1 else ' (1 draw)'}"
+        )
+
+    @property
+    def _units(self) -> str:
+        """What labels were dealt to in the null."""
+        if self.n_whole == self.n_groups:
+            return "texts" if self.n_rows == self.n_groups else "whole groups"
+        return "whole groups where one has one label, and rows" if self.n_whole else "rows"
 
     def _control_said(self, found: Validation) -> str:
         if found.control is None:
@@ -131,6 +156,8 @@ class ProbeScores(Result):
             "n_types": self.n_types,
             "n_folds": self.n_folds,
             "n_nulls": self.n_nulls,
+            "n_whole": self.n_whole,
+            "best_shuffled": _null_as_dict(self.best_shuffled),
             "places": [_as_dict(each) for each in self.scores],
             "causes": None if self.causes is None else self.causes.to_dict(),
         }
@@ -169,6 +196,7 @@ class ProbeScores(Result):
         curves = {
             "held out": [each.held_out.value for each in found],
             "shuffled labels": [each.shuffled.value for each in found],
+            "shuffled, best layer": [self.best_shuffled.value] * len(found),
         }
         if self.classes:
             curves["most common class"] = [each.majority for each in found]
@@ -243,12 +271,13 @@ def _as_dict(each: PlacedScore) -> dict[str, Any]:
         "standard_error": found.held_out.standard_error,
         "fitted": found.fitted,
         "majority": found.majority,
-        **{
-            name: None if null is None else {"mean": null.value, "deviation": _known(null.deviation)}
-            for name, null in nulls.items()
-        },
+        **{name: None if null is None else _null_as_dict(null) for name, null in nulls.items()},
         "selectivity": found.selectivity,
     }
+
+
+def _null_as_dict(null: Null) -> dict[str, Any]:
+    return {"mean": null.value, "deviation": _known(null.deviation), "draws": list(null.draws)}
 
 
 def _listed(classes: Sequence[Label]) -> str:

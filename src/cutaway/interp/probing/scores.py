@@ -149,6 +149,7 @@ def _scored(
         n_types=None if task.words is None else len(task.words.unique()),
         n_folds=recipe.n_folds,
         n_nulls=recipe.n_nulls,
+        n_whole=int(task.has_one_target.sum()),
         scores=tuple(scores),
     )
 

@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Bool, Int, Shaped
 from torch import Tensor
 
+from cutaway.runtime import seeded_generator
+
 __all__ = ["Label", "Task", "text_folds"]
 
 Label = str | int | float | bool
@@ -81,9 +83,31 @@ class Task:
         groups = self.groups[chosen].unique(return_inverse=True)[1]
         return replace(self, targets=self.targets[chosen], groups=groups, words=words)
 
+    @property
+    def has_one_target(self) -> Bool[Tensor, " group"]:
+        """Whether all rows of a group have the same target."""
+        spread = (torch.zeros(self.n_groups, dtype=self.targets.dtype) for _ in range(2))
+        least, most = (
+            each.scatter_reduce(0, self.groups, self.targets, how, include_self=False)
+            for each, how in zip(spread, ("amin", "amax"), strict=True)
+        )
+        return least == most
+
     def shuffled(self, generator: torch.Generator) -> Task:
-        """Return the task with its labels dealt to other rows at random."""
-        return replace(self, targets=self.targets[torch.randperm(len(self), generator=generator)])
+        """Return the task with its labels dealt out anew at random: a label that a whole group has goes to a whole group.
+
+        Rows of one text resemble each other, so labels dealt to them one by one would say too little of what chance gives. Labels of
+        groups that have several go to any row of such groups.
+        """
+        is_whole = self.has_one_target
+        n = self.n_groups
+        first = torch.full((n,), len(self)).scatter_reduce(0, self.groups, torch.arange(len(self)), "amin")
+        of_group, whole = self.targets[first], is_whole.nonzero()[:, 0]
+        of_group[whole] = of_group[whole[torch.randperm(len(whole), generator=generator)]]
+        targets = of_group[self.groups]
+        single = (~is_whole[self.groups]).nonzero()[:, 0]
+        targets[single] = self.targets[single[torch.randperm(len(single), generator=generator)]]
+        return replace(self, targets=targets)
 
     def control(self, generator: torch.Generator) -> Task:
         """Return the control task: for every word type one label at random, as often as the labels are in the task.
@@ -114,7 +138,7 @@ def text_folds(task: Task, n_folds: int, *, seed: int) -> Int[Tensor, " row"]:
     if n_groups < n_folds:
         raise ValueError(f"there are {n_groups} texts and {n_folds} folds: give more texts, or n_folds of at most {n_groups}")
     first = torch.full((n_groups,), len(task)).scatter_reduce(0, task.groups, torch.arange(len(task)), "amin")
-    order = torch.randperm(n_groups, generator=torch.Generator().manual_seed(seed))
+    order = torch.randperm(n_groups, generator=seeded_generator(seed))
     if not task.is_number:
         order = order[task.targets[first][order].argsort(stable=True)]
     fold_of_group = torch.empty(n_groups, dtype=torch.long)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from jaxtyping import Float, Int, Shaped
@@ -34,6 +35,15 @@ class Null:
     """Mean over draws."""
     deviation: float
     """Standard deviation over draws: how far one of them lies from their mean."""
+    draws: tuple[float, ...]
+    """That of each draw; the same draw deals the same labels at every place."""
+
+    @classmethod
+    def of(cls, draws: Sequence[float]) -> Self:
+        """Return the null of some draws."""
+        mean = sum(draws) / len(draws)
+        deviation = math.sqrt(sum((value - mean) ** 2 for value in draws) / (len(draws) - 1)) if len(draws) > 1 else math.nan
+        return cls(mean, deviation, tuple(draws))
 
 
 @dataclass(frozen=True)
@@ -46,7 +56,7 @@ class Validation:
     majority: float
     """That of always saying the most common class, or the mean."""
     shuffled: Null
-    """That of a probe fitted and tested on labels that were dealt to other rows."""
+    """That of a probe fitted and tested on labels that were dealt to other groups, or rows (`Task.shuffled`)."""
     control: Null | None = None
     """That on control tasks; None where they were not asked for."""
 
@@ -72,7 +82,7 @@ def validate(
     predictions, fitted = cross_validate(x, task, kind, folds=folds)
 
     def null(draw: Callable[[torch.Generator], Task], generator: torch.Generator) -> Null:
-        return _null([held_out(x, draw(generator), kind, folds=folds).value for _ in range(n_nulls)])
+        return Null.of([held_out(x, draw(generator), kind, folds=folds).value for _ in range(n_nulls)])
 
     return Validation(
         held_out=score(task, predictions),
@@ -120,12 +130,6 @@ def _ratio(above: Tensor, below: Tensor, groups: Tensor) -> tuple[float, float]:
     ratio = float(above.sum() / below.sum())
     apart = above - ratio * below
     return ratio, math.sqrt(n / max(n - 1, 1) * float((apart**2).sum())) / float(below.sum())
-
-
-def _null(values: Sequence[float]) -> Null:
-    mean = sum(values) / len(values)
-    deviation = math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1)) if len(values) > 1 else math.nan
-    return Null(mean, deviation)
 
 
 def _fit_predict(x: Tensor, task: Task, kind: Kind, every: Tensor) -> Tensor:

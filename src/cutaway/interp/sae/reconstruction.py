@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from cutaway.interp.sae.dictionary import Dictionary
+from cutaway.runtime import seeded_generator
 
 __all__ = ["Reconstruction", "measure_reconstruction", "pca_fvu", "random_features"]
 
@@ -102,5 +103,5 @@ def pca_fvu(covariance: Float[Tensor, "d d"], rank: float) -> float:
 def random_features(density: Float[Tensor, " d_sae"], n: int, *, seed: int) -> Sequence[int]:
     """Return so many features that fire at all, drawn at random, in the order of their numbers; fewer where there are fewer."""
     live = density.nonzero()[:, 0].cpu()
-    drawn = live[torch.randperm(len(live), generator=torch.Generator().manual_seed(seed))[:n]]
+    drawn = live[torch.randperm(len(live), generator=seeded_generator(seed))[:n]]
     return sorted(drawn.tolist())

@@ -46,18 +46,18 @@ def function_vector(
 ) -> FunctionVector:
     """Find the heads that carry a task, given as pairs of input and output, and return the sum of what they write as a vector.
 
-    Prompts of `n_shots` examples and a question are drawn from two thirds of the pairs. Each head's output after the last token,
-    averaged over these, is put into prompts whose examples have their outputs shuffled: by how much the right output's probability
-    rises is the head's average indirect effect. The vector is the sum of the mean outputs of the `n_heads` with the largest, added to
-    the stream after `layer`, a third of the way up unless given. It is tested on the pairs kept aside, asked without examples.
-    Raises ValueError for fewer pairs than that takes. Source: Todd et al. 2024, "Function Vectors in Large Language Models", sections 2
-    and 3.
+    Prompts of `n_shots` examples and a question are made of two thirds of the pairs, drawn with `seed`. Each head's output after the
+    last token, averaged over these, is put into prompts whose examples have their outputs shuffled: by how much the right output's
+    probability rises is the head's average indirect effect. The vector is the sum of the mean outputs of the `n_heads` with the
+    largest, added to the stream after `layer`, a third of the way up unless given. It is tested on the pairs kept aside, asked without
+    examples. Raises ValueError for fewer pairs than that takes, fewer than 2 shots, and outputs that are all the same. Source: Todd et
+    al. 2024, "Function Vectors in Large Language Models", sections 2 and 3.
     """
-    learned, kept = _split(pairs, n_shots)
+    drawn = random.Random(seed)
+    learned, kept = _split(drawn, pairs, n_shots)
     config = lm.config
     if not 1 <= n_heads <= config.n_layers * config.n_heads:
         raise ValueError(f"n_heads is {n_heads}; expected 1 to the {config.n_layers * config.n_heads} heads of the model")
-    drawn = random.Random(seed)
     clean, shuffled = zip(*(_prompts(drawn, learned, n_shots) for _ in range(n_prompts)), strict=True)
     with without_dropout(lm.model), torch.no_grad():
         means = _mean_z(lm, rows_of(lm, [prompt for prompt, _ in clean]))
@@ -88,23 +88,37 @@ def function_vector(
     )
 
 
-def _split(pairs: Sequence[tuple[str, str]], n_shots: int) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
-    """Return the pairs to learn from and the third that is kept for the test."""
+def _split(
+    drawn: random.Random, pairs: Sequence[tuple[str, str]], n_shots: int
+) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """Return the pairs to learn from and the third that is kept for the test, drawn at random: a list may be in some order."""
+    if n_shots < 2:
+        raise ValueError(f"n_shots is {n_shots}: give at least 2, as the output of a single example cannot be shuffled")
     n_kept = len(pairs) // 3
-    learned, kept = list(pairs[: len(pairs) - n_kept]), list(pairs[len(pairs) - n_kept :])
+    order = drawn.sample(list(pairs), len(pairs))
+    learned, kept = order[: len(pairs) - n_kept], order[len(pairs) - n_kept :]
     if not kept or len(learned) <= n_shots:
         raise ValueError(
             f"there are {len(pairs)} pairs, of which a third is kept for the test; {n_shots} examples and a question need "
             f"{n_shots + 1} others: give at least {-(-3 * (n_shots + 1) // 2)} pairs, or fewer n_shots"
         )
+    if len({output for _, output in learned}) < 2:
+        raise ValueError(f"the pairs to learn from all have the output {learned[0][1]!r}: give pairs whose outputs can be shuffled")
     return learned, kept
 
 
 def _prompts(drawn: random.Random, pairs: Sequence[tuple[str, str]], n_shots: int) -> tuple[tuple[str, str], tuple[str, str]]:
-    """Return a prompt with the answer that should follow, and the same with the outputs of its examples shuffled."""
-    *shots, (question, answer) = drawn.sample(pairs, n_shots + 1)
-    outputs = [output for _, output in shots]
-    drawn.shuffle(outputs)
+    """Return a prompt with the answer that should follow, and the same with the outputs of its examples shuffled.
+
+    Examples are drawn until they have different outputs, and these shuffled until they stand otherwise than before.
+    """
+    while True:
+        *shots, (question, answer) = drawn.sample(pairs, n_shots + 1)
+        outputs = [output for _, output in shots]
+        if len(set(outputs)) > 1:
+            break
+    while outputs == [output for _, output in shots]:
+        drawn.shuffle(outputs)
     asked = _QUESTION.format(question)
     clean = [_EXAMPLE.format(*shot) for shot in shots]
     mixed = [_EXAMPLE.format(given, output) for (given, _), output in zip(shots, outputs, strict=True)]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from cutaway.interp.ablation.measure import measure_of
@@ -43,9 +43,8 @@ class StrengthScan(Result):
     metric: str
     base: Float[Tensor, " batch"]
     scores: Float[Tensor, "vector strength batch"]
-    random: Float[Tensor, "vector strength batch"]
-    """Mean over random directions."""
-    n_random: int
+    random: Float[Tensor, "vector strength random batch"]
+    """The same with each random direction of that vector's length."""
     pos: int | None
     said: tuple[str, ...] = ()
 
@@ -55,20 +54,46 @@ class StrengthScan(Result):
         return (self.scores - self.base).mean(dim=-1)
 
     @property
-    def random_matrix(self) -> Float[Tensor, "vector strength"]:
-        """The same for random directions."""
+    def n_random(self) -> int:
+        """How many random directions each vector is held against."""
+        return self.random.shape[2]
+
+    @property
+    def random_changes(self) -> Float[Tensor, "vector strength random"]:
+        """By how much the metric changes with each random direction, mean over texts."""
         return (self.random - self.base).mean(dim=-1)
 
+    @property
+    def random_size(self) -> Float[Tensor, "vector strength"]:
+        """The mean size of these changes, whichever way they go: signed ones would cancel."""
+        return self.random_changes.abs().mean(dim=-1)
+
+    @property
+    def random_extreme(self) -> Float[Tensor, "vector strength"]:
+        """The largest of these changes, with its sign."""
+        changes = self.random_changes
+        return changes.gather(-1, changes.abs().argmax(dim=-1, keepdim=True)).squeeze(-1)
+
+    @property
+    def n_as_large(self) -> Int[Tensor, "vector strength"]:
+        """How many random directions change the metric by at least as much as the vector."""
+        return (self.random_changes.abs() >= self.matrix.abs()[..., None]).sum(dim=-1)
+
     def summary(self) -> str:
-        """Return where the metric changes most, and what a random direction does there."""
+        """Return where the metric changes most, what random directions do there, and the most that they do anywhere."""
         place = int(self.matrix.abs().argmax())
         vector, strength = divmod(place, len(self.strengths))
         said = "".join(f"{each[0].upper()}{each[1:]}. " for each in self.said)
         n_texts = f", mean of {len(self.base)} texts" if len(self.base) > 1 else ""
-        change, random = (float(each[vector, strength]) for each in (self.matrix, self.random_matrix))
+        maps = (self.matrix, self.random_size, self.random_extreme, self.n_as_large)
+        change, size, extreme, n_as_large = (float(each[vector, strength]) for each in maps)
+        anywhere = float(self.random_changes.flatten()[self.random_changes.abs().argmax()])
+        n = f"{self.n_random} random direction{'s' * (self.n_random > 1)} of that length"
         return (
             f"{said}The {self.metric} is {float(self.base.mean()):.3f}{n_texts}. It changes most with {self.strengths[strength]:g} "
-            f"times the vector at {self.names[vector]}, by {change:+.3f}; random directions of that length change it by {random:+.3f}."
+            f"times the vector at {self.names[vector]}, by {change:+.3f}; {n} change it by {size:.3f} up or down on average, "
+            f"{extreme:+.3f} at the most, and {n_as_large:g} of {self.n_random} by as much as the vector. The most that any does at "
+            f"any place is {anywhere:+.3f}."
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -81,7 +106,10 @@ class StrengthScan(Result):
             "strengths": list(self.strengths),
             "base": self.base.tolist(),
             "change": self.matrix.tolist(),
-            "random_change": self.random_matrix.tolist(),
+            "random_changes": self.random_changes.tolist(),
+            "random_size": self.random_size.tolist(),
+            "random_extreme": self.random_extreme.tolist(),
+            "n_as_large": self.n_as_large.tolist(),
             "n_random": self.n_random,
         }
 
@@ -117,11 +145,15 @@ class StrengthScan(Result):
         return shown
 
     def _maps(self) -> list[tuple[str, Float[Tensor, "vector strength"]]]:
-        return [("Steering", self.matrix), ("Random directions of the same length", self.random_matrix)]
+        return [
+            ("Steering", self.matrix),
+            (f"{self.n_random} random directions of the same length: mean size of the change", self.random_size),
+            ("The one of them that changes it most", self.random_extreme),
+        ]
 
     def _limit(self) -> float | None:
         """Return the greatest change of all, which has the deepest colour; None where nothing changes."""
-        return float(torch.stack([self.matrix, self.random_matrix]).abs().max()) or None
+        return float(torch.stack([self.matrix, self.random_extreme]).abs().max()) or None
 
     def _labels(self) -> list[str]:
         sites = [site_of(name) for name in self.names]
@@ -175,8 +207,7 @@ def scan_strengths(
         metric=measure.name,
         base=scores[0],
         scores=by_vector[:, :, 0],
-        random=by_vector[:, :, 1:].mean(dim=2),
-        n_random=n_random,
+        random=by_vector[:, :, 1:],
         pos=pos,
         said=measure.said,
     )

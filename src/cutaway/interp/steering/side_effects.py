@@ -26,7 +26,19 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from rich.console import RenderableType
 
-__all__ = ["NEUTRAL_TEXTS", "Damage", "SideEffects", "measure_damage", "neutral_rows", "side_effects", "shown_perplexity"]
+__all__ = [
+    "NEUTRAL_TEXTS",
+    "Damage",
+    "SideEffects",
+    "Variant",
+    "measure_damage",
+    "neutral_rows",
+    "side_effects",
+    "shown_perplexity",
+]
+
+Variant = Sequence[Edit] | Callable[[Int[Tensor, "1 pos"]], Sequence[Edit]]
+"""Edits of every text, or what makes those of one from its tokens."""
 
 NEUTRAL_TEXTS = (
     "The library opens at nine in the morning and closes at six. Books may be kept for three weeks, and the desk answers questions.",
@@ -179,11 +191,11 @@ def neutral_rows(lm: LanguageModel | Transformer, texts: Texts | None) -> Rows:
 def measure_damage(
     lm: LanguageModel | Transformer,
     rows: Rows,
-    variants: Sequence[Sequence[Edit]],
+    variants: Sequence[Variant],
     *,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[float, list[Damage]]:
-    """Return the perplexity of some texts, and for each list of edits how far it moves the predictions; one text is run at a time."""
+    """Return the perplexity of some texts, and for each variant how far it moves the predictions; one text is run at a time."""
     if min(rows.lengths) < 2:
         raise ValueError("a neutral text has one token, so no next one to predict: give longer texts")
     model = model_of(lm)
@@ -194,7 +206,8 @@ def measure_damage(
             tokens = rows.tokens[row : row + 1, :length]
             base = at_least_float32(model(tokens)).log_softmax(-1)
             base_loss += _loss(base, tokens)
-            for number, edits in enumerate(variants):
+            for number, variant in enumerate(variants):
+                edits = variant(tokens) if callable(variant) else variant
                 log_probs = at_least_float32(run_with_edits(model, tokens, edits)).log_softmax(-1)
                 kl[number] += float((base.exp() * (base - log_probs)).sum())
                 loss[number] += _loss(log_probs, tokens)

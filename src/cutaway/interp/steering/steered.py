@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from cutaway.interp.edits import Edit
 from cutaway.interp.generating import generate_with_edits
 from cutaway.interp.result import Result
 from cutaway.interp.rows import Texts
-from cutaway.interp.steering.side_effects import Damage, measure_damage, neutral_rows, shown_perplexity
+from cutaway.interp.steering.side_effects import Damage, Variant, measure_damage, neutral_rows, shown_perplexity
 from cutaway.interp.steering.vector import SteeringVector
 from cutaway.language_model import LanguageModel
 from cutaway.report import table
@@ -34,7 +35,7 @@ class SteeredText:
     """What comes after each prompt."""
     damage: Damage
     random: tuple[Damage, ...]
-    """The same for random directions of the same length."""
+    """The same for random directions: added at the same length, or moved along by as much as the ablation moves the stream."""
 
     @property
     def random_mean(self) -> Damage:
@@ -64,11 +65,12 @@ class Steering(Result):
         base = self.steered[0].damage
         most = max(self.steered[1:], key=lambda each: abs(each.strength or 0.0))
         what = "with its direction taken away" if most.strength is None else f"at strength {most.label}"
+        null = "moved by as much along random directions" if most.strength is None else "random directions of that length"
         perplexity, random = (shown_perplexity(each.perplexity) for each in (most.damage, most.random_mean))
         return (
             f"The vector at {self.vector.name} is {self.vector.norm:.1f} long ({self.vector.made}). On {self.n_tokens} tokens of "
             f"neutral text the perplexity is {base.perplexity:.1f}; {what} it is {perplexity} and predictions are {most.damage.kl:.2f} "
-            f"nats away (random directions of that length: {random} and {most.random_mean.kl:.2f})."
+            f"nats away ({null}: {random} and {most.random_mean.kl:.2f})."
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -153,9 +155,9 @@ def steer(
     """Return what the model writes after prompts as it is and with a vector added at every position, at each strength.
 
     With `ablate` its direction is taken out of the stream at every layer and position instead. Beside the texts stand KL and
-    perplexity on `neutral` texts, `NEUTRAL_TEXTS` unless given, and those of `n_random` directions of the same length. `options`
-    are those of `lm.generate`, and the same seed is used for every text. Raises ValueError for a vector that was made for another
-    model.
+    perplexity on `neutral` texts, `NEUTRAL_TEXTS` unless given, and those of `n_random` directions, added at the same length or with
+    `ablate` moved along by as much (`SteeringVector.ablation_along`). `options` are those of `lm.generate`, and the same seed is used
+    for every text. Raises ValueError for a vector that was made for another model.
     """
     vector.check(lm.model)
     if n_random < 1:
@@ -164,14 +166,16 @@ def steer(
         raise ValueError("there is no strength to steer with: give at least one that is not 0, or ablate=True")
     each = (prompts,) if isinstance(prompts, str) else tuple(prompts)
     chosen: list[float | None] = [None] if ablate else [strength for strength in dict.fromkeys(strengths) if strength]
-    everything = [vector, *(vector.random(seed=seed + number) for number in range(n_random))]
-    variants = [_edits_of(lm, one, strength) for strength in chosen for one in everything]
+    others = [vector.random(seed=seed + number) for number in range(n_random)]
+    variants: list[Variant] = []
+    for strength in chosen:
+        variants += [_edits_of(lm, vector, strength), *(_null_of(lm, vector, other, strength) for other in others)]
     rows = neutral_rows(lm, neutral)
     base, damages = measure_damage(lm, rows, variants, progress=progress)
     plain = Damage(0.0, base)
     steered = [SteeredText("0", 0.0, _written(lm, each, [], max_new_tokens, seed, options), plain, (plain,))]
     for number, strength in enumerate(chosen):
-        of = damages[number * len(everything) : (number + 1) * len(everything)]
+        of = damages[number * (1 + n_random) : (number + 1) * (1 + n_random)]
         texts = _written(lm, each, _edits_of(lm, vector, strength), max_new_tokens, seed, options)
         steered.append(SteeredText("ablated" if strength is None else f"{strength:g}", strength, texts, of[0], tuple(of[1:])))
     return Steering(vector=vector, prompts=each, steered=tuple(steered), n_tokens=sum(rows.lengths))
@@ -179,6 +183,10 @@ def steer(
 
 def _edits_of(lm: LanguageModel, vector: SteeringVector, strength: float | None) -> list[Edit]:
     return vector.ablation(lm.config) if strength is None else vector.edits(strength)
+
+
+def _null_of(lm: LanguageModel, vector: SteeringVector, other: SteeringVector, strength: float | None) -> Variant:
+    return partial(vector.ablation_along, other, lm.model) if strength is None else other.edits(strength)
 
 
 def _written(

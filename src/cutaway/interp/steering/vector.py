@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as save_bytes
 from torch import Tensor
 
 from cutaway.config import ModelConfig
+from cutaway.hooks import Hooks
 from cutaway.interp import edits
 from cutaway.interp.edits import Edit
 from cutaway.interp.lens.tuned import model_sha256
@@ -78,6 +79,23 @@ class SteeringVector:
         if site_of(self.name).axes[-1] != "d_model":
             raise ValueError(f"{self.name!r} is not of the residual stream, so its direction cannot be taken out of that")
         return [edits.project(name, self.direction) for name in stream_names(config)]
+
+    def ablation_along(self, other: SteeringVector, model: Transformer, tokens: Int[Tensor, "batch pos"]) -> list[Edit]:
+        """Return the edits that move the stream along another direction by as much as `ablation` moves it along this one.
+
+        How much that is, at each state and position, is read from a run of these tokens under the ablation. A random direction taken
+        away itself would be no null: there is far less of it in the stream.
+        """
+        amounts: dict[str, Float[Tensor, "batch pos"]] = {}
+        along = self.direction
+
+        def take_away(x: Tensor, name: str) -> Tensor:
+            amounts[name] = x @ along
+            return x - amounts[name][..., None] * along
+
+        with torch.no_grad():
+            model(tokens, hooks=Hooks(dict.fromkeys(stream_names(model.config), take_away)))
+        return [edits.add(name, -by[..., None] * other.direction) for name, by in amounts.items()]
 
     def random(self, *, seed: int) -> Self:
         """Return a vector of the same length in a random direction, drawn with `seed`, to hold beside it."""
