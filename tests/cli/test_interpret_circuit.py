@@ -105,10 +105,15 @@ def test_help_names_the_source_and_an_example(cutaway, verb):
             "pair 2: the first prompt and this one have 8 and 6 tokens",
         ),
         ([{**PAIRS[0], "corrupted": "aaaaaaaa"}], "the prompts do not align anywhere"),
-        ([{"clean": "the king"}], "line 1 of pairs.jsonl lacks a text for corrupted, correct"),
-        ([PAIRS[0], {key: PAIRS[1][key] for key in ("clean", "corrupted", "correct")}], "1 of 2 lines have a wrong answer"),
+        ([{"clean": "the king"}], "pairs.jsonl, line 1 has no 'corrupted': expected clean"),
+        ([{**PAIRS[0], "wrnog": "e"}], "pairs.jsonl, line 1 has 'wrnog': expected clean, corrupted, correct, perhaps wrong"),
+        ([{**PAIRS[0], "wrong": 3}], "pairs.jsonl, line 1: 'wrong' is 3; expected a text"),
+        (
+            [PAIRS[0], {key: PAIRS[1][key] for key in ("clean", "corrupted", "correct")}],
+            "pairs.jsonl, line 2 has no 'wrong', and others have",
+        ),
         ([{**PAIRS[0], "correct": "st"}], "is not one token but 3"),
-        ([], "pairs.jsonl holds no prompts"),
+        ([], "pairs.jsonl holds no lines"),
     ],
 )
 def test_prompts_that_do_not_fit_are_said(cutaway, run, tmp_path, lines, said):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from cutaway.interp.alignment import Alignment, align
 from cutaway.interp.circuits.circuit import hash_tokens
+from cutaway.interp.json_lines import read_text_columns
 from cutaway.interp.metrics import Metric
 from cutaway.interp.patching import MetricName, Question, Targets, metric_of, read_question
 from cutaway.interp.prompts import read_prompts
@@ -20,8 +20,6 @@ from cutaway.language_model import LanguageModel
 from cutaway.runtime import seeded_generator
 
 __all__ = ["PromptPairs", "read_pairs", "read_pairs_file"]
-
-_FIELDS = ("clean", "corrupted", "correct", "wrong")
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,30 +108,11 @@ def read_pairs(
 def read_pairs_file(lm: LanguageModel, path: Path | str, *, metric: MetricName | None = None) -> PromptPairs:
     """Return the pairs of a JSONL file, an object a line: clean, corrupted, correct and perhaps wrong.
 
-    Raises ValueError for a line that is none, with its number, and as `read_pairs` does; FileNotFoundError for no file.
+    Raises ValueError for a line that is none or has another word, with its number, and as `read_pairs` does; FileNotFoundError for no
+    file.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"there is no file {path}; give prompts as a JSONL file, an object a line: {', '.join(_FIELDS)}")
-    lines = [(n, line) for n, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1) if line.strip()]
-    pairs = [_read_line(path, n, line) for n, line in lines]
-    if not pairs:
-        raise ValueError(f"{path} holds no prompts: give an object a line with {', '.join(_FIELDS)}")
-    n_wrong = sum("wrong" in pair for pair in pairs)
-    if n_wrong not in (0, len(pairs)):
-        raise ValueError(f"{path}: {n_wrong} of {len(pairs)} lines have a wrong answer: give one in each, or in none")
-    columns = {name: [pair[name] for pair in pairs] for name in _FIELDS if name != "wrong" or n_wrong}
+    columns = read_text_columns(path, needed=("clean", "corrupted", "correct"), optional=("wrong",))
     return read_pairs(lm, **columns, metric=metric)
-
-
-def _read_line(path: Path | str, n: int, line: str) -> dict[str, str]:
-    try:
-        values = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"line {n} of {path} is not JSON ({error.msg}): give an object with {', '.join(_FIELDS)}") from None
-    lacking = [name for name in _FIELDS[:3] if not isinstance(values, dict) or not isinstance(values.get(name), str)]
-    if lacking or not isinstance(values.get("wrong", ""), str):
-        raise ValueError(f"line {n} of {path} lacks a text for {', '.join(lacking or ['wrong'])}: give {', '.join(_FIELDS)}")
-    return {name: values[name] for name in _FIELDS if name in values}
 
 
 def _check_lengths(lm: LanguageModel, which: str, one: list[int], other: list[int], row: int) -> None:
