@@ -84,6 +84,29 @@ def test_one_pair_is_found_and_checked_on_itself(cutaway, run):
     assert found["scores"]["metric"] == "logit difference s - e"
 
 
+def test_a_pair_that_comes_again_is_no_other_pair(cutaway, run, tmp_path):
+    (tmp_path / "again.jsonl").write_text(2 * "".join(json.dumps(pair) + "\n" for pair in PAIRS))
+    given = ["--prompts", "again.jsonl", "--n-edges", "9"]
+    found = json.loads(cutaway("interpret", "circuit", "find", *given, "--out", "c.json", "--json")[1])
+    assert found["is_held_out"] is True
+    assert found["scores"]["n_known_pairs"] == 0
+    assert len(set(Circuit.load("c.json").pair_hashes)) == 2
+    (tmp_path / "one.jsonl").write_text(4 * (json.dumps(PAIRS[0]) + "\n"))
+    found = json.loads(cutaway("interpret", "circuit", "find", "--prompts", "one.jsonl", "--out", "one.json", "--json")[1])
+    assert found["is_held_out"] is False
+
+
+def test_pairs_that_it_was_found_with_are_left_out_where_there_are_others(cutaway, run, pairs, tmp_path):
+    assert cutaway("interpret", "circuit", "find", *pairs, "--n-edges", "9", "--out", "c.json")[0] == 0
+    score = ["interpret", "circuit", "score", "c.json", "--n-random", "0", "--n-subsets", "0", "--unit", "none", "--json"]
+    scores = json.loads(cutaway(*score, *pairs)[1])
+    assert (scores["n_known_pairs"], len(scores["ablations"][0]["circuit"])) == (0, 2)
+    assert scores["notes"][-1] == "2 of the 4 pairs were left out, as the circuit was found with them"
+    assert cutaway("interpret", "circuit", "find", *ASKED, "--n-edges", "9", "--out", "c.json")[0] == 0
+    scores = json.loads(cutaway(*score, *ASKED)[1])
+    assert scores["n_known_pairs"] == 1, "where there are no others, it is said"
+
+
 @pytest.mark.parametrize("verb", ["find", "run", "score", "draw"])
 def test_help_names_the_source_and_an_example(cutaway, verb):
     code, out, _ = cutaway("interpret", "circuit", verb, "--help")

@@ -163,7 +163,7 @@ def test_the_known_circuit_is_faithful_and_the_empty_one_is_not():
             made.model, made.tokens, made.corrupted_tokens, metric, known, ablations=[how], n_random=50, units=None, n_subsets=0
         ).of(how)
         assert scores.normalised == pytest.approx(1, abs=1e-12)  # nothing outside reaches a logit difference
-        assert scores.share_of(scores.empty) == 0
+        assert float(scores.shares_of(scores.empty)) == 0
         assert scores.difference < 1e-10
         assert scores.n_random_below >= 45, "random connected circuits with the same layers are not faithful"
 

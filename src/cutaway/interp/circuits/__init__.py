@@ -20,7 +20,7 @@ from cutaway.interp.circuits.prompts import PromptPairs, read_pairs, read_pairs_
 from cutaway.interp.circuits.pruning import PRUNINGS, Pruned, Pruning, prune_by_threshold, prune_greedily
 from cutaway.interp.circuits.random_circuits import random_circuit, random_circuits
 from cutaway.interp.circuits.result import EdgeMethod, EdgeScore, EdgeScores
-from cutaway.interp.circuits.running import CircuitRuns, circuit_metric, run_circuit
+from cutaway.interp.circuits.running import CircuitRuns, RunOptions, circuit_metric, run_circuit
 from cutaway.interp.circuits.scoring import score_edges
 
 __all__ = [
@@ -40,6 +40,7 @@ __all__ = [
     "Ablated",
     "ablated_outputs",
     "CircuitRuns",
+    "RunOptions",
     "run_circuit",
     "circuit_metric",
     "Pruning",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -11,9 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cutaway.interp.ablation import How
-from cutaway.interp.circuits.bootstrap import N_RESAMPLES, Interval, interval_of, resampled_means
-from cutaway.interp.circuits.faithfulness import LEAST_GAP
+from cutaway.interp.circuits.bootstrap import Interval, interval_of, resampled_means
+from cutaway.interp.circuits.faithfulness import Endpoints
 from cutaway.interp.circuits.pruning import Pruning
 from cutaway.interp.result import Result
 from cutaway.interp.tensors import finite_or_none
@@ -47,30 +46,13 @@ def area_from_one(shares: Sequence[float], values: Float[Tensor, "*resample size
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class AblationCurve:
+class AblationCurve(Endpoints):
     """The metric of circuits of rising size under one ablation, row by row."""
 
-    how: How
-    said: str
     shares: tuple[float, ...]
     circuits: Float[Tensor, "size batch"]
-    model: Float[Tensor, " batch"]
-    empty: Float[Tensor, " batch"]
     random: tuple[Float[Tensor, "random batch"] | None, ...]
     """Of random connected circuits beside each size; None where there are none."""
-    least_gap: float = LEAST_GAP
-    n_resamples: int = N_RESAMPLES
-    seed: int = field(default=0, repr=False)
-
-    @property
-    def gap(self) -> float:
-        """`F(M) - F(empty)`, of the means."""
-        return float(self.model.mean() - self.empty.mean())
-
-    @property
-    def is_refused(self) -> bool:
-        """Whether the gap is too small to be divided by."""
-        return abs(self.gap) < self.least_gap
 
     @property
     def normalised(self) -> Float[Tensor, " size"]:
@@ -99,17 +81,11 @@ class AblationCurve:
 
     @cached_property
     def _resampled(self) -> Float[Tensor, "resample size"] | None:
-        if self.is_refused or len(self.model) < 2:
+        if self.refusal or len(self.model) < 2:
             return None
         rows = torch.cat([self.circuits - self.empty, (self.model - self.empty)[None]])
         means = resampled_means(rows, n_resamples=self.n_resamples, generator=seeded_generator(self.seed))
         return means[:, :-1] / means[:, -1:]
-
-    def shares_of(self, rows: Float[Tensor, "*some batch"]) -> Float[Tensor, "*some"]:
-        """Return where the means of some rows lie between empty circuit (0) and model (1)."""
-        if self.is_refused:
-            return torch.full(rows.shape[:-1], torch.nan, dtype=torch.float64)
-        return (rows.double().mean(-1) - self.empty.double().mean()) / self.gap
 
     def random_shares(self) -> list[list[float]]:
         """Return the same of the random circuits beside each size."""
@@ -135,7 +111,7 @@ class AblationCurve:
                 name: None if (each := self.area_interval(of)) is None else list(each) for name, of in areas.items()
             },
             "least_gap": self.least_gap,
-            "is_refused": self.is_refused,
+            "is_refused": self.refusal is not None,
         }
 
 
@@ -175,11 +151,8 @@ class FaithfulnessCurve(Result):
             "CPR is the area under the faithfulness, CMD that between it and 1, by trapezoids over the shares.",
         ]
         for each in self.curves:
-            if each.is_refused:
-                sentences.append(
-                    f"Ablation {each.how}: model and empty circuit differ by {abs(each.gap):.3g}, less than {each.least_gap:g}, so "
-                    "that no faithfulness is a share of it."
-                )
+            if each.refusal:
+                sentences.append(f"Ablation {each.how}: {each.refusal}.")
                 continue
             areas = [
                 f"{name} {value:.3f}" + (f" ({interval})" if (interval := each.area_interval(area)) else "")
@@ -228,7 +201,7 @@ class FaithfulnessCurve(Result):
         series: dict[str, tuple[Sequence[float], ...]] = {}
         beside: dict[str, tuple[Sequence[float], ...]] = {}
         for each in self.curves:
-            if each.is_refused:
+            if each.refusal:
                 continue
             values, intervals = each.normalised.tolist(), each.intervals()
             low, high = zip(*intervals, strict=True) if intervals else (values, values)

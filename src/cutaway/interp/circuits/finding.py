@@ -12,7 +12,7 @@ from torch import Tensor
 from cutaway.interp.ablation import How
 from cutaway.interp.circuits.ablated import ablated_outputs
 from cutaway.interp.circuits.acdc import Divergence, find_by_acdc
-from cutaway.interp.circuits.circuit import Circuit, hash_pairs, hash_weights
+from cutaway.interp.circuits.circuit import Circuit, hash_weights
 from cutaway.interp.circuits.circuit_scores import CircuitScores
 from cutaway.interp.circuits.drawing import CircuitDrawing
 from cutaway.interp.circuits.evaluation import evaluate_circuit
@@ -64,10 +64,9 @@ class FoundCircuit(Result):
         sentences = [self.drawing.summary()]
         if self.n_dropped:
             sentences.append(f"{self.n_dropped} more edges were taken and dropped, as no path of the circuit has them.")
-        scores = self.scores.summary().partition("; measured: ")[2]
         n = len(self.scores.faithfulness[0].circuit)
         where = f"On {n} pairs that it was not found with" if self.is_held_out else "On the same prompts that it was found with"
-        sentences.append(f"{where}, measured: {scores}")
+        sentences += [f"{where}, measured: {self.scores.measured}.", *self.scores.findings()]
         return " ".join([*sentences, *(f"{note.rstrip('.')}." for note in self.notes)])
 
     def to_dict(self) -> dict[str, Any]:
@@ -112,13 +111,14 @@ def find_circuit(
     command: str = "",
     progress: Callable[[int, int], None] | None = None,
 ) -> FoundCircuit:
-    """Return the circuit of some of the pairs, scored on the others: `held_out` is their share; one pair is used for both.
+    """Return the circuit of some of the pairs, scored on the others: `held_out` is their share. Pairs that are the same go
+    together, and one pair is used for both.
 
     `selection` prunes the scores of `method` to `n_edges`, or with `acdc` takes out each edge that matters less than `threshold`, which
     needs no scores. `ablation` is what runs put in the place of what is outside. `name` and `command` are kept with the circuit. Raises
     ValueError as the parts do.
     """
-    finding, others = pairs.split(1 - held_out, seed=seed) if len(pairs) > 1 and held_out else (pairs, pairs)
+    finding, others = pairs.split(1 - held_out, seed=seed) if len(set(pairs.hashes)) > 1 and held_out else (pairs, pairs)
     graph = Graph(lm.config, kv)
     if selection == "acdc":
         chosen = _by_acdc(lm, finding, graph, threshold, divergence, ablation, progress)
@@ -127,7 +127,7 @@ def find_circuit(
     settings = {"selection": selection, "kv": kv, "ablation": ablation, "metric": pairs.measured} | chosen.settings
     circuit = Circuit.of_mask(
         graph, chosen.pruned.kept, chosen.scores, model=name, model_hash=hash_weights(lm.model), data_hash=finding.data_hash,
-        pair_hashes=hash_pairs(finding.tokens, finding.other_tokens),
+        pair_hashes=finding.hashes,
         method=chosen.said, command=command, settings={**settings, "held_out": held_out, "seed": seed, "n_pairs": len(finding)},
     )  # fmt: skip
     scores = evaluate_circuit(
@@ -138,7 +138,7 @@ def find_circuit(
         circuit=circuit,
         scores=scores,
         n_dropped=chosen.pruned.n_dropped,
-        is_held_out=others is not finding,
+        is_held_out=set(finding.hashes).isdisjoint(others.hashes),
         notes=pairs.question.notes,
     )
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -11,7 +12,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from cutaway.interp.alignment import Alignment, align
-from cutaway.interp.circuits.circuit import hash_tokens
+from cutaway.interp.circuits.circuit import hash_pairs, hash_tokens
 from cutaway.interp.json_lines import read_text_columns
 from cutaway.interp.metrics import Metric
 from cutaway.interp.patching import MetricName, Question, Targets, metric_of, read_question
@@ -52,6 +53,11 @@ class PromptPairs:
         """The hash of both batches of tokens."""
         return hash_tokens(self.tokens, self.other_tokens)
 
+    @cached_property
+    def hashes(self) -> tuple[str, ...]:
+        """The hash of each pair, by which it is known again."""
+        return hash_pairs(self.tokens, self.other_tokens)
+
     def rows(self, rows: Sequence[int]) -> PromptPairs:
         """Return some of the pairs."""
 
@@ -67,15 +73,24 @@ class PromptPairs:
         return PromptPairs(self.tokens[list(rows)], self.other_tokens[list(rows)], question)
 
     def split(self, share: float = 0.5, *, seed: int = 0) -> tuple[PromptPairs, PromptPairs]:
-        """Return a random part of the pairs to find a circuit with, and the others to score it on; raises ValueError for one pair."""
-        n_first = round(share * len(self))
-        if not 0 < n_first < len(self):
+        """Return a random part of the pairs to find a circuit with, and the others to score it on.
+
+        Pairs that are the same, by `hashes`, go together, and `share` is one of different pairs. Raises ValueError for one alone.
+        """
+        different = list(dict.fromkeys(self.hashes))
+        n, n_first = len(different), round(share * len(different))
+        if not 0 < n_first < n:
             raise ValueError(
-                f"{len(self)} pair{'s' * (len(self) > 1)} cannot be split into {share:g} and the rest: give more, so that each part "
-                "has one"
+                f"{n} different pair{'s' * (n > 1)} cannot be split into {share:g} and the rest: give more, so that each part has one"
             )
-        order = torch.randperm(len(self), generator=seeded_generator(seed)).tolist()
-        return self.rows(sorted(order[:n_first])), self.rows(sorted(order[n_first:]))
+        first = {different[i] for i in torch.randperm(n, generator=seeded_generator(seed)).tolist()[:n_first]}
+        parts = ([row for row, each in enumerate(self.hashes) if (each in first) is is_first] for is_first in (True, False))
+        finding, others = map(self.rows, parts)
+        return finding, others
+
+    def without(self, known: Collection[str]) -> PromptPairs:
+        """Return the pairs whose hash is not among those known, as `Circuit.pair_hashes` are; perhaps none."""
+        return self.rows([row for row, each in enumerate(self.hashes) if each not in known])
 
 
 def read_pairs(

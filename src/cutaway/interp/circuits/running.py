@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypedDict, Unpack
 
 import torch
 from einops import einsum
@@ -24,38 +25,41 @@ from cutaway.interp.two_runs import scored
 from cutaway.model import Block, Transformer
 from cutaway.model.attention import fused_attend
 
-__all__ = ["CircuitRuns", "run_circuit", "circuit_metric"]
+__all__ = ["CircuitRuns", "RunOptions", "run_circuit", "circuit_metric"]
 
 _MEMORY_GIB = 1.0
 _SPARSE = 4
 """Adding up what is kept is faster than one matrix product where less than 1 in so many is."""
 
 
+class RunOptions(TypedDict, total=False):
+    """What `CircuitRuns.of` takes besides model, tokens and circuit."""
+
+    ablation: How
+    """What is put in the place of what is outside; `resample` unless given."""
+    other_tokens: Int[Tensor, "batch other_pos"] | None
+    reference: Int[Tensor, "reference reference_pos"] | None
+    over_positions: bool
+    memory_gib: float
+    force: bool
+    """Whether a circuit may be run in a model of its shape with other weights."""
+
+
 def run_circuit(
     model: Transformer,
     tokens: Int[Tensor, "batch pos"],
     circuit: Circuit,
-    *,
-    ablation: How = "resample",
-    other_tokens: Int[Tensor, "batch other_pos"] | None = None,
-    reference: Int[Tensor, "reference reference_pos"] | None = None,
-    over_positions: bool = False,
-    memory_gib: float = _MEMORY_GIB,
-    force: bool = False,
+    **options: Unpack[RunOptions],
 ) -> Float[Tensor, "batch pos d_vocab"]:
     """Return the logits of a run in which everything outside the circuit is ablated.
 
     The input of each receiver is the residual stream with every sender to which it has no kept edge replaced by its ablated output
-    (`ablated_outputs` says which); kept senders carry what they write in this run. With every edge kept it is the model's own run, with
-    none kept and `resample` that of `other_tokens`. Raises ValueError for a circuit of another model, unless forced for other weights
-    alone, and for runs of different length.
+    (`ablated_outputs` says which, `RunOptions` how it is asked for); kept senders carry what they write in this run. With every edge
+    kept it is the model's own run, with none kept and `resample` that of `other_tokens`. Raises ValueError for a circuit of another
+    model, unless forced for other weights alone, and for runs of different length.
     Source: Conmy et al. 2023, "Towards Automated Circuit Discovery for Mechanistic Interpretability", section 3.
     """
-    runs = CircuitRuns.of(
-        model, tokens, circuit, ablation=ablation, other_tokens=other_tokens, reference=reference, over_positions=over_positions,
-        memory_gib=memory_gib, force=force,
-    )  # fmt: skip
-    return runs.logits(circuit.kept)
+    return CircuitRuns.of(model, tokens, circuit, **options).logits(circuit.kept)
 
 
 def circuit_metric(
@@ -63,20 +67,10 @@ def circuit_metric(
     tokens: Int[Tensor, "batch pos"],
     circuit: Circuit,
     metric: AnyMetric,
-    *,
-    ablation: How = "resample",
-    other_tokens: Int[Tensor, "batch other_pos"] | None = None,
-    reference: Int[Tensor, "reference reference_pos"] | None = None,
-    over_positions: bool = False,
-    memory_gib: float = _MEMORY_GIB,
-    force: bool = False,
+    **options: Unpack[RunOptions],
 ) -> Float[Tensor, " batch"]:
     """Return a metric of each row of `run_circuit`, computing those logits alone that it reads."""
-    runs = CircuitRuns.of(
-        model, tokens, circuit, ablation=ablation, other_tokens=other_tokens, reference=reference, over_positions=over_positions,
-        memory_gib=memory_gib, force=force,
-    )  # fmt: skip
-    return runs.metric(circuit.kept, metric)
+    return CircuitRuns.of(model, tokens, circuit, **options).metric(circuit.kept, metric)
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +93,7 @@ class CircuitRuns:
         tokens: Int[Tensor, "batch pos"],
         circuit: Circuit,
         *,
-        ablation: How,
+        ablation: How = "resample",
         other_tokens: Int[Tensor, "batch other_pos"] | None = None,
         reference: Int[Tensor, "reference reference_pos"] | None = None,
         over_positions: bool = False,

@@ -27,6 +27,8 @@ def find(
     source: str,
     prompts: Path | None = None,
     ioi: int | None = None,
+    ioi_seed: int = 0,
+    ioi_template: tuple[int, ...] = (),
     text: str | None = None,
     corrupted: str | None = None,
     target: str | None = None,
@@ -52,6 +54,8 @@ def find(
     Args:
         prompts FILE: pairs of prompts, JSON, one a line
         ioi N: so many prompts about who is given something, made here
+        ioi_seed: of what these prompts are
+        ioi_template N: 1 to 3, whose words they have, one for all unless given; may be given again for more of one length
         text: one prompt
         corrupted TEXT: the same with another answer
         target TOKEN: the answer to the prompt
@@ -86,7 +90,8 @@ def find(
     if out is not None and not out.absolute().parent.is_dir():
         raise FileNotFoundError(f"there is no folder {out.absolute().parent} to write {out.name} in")
     pairs = given_pairs(
-        lm, prompts=prompts, ioi=ioi, text=text, corrupted=corrupted, target=target, wrong=wrong, metric=metric
+        lm, prompts=prompts, ioi=ioi, ioi_seed=ioi_seed, ioi_template=ioi_template, text=text,
+        corrupted=corrupted, target=target, wrong=wrong, metric=metric
     )  # fmt: skip
     with count_progress("edges") as progress:
         found = find_circuit(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from cutaway.cli.command import needs_one_of
-from cutaway.cli.interpret.circuit.given import DEMO, given_circuit, given_pairs, model_of_circuit
+from cutaway.cli.interpret.circuit.given import DEMO, given_circuit, given_pairs, model_of_circuit, other_pairs
 from cutaway.cli.interpret.options import analysis
 from cutaway.report.counting import count_progress
 
@@ -28,6 +28,8 @@ def score(
     source: str,
     prompts: Path | None = None,
     ioi: int | None = None,
+    ioi_seed: int = 0,
+    ioi_template: tuple[int, ...] = (),
     text: str | None = None,
     corrupted: str | None = None,
     target: str | None = None,
@@ -44,13 +46,15 @@ def score(
     """Score a circuit: how faithful it is, how complete and how minimal, beside random connected circuits of the same layers.
 
     Faithfulness is the share of the way from everything ablated (0) to the whole model (1), with a 95 % interval over pairs; |M-C| is
-    how far it is from the model; parts is the largest difference between circuit and model without the same random part of it. Give
-    prompts that the circuit was not found with. Wang et al. 2022, section 4; Mueller et al. 2025.
+    how far it is from the model; parts is the largest difference between circuit and model without the same random part of it. Pairs
+    that the circuit was found with are left out where there are others. Wang et al. 2022, section 4; Mueller et al. 2025.
 
     Args:
         circuit: a file that `circuit find --out` wrote; `demo` is found first
         prompts FILE: pairs of prompts, JSON, one a line
         ioi N: so many prompts about who is given something, made here
+        ioi_seed: of what these prompts are
+        ioi_template N: 1 to 3, whose words they have, one for all unless given; may be given again for more of one length
         text: one prompt
         corrupted TEXT: the same with another answer
         target TOKEN: the answer to the prompt
@@ -79,12 +83,14 @@ def score(
         known = given_circuit(lm, circuit, source=source, progress=progress)
     known.check(lm.model, force=force)
     pairs = given_pairs(
-        lm, prompts=prompts, ioi=ioi, text=text, corrupted=corrupted, target=target, wrong=wrong, metric=metric
+        lm, prompts=prompts, ioi=ioi, ioi_seed=ioi_seed, ioi_template=ioi_template, text=text,
+        corrupted=corrupted, target=target, wrong=wrong, metric=metric
     )  # fmt: skip
+    pairs, notes = other_pairs(pairs, known)
     with count_progress("runs") as progress:
         scored = evaluate_circuit(
             lm.model, pairs.tokens, pairs.other_tokens, pairs.metric, known, ablations=ablation or ("resample",), n_random=n_random,
             n_subsets=n_subsets, units=None if unit == "none" else unit, least_gap=least_gap, seed=seed,
             measured=pairs.measured, force=True, progress=progress,
         )  # fmt: skip
-    return replace(scored, notes=pairs.question.notes)
+    return replace(scored, notes=(*pairs.question.notes, *notes))
