@@ -14,7 +14,7 @@ def lm():
     """A model without layers whose tokens are names, places, objects and the templates' words."""
     fill = {"first": " Mary", "second": " John", "giver": " Tom", "place": " store", "object": " drink"}
     text = " ".join([WORDS, *(template.format(**fill) for template in TEMPLATES)]) + " "
-    tokenizer = BPETokenizer.train(60 * text, 420)
+    tokenizer = BPETokenizer.train(60 * text, 330)
     return LanguageModel(Transformer(ModelConfig(d_vocab=tokenizer.d_vocab, n_ctx=40, n_layers=0, n_heads=1, d_model=4)), tokenizer)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cutaway.interp.circuits.bootstrap import Interval, interval_of, resampled_means
 from cutaway.interp.circuits.faithfulness import Endpoints
-from cutaway.interp.circuits.pruning import Pruning
+from cutaway.interp.circuits.pruning import Pruning, Ranking
 from cutaway.interp.result import Result
 from cutaway.interp.tensors import finite_or_none
 from cutaway.report import format_fixed, table
@@ -132,6 +132,8 @@ class FaithfulnessCurve(Result):
     """How many were taken and then dropped, as no path has them."""
     n_edges_of_graph: int
     pruning: Pruning
+    ranking: Ranking = "size"
+    """What edges were ranked by: only CMD is MIB's where it is their size, only CPR where it is their help."""
     measured: str = "metric"
     notes: tuple[str, ...] = ()
 
@@ -142,13 +144,21 @@ class FaithfulnessCurve(Result):
                 return each
         raise KeyError(f"{how} was not run; there are {', '.join(each.how for each in self.curves)}")
 
+    @property
+    def area_as_in_mib(self) -> str:
+        """The area whose circuits are chosen as MIB does for it: by the size of scores for CMD, by what helps for CPR."""
+        return {"size": "cmd", "help": "cpr"}[self.ranking]
+
     def summary(self) -> str:
         """Return sizes, the rule of the areas, and the areas under each ablation."""
         first = self.curves[0]
         sentences = [
             f"Circuits of {len(first.shares)} sizes, {100 * first.shares[0]:g} to {100 * first.shares[-1]:g} % of "
             f"{self.n_edges_of_graph} edges, pruned by {self.pruning}, on {len(first.model)} prompt pairs; measured: {self.measured}.",
-            "CPR is the area under the faithfulness, CMD that between it and 1, by trapezoids over the shares.",
+            "CPR is the area under the faithfulness, CMD that between it and 1, by trapezoids over the shares; edges are ranked by "
+            + {"size": "the size of their scores, as MIB does for CMD.", "help": "how much they help, as MIB does for CPR."}[
+                self.ranking
+            ],
         ]
         for each in self.curves:
             if each.refusal:
@@ -166,6 +176,8 @@ class FaithfulnessCurve(Result):
         return {
             "metric": self.measured,
             "pruning": self.pruning,
+            "ranking": self.ranking,
+            "area_as_in_mib": self.area_as_in_mib,
             "shares": list(self.curves[0].shares),
             "n_edges": list(self.n_edges),
             "n_dropped": list(self.n_dropped),
