@@ -107,7 +107,62 @@ def test_pairs_that_it_was_found_with_are_left_out_where_there_are_others(cutawa
     assert scores["n_known_pairs"] == 1, "where there are no others, it is said"
 
 
-@pytest.mark.parametrize("verb", ["find", "run", "score", "draw"])
+def test_edges_are_tried_beside_their_scores(cutaway, run, pairs):
+    found = ["interpret", "circuit", "find", *pairs, "--n-edges", "9", "--exact-top", "5"]
+    code, out, err = cutaway(*found)
+    assert code == 0, err
+    assert "5 edges tried: " in out
+    assert "among those tried" in " ".join(out.split())
+    assert "Edges tried one by one" in out
+    assert widest(out) <= 80
+    tried = json.loads(cutaway(*found, "--json")[1])["tried"]
+    assert len(tried["exact"]) == 5
+    assert "exact_top" not in (said := cutaway(*found, "--select", "acdc")[2])
+    assert "--exact-top tries edges beside their scores" in said
+
+
+def test_the_curve_of_a_circuit_s_method(cutaway, run, pairs, tmp_path):
+    assert cutaway("interpret", "circuit", "find", *pairs, "--n-edges", "9", "--method", "eap", "--out", "c.json")[0] == 0
+    score = [
+        "interpret",
+        "circuit",
+        "score",
+        "c.json",
+        *pairs,
+        "--curve",
+        "--n-random",
+        "2",
+        "--least-gap",
+        "0",
+        "--ablation",
+        "zero",
+    ]
+    code, out, err = cutaway(*score, "--report", "curve.html")
+    assert code == 0, err
+    assert "Faithfulness over circuit size" in out
+    assert "Edges were scored by eap on 2 other pairs" in " ".join(out.split())
+    assert widest(out) <= 80
+    assert "<svg" in (tmp_path / "curve.html").read_text()
+    curve = json.loads(cutaway(*score, "--ranking", "help", "--json")[1])
+    assert (curve["area_as_in_mib"], curve["curves"][0]["ablation"]) == ("cpr", "zero")
+    assert curve["curves"][0]["faithfulness"][-1] == 1, "the whole graph is the model"
+
+
+def test_two_circuits_are_compared(cutaway, run, pairs, tmp_path):
+    for n, name in ((9, "a.json"), (20, "b.json")):
+        assert cutaway("interpret", "circuit", "find", *pairs, "--n-edges", str(n), "--out", name)[0] == 0
+    code, out, err = cutaway("interpret", "circuit", "compare", "a.json", "b.json", "--report", "both.html")
+    assert (code, err) == (0, ""), err
+    assert "a.json alone" in out
+    assert widest(out) <= 80
+    first, second = (set(map(str, Circuit.load(name).edges)) for name in ("a.json", "b.json"))
+    found = json.loads(cutaway("interpret", "circuit", "compare", "a.json", "b.json", "--json")[1])
+    assert set(found["edges"]) == first & second
+    assert found["edge_jaccard"] == len(first & second) / len(first | second)
+    assert "two circuits are compared" in cutaway("interpret", "circuit", "compare", "a.json")[2]
+
+
+@pytest.mark.parametrize("verb", ["find", "run", "score", "compare", "draw"])
 def test_help_names_the_source_and_an_example(cutaway, verb):
     code, out, _ = cutaway("interpret", "circuit", verb, "--help")
     assert code == 0
@@ -115,7 +170,9 @@ def test_help_names_the_source_and_an_example(cutaway, verb):
     assert "et al. 20" in " ".join(out.split())
     usage = out.splitlines()[0]
     assert usage.endswith(
-        {"find": "find [MODEL] [OPTIONS]", "draw": "draw CIRCUIT [OPTIONS]"}.get(verb, "CIRCUIT [MODEL] [OPTIONS]")
+        {"find": "find [MODEL] [OPTIONS]", "compare": "compare CIRCUIT OTHER [OPTIONS]", "draw": "draw CIRCUIT [OPTIONS]"}.get(
+            verb, "CIRCUIT [MODEL] [OPTIONS]"
+        )
     )
 
 

@@ -6,15 +6,15 @@ from cutaway import LanguageModel, ModelConfig, Transformer
 from cutaway.experiments.ioi import TEMPLATES, ioi_prompts
 from cutaway.tokenizers import BPETokenizer
 
-WORDS = "Mary John Tom James store garden drink book"
+WORDS = " Mary John Tom James store garden drink book"
 
 
 @pytest.fixture(scope="module")
 def lm():
     """A model without layers whose tokens are names, places, objects and the templates' words."""
     fill = {"first": " Mary", "second": " John", "giver": " Tom", "place": " store", "object": " drink"}
-    text = " ".join([WORDS, *(template.format(**fill) for template in TEMPLATES)]) + " "
-    tokenizer = BPETokenizer.train(60 * text, 330)
+    text = "\n".join([WORDS, *(template.format(**fill) for template in TEMPLATES)]) + "\n"
+    tokenizer = BPETokenizer.train(60 * text, 328)
     return LanguageModel(Transformer(ModelConfig(d_vocab=tokenizer.d_vocab, n_ctx=40, n_layers=0, n_heads=1, d_model=4)), tokenizer)
 
 

@@ -40,6 +40,7 @@ def find(
     ablation: Literal["zero", "mean", "resample"] = "resample",
     kv: Literal["group", "query-head"] = "group",
     steps: int = 5,
+    exact_top: int | None = None,
     held_out: float = 0.5,
     seed: int = 0,
     metric: Literal["logit_diff", "prob", "log_prob"] | None = None,
@@ -67,6 +68,7 @@ def find(
         ablation: what is put in the place of everything outside
         kv: with grouped heads, whether an edge enters a group's keys and values or one head's
         steps: of the line that gradients are averaged over
+        exact_top: so many edges of the largest scores are tried one by one, to see how scores agree with what they estimate
         held_out: the share of the pairs that is kept for checking
         seed: of what pairs these are
         metric: of the answer; logit_diff with a wrong one, else log_prob
@@ -96,7 +98,8 @@ def find(
     with count_progress("edges") as progress:
         found = find_circuit(
             lm, pairs, method=method, selection=select, n_edges=n_edges, threshold=threshold, ablation=ablation, kv=kv, steps=steps,
-            held_out=held_out, seed=seed, name=source, command=shlex.join(["cutaway", *sys.argv[1:]]), progress=progress,
+            exact_top=exact_top, held_out=held_out, seed=seed, name=source, command=shlex.join(["cutaway", *sys.argv[1:]]),
+            progress=progress,
         )  # fmt: skip
     if out is None:
         return found

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cutaway.interp.circuits import Circuit, PromptPairs
+    from cutaway.interp.circuits import Circuit, EdgeMethod, PromptPairs
     from cutaway.language_model import LanguageModel
 
 __all__ = ["DEMO", "model_of_circuit", "given_pairs", "other_pairs", "given_circuit"]
@@ -72,7 +72,14 @@ def _templates(numbers: tuple[int, ...]) -> Sequence[str] | None:
     return [TEMPLATES[each - 1] for each in numbers] or None
 
 
-def given_circuit(lm: LanguageModel, circuit: str, *, source: str, progress: Callable[[int, int], None] | None = None) -> Circuit:
+def given_circuit(
+    lm: LanguageModel,
+    circuit: str,
+    *,
+    source: str,
+    method: EdgeMethod = "eap-ig-inputs",
+    progress: Callable[[int, int], None] | None = None,
+) -> Circuit:
     """Return the circuit of a file, or the one of the worked example."""
     from cutaway.experiments.ioi import ioi_prompts
     from cutaway.interp.circuits import Circuit, find_circuit
@@ -80,4 +87,4 @@ def given_circuit(lm: LanguageModel, circuit: str, *, source: str, progress: Cal
     if circuit != DEMO:
         return Circuit.load(circuit)
     pairs = ioi_prompts(lm, 2 * _N_DEMO, seed=_SEED).pairs(lm).rows(range(_N_DEMO, 2 * _N_DEMO))  # --ioi 8 are the others
-    return find_circuit(lm, pairs, held_out=0, name=source, progress=progress).circuit
+    return find_circuit(lm, pairs, method=method, held_out=0, name=source, progress=progress).circuit

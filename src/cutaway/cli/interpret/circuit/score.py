@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from cutaway.cli.command import needs_one_of
 from cutaway.cli.interpret.circuit.given import DEMO, given_circuit, given_pairs, model_of_circuit, other_pairs
@@ -12,6 +12,7 @@ from cutaway.cli.interpret.options import analysis
 from cutaway.report.counting import count_progress
 
 if TYPE_CHECKING:
+    from cutaway.interp.circuits import Circuit, How, PromptPairs, Pruning, Ranking
     from cutaway.interp.result import Result
     from cutaway.language_model import LanguageModel
 
@@ -38,6 +39,8 @@ def score(
     n_random: int = 50,
     n_subsets: int = 10,
     unit: Literal["node", "edge", "none"] = "node",
+    curve: bool = False,
+    ranking: Literal["size", "help"] = "size",
     least_gap: float = 0.1,
     seed: int = 0,
     metric: Literal["logit_diff", "prob", "log_prob"] | None = None,
@@ -63,6 +66,8 @@ def score(
         n_random: how many random circuits
         n_subsets: how many random parts of it are taken out
         unit: what is taken out at a time to see what it does
+        curve: score half of the pairs' edges as the circuit's were, and show how faithful circuits of rising size are on the others
+        ranking: of the curve's edges, by the size of their scores, or by how much they help, as the area CPR has it
         least_gap: the least difference between model and nothing that a share is taken of
         seed: of random circuits, parts and intervals
         metric: of the answer; logit_diff with a wrong one, else log_prob
@@ -70,6 +75,7 @@ def score(
 
     Examples:
         cutaway interpret circuit score --demo
+        cutaway interpret circuit score --demo --curve
         cutaway interpret circuit score circuit.json --prompts others.jsonl --ablation mean --ablation resample
 
     In Python:
@@ -86,6 +92,8 @@ def score(
         lm, prompts=prompts, ioi=ioi, ioi_seed=ioi_seed, ioi_template=ioi_template, text=text,
         corrupted=corrupted, target=target, wrong=wrong, metric=metric
     )  # fmt: skip
+    if curve:
+        return _curve(lm, pairs, known, ablation or ("resample",), ranking, least_gap=least_gap, n_random=n_random, seed=seed)
     pairs, notes = other_pairs(pairs, known)
     with count_progress("runs") as progress:
         scored = evaluate_circuit(
@@ -94,3 +102,37 @@ def score(
             measured=pairs.measured, force=True, progress=progress,
         )  # fmt: skip
     return replace(scored, notes=(*pairs.question.notes, *notes))
+
+
+def _curve(
+    lm: LanguageModel,
+    pairs: PromptPairs,
+    circuit: Circuit,
+    ablations: tuple[How, ...],
+    ranking: Ranking,
+    *,
+    seed: int,
+    **options: Any,
+) -> Result:
+    """Return the curve of the circuit's method: edges scored on half of the pairs, circuits run on the others."""
+    from cutaway.interp.circuits import faithfulness_curve, score_edges
+
+    finding, others = pairs.split(seed=seed)
+    settings = circuit.settings
+    method, steps = settings.get("method", "eap-ig-inputs"), settings.get("steps") or 5
+    pruning: Pruning = "threshold" if settings.get("selection") == "threshold" else "greedy"
+    with count_progress("edges") as progress:
+        scored = score_edges(
+            lm.model, finding.tokens, finding.other_tokens, finding.metric, method=method, kv=circuit.graph.kv, steps=steps,
+            progress=progress,
+        )  # fmt: skip
+    with count_progress("runs") as progress:
+        curve = faithfulness_curve(
+            lm.model, others.tokens, others.other_tokens, others.metric, scored.graph, scored.scores,
+            pruning=pruning, ranking=ranking, ablations=ablations, seed=seed,
+            measured=pairs.measured, progress=progress, **options,
+        )  # fmt: skip
+    note = (
+        f"Edges were scored by {method} on {len(finding)} other pairs; the circuit itself keeps {100 * circuit.share:.2g} % of them"
+    )
+    return replace(curve, notes=(*pairs.question.notes, note))
