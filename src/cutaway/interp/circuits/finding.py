@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Selection", "FoundCircuit", "find_circuit"]
 
+_N_TRIED = 10
+
 Selection = Literal["greedy", "threshold", "acdc"]
 """How edges are chosen: by their scores, greedily or the largest anywhere, or one by one, by running what is left (ACDC)."""
 
@@ -94,7 +96,11 @@ class FoundCircuit(Result):
 
     def views(self) -> list[RenderableType]:
         """Return nodes, edges and the table of ablations."""
-        tried = [] if self.tried is None else [self.tried.strongest("Edges tried one by one")]
+        tried = (
+            []
+            if self.tried is None
+            else [self.tried.strongest("Edges tried one by one", n_edges=min(_N_TRIED, len(self.tried.exact)))]
+        )
         return [*self.drawing.views(), *tried, *self.scores.views()]
 
 

@@ -81,7 +81,8 @@ class PromptPairs:
         n, n_first = len(different), round(share * len(different))
         if not 0 < n_first < n:
             raise ValueError(
-                f"{n} different pair{'s' * (n > 1)} cannot be split into {share:g} and the rest: give more, so that each part has one"
+                f"{n} {'different ' * (n < len(self))}pair{'s' * (n > 1)} cannot be split into {share:g} and the rest: give more, so "
+                "that each part has one"
             )
         first = {different[i] for i in torch.randperm(n, generator=seeded_generator(seed)).tolist()[:n_first]}
         parts = ([row for row, each in enumerate(self.hashes) if (each in first) is is_first] for is_first in (True, False))

@@ -196,12 +196,12 @@ class EdgeScores(Result):
         drawn = [Group(Text(f"{title} ({words})", style="bold"), cells)] if len(rows) <= _N_GRID else []
         return [*drawn, self.strongest()]
 
-    def strongest(self, title: str = "The strongest edges") -> RenderableType:
+    def strongest(self, title: str = "The strongest edges", *, n_edges: int = _N_SHOWN) -> RenderableType:
         """Return a table of the strongest edges, those that were tried first."""
         header, _ = self.table()
         n = 4 if self.exact else 3
         shown = table(*header[:n], right=header[1:n], title=title)
-        for each in self.ranked(_N_SHOWN):
+        for each in self.ranked(n_edges):
             shown.add_row(*self._row(each)[:n])
         return shown
 

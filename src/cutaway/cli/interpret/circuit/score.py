@@ -66,7 +66,7 @@ def score(
         n_random: how many random circuits
         n_subsets: how many random parts of it are taken out
         unit: what is taken out at a time to see what it does
-        curve: score half of the pairs' edges as the circuit's were, and show how faithful circuits of rising size are on the others
+        curve: instead score edges on half of the pairs, as the circuit's were, and run circuits of rising size on the others
         ranking: of the curve's edges, by the size of their scores, or by how much they help, as the area CPR has it
         least_gap: the least difference between model and nothing that a share is taken of
         seed: of random circuits, parts and intervals
