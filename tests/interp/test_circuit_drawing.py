@@ -139,9 +139,9 @@ def test_pairs_split_and_are_the_same_rows(lm, pairs):
     logits = lm.model(pairs.tokens)
     torch.testing.assert_close(rows.metric(logits[[2, 0]]), pairs.metric(logits)[[2, 0]])
     for seed in range(5):
-        first, second = pairs.rows([0, 0, 1, 1, 2, 2]).split(0.5, seed=seed)
-        assert set(first.hashes).isdisjoint(second.hashes)
-        assert len(first) + len(second) == 6
+        some, rest = pairs.rows([0, 0, 1, 1, 2, 2]).split(0.5, seed=seed)
+        assert set(some.hashes).isdisjoint(rest.hashes)
+        assert len(some) + len(rest) == 6
     assert pairs.without(pairs.hashes[1:]).hashes == pairs.hashes[:1]
     with pytest.raises(ValueError, match=r"1 different pair cannot be split"):
         pairs.rows([0, 0, 0]).split()
