@@ -61,7 +61,7 @@ def curve_lines(curve: circuits.FaithfulnessCurve) -> list[str]:
     lines = []
     for each in curve.curves:
         lines.append(f"{each.how} ablation: model {float(each.model.mean()):+.3f}, empty {float(each.empty.mean()):+.3f}")
-        if each.is_refused:
+        if each.refusal:
             lines.append(f"  no share is taken of a gap of {each.gap:.3g}")
             continue
         intervals = each.intervals()

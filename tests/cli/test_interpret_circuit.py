@@ -84,7 +84,85 @@ def test_one_pair_is_found_and_checked_on_itself(cutaway, run):
     assert found["scores"]["metric"] == "logit difference s - e"
 
 
-@pytest.mark.parametrize("verb", ["find", "run", "score", "draw"])
+def test_a_pair_that_comes_again_is_no_other_pair(cutaway, run, tmp_path):
+    (tmp_path / "again.jsonl").write_text(2 * "".join(json.dumps(pair) + "\n" for pair in PAIRS))
+    given = ["--prompts", "again.jsonl", "--n-edges", "9"]
+    found = json.loads(cutaway("interpret", "circuit", "find", *given, "--out", "c.json", "--json")[1])
+    assert found["is_held_out"] is True
+    assert found["scores"]["n_known_pairs"] == 0
+    assert len(set(Circuit.load("c.json").pair_hashes)) == 2
+    (tmp_path / "one.jsonl").write_text(4 * (json.dumps(PAIRS[0]) + "\n"))
+    found = json.loads(cutaway("interpret", "circuit", "find", "--prompts", "one.jsonl", "--out", "one.json", "--json")[1])
+    assert found["is_held_out"] is False
+
+
+def test_pairs_that_it_was_found_with_are_left_out_where_there_are_others(cutaway, run, pairs, tmp_path):
+    assert cutaway("interpret", "circuit", "find", *pairs, "--n-edges", "9", "--out", "c.json")[0] == 0
+    score = ["interpret", "circuit", "score", "c.json", "--n-random", "0", "--n-subsets", "0", "--unit", "none", "--json"]
+    scores = json.loads(cutaway(*score, *pairs)[1])
+    assert (scores["n_known_pairs"], len(scores["ablations"][0]["circuit"])) == (0, 2)
+    assert scores["notes"][-1] == "2 of the 4 pairs were left out, as the circuit was found with them"
+    assert cutaway("interpret", "circuit", "find", *ASKED, "--n-edges", "9", "--out", "c.json")[0] == 0
+    scores = json.loads(cutaway(*score, *ASKED)[1])
+    assert scores["n_known_pairs"] == 1, "where there are no others, it is said"
+
+
+def test_edges_are_tried_beside_their_scores(cutaway, run, pairs):
+    found = ["interpret", "circuit", "find", *pairs, "--n-edges", "9", "--exact-top", "5"]
+    code, out, err = cutaway(*found)
+    assert code == 0, err
+    assert "5 edges tried: " in out
+    assert "among those tried" in " ".join(out.split())
+    assert "Edges tried one by one" in out
+    assert widest(out) <= 80
+    tried = json.loads(cutaway(*found, "--json")[1])["tried"]
+    assert len(tried["exact"]) == 5
+    assert "exact_top" not in (said := cutaway(*found, "--select", "acdc")[2])
+    assert "--exact-top tries edges beside their scores" in said
+
+
+def test_the_curve_of_a_circuit_s_method(cutaway, run, pairs, tmp_path):
+    assert cutaway("interpret", "circuit", "find", *pairs, "--n-edges", "9", "--method", "eap", "--out", "c.json")[0] == 0
+    score = [
+        "interpret",
+        "circuit",
+        "score",
+        "c.json",
+        *pairs,
+        "--curve",
+        "--n-random",
+        "2",
+        "--least-gap",
+        "0",
+        "--ablation",
+        "zero",
+    ]
+    code, out, err = cutaway(*score, "--report", "curve.html")
+    assert code == 0, err
+    assert "Faithfulness over circuit size" in out
+    assert "Edges were scored by eap on 2 other pairs" in " ".join(out.split())
+    assert widest(out) <= 80
+    assert "<svg" in (tmp_path / "curve.html").read_text()
+    curve = json.loads(cutaway(*score, "--ranking", "help", "--json")[1])
+    assert (curve["area_as_in_mib"], curve["curves"][0]["ablation"]) == ("cpr", "zero")
+    assert curve["curves"][0]["faithfulness"][-1] == 1, "the whole graph is the model"
+
+
+def test_two_circuits_are_compared(cutaway, run, pairs, tmp_path):
+    for n, name in ((9, "a.json"), (20, "b.json")):
+        assert cutaway("interpret", "circuit", "find", *pairs, "--n-edges", str(n), "--out", name)[0] == 0
+    code, out, err = cutaway("interpret", "circuit", "compare", "a.json", "b.json", "--report", "both.html")
+    assert (code, err) == (0, ""), err
+    assert "a.json alone" in out
+    assert widest(out) <= 80
+    first, second = (set(map(str, Circuit.load(name).edges)) for name in ("a.json", "b.json"))
+    found = json.loads(cutaway("interpret", "circuit", "compare", "a.json", "b.json", "--json")[1])
+    assert set(found["edges"]) == first & second
+    assert found["edge_jaccard"] == len(first & second) / len(first | second)
+    assert "two circuits are compared" in cutaway("interpret", "circuit", "compare", "a.json")[2]
+
+
+@pytest.mark.parametrize("verb", ["find", "run", "score", "compare", "draw"])
 def test_help_names_the_source_and_an_example(cutaway, verb):
     code, out, _ = cutaway("interpret", "circuit", verb, "--help")
     assert code == 0
@@ -92,7 +170,9 @@ def test_help_names_the_source_and_an_example(cutaway, verb):
     assert "et al. 20" in " ".join(out.split())
     usage = out.splitlines()[0]
     assert usage.endswith(
-        {"find": "find [MODEL] [OPTIONS]", "draw": "draw CIRCUIT [OPTIONS]"}.get(verb, "CIRCUIT [MODEL] [OPTIONS]")
+        {"find": "find [MODEL] [OPTIONS]", "compare": "compare CIRCUIT OTHER [OPTIONS]", "draw": "draw CIRCUIT [OPTIONS]"}.get(
+            verb, "CIRCUIT [MODEL] [OPTIONS]"
+        )
     )
 
 
@@ -105,10 +185,15 @@ def test_help_names_the_source_and_an_example(cutaway, verb):
             "pair 2: the first prompt and this one have 8 and 6 tokens",
         ),
         ([{**PAIRS[0], "corrupted": "aaaaaaaa"}], "the prompts do not align anywhere"),
-        ([{"clean": "the king"}], "line 1 of pairs.jsonl lacks a text for corrupted, correct"),
-        ([PAIRS[0], {key: PAIRS[1][key] for key in ("clean", "corrupted", "correct")}], "1 of 2 lines have a wrong answer"),
+        ([{"clean": "the king"}], "pairs.jsonl, line 1 has no 'corrupted': expected clean"),
+        ([{**PAIRS[0], "wrnog": "e"}], "pairs.jsonl, line 1 has 'wrnog': expected clean, corrupted, correct, perhaps wrong"),
+        ([{**PAIRS[0], "wrong": 3}], "pairs.jsonl, line 1: 'wrong' is 3; expected a text"),
+        (
+            [PAIRS[0], {key: PAIRS[1][key] for key in ("clean", "corrupted", "correct")}],
+            "pairs.jsonl, line 2 has no 'wrong', and others have",
+        ),
         ([{**PAIRS[0], "correct": "st"}], "is not one token but 3"),
-        ([], "pairs.jsonl holds no prompts"),
+        ([], "pairs.jsonl holds no lines"),
     ],
 )
 def test_prompts_that_do_not_fit_are_said(cutaway, run, tmp_path, lines, said):

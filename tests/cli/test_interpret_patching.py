@@ -104,10 +104,10 @@ def test_several_prompts_are_given_again_or_in_a_file(cutaway, words, verb, tmp_
 @pytest.mark.parametrize(
     ("lines", "options", "said"),
     [
-        ("", [], "prompts.jsonl holds no prompts"),
+        ("", [], "prompts.jsonl holds no lines"),
         ("{", [], "prompts.jsonl, line 1 is no JSON"),
-        ("[]", [], "prompts.jsonl, line 1 is no object of texts: expected clean, corrupted, correct, wrong"),
-        ('{"clean": "a", "target": "b"}', [], "prompts.jsonl, line 1 has 'target'; expected clean, corrupted, correct, wrong"),
+        ("[]", [], "prompts.jsonl, line 1 is no object: expected one with clean, corrupted, correct, wrong"),
+        ('{"clean": "a", "target": "b"}', [], "prompts.jsonl, line 1 has 'target': expected clean, corrupted, correct, wrong"),
         ('{"clean": "a"}\n\n{"corrupted": "a"}', [], "prompts.jsonl, line 3 has no 'clean', and others have"),
         ('{"clean": "a", "corrupted": "b"}', [], "--target is missing"),
         ('{"clean": "a"}', ["--clean", "b"], "--prompts and --clean do not go together"),

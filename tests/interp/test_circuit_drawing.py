@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -120,6 +121,13 @@ def test_a_circuit_is_found_on_one_part_of_the_pairs_and_scored_on_the_other(lm,
     assert not whole.is_held_out
     assert len(whole.circuit) == whole.circuit.graph.n_edges
     assert "On the same prompts that it was found with" in whole.summary()
+    renamed = replace(found, scores=replace(found.scores, measured="a; measured: b"))
+    assert "measured: a; measured: b. Ablation resample: model" in renamed.summary()
+    tried = find_circuit(lm, pairs, n_edges=20, exact_top=3).tried
+    assert len(tried.exact) == 3
+    assert tried.agreement().n_tried == 3
+    with pytest.raises(ValueError, match="exact_top tries edges beside their scores"):
+        find_circuit(lm, pairs, selection="acdc", exact_top=3)
 
 
 def test_pairs_split_and_are_the_same_rows(lm, pairs):
@@ -130,6 +138,13 @@ def test_pairs_split_and_are_the_same_rows(lm, pairs):
     rows = pairs.rows([2, 0])
     logits = lm.model(pairs.tokens)
     torch.testing.assert_close(rows.metric(logits[[2, 0]]), pairs.metric(logits)[[2, 0]])
+    for seed in range(5):
+        some, rest = pairs.rows([0, 0, 1, 1, 2, 2]).split(0.5, seed=seed)
+        assert set(some.hashes).isdisjoint(rest.hashes)
+        assert len(some) + len(rest) == 6
+    assert pairs.without(pairs.hashes[1:]).hashes == pairs.hashes[:1]
+    with pytest.raises(ValueError, match=r"1 different pair cannot be split"):
+        pairs.rows([0, 0, 0]).split()
     with pytest.raises(ValueError, match=r"1 pair cannot be split into 0\.5 and the rest"):
         first.split(0.5)
 

@@ -89,6 +89,20 @@ def test_greedy_is_the_largest_at_each_step(shape):
         assert pruned.n_edges + pruned.n_dropped == n_edges
 
 
+@pytest.mark.parametrize("prune", [prune_greedily, prune_by_threshold])
+def test_ranked_by_help_edges_that_hurt_come_last(prune):
+    graph = graph_of(n_layers=1)
+    scores = torch.randn(graph.has_edge.shape, generator=torch.Generator().manual_seed(0))
+    shifted = torch.where(graph.has_edge, 5 - scores, 0)  # all above 0, in the order of what helps
+    for n_edges in (2, 5, 9, graph.n_edges):
+        found = prune(graph, scores, n_edges, ranking="help")
+        assert torch.equal(found.kept, prune(graph, shifted, n_edges).kept)
+    hurts, helps = parsed(graph, "embed->logits"), parsed(graph, "embed->L0H0.v", "L0H0->logits")
+    scores = torch.where(hurts, 9.0, torch.where(helps, -1.0, 0.0))  # scores are gains when an edge is corrupted
+    assert torch.equal(prune(graph, scores, 2, ranking="help").kept, helps)
+    assert prune(graph, scores, 1).kept.equal(hurts)
+
+
 def test_scores_that_do_not_fit_are_refused():
     graph = graph_of()
     with pytest.raises(ValueError, match=r"the scores have the shape \(2, 2\)"):
@@ -163,7 +177,7 @@ def test_the_known_circuit_is_faithful_and_the_empty_one_is_not():
             made.model, made.tokens, made.corrupted_tokens, metric, known, ablations=[how], n_random=50, units=None, n_subsets=0
         ).of(how)
         assert scores.normalised == pytest.approx(1, abs=1e-12)  # nothing outside reaches a logit difference
-        assert scores.share_of(scores.empty) == 0
+        assert float(scores.shares_of(scores.empty)) == 0
         assert scores.difference < 1e-10
         assert scores.n_random_below >= 45, "random connected circuits with the same layers are not faithful"
 

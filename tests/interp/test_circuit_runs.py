@@ -1,6 +1,8 @@
 """Circuits run: beside the model itself, and beside a pass that computes one receiver after the other."""
 
+import copy
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -39,6 +41,35 @@ def test_all_edges_are_the_model_and_none_the_other_run(variant, make_model, mak
             torch.testing.assert_close(circuit_metric(model, tokens, whole, last, **given), last(model(tokens)), **ROUNDING)
         torch.testing.assert_close(run_circuit(model, tokens, empty, other_tokens=other), model(other), **ROUNDING)
         torch.testing.assert_close(circuit_metric(model, tokens, empty, last, other_tokens=other), last(model(other)), **ROUNDING)
+
+
+def test_all_edges_but_one_that_changes_nothing_are_the_model(variant, make_model, make_tokens):
+    """The pass over receivers, which a whole model does not take: an edge between two runs that are alike is left out."""
+    model, tokens = make_model(variant), make_tokens()
+    for graph in graphs_of(variant):
+        kept = graph.has_edge.clone()
+        kept[0, -1] = False
+        outside = ablated_outputs(model, tokens, "resample", other_tokens=tokens[:, :3].repeat(1, 3)[:, : tokens.shape[1]])
+        runs = CircuitRuns(model, tokens, graph, replace(outside, embed=model.embed(tokens)))
+        torch.testing.assert_close(runs.logits(kept), model(tokens), **ROUNDING)
+
+
+@pytest.mark.parametrize("share", [0.5, 0.95, 1.0])
+def test_half_precision_loses_no_more_than_the_model_does(share):
+    """Beside the same weights in float64: a circuit in bfloat16 is off by no more than the whole model is."""
+    coarse = small_model("rotary, grouped, gated", n_layers=8).bfloat16()
+    exact = copy.deepcopy(coarse).double()
+    tokens, other = two_runs(n_rows=4)
+    graph = Graph(coarse.config)
+    kept = random_mask(graph, share)
+    found, truth = (
+        CircuitRuns.of(model, tokens, Circuit.of_mask(graph, kept), ablation="resample", other_tokens=other).logits(kept)
+        for model in (coarse, exact)
+    )
+    assert found.dtype == torch.bfloat16
+    assert (found - truth).square().mean() <= (coarse(tokens) - exact(tokens)).square().mean()
+    if share == 1:
+        assert torch.equal(found, coarse(tokens)), "with every edge kept it is the model's own run, to the bit"
 
 
 @pytest.mark.parametrize("how", ["zero", "mean", "resample"])

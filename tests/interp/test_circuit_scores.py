@@ -182,3 +182,10 @@ def test_the_curve_is_that_of_the_circuits_pruned(found):
     for shares in ((), (0.5, 0.1), (0.0, 1.0), (0.5, 1.5)):
         with pytest.raises(ValueError, match="expected numbers that rise"):
             faithfulness_curve(model, tokens, other, METRIC, graph, scores, shares=shares)
+    by_help = faithfulness_curve(model, tokens, other, METRIC, graph, scores, shares=(0.1, 1), ranking="help", ablations=["zero"])
+    kept = prune_greedily(graph, scores, round(0.1 * graph.n_edges), ranking="help").kept
+    runs = CircuitRuns(model, tokens, graph, ablated_outputs(model, tokens, "zero"))
+    assert torch.equal(by_help.of("zero").circuits[0], runs.metric(kept, METRIC))
+    assert not torch.equal(by_help.of("zero").circuits[0], curve.of("zero").circuits[0])
+    assert (by_help.area_as_in_mib, curve.area_as_in_mib) == ("cpr", "cmd")
+    assert "how much they help, as MIB does for CPR" in by_help.summary()

@@ -15,7 +15,7 @@ from cutaway.interp.metrics import Metric, logit_diff
 from cutaway.interp.patching import MetricName
 from cutaway.language_model import LanguageModel
 
-__all__ = ["IOIPrompts", "ioi_prompts"]
+__all__ = ["TEMPLATES", "IOIPrompts", "ioi_prompts"]
 
 _NAMES = [
     "Mary",
@@ -37,11 +37,12 @@ _NAMES = [
 ]
 _PLACES = ["store", "garden", "station", "school", "hospital", "office", "house", "restaurant"]
 _OBJECTS = ["drink", "book", "ring", "computer", "ball", "kiss", "bag", "letter"]
-_TEMPLATES = (
+TEMPLATES = (
     "When{first} and{second} went to the{place},{giver} gave a{object} to",
     "While{first} and{second} were at the{place},{giver} handed a{object} to",
     "After{first} and{second} left the{place},{giver} offered a{object} to",
 )
+"""The words around names, place and object; the last is a word shorter."""
 
 
 @dataclass(frozen=True)
@@ -68,20 +69,23 @@ class IOIPrompts:
         return read_pairs(lm, self.texts, self.corrupted_texts, right, wrong, metric=metric)
 
 
-def ioi_prompts(lm: LanguageModel, n_prompts: int = 32, *, seed: int = 0) -> IOIPrompts:
-    """Return prompts of one template that `lm` reads in as many tokens each, the repeated name first and second in turn.
+def ioi_prompts(lm: LanguageModel, n_prompts: int = 32, *, seed: int = 0, templates: Sequence[str] | None = None) -> IOIPrompts:
+    """Return prompts that `lm` reads in as many tokens each, the repeated name first and second in turn.
 
-    Names, places and objects that are not one token are left out. Raises ValueError for a tokenizer with too few that are.
+    All have one of `TEMPLATES`, drawn, or each one drawn from those given, which have `{first}`, `{second}`, `{place}`, `{giver}` and
+    `{object}`: prompts of another template show whether what was found holds for other words. Names, places and objects that are not
+    one token are left out. Raises ValueError for a tokenizer with too few that are, and for templates of different length.
     """
     names, places, objects = (_single_tokens(lm, words) for words in (_NAMES, _PLACES, _OBJECTS))
     if len(names) < 4 or not places or not objects:
         raise ValueError("the tokenizer has fewer than 4 of the names, or none of the places or objects, as one token")
     drawn = random.Random(seed)
     pairs: list[tuple[str, str, str, str]] = []
-    template = drawn.choice(_TEMPLATES)
+    templates = [drawn.choice(TEMPLATES)] if templates is None else templates
     for i in range(n_prompts):
         first, second = drawn.sample(names, 2)
         fill = {"first": first, "second": second, "place": drawn.choice(places), "object": drawn.choice(objects)}
+        template = templates[0] if len(templates) == 1 else drawn.choice(templates)
         giver, receiver = (first, second) if i % 2 else (second, first)
         pairs.append((template.format(giver=giver, **fill), template.format(giver=receiver, **fill), receiver, giver))
     texts, corrupted, right, wrong = zip(*pairs, strict=True)
@@ -112,5 +116,7 @@ def _id(lm: LanguageModel, name: str) -> int:
 
 def _rows(lm: LanguageModel, texts: Sequence[str]) -> Tensor:
     rows = [lm.tokens(text) for text in texts]
-    assert len({row.shape for row in rows}) == 1, "single tokens in one template make one length"
+    if len(lengths := {row.shape[1]: text for row, text in zip(rows, texts, strict=True)}) > 1:
+        said = ", ".join(f"{n} tokens as {text!r}" for n, text in sorted(lengths.items()))
+        raise ValueError(f"the templates have prompts of {said}: give templates of one length")
     return torch.cat(rows)

@@ -17,10 +17,10 @@ from cutaway.interp.circuits.graph import Edge, Graph
 from cutaway.interp.circuits.minimising import minimise
 from cutaway.interp.circuits.next_tokens import CircuitRun, run_on_prompts
 from cutaway.interp.circuits.prompts import PromptPairs, read_pairs, read_pairs_file
-from cutaway.interp.circuits.pruning import PRUNINGS, Pruned, Pruning, prune_by_threshold, prune_greedily
+from cutaway.interp.circuits.pruning import PRUNINGS, Pruned, Pruning, Ranking, prune_by_threshold, prune_greedily
 from cutaway.interp.circuits.random_circuits import random_circuit, random_circuits
 from cutaway.interp.circuits.result import EdgeMethod, EdgeScore, EdgeScores
-from cutaway.interp.circuits.running import CircuitRuns, circuit_metric, run_circuit
+from cutaway.interp.circuits.running import CircuitRuns, RunOptions, circuit_metric, run_circuit
 from cutaway.interp.circuits.scoring import score_edges
 
 __all__ = [
@@ -40,9 +40,11 @@ __all__ = [
     "Ablated",
     "ablated_outputs",
     "CircuitRuns",
+    "RunOptions",
     "run_circuit",
     "circuit_metric",
     "Pruning",
+    "Ranking",
     "Pruned",
     "PRUNINGS",
     "prune_by_threshold",

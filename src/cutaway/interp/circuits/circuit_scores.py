@@ -51,15 +51,19 @@ class CircuitScores(Result):
     def summary(self) -> str:
         """Return how far the circuit does what the model does, under each ablation."""
         n_rows = len(self.faithfulness[0].circuit)
-        sentences = [f"The circuit keeps {self.circuit}, on {n_rows} prompt pair{'s' * (n_rows > 1)}; measured: {self.measured}."]
-        sentences += [self._said(each) for each in self.faithfulness]
+        kept = f"The circuit keeps {self.circuit}, on {n_rows} prompt pair{'s' * (n_rows > 1)}; measured: {self.measured}."
+        return " ".join([kept, *self.findings()])
+
+    def findings(self) -> list[str]:
+        """Return a sentence for each ablation, and what is to be known of them."""
+        sentences = [self._said(each) for each in self.faithfulness]
         if self.n_known_pairs:
             sentences.append(f"{self.n_known_pairs} of the pairs it was found with: give others to see whether it holds.")
-        if n_rows == 1:
+        if len(self.faithfulness[0].circuit) == 1:
             sentences.append("One pair gives no interval.")
         if self.faithfulness[0].random is not None and (n := len(self.circuit.connected())) < len(self.circuit):
             sentences.append(f"{len(self.circuit) - n} of its edges are on no path; random circuits match the other {n}.")
-        return " ".join([*sentences, *(f"{note.rstrip('.')}." for note in self.notes)])
+        return [*sentences, *(f"{note.rstrip('.')}." for note in self.notes)]
 
     def _said(self, each: Faithfulness) -> str:
         means = f"model {each.model.mean():.3g}, circuit {each.circuit.mean():.3g}, empty {each.empty.mean():.3g}"

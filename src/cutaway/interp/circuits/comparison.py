@@ -4,18 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from cutaway.interp.circuits.circuit import Circuit
 from cutaway.interp.circuits.graph import Edge
 from cutaway.interp.nodes import Node
+from cutaway.interp.result import Result
+from cutaway.report import table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from rich.console import RenderableType
 
 __all__ = ["CircuitComparison", "compare"]
 
 
-@dataclass(frozen=True)
-class CircuitComparison:
+_N_SHOWN = 8
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class CircuitComparison(Result):
     """What two circuits have in common, and what each has alone."""
+
+    title: ClassVar[str] = "Circuits compared"
+    source: ClassVar[str] = 'circuits as sets of edges (Hanna et al. 2024, "Have Faith in Faithfulness")'
 
     edges: tuple[Edge, ...]
     """Those of both."""
@@ -24,6 +36,8 @@ class CircuitComparison:
     nodes: tuple[Node, ...]
     """Those of both."""
     n_nodes_of_either: int
+    names: tuple[str, str] = ("the first", "the second")
+    """What the circuits are called."""
 
     @property
     def edge_jaccard(self) -> float:
@@ -42,6 +56,34 @@ class CircuitComparison:
             f"{self.edge_jaccard:.2f}); {len(self.nodes)} nodes in both of {self.n_nodes_of_either} (Jaccard {self.node_jaccard:.2f})"
         )
 
+    @property
+    def parts(self) -> dict[str, tuple[Edge, ...]]:
+        """The edges of both and of one alone, by whose they are."""
+        first, second = (f"{name} alone" for name in self.names)
+        return {"both": self.edges, first: self.only_first, second: self.only_second}
+
+    def summary(self) -> str:
+        """Return how many edges and nodes are in both, and in one alone."""
+        return f"{self.names[0]} and {self.names[1]}: {self}."
+
+    def table(self) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
+        """Return every edge, and whose it is."""
+        return ["edge", "in"], [[str(edge), part] for part, edges in self.parts.items() for edge in edges]
+
+    def figures(self) -> list[Figure]:
+        """Return how many edges are whose."""
+        from cutaway.plots import bars
+
+        return [bars([len(each) for each in self.parts.values()], labels=list(self.parts), title="Edges of the two", label="edges")]
+
+    def views(self) -> list[RenderableType]:
+        """Return some of the edges of each part, and how many more there are."""
+        shown = table("edges of", "", "first of them", right=[""])
+        for part, edges in self.parts.items():
+            first = ", ".join(map(str, edges[:_N_SHOWN])) + (", ..." if len(edges) > _N_SHOWN else "")
+            shown.add_row(part, str(len(edges)), first)
+        return [shown]
+
     def to_dict(self) -> dict[str, Any]:
         """Return it as values that JSON can hold."""
         parts: dict[str, Sequence[object]] = {
@@ -56,8 +98,8 @@ class CircuitComparison:
         }
 
 
-def compare(first: Circuit, second: Circuit) -> CircuitComparison:
-    """Return what two circuits have in common; raises ValueError for circuits of different models.
+def compare(first: Circuit, second: Circuit, *, names: tuple[str, str] = ("the first", "the second")) -> CircuitComparison:
+    """Return what two circuits have in common, under what they are called; raises ValueError for circuits of different models.
 
     >>> print(compare(found, known))  # doctest: +SKIP
     12 edges in both, 3 and 0 in one alone (Jaccard 0.80); 6 nodes in both of 7 (Jaccard 0.86)
@@ -69,4 +111,5 @@ def compare(first: Circuit, second: Circuit) -> CircuitComparison:
         only_second=(second - first).edges,
         nodes=tuple(node for node in first.nodes if node in set(second.nodes)),
         n_nodes_of_either=len(either),
+        names=names,
     )

@@ -16,7 +16,7 @@ from cutaway.interp.circuits.counting import Counter, Score
 from cutaway.interp.circuits.curve_result import SHARES, AblationCurve, FaithfulnessCurve
 from cutaway.interp.circuits.faithfulness import LEAST_GAP
 from cutaway.interp.circuits.graph import Graph
-from cutaway.interp.circuits.pruning import PRUNINGS, Pruned, Pruning
+from cutaway.interp.circuits.pruning import PRUNINGS, Pruned, Pruning, Ranking
 from cutaway.interp.circuits.random_circuits import random_circuits
 from cutaway.interp.circuits.running import CircuitRuns
 from cutaway.interp.sweep import AnyMetric
@@ -36,6 +36,7 @@ def faithfulness_curve(
     *,
     shares: Sequence[float] = SHARES,
     pruning: Pruning = "greedy",
+    ranking: Ranking = "size",
     ablations: Sequence[How] = ("zero", "mean", "resample"),
     reference: Int[Tensor, "reference reference_pos"] | None = None,
     over_positions: bool = False,
@@ -49,14 +50,16 @@ def faithfulness_curve(
 ) -> FaithfulnessCurve:
     """Return the metric of circuits of rising size, each so large a share of the graph's edges before those on no path are dropped.
 
-    `n_random` connected circuits with as many edges into each layer stand beside each of them. Give prompts that the scores were not
-    made with. Raises ValueError for shares that do not rise from above 0 to at most 1, and as runs and pruning do.
+    MIB's CMD takes circuits of the edges whose scores are largest in size, its CPR those of the edges that help the metric most, the
+    `ranking` "help": of one curve one area alone compares with theirs. `n_random` connected circuits with as many edges into each layer
+    stand beside each of them. Give prompts that the scores were not made with. Raises ValueError for shares that do not rise from above
+    0 to at most 1, and as runs and pruning do.
     Source: Mueller et al. 2025, "MIB: A Mechanistic Interpretability Benchmark".
     """
     rising = list(shares)
     if not rising or rising != sorted(set(rising)) or not rising[0] > 0 or rising[-1] > 1:
         raise ValueError(f"the shares are {rising}; expected numbers that rise from above 0 to at most 1, such as 0.01, 0.1, 1")
-    pruned = [PRUNINGS[pruning](graph, scores, max(1, round(share * graph.n_edges))) for share in rising]
+    pruned = [PRUNINGS[pruning](graph, scores, max(1, round(share * graph.n_edges)), ranking=ranking) for share in rising]
     beside = [_beside(graph, each, n_random, seed + i) for i, each in enumerate(pruned)]
     counter = Counter(len(ablations) * (2 + sum(1 + len(each) for each in beside)), progress)
     settings: dict[str, Any] = {"least_gap": least_gap, "n_resamples": n_resamples, "seed": seed}
@@ -71,6 +74,7 @@ def faithfulness_curve(
         n_dropped=tuple(each.n_dropped for each in pruned),
         n_edges_of_graph=graph.n_edges,
         pruning=pruning,
+        ranking=ranking,
         measured=measured,
     )
 

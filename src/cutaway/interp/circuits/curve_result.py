@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -11,10 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cutaway.interp.ablation import How
-from cutaway.interp.circuits.bootstrap import N_RESAMPLES, Interval, interval_of, resampled_means
-from cutaway.interp.circuits.faithfulness import LEAST_GAP
-from cutaway.interp.circuits.pruning import Pruning
+from cutaway.interp.circuits.bootstrap import Interval, interval_of, resampled_means
+from cutaway.interp.circuits.faithfulness import Endpoints
+from cutaway.interp.circuits.pruning import Pruning, Ranking
 from cutaway.interp.result import Result
 from cutaway.interp.tensors import finite_or_none
 from cutaway.report import format_fixed, table
@@ -47,30 +46,13 @@ def area_from_one(shares: Sequence[float], values: Float[Tensor, "*resample size
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class AblationCurve:
+class AblationCurve(Endpoints):
     """The metric of circuits of rising size under one ablation, row by row."""
 
-    how: How
-    said: str
     shares: tuple[float, ...]
     circuits: Float[Tensor, "size batch"]
-    model: Float[Tensor, " batch"]
-    empty: Float[Tensor, " batch"]
     random: tuple[Float[Tensor, "random batch"] | None, ...]
     """Of random connected circuits beside each size; None where there are none."""
-    least_gap: float = LEAST_GAP
-    n_resamples: int = N_RESAMPLES
-    seed: int = field(default=0, repr=False)
-
-    @property
-    def gap(self) -> float:
-        """`F(M) - F(empty)`, of the means."""
-        return float(self.model.mean() - self.empty.mean())
-
-    @property
-    def is_refused(self) -> bool:
-        """Whether the gap is too small to be divided by."""
-        return abs(self.gap) < self.least_gap
 
     @property
     def normalised(self) -> Float[Tensor, " size"]:
@@ -99,17 +81,11 @@ class AblationCurve:
 
     @cached_property
     def _resampled(self) -> Float[Tensor, "resample size"] | None:
-        if self.is_refused or len(self.model) < 2:
+        if self.refusal or len(self.model) < 2:
             return None
         rows = torch.cat([self.circuits - self.empty, (self.model - self.empty)[None]])
         means = resampled_means(rows, n_resamples=self.n_resamples, generator=seeded_generator(self.seed))
         return means[:, :-1] / means[:, -1:]
-
-    def shares_of(self, rows: Float[Tensor, "*some batch"]) -> Float[Tensor, "*some"]:
-        """Return where the means of some rows lie between empty circuit (0) and model (1)."""
-        if self.is_refused:
-            return torch.full(rows.shape[:-1], torch.nan, dtype=torch.float64)
-        return (rows.double().mean(-1) - self.empty.double().mean()) / self.gap
 
     def random_shares(self) -> list[list[float]]:
         """Return the same of the random circuits beside each size."""
@@ -135,7 +111,7 @@ class AblationCurve:
                 name: None if (each := self.area_interval(of)) is None else list(each) for name, of in areas.items()
             },
             "least_gap": self.least_gap,
-            "is_refused": self.is_refused,
+            "is_refused": self.refusal is not None,
         }
 
 
@@ -156,6 +132,8 @@ class FaithfulnessCurve(Result):
     """How many were taken and then dropped, as no path has them."""
     n_edges_of_graph: int
     pruning: Pruning
+    ranking: Ranking = "size"
+    """What edges were ranked by: only CMD is MIB's where it is their size, only CPR where it is their help."""
     measured: str = "metric"
     notes: tuple[str, ...] = ()
 
@@ -166,20 +144,25 @@ class FaithfulnessCurve(Result):
                 return each
         raise KeyError(f"{how} was not run; there are {', '.join(each.how for each in self.curves)}")
 
+    @property
+    def area_as_in_mib(self) -> str:
+        """The area whose circuits are chosen as MIB does for it: by the size of scores for CMD, by what helps for CPR."""
+        return {"size": "cmd", "help": "cpr"}[self.ranking]
+
     def summary(self) -> str:
         """Return sizes, the rule of the areas, and the areas under each ablation."""
         first = self.curves[0]
         sentences = [
             f"Circuits of {len(first.shares)} sizes, {100 * first.shares[0]:g} to {100 * first.shares[-1]:g} % of "
             f"{self.n_edges_of_graph} edges, pruned by {self.pruning}, on {len(first.model)} prompt pairs; measured: {self.measured}.",
-            "CPR is the area under the faithfulness, CMD that between it and 1, by trapezoids over the shares.",
+            "CPR is the area under the faithfulness, CMD that between it and 1, by trapezoids over the shares; edges are ranked by "
+            + {"size": "the size of their scores, as MIB does for CMD.", "help": "how much they help, as MIB does for CPR."}[
+                self.ranking
+            ],
         ]
         for each in self.curves:
-            if each.is_refused:
-                sentences.append(
-                    f"Ablation {each.how}: model and empty circuit differ by {abs(each.gap):.3g}, less than {each.least_gap:g}, so "
-                    "that no faithfulness is a share of it."
-                )
+            if each.refusal:
+                sentences.append(f"Ablation {each.how}: {each.refusal}.")
                 continue
             areas = [
                 f"{name} {value:.3f}" + (f" ({interval})" if (interval := each.area_interval(area)) else "")
@@ -193,6 +176,8 @@ class FaithfulnessCurve(Result):
         return {
             "metric": self.measured,
             "pruning": self.pruning,
+            "ranking": self.ranking,
+            "area_as_in_mib": self.area_as_in_mib,
             "shares": list(self.curves[0].shares),
             "n_edges": list(self.n_edges),
             "n_dropped": list(self.n_dropped),
@@ -228,7 +213,7 @@ class FaithfulnessCurve(Result):
         series: dict[str, tuple[Sequence[float], ...]] = {}
         beside: dict[str, tuple[Sequence[float], ...]] = {}
         for each in self.curves:
-            if each.is_refused:
+            if each.refusal:
                 continue
             values, intervals = each.normalised.tolist(), each.intervals()
             low, high = zip(*intervals, strict=True) if intervals else (values, values)

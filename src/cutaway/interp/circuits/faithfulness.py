@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -14,7 +15,7 @@ from cutaway.interp.circuits.bootstrap import N_RESAMPLES, Interval, ratio_inter
 from cutaway.interp.tensors import finite_or_none
 from cutaway.runtime import seeded_generator
 
-__all__ = ["LEAST_GAP", "Faithfulness", "Subset", "UnitEffect"]
+__all__ = ["LEAST_GAP", "Endpoints", "Faithfulness", "Subset", "UnitEffect"]
 
 LEAST_GAP = 0.1
 """The least difference of the metric between model and empty circuit that a faithfulness is divided by."""
@@ -44,20 +45,14 @@ class UnitEffect(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Faithfulness:
-    """A metric under one ablation: of the circuit, of the model and of the empty circuit, with everything ablated."""
+class Endpoints:
+    """What a faithfulness lies between: the metric of the empty circuit, with everything ablated, and of the model, row by row."""
 
     how: How
     said: str
     """What is put in the place of what is ablated, in words."""
-    circuit: Float[Tensor, " batch"]
     model: Float[Tensor, " batch"]
     empty: Float[Tensor, " batch"]
-    random: Float[Tensor, "random batch"] | None = None
-    """Of random connected circuits with as many edges into each layer."""
-    subsets: tuple[Subset, ...] = ()
-    units: tuple[UnitEffect, ...] = ()
-    """Of every node or edge of the circuit."""
     least_gap: float = LEAST_GAP
     n_resamples: int = N_RESAMPLES
     seed: int = field(default=0, repr=False)
@@ -65,7 +60,7 @@ class Faithfulness:
     @property
     def gap(self) -> float:
         """`F(M) - F(empty)`, of the means."""
-        return float(self.model.mean() - self.empty.mean())
+        return float(self.model.double().mean() - self.empty.double().mean())
 
     @property
     def refusal(self) -> str | None:
@@ -77,13 +72,31 @@ class Faithfulness:
             "faithfulness is a share of it"
         )
 
+    def shares_of(self, rows: Float[Tensor, "*some batch"]) -> Float[Tensor, "*some"]:
+        """Return where the means of some rows lie between empty circuit (0) and model (1); NaN where it is refused."""
+        if self.refusal:
+            return torch.full(rows.shape[:-1], torch.nan, dtype=torch.float64)
+        return (rows.double().mean(-1) - self.empty.double().mean()) / self.gap
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Faithfulness(Endpoints):
+    """A metric under one ablation: of the circuit, of the model and of the empty circuit."""
+
+    circuit: Float[Tensor, " batch"]
+    random: Float[Tensor, "random batch"] | None = None
+    """Of random connected circuits with as many edges into each layer."""
+    subsets: tuple[Subset, ...] = ()
+    units: tuple[UnitEffect, ...] = ()
+    """Of every node or edge of the circuit."""
+
     @property
     def normalised(self) -> float | None:
         """`(F(C) - F(empty)) / (F(M) - F(empty))`, a ratio of means, below 0 and above 1 as it comes; None where it is refused.
 
         Source: Marks et al. 2024, "Sparse Feature Circuits"; Mueller et al. 2025, "MIB: A Mechanistic Interpretability Benchmark".
         """
-        return None if self.refusal else self.share_of(self.circuit)
+        return None if self.refusal else float(self.shares_of(self.circuit))
 
     @property
     def interval(self) -> Interval | None:
@@ -102,7 +115,7 @@ class Faithfulness:
     @property
     def random_shares(self) -> list[float]:
         """The normalised faithfulness of each random circuit."""
-        return [] if self.random is None or self.refusal else [self.share_of(each) for each in self.random]
+        return [] if self.random is None or self.refusal else self.shares_of(self.random).tolist()
 
     @property
     def n_random_below(self) -> int:
@@ -115,10 +128,6 @@ class Faithfulness:
     def incompleteness(self) -> float:
         """The largest `|F(C without K) - F(M without K)|` over the parts that were tried; NaN where none was."""
         return max((each.incompleteness for each in self.subsets), default=math.nan)
-
-    def share_of(self, rows: Float[Tensor, " batch"]) -> float:
-        """Return where the mean of some rows lies between empty circuit (0) and model (1)."""
-        return float((rows.mean() - self.empty.mean()) / self.gap)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the rows and what follows from them as values that JSON can hold."""

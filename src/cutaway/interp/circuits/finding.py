@@ -12,14 +12,14 @@ from torch import Tensor
 from cutaway.interp.ablation import How
 from cutaway.interp.circuits.ablated import ablated_outputs
 from cutaway.interp.circuits.acdc import Divergence, find_by_acdc
-from cutaway.interp.circuits.circuit import Circuit, hash_pairs, hash_weights
+from cutaway.interp.circuits.circuit import Circuit, hash_weights
 from cutaway.interp.circuits.circuit_scores import CircuitScores
 from cutaway.interp.circuits.drawing import CircuitDrawing
 from cutaway.interp.circuits.evaluation import evaluate_circuit
 from cutaway.interp.circuits.graph import Graph
 from cutaway.interp.circuits.prompts import PromptPairs
 from cutaway.interp.circuits.pruning import PRUNINGS, Pruned, Pruning
-from cutaway.interp.circuits.result import EdgeMethod
+from cutaway.interp.circuits.result import EdgeMethod, EdgeScores
 from cutaway.interp.circuits.running import CircuitRuns
 from cutaway.interp.circuits.scoring import score_edges
 from cutaway.interp.nodes import KVInputs
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 __all__ = ["Selection", "FoundCircuit", "find_circuit"]
+
+_N_TRIED = 10
 
 Selection = Literal["greedy", "threshold", "acdc"]
 """How edges are chosen: by their scores, greedily or the largest anywhere, or one by one, by running what is left (ACDC)."""
@@ -52,6 +54,8 @@ class FoundCircuit(Result):
     """How many edges were taken and then dropped, as no path has them."""
     is_held_out: bool
     """Whether the prompts of the scores are others than those that it was found with."""
+    tried: EdgeScores | None = None
+    """The scores of the prompts that it was found with, where edges were tried beside them."""
     notes: tuple[str, ...] = ()
 
     @property
@@ -64,10 +68,11 @@ class FoundCircuit(Result):
         sentences = [self.drawing.summary()]
         if self.n_dropped:
             sentences.append(f"{self.n_dropped} more edges were taken and dropped, as no path of the circuit has them.")
-        scores = self.scores.summary().partition("; measured: ")[2]
+        if self.tried is not None:
+            sentences += self.tried.agreement_said()
         n = len(self.scores.faithfulness[0].circuit)
         where = f"On {n} pairs that it was not found with" if self.is_held_out else "On the same prompts that it was found with"
-        sentences.append(f"{where}, measured: {scores}")
+        sentences += [f"{where}, measured: {self.scores.measured}.", *self.scores.findings()]
         return " ".join([*sentences, *(f"{note.rstrip('.')}." for note in self.notes)])
 
     def to_dict(self) -> dict[str, Any]:
@@ -77,6 +82,7 @@ class FoundCircuit(Result):
             "n_dropped": self.n_dropped,
             "is_held_out": self.is_held_out,
             "scores": self.scores.to_dict(),
+            "tried": None if self.tried is None else {name: self.tried.to_dict()[name] for name in ("exact", "agreement")},
             "notes": list(self.notes),
         }
 
@@ -90,7 +96,12 @@ class FoundCircuit(Result):
 
     def views(self) -> list[RenderableType]:
         """Return nodes, edges and the table of ablations."""
-        return [*self.drawing.views(), *self.scores.views()]
+        tried = (
+            []
+            if self.tried is None
+            else [self.tried.strongest("Edges tried one by one", n_edges=min(_N_TRIED, len(self.tried.exact)))]
+        )
+        return [*self.drawing.views(), *tried, *self.scores.views()]
 
 
 def find_circuit(
@@ -105,6 +116,7 @@ def find_circuit(
     ablation: How = "resample",
     kv: KVInputs = "group",
     steps: int = 5,
+    exact_top: int | None = None,
     held_out: float = 0.5,
     n_random: int = 0,
     seed: int = 0,
@@ -112,22 +124,25 @@ def find_circuit(
     command: str = "",
     progress: Callable[[int, int], None] | None = None,
 ) -> FoundCircuit:
-    """Return the circuit of some of the pairs, scored on the others: `held_out` is their share; one pair is used for both.
+    """Return the circuit of some of the pairs, scored on the others: `held_out` is their share. Pairs that are the same go
+    together, and one pair is used for both.
 
     `selection` prunes the scores of `method` to `n_edges`, or with `acdc` takes out each edge that matters less than `threshold`, which
-    needs no scores. `ablation` is what runs put in the place of what is outside. `name` and `command` are kept with the circuit. Raises
-    ValueError as the parts do.
+    needs no scores. `exact_top` tries so many edges of the largest scores, to see whether these are right. `ablation` is what runs put
+    in the place of what is outside. `name` and `command` are kept with the circuit. Raises ValueError as the parts do.
     """
-    finding, others = pairs.split(1 - held_out, seed=seed) if len(pairs) > 1 and held_out else (pairs, pairs)
+    finding, others = pairs.split(1 - held_out, seed=seed) if len(set(pairs.hashes)) > 1 and held_out else (pairs, pairs)
     graph = Graph(lm.config, kv)
     if selection == "acdc":
+        if exact_top is not None:
+            raise ValueError("exact_top tries edges beside their scores, and ACDC makes none: leave one of them out")
         chosen = _by_acdc(lm, finding, graph, threshold, divergence, ablation, progress)
     else:
-        chosen = _by_scores(lm, finding, graph, method, selection, n_edges, steps, progress)
+        chosen = _by_scores(lm, finding, graph, method, selection, n_edges, steps, exact_top, progress)
     settings = {"selection": selection, "kv": kv, "ablation": ablation, "metric": pairs.measured} | chosen.settings
     circuit = Circuit.of_mask(
         graph, chosen.pruned.kept, chosen.scores, model=name, model_hash=hash_weights(lm.model), data_hash=finding.data_hash,
-        pair_hashes=hash_pairs(finding.tokens, finding.other_tokens),
+        pair_hashes=finding.hashes,
         method=chosen.said, command=command, settings={**settings, "held_out": held_out, "seed": seed, "n_pairs": len(finding)},
     )  # fmt: skip
     scores = evaluate_circuit(
@@ -138,7 +153,8 @@ def find_circuit(
         circuit=circuit,
         scores=scores,
         n_dropped=chosen.pruned.n_dropped,
-        is_held_out=others is not finding,
+        is_held_out=set(finding.hashes).isdisjoint(others.hashes),
+        tried=chosen.tried,
         notes=pairs.question.notes,
     )
 
@@ -150,6 +166,7 @@ class _Chosen(NamedTuple):
     scores: Float[Tensor, "sender receiver"] | None
     said: str
     settings: dict[str, Any]
+    tried: EdgeScores | None = None
 
 
 def _by_acdc(
@@ -175,10 +192,13 @@ def _by_scores(
     pruning: Pruning,
     n_edges: int,
     steps: int,
+    exact_top: int | None,
     progress: Callable[[int, int], None] | None,
 ) -> _Chosen:
     found = score_edges(
-        lm.model, pairs.tokens, pairs.other_tokens, pairs.metric, method=method, kv=graph.kv, steps=steps, progress=progress
-    )
+        lm.model, pairs.tokens, pairs.other_tokens, pairs.metric, method=method, kv=graph.kv, steps=steps, exact_top=exact_top,
+        progress=progress,
+    )  # fmt: skip
     pruned = PRUNINGS[pruning](graph, found.scores, min(n_edges, graph.n_edges))
-    return _Chosen(pruned, found.scores, f"{method}, {pruning}", {"method": method, "n_edges": n_edges, "steps": found.steps})
+    settings = {"method": method, "n_edges": n_edges, "steps": found.steps}
+    return _Chosen(pruned, found.scores, f"{method}, {pruning}", settings, found if found.exact else None)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -12,7 +12,8 @@ from jaxtyping import Int
 from torch import Tensor
 
 from cutaway.interp.alignment import Alignment, align
-from cutaway.interp.circuits.circuit import hash_tokens
+from cutaway.interp.circuits.circuit import hash_pairs, hash_tokens
+from cutaway.interp.json_lines import read_text_columns
 from cutaway.interp.metrics import Metric
 from cutaway.interp.patching import MetricName, Question, Targets, metric_of, read_question
 from cutaway.interp.prompts import read_prompts
@@ -20,8 +21,6 @@ from cutaway.language_model import LanguageModel
 from cutaway.runtime import seeded_generator
 
 __all__ = ["PromptPairs", "read_pairs", "read_pairs_file"]
-
-_FIELDS = ("clean", "corrupted", "correct", "wrong")
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +53,11 @@ class PromptPairs:
         """The hash of both batches of tokens."""
         return hash_tokens(self.tokens, self.other_tokens)
 
+    @cached_property
+    def hashes(self) -> tuple[str, ...]:
+        """The hash of each pair, by which it is known again."""
+        return hash_pairs(self.tokens, self.other_tokens)
+
     def rows(self, rows: Sequence[int]) -> PromptPairs:
         """Return some of the pairs."""
 
@@ -69,15 +73,25 @@ class PromptPairs:
         return PromptPairs(self.tokens[list(rows)], self.other_tokens[list(rows)], question)
 
     def split(self, share: float = 0.5, *, seed: int = 0) -> tuple[PromptPairs, PromptPairs]:
-        """Return a random part of the pairs to find a circuit with, and the others to score it on; raises ValueError for one pair."""
-        n_first = round(share * len(self))
-        if not 0 < n_first < len(self):
+        """Return a random part of the pairs to find a circuit with, and the others to score it on.
+
+        Pairs that are the same, by `hashes`, go together, and `share` is one of different pairs. Raises ValueError for one alone.
+        """
+        different = list(dict.fromkeys(self.hashes))
+        n, n_first = len(different), round(share * len(different))
+        if not 0 < n_first < n:
             raise ValueError(
-                f"{len(self)} pair{'s' * (len(self) > 1)} cannot be split into {share:g} and the rest: give more, so that each part "
-                "has one"
+                f"{n} {'different ' * (n < len(self))}pair{'s' * (n > 1)} cannot be split into {share:g} and the rest: give more, so "
+                "that each part has one"
             )
-        order = torch.randperm(len(self), generator=seeded_generator(seed)).tolist()
-        return self.rows(sorted(order[:n_first])), self.rows(sorted(order[n_first:]))
+        first = {different[i] for i in torch.randperm(n, generator=seeded_generator(seed)).tolist()[:n_first]}
+        parts = ([row for row, each in enumerate(self.hashes) if (each in first) is is_first] for is_first in (True, False))
+        finding, others = map(self.rows, parts)
+        return finding, others
+
+    def without(self, known: Collection[str]) -> PromptPairs:
+        """Return the pairs whose hash is not among those known, as `Circuit.pair_hashes` are; perhaps none."""
+        return self.rows([row for row, each in enumerate(self.hashes) if each not in known])
 
 
 def read_pairs(
@@ -110,30 +124,11 @@ def read_pairs(
 def read_pairs_file(lm: LanguageModel, path: Path | str, *, metric: MetricName | None = None) -> PromptPairs:
     """Return the pairs of a JSONL file, an object a line: clean, corrupted, correct and perhaps wrong.
 
-    Raises ValueError for a line that is none, with its number, and as `read_pairs` does; FileNotFoundError for no file.
+    Raises ValueError for a line that is none or has another word, with its number, and as `read_pairs` does; FileNotFoundError for no
+    file.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"there is no file {path}; give prompts as a JSONL file, an object a line: {', '.join(_FIELDS)}")
-    lines = [(n, line) for n, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1) if line.strip()]
-    pairs = [_read_line(path, n, line) for n, line in lines]
-    if not pairs:
-        raise ValueError(f"{path} holds no prompts: give an object a line with {', '.join(_FIELDS)}")
-    n_wrong = sum("wrong" in pair for pair in pairs)
-    if n_wrong not in (0, len(pairs)):
-        raise ValueError(f"{path}: {n_wrong} of {len(pairs)} lines have a wrong answer: give one in each, or in none")
-    columns = {name: [pair[name] for pair in pairs] for name in _FIELDS if name != "wrong" or n_wrong}
+    columns = read_text_columns(path, needed=("clean", "corrupted", "correct"), optional=("wrong",))
     return read_pairs(lm, **columns, metric=metric)
-
-
-def _read_line(path: Path | str, n: int, line: str) -> dict[str, str]:
-    try:
-        values = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"line {n} of {path} is not JSON ({error.msg}): give an object with {', '.join(_FIELDS)}") from None
-    lacking = [name for name in _FIELDS[:3] if not isinstance(values, dict) or not isinstance(values.get(name), str)]
-    if lacking or not isinstance(values.get("wrong", ""), str):
-        raise ValueError(f"line {n} of {path} lacks a text for {', '.join(lacking or ['wrong'])}: give {', '.join(_FIELDS)}")
-    return {name: values[name] for name in _FIELDS if name in values}
 
 
 def _check_lengths(lm: LanguageModel, which: str, one: list[int], other: list[int], row: int) -> None:

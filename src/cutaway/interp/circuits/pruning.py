@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Mapping
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from jaxtyping import Bool, Float
@@ -12,10 +12,12 @@ from torch import Tensor
 
 from cutaway.interp.circuits.graph import Graph
 
-__all__ = ["Pruning", "Pruned", "PRUNINGS", "prune_by_threshold", "prune_greedily"]
+__all__ = ["Pruning", "Ranking", "Pruned", "PRUNINGS", "prune_by_threshold", "prune_greedily"]
 
 Pruning = Literal["threshold", "greedy"]
 """The edges with the largest scores anywhere, or the largest of those that lead to what is kept already."""
+Ranking = Literal["size", "help"]
+"""What puts an edge first: the size of its score, or what the metric loses when it carries the corrupted run, its score negated."""
 
 
 class Pruned(NamedTuple):
@@ -30,26 +32,28 @@ class Pruned(NamedTuple):
         return int(self.kept.sum())
 
 
-def prune_by_threshold(graph: Graph, scores: Float[Tensor, "sender receiver"], n_edges: int) -> Pruned:
-    """Keep the `n_edges` edges of the largest magnitude, then drop those that are not connected; ties go in the graph's order.
+def prune_by_threshold(
+    graph: Graph, scores: Float[Tensor, "sender receiver"], n_edges: int, *, ranking: Ranking = "size"
+) -> Pruned:
+    """Keep the `n_edges` edges that `ranking` puts first, then drop those that are not connected; ties go in the graph's order.
 
     Raises ValueError for scores that are not of this graph, and for more edges than it has.
     """
-    sizes = _sizes(graph, scores, n_edges)
+    sizes = _sizes(graph, scores, n_edges, ranking)
     places = sizes.flatten().argsort(descending=True, stable=True)[:n_edges]
     kept = torch.zeros_like(graph.has_edge)
     kept.view(-1)[places] = True
     return _connected(graph, kept)
 
 
-def prune_greedily(graph: Graph, scores: Float[Tensor, "sender receiver"], n_edges: int) -> Pruned:
+def prune_greedily(graph: Graph, scores: Float[Tensor, "sender receiver"], n_edges: int, *, ranking: Ranking = "size") -> Pruned:
     """Take `n_edges` edges one by one, each the largest that leads to what is taken already, from the logits up; then as above.
 
     Every edge taken leads to the logits, so that fewer are dropped: those of nodes to which none came from the embedding. Raises
     ValueError as `prune_by_threshold` does. Source: Hanna et al. 2024, "Have Faith in Faithfulness: Going Beyond Circuit Overlap When
     Finding Model Mechanisms".
     """
-    sizes = _sizes(graph, scores, n_edges)
+    sizes = _sizes(graph, scores, n_edges, ranking)
     columns = sizes.T.tolist()
     inputs_of = [column.nonzero()[:, 0].tolist() for column in graph.feeds.T]
     queue: list[tuple[float, int, int]] = []
@@ -71,7 +75,7 @@ def prune_greedily(graph: Graph, scores: Float[Tensor, "sender receiver"], n_edg
     return _connected(graph, kept)
 
 
-PRUNINGS: Mapping[Pruning, Callable[[Graph, Tensor, int], Pruned]] = {"threshold": prune_by_threshold, "greedy": prune_greedily}
+PRUNINGS: Mapping[Pruning, Callable[..., Pruned]] = {"threshold": prune_by_threshold, "greedy": prune_greedily}
 """The ways to prune, by name."""
 
 
@@ -80,7 +84,7 @@ def _connected(graph: Graph, kept: Tensor) -> Pruned:
     return Pruned(connected, int(kept.sum() - connected.sum()))
 
 
-def _sizes(graph: Graph, scores: Tensor, n_edges: int) -> Float[Tensor, "sender receiver"]:
+def _sizes(graph: Graph, scores: Tensor, n_edges: int, ranking: Ranking) -> Float[Tensor, "sender receiver"]:
     if scores.shape != graph.has_edge.shape:
         raise ValueError(
             f"the scores have the shape {tuple(scores.shape)} and the graph {tuple(graph.has_edge.shape)}, senders by receivers: "
@@ -88,7 +92,9 @@ def _sizes(graph: Graph, scores: Tensor, n_edges: int) -> Float[Tensor, "sender 
         )
     if not 0 < n_edges <= graph.n_edges:
         raise ValueError(f"{n_edges} edges are to be kept; the graph has {graph.n_edges}: give 1 to so many")
-    sizes = scores.detach().cpu().abs()
+    if ranking not in get_args(Ranking):
+        raise ValueError(f"there is no ranking {ranking!r}; give one of {', '.join(get_args(Ranking))}")
+    sizes = -scores.detach().cpu() if ranking == "help" else scores.detach().cpu().abs()
     if bool(sizes[graph.has_edge].isnan().any()):
         raise ValueError("some edges have no score (nan): score every edge of the graph first")
-    return torch.where(graph.has_edge, sizes, -1.0)
+    return torch.where(graph.has_edge, sizes, -torch.inf)

@@ -111,6 +111,13 @@ class EdgeScores(Result):
         tried = [(edge, self.score(edge), exact) for edge, exact in self.exact.items()]
         return compare_effects(tried, base=self.base, other=self.other, threshold=self.threshold)
 
+    def agreement_said(self) -> list[str]:
+        """Return a sentence on how scores and exact effects agree; none where no edge was tried."""
+        if (agreement := self.agreement()) is None:
+            return []
+        among = " among those tried" if agreement.n_tried < self.graph.n_edges else ""
+        return [f"{agreement.n_tried} edges tried: {agreement.said()}{among}."]
+
     def summary(self) -> str:
         """Return the metric of both runs, how edges were scored, the strongest, and how scores and exact effects agree."""
         rows = f" (mean of {len(self.base)} prompts)" if len(self.base) > 1 else ""
@@ -129,9 +136,7 @@ class EdgeScores(Result):
                 f"The embedding's scores sum to {_signed(self.completeness.total)}; with more points they come to "
                 f"{_signed(self.completeness.difference)}."
             )
-        if (agreement := self.agreement()) is not None:
-            among = " among those tried" if agreement.n_tried < self.graph.n_edges else ""
-            sentences.append(f"{agreement.n_tried} edges tried: {agreement.said()}{among}.")
+        sentences += self.agreement_said()
         if self.frozen:
             sentences.append(f"Held norms: {', '.join(self.frozen)}.")
         return " ".join([*sentences, *(f"{note.rstrip('.')}." for note in self.notes)])
@@ -188,13 +193,17 @@ class EdgeScores(Result):
 
         title, rows, columns, values, words = self._map(_N_GRID)
         cells = grid(values.numpy(force=True), rows=rows, columns=columns, signed=bool((values < 0).any()), corner="from")
+        drawn = [Group(Text(f"{title} ({words})", style="bold"), cells)] if len(rows) <= _N_GRID else []
+        return [*drawn, self.strongest()]
+
+    def strongest(self, title: str = "The strongest edges", *, n_edges: int = _N_SHOWN) -> RenderableType:
+        """Return a table of the strongest edges, those that were tried first."""
         header, _ = self.table()
         n = 4 if self.exact else 3
-        strongest = table(*header[:n], right=header[1:n], title="The strongest edges")
-        for each in self.ranked(_N_SHOWN):
-            strongest.add_row(*self._row(each)[:n])
-        drawn = [Group(Text(f"{title} ({words})", style="bold"), cells)] if len(rows) <= _N_GRID else []
-        return [*drawn, strongest]
+        shown = table(*header[:n], right=header[1:n], title=title)
+        for each in self.ranked(n_edges):
+            shown.add_row(*self._row(each)[:n])
+        return shown
 
     def _n_counted(self) -> int:
         """Return how many edges matter, by their exact effect where that is known."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypedDict, Unpack
 
 import torch
 from einops import einsum
@@ -24,38 +25,41 @@ from cutaway.interp.two_runs import scored
 from cutaway.model import Block, Transformer
 from cutaway.model.attention import fused_attend
 
-__all__ = ["CircuitRuns", "run_circuit", "circuit_metric"]
+__all__ = ["CircuitRuns", "RunOptions", "run_circuit", "circuit_metric"]
 
 _MEMORY_GIB = 1.0
 _SPARSE = 4
 """Adding up what is kept is faster than one matrix product where less than 1 in so many is."""
 
 
+class RunOptions(TypedDict, total=False):
+    """What `CircuitRuns.of` takes besides model, tokens and circuit."""
+
+    ablation: How
+    """What is put in the place of what is outside; `resample` unless given."""
+    other_tokens: Int[Tensor, "batch other_pos"] | None
+    reference: Int[Tensor, "reference reference_pos"] | None
+    over_positions: bool
+    memory_gib: float
+    force: bool
+    """Whether a circuit may be run in a model of its shape with other weights."""
+
+
 def run_circuit(
     model: Transformer,
     tokens: Int[Tensor, "batch pos"],
     circuit: Circuit,
-    *,
-    ablation: How = "resample",
-    other_tokens: Int[Tensor, "batch other_pos"] | None = None,
-    reference: Int[Tensor, "reference reference_pos"] | None = None,
-    over_positions: bool = False,
-    memory_gib: float = _MEMORY_GIB,
-    force: bool = False,
+    **options: Unpack[RunOptions],
 ) -> Float[Tensor, "batch pos d_vocab"]:
     """Return the logits of a run in which everything outside the circuit is ablated.
 
     The input of each receiver is the residual stream with every sender to which it has no kept edge replaced by its ablated output
-    (`ablated_outputs` says which); kept senders carry what they write in this run. With every edge kept it is the model's own run, with
-    none kept and `resample` that of `other_tokens`. Raises ValueError for a circuit of another model, unless forced for other weights
-    alone, and for runs of different length.
+    (`ablated_outputs` says which, `RunOptions` how it is asked for); kept senders carry what they write in this run. With every edge
+    kept it is the model's own run, with none kept and `resample` that of `other_tokens`. Raises ValueError for a circuit of another
+    model, unless forced for other weights alone, and for runs of different length.
     Source: Conmy et al. 2023, "Towards Automated Circuit Discovery for Mechanistic Interpretability", section 3.
     """
-    runs = CircuitRuns.of(
-        model, tokens, circuit, ablation=ablation, other_tokens=other_tokens, reference=reference, over_positions=over_positions,
-        memory_gib=memory_gib, force=force,
-    )  # fmt: skip
-    return runs.logits(circuit.kept)
+    return CircuitRuns.of(model, tokens, circuit, **options).logits(circuit.kept)
 
 
 def circuit_metric(
@@ -63,20 +67,10 @@ def circuit_metric(
     tokens: Int[Tensor, "batch pos"],
     circuit: Circuit,
     metric: AnyMetric,
-    *,
-    ablation: How = "resample",
-    other_tokens: Int[Tensor, "batch other_pos"] | None = None,
-    reference: Int[Tensor, "reference reference_pos"] | None = None,
-    over_positions: bool = False,
-    memory_gib: float = _MEMORY_GIB,
-    force: bool = False,
+    **options: Unpack[RunOptions],
 ) -> Float[Tensor, " batch"]:
     """Return a metric of each row of `run_circuit`, computing those logits alone that it reads."""
-    runs = CircuitRuns.of(
-        model, tokens, circuit, ablation=ablation, other_tokens=other_tokens, reference=reference, over_positions=over_positions,
-        memory_gib=memory_gib, force=force,
-    )  # fmt: skip
-    return runs.metric(circuit.kept, metric)
+    return CircuitRuns.of(model, tokens, circuit, **options).metric(circuit.kept, metric)
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +93,7 @@ class CircuitRuns:
         tokens: Int[Tensor, "batch pos"],
         circuit: Circuit,
         *,
-        ablation: How,
+        ablation: How = "resample",
         other_tokens: Int[Tensor, "batch other_pos"] | None = None,
         reference: Int[Tensor, "reference reference_pos"] | None = None,
         over_positions: bool = False,
@@ -149,11 +143,18 @@ class CircuitRuns:
     def _read(
         self, kept: Bool[Tensor, "sender receiver"], first: int
     ) -> Iterator[tuple[slice, Float[Tensor, "rows last_pos d_model"]]]:
-        """Yield what the logits read from a position on, before which nothing differs from the corrupted run; some rows at a time."""
+        """Yield what the logits read from a position on, before which nothing differs from the corrupted run; some rows at a time.
+
+        With every edge kept that is what the model's own run gives.
+        """
         used = self.graph.used(kept)
+        is_whole = bool((kept | ~self.graph.has_edge).all())
         n = self._n_rows(int(used.sum()))
         for start in range(0, len(self.tokens), n):
             rows = slice(start, min(start + n, len(self.tokens)))
+            if is_whole:
+                yield rows, self.model.run_blocks(self.model.embed(self.tokens[rows]))[:, first:]
+                continue
             walk = _Walk(self.model, self.tokens[rows, first:], self.graph, self.ablated.part(rows, first), kept, used)
             yield rows, walk.to_logits()
 
@@ -161,12 +162,16 @@ class CircuitRuns:
         """Return how many rows fit the memory: kept senders' changes, one layer's inputs as they are, normed and being summed."""
         config = self.model.config
         widest = n_used + 3 * (config.n_heads + 2 * config.n_kv_heads + 1) + 4 * max(1, config.d_mlp // config.d_model)
-        row_bytes = widest * self.tokens.shape[1] * config.d_model * self.model.embed.W_E.element_size()
+        row_bytes = widest * self.tokens.shape[1] * config.d_model * max(4, self.model.embed.W_E.element_size())
         return max(1, int(self.memory_gib * 2**30 / row_bytes))
 
 
 class _Walk:
-    """One pass over some rows: the ablated stream, and by how much each sender that is used differs from what it is when ablated."""
+    """One pass over some rows: the ablated stream, and by how much each sender that is used differs from what it is when ablated.
+
+    Both are kept in float32 where weights are coarser, as changes are differences of what is nearly alike: receivers read them in the
+    weights' own dtype, rounded once.
+    """
 
     def __init__(
         self,
@@ -179,11 +184,12 @@ class _Walk:
     ) -> None:
         positions = ablated.n_same + torch.arange(tokens.shape[1], device=tokens.device)
         embed = model.embed(tokens, positions)
+        self.dtype, embed = embed.dtype, embed.to(torch.promote_types(embed.dtype, torch.float32))
         self.model, self.graph, self.ablated, self.used = model, graph, ablated, used.tolist()
         self.kept = kept[used].T.to(embed)  # receiver slot: one for each sender that is used, in the order of the computation
         self.changes = embed.new_empty(self.kept.shape[1], *embed.shape)  # slot batch pos d_model
         self.n_written = 0
-        self.stream = ablated.embed.expand_as(embed)
+        self.stream = ablated.embed.to(embed).expand_as(embed)
         self.rotation = None if model.rotary is None else model.rotary.rotation(positions)
         self.qk_offset = 0 if model.qk_positions is None else model.qk_positions(positions)
         if self.used[0]:
@@ -197,7 +203,7 @@ class _Walk:
             self._attend(block, layer)
             mlp_out = early if block.is_parallel else self._mlp(block, layer)
             if mlp_out is not None:
-                self._write((mlp_out - self.ablated.mlp_out[layer])[None])
+                self._write((mlp_out.to(self.stream) - self.ablated.mlp_out[layer])[None])
             if block.mlp is not None:
                 self.stream = self.stream + self.ablated.mlp_out[layer]
         return self._inputs([len(self.graph.receivers) - 1])[0][0]
@@ -208,8 +214,8 @@ class _Walk:
         first = self.graph.first_sender(layer)
         heads = [head for head in range(attn.n_heads) if self.used[first + head]]
         if heads:
-            changed = self._heads(block, layer, heads) - z[:, :, heads]
-            W_O = attn.W_O.weight.unflatten(1, (attn.n_heads, attn.d_head))[:, heads]  # d_model head d_head
+            changed = self._heads(block, layer, heads).to(self.stream) - z[:, :, heads]
+            W_O = attn.W_O.weight.to(self.stream).unflatten(1, (attn.n_heads, attn.d_head))[:, heads]  # d_model head d_head
             after = einsum(changed, W_O, "batch pos head d_head, d_model head d_head -> head batch pos d_model")
             self._write(after)
         self.stream = self.stream + attn.W_O(z.flatten(-2))
@@ -261,14 +267,14 @@ class _Walk:
     def _inputs(self, receivers: list[int]) -> tuple[Float[Tensor, "input batch pos d_model"], list[int]]:
         """Return what receivers read of the stream, kept senders as they are now and the others ablated: each input once, and whose."""
         if not self.n_written:
-            return self.stream[None], [0] * len(receivers)
+            return self.stream[None].to(self.dtype), [0] * len(receivers)
         columns, places = self.kept[receivers, : self.n_written].unique(dim=0, return_inverse=True)
         changes = self.changes[: self.n_written]
         if columns.sum() * _SPARSE < columns.numel():
             moved = torch.stack([changes[column.nonzero()[:, 0]].sum(0) for column in columns])
         else:
             moved = (columns @ changes.flatten(1)).unflatten(1, self.stream.shape)  # input sender, sender (batch pos d_model)
-        return moved + self.stream, places.tolist()
+        return (moved + self.stream).to(self.dtype), places.tolist()
 
     def _write(self, changes: Float[Tensor, "slot batch pos d_model"]) -> None:
         """Add the senders that come next."""

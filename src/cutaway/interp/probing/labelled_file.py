@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cutaway.interp.json_lines import JsonLine, read_json_lines
 from cutaway.interp.probing.task import Label
 
 __all__ = ["LabelledFile", "read_labelled"]
@@ -33,34 +33,17 @@ def read_labelled(path: Path | str) -> LabelledFile:
 
     A `"group"` names texts that belong together, as variants of one sentence. Raises ValueError, with the line, for anything else.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f'there is no file {path}: expected a text a line, {{"text": "...", "label": "..."}}')
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text: {error.reason}") from None
-    rows = [_row(path, number, line) for number, line in enumerate(lines, 1) if line.strip()]
-    if not rows:
-        raise ValueError(f'{path} holds no texts: expected one a line, {{"text": "...", "label": "..."}}')
-    for key in ("labels", "group"):
-        if 0 < sum(key in row for row in rows) < len(rows):
-            raise ValueError(f"some lines of {path} have {key!r} and some have not: give it in all or in none")
+    rows = [_checked(line) for line in read_json_lines(path, needed=("text",), optional=("label", "labels", "group"))]
     labels: Any = tuple(row["labels"] if "labels" in row else row["label"] for row in rows)
     groups = tuple(row["group"] for row in rows) if "group" in rows[0] else None
     return LabelledFile(tuple(row["text"] for row in rows), labels, groups)
 
 
-def _row(path: Path, number: int, line: str) -> dict[str, Any]:
-    where = f"line {number} of {path}"
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{where} is not JSON ({error.msg}): expected {_EXAMPLE}") from None
-    row = {**row} if isinstance(row, dict) else {}
+def _checked(line: JsonLine) -> dict[str, Any]:
+    where, row = line
     given = row.get("labels", [row.get("label", "")])
     problems = {
-        "has no text": not isinstance(row.get("text"), str),
+        "has a text that is none": not isinstance(row["text"], str),
         "has no label": "label" not in row and "labels" not in row,
         "has both label and labels": "label" in row and "labels" in row,
         "has labels that are no list, one for each token": not isinstance(given, list),
@@ -68,10 +51,7 @@ def _row(path: Path, number: int, line: str) -> dict[str, Any]:
     }
     for problem, is_so in problems.items():
         if is_so:
-            raise ValueError(f"{where} {problem}: expected {_EXAMPLE}")
+            raise ValueError(f'{where} {problem}: expected {{"text": "...", "label": "..."}}')
     if wrong := [each for each in given if not isinstance(each, str | int | float) and not (each is None and "labels" in row)]:
         raise ValueError(f"{where}: a label is {wrong[0]!r}; expected a word or a number")
     return row
-
-
-_EXAMPLE = '{"text": "...", "label": "..."}'

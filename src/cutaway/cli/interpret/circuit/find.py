@@ -27,6 +27,8 @@ def find(
     source: str,
     prompts: Path | None = None,
     ioi: int | None = None,
+    ioi_seed: int = 0,
+    ioi_template: tuple[int, ...] = (),
     text: str | None = None,
     corrupted: str | None = None,
     target: str | None = None,
@@ -38,6 +40,7 @@ def find(
     ablation: Literal["zero", "mean", "resample"] = "resample",
     kv: Literal["group", "query-head"] = "group",
     steps: int = 5,
+    exact_top: int | None = None,
     held_out: float = 0.5,
     seed: int = 0,
     metric: Literal["logit_diff", "prob", "log_prob"] | None = None,
@@ -52,6 +55,8 @@ def find(
     Args:
         prompts FILE: pairs of prompts, JSON, one a line
         ioi N: so many prompts about who is given something, made here
+        ioi_seed: of what these prompts are
+        ioi_template N: 1 to 3, whose words they have, one for all unless given; may be given again for more of one length
         text: one prompt
         corrupted TEXT: the same with another answer
         target TOKEN: the answer to the prompt
@@ -63,6 +68,7 @@ def find(
         ablation: what is put in the place of everything outside
         kv: with grouped heads, whether an edge enters a group's keys and values or one head's
         steps: of the line that gradients are averaged over
+        exact_top: so many edges of the largest scores are tried one by one, to see how scores agree with what they estimate
         held_out: the share of the pairs that is kept for checking
         seed: of what pairs these are
         metric: of the answer; logit_diff with a wrong one, else log_prob
@@ -86,12 +92,14 @@ def find(
     if out is not None and not out.absolute().parent.is_dir():
         raise FileNotFoundError(f"there is no folder {out.absolute().parent} to write {out.name} in")
     pairs = given_pairs(
-        lm, prompts=prompts, ioi=ioi, text=text, corrupted=corrupted, target=target, wrong=wrong, metric=metric
+        lm, prompts=prompts, ioi=ioi, ioi_seed=ioi_seed, ioi_template=ioi_template, text=text,
+        corrupted=corrupted, target=target, wrong=wrong, metric=metric
     )  # fmt: skip
     with count_progress("edges") as progress:
         found = find_circuit(
             lm, pairs, method=method, selection=select, n_edges=n_edges, threshold=threshold, ablation=ablation, kv=kv, steps=steps,
-            held_out=held_out, seed=seed, name=source, command=shlex.join(["cutaway", *sys.argv[1:]]), progress=progress,
+            exact_top=exact_top, held_out=held_out, seed=seed, name=source, command=shlex.join(["cutaway", *sys.argv[1:]]),
+            progress=progress,
         )  # fmt: skip
     if out is None:
         return found

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cutaway.interp.circuits import Circuit, PromptPairs
+    from cutaway.interp.circuits import Circuit, EdgeMethod, PromptPairs
     from cutaway.language_model import LanguageModel
 
-__all__ = ["DEMO", "model_of_circuit", "given_pairs", "given_circuit"]
+__all__ = ["DEMO", "model_of_circuit", "given_pairs", "other_pairs", "given_circuit"]
 
 DEMO = "demo"
 """The circuit that is found on the spot."""
@@ -30,6 +30,8 @@ def given_pairs(
     *,
     prompts: Path | None,
     ioi: int | None,
+    ioi_seed: int,
+    ioi_template: tuple[int, ...],
     text: str | None,
     corrupted: str | None,
     target: str | None,
@@ -47,13 +49,37 @@ def given_pairs(
     if prompts is not None:
         return read_pairs_file(lm, prompts, **asked)
     if ioi is not None:
-        return ioi_prompts(lm, ioi, seed=_SEED).pairs(lm, **asked)
+        return ioi_prompts(lm, ioi, seed=ioi_seed, templates=_templates(ioi_template)).pairs(lm, **asked)
     if text is None or corrupted is None or target is None:
         raise ValueError("prompts are missing: give --prompts FILE, --ioi N, or --text, --corrupted and --target, perhaps --wrong")
     return read_pairs(lm, [text], [corrupted], [target], None if wrong is None else [wrong], **asked)
 
 
-def given_circuit(lm: LanguageModel, circuit: str, *, source: str, progress: Callable[[int, int], None] | None = None) -> Circuit:
+def other_pairs(pairs: PromptPairs, circuit: Circuit) -> tuple[PromptPairs, tuple[str, ...]]:
+    """Return the pairs that a circuit was not found with and a note of how many are left out; all of them where there are no others."""
+    n = sum(each not in circuit.pair_hashes for each in pairs.hashes)
+    if n in (0, len(pairs)):
+        return pairs, ()
+    note = f"{len(pairs) - n} of the {len(pairs)} pairs were left out, as the circuit was found with them"
+    return pairs.without(circuit.pair_hashes), (note,)
+
+
+def _templates(numbers: tuple[int, ...]) -> Sequence[str] | None:
+    from cutaway.experiments.ioi import TEMPLATES
+
+    if wrong := [each for each in numbers if not 0 < each <= len(TEMPLATES)]:
+        raise ValueError(f"there is no template {wrong[0]}: give --ioi-template 1 to {len(TEMPLATES)}")
+    return [TEMPLATES[each - 1] for each in numbers] or None
+
+
+def given_circuit(
+    lm: LanguageModel,
+    circuit: str,
+    *,
+    source: str,
+    method: EdgeMethod = "eap-ig-inputs",
+    progress: Callable[[int, int], None] | None = None,
+) -> Circuit:
     """Return the circuit of a file, or the one of the worked example."""
     from cutaway.experiments.ioi import ioi_prompts
     from cutaway.interp.circuits import Circuit, find_circuit
@@ -61,4 +87,4 @@ def given_circuit(lm: LanguageModel, circuit: str, *, source: str, progress: Cal
     if circuit != DEMO:
         return Circuit.load(circuit)
     pairs = ioi_prompts(lm, 2 * _N_DEMO, seed=_SEED).pairs(lm).rows(range(_N_DEMO, 2 * _N_DEMO))  # --ioi 8 are the others
-    return find_circuit(lm, pairs, held_out=0, name=source, progress=progress).circuit
+    return find_circuit(lm, pairs, method=method, held_out=0, name=source, progress=progress).circuit

@@ -27,6 +27,8 @@ def run(
     source: str,
     prompts: Path | None = None,
     ioi: int | None = None,
+    ioi_seed: int = 0,
+    ioi_template: tuple[int, ...] = (),
     text: str | None = None,
     corrupted: str | None = None,
     target: str | None = None,
@@ -43,6 +45,8 @@ def run(
         circuit: a file that `circuit find --out` wrote; `demo` is found first
         prompts FILE: pairs of prompts, JSON, one a line
         ioi N: so many prompts about who is given something, made here
+        ioi_seed: of what these prompts are
+        ioi_template N: 1 to 3, whose words they have, one for all unless given; may be given again for more of one length
         text: one prompt
         corrupted TEXT: the same with another answer
         target TOKEN: the answer to the prompt
@@ -66,6 +70,7 @@ def run(
         known = given_circuit(lm, circuit, source=source, progress=progress)
     known.check(lm.model, force=force)
     pairs = given_pairs(
-        lm, prompts=prompts, ioi=ioi, text=text, corrupted=corrupted, target=target, wrong=wrong, metric=metric
+        lm, prompts=prompts, ioi=ioi, ioi_seed=ioi_seed, ioi_template=ioi_template, text=text,
+        corrupted=corrupted, target=target, wrong=wrong, metric=metric
     )  # fmt: skip
     return run_on_prompts(lm, pairs, known, ablation=ablation, force=True)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from cutaway.cli.command import needs_one_of
-from cutaway.cli.interpret.circuit.given import DEMO, given_circuit, given_pairs, model_of_circuit
+from cutaway.cli.interpret.circuit.given import DEMO, given_circuit, given_pairs, model_of_circuit, other_pairs
 from cutaway.cli.interpret.options import analysis
 from cutaway.report.counting import count_progress
 
 if TYPE_CHECKING:
+    from cutaway.interp.circuits import Circuit, How, PromptPairs, Pruning, Ranking
     from cutaway.interp.result import Result
     from cutaway.language_model import LanguageModel
 
@@ -28,6 +29,8 @@ def score(
     source: str,
     prompts: Path | None = None,
     ioi: int | None = None,
+    ioi_seed: int = 0,
+    ioi_template: tuple[int, ...] = (),
     text: str | None = None,
     corrupted: str | None = None,
     target: str | None = None,
@@ -36,6 +39,8 @@ def score(
     n_random: int = 50,
     n_subsets: int = 10,
     unit: Literal["node", "edge", "none"] = "node",
+    curve: bool = False,
+    ranking: Literal["size", "help"] = "size",
     least_gap: float = 0.1,
     seed: int = 0,
     metric: Literal["logit_diff", "prob", "log_prob"] | None = None,
@@ -44,13 +49,15 @@ def score(
     """Score a circuit: how faithful it is, how complete and how minimal, beside random connected circuits of the same layers.
 
     Faithfulness is the share of the way from everything ablated (0) to the whole model (1), with a 95 % interval over pairs; |M-C| is
-    how far it is from the model; parts is the largest difference between circuit and model without the same random part of it. Give
-    prompts that the circuit was not found with. Wang et al. 2022, section 4; Mueller et al. 2025.
+    how far it is from the model; parts is the largest difference between circuit and model without the same random part of it. Pairs
+    that the circuit was found with are left out where there are others. Wang et al. 2022, section 4; Mueller et al. 2025.
 
     Args:
         circuit: a file that `circuit find --out` wrote; `demo` is found first
         prompts FILE: pairs of prompts, JSON, one a line
         ioi N: so many prompts about who is given something, made here
+        ioi_seed: of what these prompts are
+        ioi_template N: 1 to 3, whose words they have, one for all unless given; may be given again for more of one length
         text: one prompt
         corrupted TEXT: the same with another answer
         target TOKEN: the answer to the prompt
@@ -59,6 +66,8 @@ def score(
         n_random: how many random circuits
         n_subsets: how many random parts of it are taken out
         unit: what is taken out at a time to see what it does
+        curve: instead score edges on half of the pairs, as the circuit's were, and run circuits of rising size on the others
+        ranking: of the curve's edges, by the size of their scores, or by how much they help, as the area CPR has it
         least_gap: the least difference between model and nothing that a share is taken of
         seed: of random circuits, parts and intervals
         metric: of the answer; logit_diff with a wrong one, else log_prob
@@ -66,6 +75,7 @@ def score(
 
     Examples:
         cutaway interpret circuit score --demo
+        cutaway interpret circuit score --demo --curve
         cutaway interpret circuit score circuit.json --prompts others.jsonl --ablation mean --ablation resample
 
     In Python:
@@ -79,12 +89,50 @@ def score(
         known = given_circuit(lm, circuit, source=source, progress=progress)
     known.check(lm.model, force=force)
     pairs = given_pairs(
-        lm, prompts=prompts, ioi=ioi, text=text, corrupted=corrupted, target=target, wrong=wrong, metric=metric
+        lm, prompts=prompts, ioi=ioi, ioi_seed=ioi_seed, ioi_template=ioi_template, text=text,
+        corrupted=corrupted, target=target, wrong=wrong, metric=metric
     )  # fmt: skip
+    if curve:
+        return _curve(lm, pairs, known, ablation or ("resample",), ranking, least_gap=least_gap, n_random=n_random, seed=seed)
+    pairs, notes = other_pairs(pairs, known)
     with count_progress("runs") as progress:
         scored = evaluate_circuit(
             lm.model, pairs.tokens, pairs.other_tokens, pairs.metric, known, ablations=ablation or ("resample",), n_random=n_random,
             n_subsets=n_subsets, units=None if unit == "none" else unit, least_gap=least_gap, seed=seed,
             measured=pairs.measured, force=True, progress=progress,
         )  # fmt: skip
-    return replace(scored, notes=pairs.question.notes)
+    return replace(scored, notes=(*pairs.question.notes, *notes))
+
+
+def _curve(
+    lm: LanguageModel,
+    pairs: PromptPairs,
+    circuit: Circuit,
+    ablations: tuple[How, ...],
+    ranking: Ranking,
+    *,
+    seed: int,
+    **options: Any,
+) -> Result:
+    """Return the curve of the circuit's method: edges scored on half of the pairs, circuits run on the others."""
+    from cutaway.interp.circuits import faithfulness_curve, score_edges
+
+    finding, others = pairs.split(seed=seed)
+    settings = circuit.settings
+    method, steps = settings.get("method", "eap-ig-inputs"), settings.get("steps") or 5
+    pruning: Pruning = "threshold" if settings.get("selection") == "threshold" else "greedy"
+    with count_progress("edges") as progress:
+        scored = score_edges(
+            lm.model, finding.tokens, finding.other_tokens, finding.metric, method=method, kv=circuit.graph.kv, steps=steps,
+            progress=progress,
+        )  # fmt: skip
+    with count_progress("runs") as progress:
+        curve = faithfulness_curve(
+            lm.model, others.tokens, others.other_tokens, others.metric, scored.graph, scored.scores,
+            pruning=pruning, ranking=ranking, ablations=ablations, seed=seed,
+            measured=pairs.measured, progress=progress, **options,
+        )  # fmt: skip
+    note = (
+        f"Edges were scored by {method} on {len(finding)} other pairs; the circuit itself keeps {100 * circuit.share:.2g} % of them"
+    )
+    return replace(curve, notes=(*pairs.question.notes, note))
