@@ -296,7 +296,7 @@ def test_dictionaries_that_do_not_fit(tiny_model, make_model, tiny_config, token
     theirs = sae.make_dictionary(
         sae.DictionaryConfig(kind="relu", d_in=16, d_sae=4, name="blocks.0.resid_post", model_sha256="ab" * 32)
     )
-    with pytest.raises(ValueError, match=r"trained on another model \(weights abababababab\) than this \(cdcdcdcdcdcd\)"):
+    with pytest.raises(ValueError, match=r"trained on another model \(sha256 abababababab\) than this \(cdcdcdcdcdcd\)"):
         sae.check_fits(theirs, tiny_model, model_sha256="cd" * 32)
 
 

@@ -39,7 +39,7 @@ class DictionaryConfig:
     bandwidth: float = 0.5
     """How wide about its threshold JumpReLU lets gradients through while it is trained, where `|x|^2` is `d_in` in the mean."""
     model_sha256: str | None = None
-    """The weights of the model it was trained on, where that is known."""
+    """That of the model it was trained on (`weights.model_sha256`), where that is known."""
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from cutaway import weights
 from cutaway.interp import edits
 from cutaway.interp.edits import Edit, Index
 from cutaway.interp.sae.activations import as_vectors, width_of
@@ -111,9 +112,9 @@ def edit_feature(
 
 
 def check_fits(dictionary: Dictionary, model: Transformer, *, model_sha256: str | None = None) -> None:
-    """Raise ValueError for a dictionary of activations that the model has not, of another width, or of another model's weights.
+    """Raise ValueError for a dictionary of activations that the model has not, of another width, or of another model.
 
-    The weights are compared where their hash is given.
+    The model's hash is compared with that of the dictionary's config, where that has one; `model_sha256` spares computing it again.
     """
     config = dictionary.config
     if not config.name:
@@ -125,10 +126,13 @@ def check_fits(dictionary: Dictionary, model: Transformer, *, model_sha256: str 
                 f"the dictionary is for {width} coordinates of {name!r} and this model has {theirs} there: take the model it was "
                 "trained on, or train a dictionary for this one"
             )
-    if None not in (config.model_sha256, model_sha256) and config.model_sha256 != model_sha256:
+    if config.model_sha256 is None:
+        return
+    found = weights.model_sha256(model) if model_sha256 is None else model_sha256
+    if config.model_sha256 != found:
         raise ValueError(
-            f"the dictionary was trained on another model (weights {str(config.model_sha256)[:12]}) than this "
-            f"({str(model_sha256)[:12]}): take that model, or train a dictionary for this one"
+            f"the dictionary was trained on another model (sha256 {config.model_sha256[:12]}) than this ({found[:12]}): take that "
+            "model, or train a dictionary for this one"
         )
 
 

@@ -68,14 +68,11 @@ def train_on(
 
 
 def given_or_sketch(lm: LanguageModel, folder: Path | None, corpus: str, *, n_pos: int, seed: int) -> Dictionary:
-    """Return the dictionary of a folder, held against the model; without one a sketch trained in a moment, which is said."""
+    """Return the dictionary of a folder, which analyses hold against the model; without one a sketch, which is said."""
     from cutaway.interp import sae
-    from cutaway.interp.lens import model_sha256
 
     if folder is not None:
-        dictionary = sae.load_dictionary(folder, device=lm.model.embed.W_E.device)
-        sae.check_fits(dictionary, lm.model, model_sha256=model_sha256(lm.model))
-        return dictionary
+        return sae.load_dictionary(folder, device=lm.model.embed.W_E.device)
     name, d = f"blocks.{lm.config.n_layers // 3}.resid_post", lm.config.d_model
     shape = sae.DictionaryConfig(kind="topk", d_in=d, d_sae=_SKETCH_WIDTH * d, k=min(16, d), name=name)
     tokens = read_windows(lm, corpus, n_pos=n_pos, n_tokens=_SKETCH_TOKENS, held_out=False)

@@ -102,9 +102,9 @@ def _shape(
 ) -> DictionaryConfig:
     """Return the dictionary's shape; raises ValueError for activations that the model has not."""
     from cutaway.interp import sae
-    from cutaway.interp.lens import model_sha256
     from cutaway.interp.sae.activations import width_of
     from cutaway.interp.sites import full_name
+    from cutaway.weights import model_sha256
 
     at = lm.config.n_layers // 3 if layer is None else layer
     name = full_name(lm.config, site, at)
