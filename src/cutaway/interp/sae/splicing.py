@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -58,24 +57,16 @@ def splice(dictionary: Dictionary, *, with_error: bool = False, pos: Index = Non
 
 
 def splice_transcoder(dictionary: Dictionary, *, with_error: bool = False, pos: Index = None) -> list[Edit]:
-    """Return the edits that put what a transcoder predicts in the place of its target: they go together, first to read, then to write.
-
-    They hand on what was read in one run at a time, and a sweep with them runs the whole model.
-    """
+    """Return the edits, one, that put what a transcoder predicts in the place of its target; a sweep with them runs the whole model."""
     config = dictionary.config
     if config.target is None or not config.is_transcoder:
         raise ValueError(f"this dictionary predicts what it reads, {config.name or 'an activation'}: use splice")
-    spliced, waiting = _Spliced(dictionary, with_error), deque[Tensor]()
+    spliced, target = _Spliced(dictionary, with_error), config.target
 
-    def read(x: Tensor) -> Tensor:
-        waiting.append(as_vectors(x, config.name))
-        return x
+    def write(y: Tensor, x: Tensor) -> Tensor:
+        return spliced.of(as_vectors(x, config.name), as_vectors(y, target)).to(y.dtype).reshape(y.shape)
 
-    def write(y: Tensor) -> Tensor:
-        rows = as_vectors(y, config.target or "")
-        return spliced.of(waiting.popleft(), rows).to(y.dtype).reshape(y.shape)
-
-    return [edits.apply(config.name, read, pos=pos), edits.apply(config.target, write, pos=pos)]
+    return [edits.apply(target, write, source=config.name, pos=pos)]
 
 
 def edit_feature(
