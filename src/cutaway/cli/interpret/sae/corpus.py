@@ -11,7 +11,6 @@ from cutaway.report import stderr_console
 from cutaway.report.counting import count_progress
 
 if TYPE_CHECKING:
-    import torch
     from jaxtyping import Int
     from torch import Tensor
 
@@ -44,17 +43,17 @@ def train_on(
     if fits:
         with count_progress("windows") as counted:
             source = sae.TensorActivations.of(running, progress=counted)
-    return train_from(source, config, device=tokens.device, checkpoints=checkpoints)
+    return train_from(lm, config, source, checkpoints=checkpoints)
 
 
 def train_from(
-    source: ActivationSource, config: SAEConfig, *, device: torch.device, checkpoints: Path | None
+    lm: LanguageModel, config: SAEConfig, source: ActivationSource, *, checkpoints: Path | None
 ) -> tuple[Dictionary, LearningCurve]:
     """Train on the rows of a source, and show on a terminal how far it is."""
     from cutaway.interp import sae
 
     with _progress() as progress:
-        return sae.train(config, source, device=device, checkpoints=checkpoints, progress=progress)
+        return sae.train(config, source, device=lm.model.embed.W_E.device, checkpoints=checkpoints, progress=progress)
 
 
 def given_or_sketch(lm: LanguageModel, folder: Path | None, corpus: str, *, n_pos: int, seed: int) -> Dictionary:

@@ -88,22 +88,19 @@ def train(
     from cutaway.cli.interpret.sae.corpus import train_from, train_on
     from cutaway.interp import sae
     from cutaway.interp.sae.folder import check_folder
-    from cutaway.interp.store import open_store
 
     if save is not None:
         check_folder(save)
-    kept = None if store is None else open_store(store)
-    if kept is not None:
-        kept.check_model(lm)
-        layer = _layer_of(kept, lm, site) if layer is None else layer
+    kept = None if store is None else _open(lm, store)
+    if kept is not None and layer is None:
+        layer = _layer_of(kept, lm, site)
     shape = _shape(lm, layer, site, target, skip=skip, kind=kind, width=width, k=k)
     penalty = sparsity if sparsity is not None else _SPARSITY.get(kind, 0.0)
     recipe = {"n_steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "sparsity": penalty, "seed": seed}
     recipe |= {"log_every": max(1, steps // 40)}
     config = sae.SAEConfig(dictionary=shape, **recipe)  # type: ignore[arg-type]
     if kept is not None:
-        device = lm.model.embed.W_E.device
-        dictionary, curve = train_from(_rows(kept, shape), config, device=device, checkpoints=resume)
+        dictionary, curve = train_from(lm, config, _rows(kept, shape), checkpoints=resume)
     else:
         assert corpus is not None  # one of them is needed
         windows = sae.read_windows(lm, corpus, n_pos=n_pos, n_tokens=tokens, held_out=False)
@@ -112,6 +109,15 @@ def train(
         sae.save_dictionary(dictionary, save, curve=curve.to_json())
         stderr_console().print(f"The dictionary is in {save}.\n", style="dim", markup=False, soft_wrap=True)
     return curve
+
+
+def _open(lm: LanguageModel, folder: Path) -> ActivationStore:
+    """Return the store of a folder; raises ValueError for one of another model."""
+    from cutaway.interp.store import open_store
+
+    store = open_store(folder)
+    store.check_model(lm)
+    return store
 
 
 def _layer_of(store: ActivationStore, lm: LanguageModel, site: str) -> int:
