@@ -22,7 +22,6 @@ from torch import Tensor
 
 import cutaway
 from cutaway import sae
-from cutaway.cli.interpret.sae.corpus import read_windows
 from cutaway.interp import store
 from cutaway.language_model import LanguageModel
 from cutaway.report.numbers import format_duration
@@ -58,7 +57,7 @@ def run(lm: LanguageModel, folder: Path, arguments: argparse.Namespace) -> None:
     started = time.perf_counter()
     name, d = f"blocks.{arguments.layer}.resid_post", lm.config.d_model
     learned, kept = (
-        read_windows(lm, arguments.corpus, n_pos=N_POS, n_tokens=n_tokens, held_out=held_out)
+        sae.read_windows(lm, arguments.corpus, n_pos=N_POS, n_tokens=n_tokens, held_out=held_out)
         for n_tokens, held_out in ((arguments.tokens, False), (arguments.evaluated, True))
     )
     stored = store.collect(lm, learned, name, folder, ctx=N_POS, skip_first=True)

@@ -64,6 +64,55 @@ def test_a_dictionary_is_trained_saved_evaluated_and_shown(cutaway, words, optio
     assert len(json.loads(cutaway("interpret", "sae", "pages", *given, "--feature", "3", "--json")[1])["features"]) == 1
 
 
+STORE = ["interpret", "store", "words", "--data", "text.txt", "--n-ctx", "16", "--out", "kept"]
+
+
+@pytest.mark.parametrize(
+    ("names", "options", "said"),
+    [
+        (["blocks.1.resid_post"], [], "32 latents (topk) of blocks.1.resid_post,"),
+        (["blocks.0.attn.z", "blocks.1.mlp_out"], ["--site", "z"], "32 latents (topk) of blocks.0.attn.z,"),
+        (
+            ["blocks.1.ln2.normalized", "blocks.1.mlp_out"],
+            ["--site", "ln2.normalized", "--target", "mlp_out"],
+            "of blocks.1.ln2.normalized to blocks.1.mlp_out,",
+        ),
+    ],
+)
+def test_a_dictionary_is_trained_from_a_store(cutaway, words, tmp_path, names, options, said):
+    names = [option for name in names for option in ("--names", name)]
+    code, _, err = cutaway(*STORE, *names)
+    assert code == 0, err
+    train = ["interpret", "sae", "train", "words", "--store", "kept", "--width", "2", "--k", "3", "--steps", "20", *options]
+    code, out, err = cutaway(*train, "--batch-size", "32", "--save", "made")
+    assert code == 0, err
+    assert said in " ".join(out.split()), out
+    assert narrow_enough(out)
+    about = json.loads((tmp_path / "made" / "cfg.json").read_text())["metadata"]["cutaway"]
+    assert about["model_sha256"] == json.loads((tmp_path / "kept" / "manifest.json").read_text())["model"]["sha256"]
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["other", "--store", "kept"], "the store in kept is of another model (words, sha256"),
+        (["words", "--store", "kept"], "holds resid_post of the layers 0, 1: give --layer"),
+        (["words", "--store", "kept", "--site", "mlp_out"], "and no mlp_out: give --site"),
+        (["words", "--store", "kept", "--site", "mlp_out", "--layer", "1"], "holds no 'blocks.1.mlp_out'"),
+        (["words", "--store", "kept", "--corpus", "text.txt"], "do not go together"),
+        (["words", "--store", "kept", "--tokens", "9"], "do not go together"),
+        (["words", "--store", "nowhere"], "holds no manifest.json"),
+        (["words"], "--corpus or --store is missing"),
+    ],
+)
+def test_stores_that_do_not_fit_are_refused(cutaway, words, options, sentence):
+    assert cutaway(*STORE, "--names", "blocks.*.resid_post")[0] == 0
+    code, out, err = cutaway("interpret", "sae", "train", *options)
+    assert code in (1, 2)
+    assert sentence in " ".join(err.split()), err
+    assert not out
+
+
 def test_a_sketch_is_trained_where_no_dictionary_is_given(cutaway, words):
     code, _, err = cutaway("interpret", "sae", "evaluate", "words", "--corpus", "text.txt", "--n-pos", "16")
     assert code == 0, err

@@ -1,5 +1,7 @@
 """The benchmark of circuits finds them, by the library's own functions, and prompts need a tokenizer that has the names."""
 
+import re
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -64,6 +66,12 @@ def test_the_tables_fit_a_terminal(circuits: ModuleType) -> None:
     ]
     assert max(map(len, lines)) <= 80
     assert any(line.startswith("  detectors: heads of a kind") for line in lines)  # the mean has a row of its own
+
+
+def test_benchmarks_use_the_library_and_not_the_command_line() -> None:
+    files = list((Path(__file__).parents[2] / "benchmarks").glob("*.py"))
+    assert len(files) > 5
+    assert [file.name for file in files if re.search(r"^\s*(from|import) cutaway\.cli", file.read_text(), re.MULTILINE)] == []
 
 
 def test_names_that_are_not_one_token_are_refused() -> None:

@@ -320,12 +320,42 @@ def test_a_crosscoder_finds_what_two_models_share_and_what_one_has_alone():
         dictionary=shape, n_steps=1500, batch_size=128, sparsity=0.1, learning_rate=1e-2, dead_after=5000, log_every=100
     )
     made, curve = sae.train(config, known)
-    compared = sae.compare_decoders(made, curve.scales)
+    assert made.config.scales == curve.scales
+    compared = sae.compare_decoders(made)
     unit = torch.tensor([1.0] * 16 + [50.0] * 16)
     assert sae.best_cosines(known.directions / unit, made.W_dec / unit).mean() > 0.99
     alone = [(compared.relative < 0.1).sum().item(), (compared.relative > 0.9).sum().item()]
     assert alone == [4, 4], compared.summary()
     assert "4 are the first model's alone and 4 the second's" in compared.summary()
+
+
+def test_a_model_of_longer_activations_does_not_have_all_latents(tmp_path):
+    """Both models have the same rows, the second's ten times as long: every latent is of both, also once it was saved."""
+    rows = torch.randn(2000, 8, generator=torch.Generator().manual_seed(0)).relu()
+    shape = sae.DictionaryConfig(kind="relu", d_in=16, d_sae=16, n_models=2)
+    config = sae.SAEConfig(dictionary=shape, n_steps=200, batch_size=128, sparsity=0.05, learning_rate=1e-2)
+    made, curve = sae.train(config, torch.cat([rows, 10 * rows], dim=1))
+    assert curve.scales[0] == pytest.approx(10 * curve.scales[1], rel=1e-4)  # float32 means of squares
+    again = sae.load_dictionary(sae.save_dictionary(made, tmp_path / "crosscoder"))
+    assert again.config == made.config
+    for each in (made, again):
+        relative = sae.compare_decoders(each).relative
+        assert ((relative > 0.1) & (relative < 0.9)).all(), relative
+
+
+@pytest.mark.parametrize(
+    ("ask", "sentence"),
+    [
+        (lambda made: sae.compare_decoders(made), "does not know the scales of its training"),
+        (lambda made: sae.compare_decoders(made, [1.0]), "1 scales were given; expected one for each of the two"),
+        (lambda made: sae.DictionaryConfig(d_in=4, d_sae=8, k=2, n_models=2, scales=(1.0,)), "expected a number above 0 for each"),
+        (lambda made: sae.DictionaryConfig(d_in=4, d_sae=8, k=2, n_models=2, scales=(1.0, 0.0)), "expected a number above 0 for"),
+        (lambda made: sae.compare_decoders(sae.make_dictionary(sae.DictionaryConfig(d_in=4, d_sae=8, k=2))), "reads 1 model"),
+    ],
+)
+def test_models_are_not_compared_by_guesses(ask, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        ask(sae.make_dictionary(sae.DictionaryConfig(d_in=4, d_sae=8, k=2, n_models=2)))
 
 
 def test_a_transcoder_learns_another_activation():

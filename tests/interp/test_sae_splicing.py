@@ -9,6 +9,7 @@ from cutaway.interp.generating import EditedTransformer
 from cutaway.interp.sae.activations import as_vectors, width_of
 from cutaway.interp.sae.evaluation import evaluate
 from cutaway.interp.sweep.lanes import Entry
+from cutaway.model import KVCache
 from cutaway.tokenizers import CharTokenizer
 
 # float64: the same sums in another order
@@ -96,6 +97,66 @@ def test_a_transcoder_takes_the_place_of_what_it_predicts(tiny_model, tokens, ha
         torch.testing.assert_close(logits[row, :length], expected[row, :length], atol=EXACT, rtol=0)
     kept = cutaway.run_with_edits(tiny_model, tokens, sae.splice_transcoder(made, with_error=True))
     torch.testing.assert_close(kept, tiny_model(tokens), atol=EXACT, rtol=0)
+
+
+class Stopped(Exception):
+    pass
+
+
+def test_a_run_that_was_stopped_leaves_nothing_behind(tiny_model, make_tokens):
+    """The next run with the same edits reads its own activations, not those that the stopped one read and never used."""
+    spliced = sae.splice_transcoder(a_transcoder(tiny_model))
+    first, second = make_tokens(seed=1), make_tokens(seed=2)
+    expected = cutaway.run_with_edits(tiny_model, second, spliced)
+
+    def stop(x):
+        raise Stopped
+
+    with pytest.raises(Stopped):  # between what the transcoder reads and what it writes
+        cutaway.run_with_edits(tiny_model, first, [*spliced, edits.apply("blocks.1.mlp.post", stop)])
+    torch.testing.assert_close(cutaway.run_with_edits(tiny_model, second, spliced), expected, atol=0, rtol=0)
+
+
+def test_two_runs_at_once_do_not_mix(tiny_model, make_tokens):
+    spliced = sae.splice_transcoder(a_transcoder(tiny_model))
+    first, second = make_tokens(seed=1), make_tokens(seed=2)
+    alone, inner = [cutaway.run_with_edits(tiny_model, each, spliced) for each in (first, second)], []
+
+    def run_another(x):
+        inner.append(cutaway.run_with_edits(tiny_model, second, spliced))
+        return x
+
+    outer = cutaway.run_with_edits(tiny_model, first, [*spliced, edits.apply("blocks.1.mlp.post", run_another)])
+    torch.testing.assert_close(outer, alone[0], atol=0, rtol=0)
+    torch.testing.assert_close(inner[0], alone[1], atol=0, rtol=0)
+
+
+def test_a_transcoder_works_in_sweeps_and_while_text_is_generated(tiny_model, tokens):
+    made = a_transcoder(tiny_model)
+    for pos in (None, [3, 5]):
+        spliced = sae.splice_transcoder(made, pos=pos)
+        logits = cutaway.run_with_edits(tiny_model, tokens, spliced)
+        found = cutaway.sweep(tiny_model, tokens, [spliced, []], metrics.log_prob(3))
+        torch.testing.assert_close(found[0], metrics.log_prob(3)(logits), atol=EXACT, rtol=0)
+        torch.testing.assert_close(found[1], metrics.log_prob(3)(tiny_model(tokens)), atol=EXACT, rtol=0)
+        edited, kv = EditedTransformer(tiny_model, spliced), KVCache(tiny_model.config, batch=2, dtype=torch.float64)
+        steps = [edited(tokens[:, :4], kv=kv), *(edited(each, kv=kv) for each in tokens[:, 4:].split(1, dim=1))]
+        torch.testing.assert_close(torch.cat(steps, dim=1), logits, atol=EXACT, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"source": "blocks.1.resid_post"}, "'blocks.1.resid_post' is computed after 'blocks.1.mlp_out': read what comes before"),
+        ({"source": "blocks.1.hook_mlp_out"}, "expected one other activation"),
+        ({"source": "blocks.*.mlp_in"}, "expected one other activation"),
+        ({"source": "blocks.0.nothing"}, "computes no 'blocks.0.nothing'"),
+        ({"source": "embed", "reads": "selection"}, "only a function does, and with reads='all'"),
+    ],
+)
+def test_sources_that_cannot_be_read(tiny_model, tokens, fields, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        cutaway.run_with_edits(tiny_model, tokens, [edits.apply("blocks.1.mlp_out", lambda y, x: y, **fields)])
 
 
 # --- one feature
@@ -296,7 +357,7 @@ def test_dictionaries_that_do_not_fit(tiny_model, make_model, tiny_config, token
     theirs = sae.make_dictionary(
         sae.DictionaryConfig(kind="relu", d_in=16, d_sae=4, name="blocks.0.resid_post", model_sha256="ab" * 32)
     )
-    with pytest.raises(ValueError, match=r"trained on another model \(weights abababababab\) than this \(cdcdcdcdcdcd\)"):
+    with pytest.raises(ValueError, match=r"trained on another model \(sha256 abababababab\) than this \(cdcdcdcdcdcd\)"):
         sae.check_fits(theirs, tiny_model, model_sha256="cd" * 32)
 
 

@@ -16,6 +16,7 @@ from cutaway.interp.steering import SteeringVector
 from cutaway.interp.steering.function_vectors import _prompts, _split
 from cutaway.model import Transformer
 from cutaway.tokenizers import CharTokenizer
+from cutaway.weights import model_sha256
 from interp.models import VARIANTS, small_model
 
 # float64 sums in another order
@@ -38,7 +39,7 @@ def activation(model: Transformer, tokens: Tensor, name: str) -> Tensor:
 
 def vector_of(model: Transformer, *, name: str = "blocks.1.resid_post", scale: float = 1.0, seed: int = 0) -> SteeringVector:
     drawn = torch.randn(model.config.d_model, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    return SteeringVector(name, scale * drawn, "drawn", cutaway.interp.lens.tuned.model_sha256(model))
+    return SteeringVector(name, scale * drawn, "drawn", model_sha256(model))
 
 
 @pytest.mark.parametrize("pos", [-1, 1, None])

@@ -15,6 +15,7 @@ from cutaway.evaluation.scoring import Request, Score, Scores, default_n_batch_t
 from cutaway.language_model import LanguageModel
 from cutaway.runtime import atomic_write
 from cutaway.tokenizers import tokenizer_hash
+from cutaway.weights import model_sha256
 
 __all__ = ["SCORER", "Progress", "score_resumably", "language_model_hash"]
 
@@ -61,12 +62,7 @@ def score_resumably(
 
 def language_model_hash(lm: LanguageModel) -> str:
     """Return the sha256 of what a model's scores follow from: its configuration, weights with their dtypes, and tokenizer."""
-    digest = hashlib.sha256(json.dumps(lm.config.to_dict(), sort_keys=True).encode())
-    digest.update(tokenizer_hash(lm.tokenizer).encode())
-    for name, weight in lm.model.named_parameters():
-        digest.update(f"{name} {weight.dtype}".encode())
-        digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+    return hashlib.sha256((model_sha256(lm.model) + tokenizer_hash(lm.tokenizer)).encode()).hexdigest()
 
 
 def _key(lm: LanguageModel, requests: Sequence[Request], n_batch_tokens: int) -> str:

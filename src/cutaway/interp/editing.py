@@ -14,7 +14,7 @@ from cutaway.config import ModelConfig
 from cutaway.hooks import Hook, Hooks
 from cutaway.interp.edits import Edit
 from cutaway.interp.selection import Selection
-from cutaway.interp.sites import check_names, row_shape, site_of
+from cutaway.interp.sites import check_names, hook_order, row_shape, site_of
 from cutaway.model import Transformer
 
 __all__ = [
@@ -41,6 +41,8 @@ class PlacedEdit:
     selection: Selection
     value: Float[Tensor, "..."] | None
     is_causal: bool
+    source: Selection | None = None
+    """What the edit reads besides, of its source."""
 
     @property
     def positions(self) -> tuple[int, ...] | None:
@@ -54,15 +56,21 @@ class PlacedEdit:
         if not positions:
             return None
         kept = list(positions) if before is None else [before.index(pos) for pos in positions]
-        places = list(self.selection.places)
-        places[axis] = tuple(positions)
-        selection = replace(self.selection, places=tuple(places))
-        return replace(self, selection=selection, value=self._taking(self.value, axis, kept))
+        source = None if self.source is None else self.source.at(positions)
+        return replace(self, selection=self.selection.at(positions), value=self._taking(self.value, axis, kept), source=source)
 
-    def write(self, x: Float[Tensor, "*batch ..."], end: int) -> None:
+    def read_source(self, x: Float[Tensor, "*batch ..."], end: int) -> Float[Tensor, "..."] | None:
+        """Return what the edit reads of its source, of rows that hold the last positions before `end`; None for none of them."""
+        assert self.source is not None
+        reading = replace(self, selection=self.source, value=None)
+        selection, _ = reading._within(range(end - x.shape[self.source.position_axis - len(self.source.axes)], end))
+        return None if selection is None else selection.read(x)
+
+    def write(self, x: Float[Tensor, "*batch ..."], end: int, source: Float[Tensor, "..."] | None = None) -> None:
         """Change rows, or one row, in their own memory; they hold the last of the positions before `end`.
 
-        Raises ValueError for values that do not fit, a function that returns something else, and what lies above the causal mask.
+        `source` is what `read_source` returned in the same run, for an edit that has a source. Raises ValueError for values that do not
+        fit, a function that returns something else, and what lies above the causal mask.
         """
         n_pos = x.shape[self.selection.position_axis - len(self.selection.axes)]
         selection, value = self._within(range(end - n_pos, end))
@@ -70,7 +78,7 @@ class PlacedEdit:
             return
         before = x.clone() if site_of(self.edit.name).is_attention else None
         old = selection.read(x)
-        new = self.edit.new_value(old, None if value is None else value.to(x.device))
+        new = self.edit.new_value(old, None if value is None else value.to(x.device), source)
         if new.dtype != x.dtype:
             raise ValueError(
                 f"{self.edit}: the value is {_short(new.dtype)} and the activation {_short(x.dtype)}: convert one of them"
@@ -148,7 +156,18 @@ def place(
         _check_value(edit, value, kept, selection, n_rows)
         if row is not None and value.ndim > len(kept):
             value = value[row if value.shape[0] > 1 else 0]
-    return PlacedEdit(edit, selection, value, config.is_causal)
+    return PlacedEdit(edit, selection, value, config.is_causal, _source(edit, config, n_pos=n_pos, length=length))
+
+
+def _source(edit: Edit, config: ModelConfig, *, n_pos: int, length: int | None) -> Selection | None:
+    """Return what an edit reads besides; raises ValueError for what is computed after it."""
+    if edit.source is None:
+        return None
+    order = hook_order(config)
+    if order[edit.source] > order[edit.name]:
+        raise ValueError(f"{edit}: {edit.source!r} is computed after {edit.name!r}: read what comes before")
+    selection = Selection.of(site_of(edit.source).axes, pos=edit.pos)
+    return selection.resolved(row_shape(config, edit.source, n_pos), what=str(edit), length=length)
 
 
 def _check_seen(edit: Edit, selection: Selection, shape: Sequence[int]) -> None:
@@ -179,7 +198,7 @@ def for_query_heads(model: Transformer, edits: Sequence[Edit]) -> tuple[Transfor
 
     Raises ValueError for names of activations that the model does not compute.
     """
-    check_names(model.config, [edit.name for edit in edits])
+    check_names(model.config, [name for edit in edits for name in (edit.name, edit.source) if name is not None])
     config = model.config
     if all(edit.query_head is None for edit in edits):
         return model, list(edits)
@@ -210,19 +229,35 @@ def _ungrouped(edit: Edit, config: ModelConfig) -> Edit:
     return replace(edit, value=value, head=tuple(head * n_group + i for head in heads for i in range(n_group)), run=run)
 
 
+_Held = dict[tuple[int, int | None], Tensor | None]
+"""What was read of sources in one run, by the placed edit and the row it is for."""
+
+
 def edit_hooks(placed: Sequence[PlacedEdit], *, end: int, rows: Sequence[int] | None = None) -> dict[str, list[Hook]]:
-    """Return the functions that apply edits to all rows of a batch, or each edit to a row of its own, by name of activation."""
+    """Return the functions that apply edits to all rows of a batch, or each edit to a row of its own, by name of activation.
+
+    They are for one run at a time: what edits read of their sources is kept among them, and let go of once it is written with.
+    """
     by_name: dict[str, list[tuple[PlacedEdit, int | None]]] = {}
     for i, each in enumerate(placed):
         by_name.setdefault(each.edit.name, []).append((each, None if rows is None else rows[i]))
-    return {name: [partial(_edited, edits=edits, end=end)] for name, edits in by_name.items()}
+    held: _Held = {}
+    hooks: dict[str, list[Hook]] = {name: [partial(_edited, edits=edits, end=end, held=held)] for name, edits in by_name.items()}
+    for each, row in (pair for edits in by_name.values() for pair in edits):
+        if each.edit.source is not None:
+            hooks.setdefault(each.edit.source, []).append(partial(_read, placed=each, row=row, end=end, held=held))
+    return hooks
 
 
-def _edited(x: Tensor, _name: str, *, edits: list[tuple[PlacedEdit, int | None]], end: int) -> Tensor:
+def _edited(x: Tensor, _name: str, *, edits: list[tuple[PlacedEdit, int | None]], end: int, held: _Held) -> Tensor:
     x = x.clone()
     for placed, row in edits:
-        placed.write(x if row is None else x[_row(placed, row)], end)
+        placed.write(x if row is None else x[_row(placed, row)], end, held.pop((id(placed), row), None))
     return x
+
+
+def _read(x: Tensor, _name: str, *, placed: PlacedEdit, row: int | None, end: int, held: _Held) -> None:
+    held[id(placed), row] = placed.read_source(x if row is None else x[_row(placed, row)], end)
 
 
 def _row(placed: PlacedEdit, row: int) -> int | slice:

@@ -61,8 +61,10 @@ class Edit:
     """What scale multiplies with."""
     directions: Float[Tensor, "direction d"] | None = None
     """An orthonormal basis of the subspace that project and swap act in."""
-    function: Callable[[Tensor], Tensor] | None = None
+    function: Callable[..., Tensor] | None = None
     """What apply calls."""
+    source: str | None = None
+    """Another activation that the function is handed too: what the same run computed of it before, at the same positions."""
     reads: Literal["all", "selection"] = "all"
     """What that function depends on: what it is handed, or anything at all."""
     run: InitVar[PlainRun | None] = None
@@ -82,6 +84,8 @@ class Edit:
         if lacking := [each for each in _NEEDS.get(self.kind, ()) if getattr(self, each) is None]:
             raise ValueError(f"an edit of kind {self.kind!r} of {self.name!r} lacks its {' and its '.join(lacking)}")
         axes = site_of(self.name).axes
+        if self.source is not None:
+            self._check_source(canonical_name(self.source))
         if self.head is not None and self.query_head is not None:
             raise ValueError(f"head {self.head} and query_head {self.query_head} of {self.name!r} do not go together: give one")
         if self.head is not None and not {"head", "kv_head"} & set(axes):
@@ -89,14 +93,25 @@ class Edit:
         if self.query_head is not None and "kv_head" not in axes:
             raise ValueError(f"query_head is for k and v; {self.name!r} has the axes {' '.join(axes)}: give head")
 
+    def _check_source(self, source: str) -> None:
+        object.__setattr__(self, "source", source)
+        if self.kind != "apply" or self.reads != "all":
+            raise ValueError(f"{self} reads {source!r} besides: only a function does, and with reads='all'")
+        if source in (self.name, "pos_embed") or any(sign in source for sign in "*?["):
+            raise ValueError(f"{self} is to read {source!r}; expected one other activation that has a row for every prompt")
+
     def __str__(self) -> str:
         places = {name: getattr(self, name) for name in ("head", "query_head", "pos", "index")}
         where = [f"{name} {_listed(each)}" for name, each in places.items() if each is not None]
+        where += [] if self.source is None else [f"from {self.source}"]
         what = f"scale by {self.factor:g}" if self.kind == "scale" else self.kind.replace("_", " ")
         return f"{what} {self.name}" + (f" ({', '.join(where)})" if where else "")
 
-    def new_value(self, x: Float[Tensor, "..."], value: Tensor | None) -> Float[Tensor, "..."]:
-        """Return what stands in the place of the selected `x`; `value` is the edit's own for the selected rows and positions."""
+    def new_value(self, x: Float[Tensor, "..."], value: Tensor | None, source: Tensor | None = None) -> Float[Tensor, "..."]:
+        """Return what stands in the place of the selected `x`; `value` is the edit's own for the selected rows and positions.
+
+        `source` is what was computed of the edit's source; raises ValueError where it has one and that was not.
+        """
         match self.kind:
             case "zero":
                 return torch.zeros_like(x)
@@ -107,7 +122,7 @@ class Edit:
             case "knock_out":
                 return torch.full_like(x, -torch.inf)
             case "apply":
-                return _called(x, self)
+                return _called(x, self, source)
         assert value is not None
         match self.kind:
             case "add":
@@ -237,13 +252,23 @@ def knock_out(layers: int | Sequence[int], pairs: Sequence[tuple[int, int]], *, 
     ]
 
 
-def apply(name: str, function: Callable[[Tensor], Tensor], *, reads: Literal["all", "selection"] = "all", **where: Any) -> Edit:
+def apply(
+    name: str,
+    function: Callable[..., Tensor],
+    *,
+    source: str | None = None,
+    reads: Literal["all", "selection"] = "all",
+    **where: Any,
+) -> Edit:
     """Put what a function makes of an activation in its place.
+
+    With `source`, the name of an activation that is computed before, it is called with what the same run has there as well, at the same
+    positions: `function(x, of_source)`.
 
     The function is handed what is selected and returns as much. With `reads="selection"` you promise that it depends on that alone, row
     by row and position by position, and a sweep may hand it one row without the batch axis; otherwise a sweep runs the whole model.
     """
-    return Edit(kind="apply", name=name, function=function, reads=reads, **where)
+    return Edit(kind="apply", name=name, function=function, source=source, reads=reads, **where)
 
 
 def _at(cache: ActivationCache, name: str, *, head: Index, pos: Index, index: Index, query_head: int | None) -> Tensor:
@@ -306,9 +331,11 @@ def _along(x: Tensor, edit: Edit) -> Tensor:
     return along
 
 
-def _called(x: Tensor, edit: Edit) -> Tensor:
+def _called(x: Tensor, edit: Edit, source: Tensor | None) -> Tensor:
     assert edit.function is not None
-    new = edit.function(x)
+    if edit.source is not None and source is None:
+        raise ValueError(f"{edit}: this run did not compute {edit.source!r} before: run all layers from there on")
+    new = edit.function(x) if source is None else edit.function(x, source)
     if not isinstance(new, Tensor) or new.shape != x.shape or new.dtype != x.dtype:
         given = f"{tuple(new.shape)} {new.dtype}" if isinstance(new, Tensor) else type(new).__name__
         raise ValueError(f"{edit}: the function returned {given}; expected {tuple(x.shape)} {x.dtype}")

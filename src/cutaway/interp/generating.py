@@ -31,8 +31,8 @@ class EditedTransformer(Transformer):
     def __init__(self, model: Transformer, edits: Sequence[Edit], *, from_pos: int = 0) -> None:
         nn.Module.__init__(self)
         for edit in edits:
-            if site_of(edit.name).layer is None:
-                raise ValueError(f"{edit}: generation is edited inside the blocks, and {edit.name!r} is outside them")
+            if outside := [name for name in (edit.name, edit.source) if name is not None and site_of(name).layer is None]:
+                raise ValueError(f"{edit}: generation is edited inside the blocks, and {outside[0]!r} is outside them")
             if any(pos < 0 for pos in _positions(edit) or ()):
                 raise ValueError(f"{edit}: the end moves while text is generated; count positions from 0")
         model, edits = for_query_heads(model, edits)
@@ -59,15 +59,24 @@ class EditedTransformer(Transformer):
             positions = self.next_positions(resid.shape[-2], kv=kv, layer=start, device=resid.device)
         functions: dict[str, list[Hook]] = {}
         for placed in self.placed:
-            functions.setdefault(placed.edit.name, []).append(partial(self._edited, placed=placed, positions=positions))
+            held: list[Tensor | None] = []
+            if placed.edit.source is not None:
+                reads = partial(self._read, placed=placed, positions=positions, held=held)
+                functions.setdefault(placed.edit.source, []).append(reads)
+            writes = partial(self._edited, placed=placed, positions=positions, held=held)
+            functions.setdefault(placed.edit.name, []).append(writes)
         if hooks is not NO_HOOKS:
             functions["*"] = [lambda x, name: hooks(name, x) if hooks.wants(name) else None]
         return super().run_blocks(resid, layers, positions=positions, mask=mask, kv=kv, n_last=n_last, hooks=Hooks(functions))
 
-    def _edited(self, x: Tensor, _name: str, *, placed: PlacedEdit, positions: Tensor) -> Tensor:
+    def _read(self, x: Tensor, _name: str, *, placed: PlacedEdit, positions: Tensor, held: list[Tensor | None]) -> None:
+        ends = [int(of_row[-1]) + 1 for of_row in positions.expand(len(x), -1)]
+        held[:] = [placed.read_source(x[row : row + 1], end) for row, end in enumerate(ends)]
+
+    def _edited(self, x: Tensor, _name: str, *, placed: PlacedEdit, positions: Tensor, held: list[Tensor | None]) -> Tensor:
         x = x.clone()
         for row, of_row in enumerate(positions.expand(len(x), -1)):
-            placed.write(x[row : row + 1], int(of_row[-1]) + 1)
+            placed.write(x[row : row + 1], int(of_row[-1]) + 1, held[row] if held else None)
         return x
 
 

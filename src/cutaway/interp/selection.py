@@ -55,6 +55,11 @@ class Selection:
         """Which axis counts positions: those of queries, where there are keys too."""
         return self.axes.index("q_pos" if "q_pos" in self.axes else "pos")
 
+    def at(self, positions: Sequence[int]) -> Selection:
+        """Return the same at these positions."""
+        axis = self.position_axis
+        return replace(self, places=(*self.places[:axis], tuple(positions), *self.places[axis + 1 :]))
+
     def read(self, x: Float[Tensor, "*batch ..."]) -> Float[Tensor, "*batch ..."]:
         """Return what is selected, of rows or of one row."""
         for axis, each in enumerate(self.places):

@@ -2,6 +2,7 @@
 
 from cutaway.weights.folder import load_model, read_config, save_model, save_tensors, stream_tensors
 from cutaway.weights.hugging_face import HuggingFaceFolder, save_hugging_face
+from cutaway.weights.identity import model_sha256
 from cutaway.weights.opening import open_model, resolve
 from cutaway.weights.source import ModelSource, StoredTensor, assemble, matching, parameter_shapes, read_model
 
@@ -21,4 +22,5 @@ __all__ = [
     "read_config",
     "stream_tensors",
     "matching",
+    "model_sha256",
 ]

@@ -128,8 +128,8 @@ def _sketches(lm: LanguageModel, seed: int) -> list[Dictionary]:
 
 def _rows(lm: LanguageModel, reads: str) -> Float[Tensor, "row d"]:
     """Return what is read and predicted in every layer, side by side, over windows of the standard library."""
-    from cutaway.cli.interpret.sae.corpus import read_windows
     from cutaway.interp import sae
+    from cutaway.interp.sae import read_windows
 
     tokens = read_windows(lm, "stdlib", n_pos=64, n_tokens=2048, held_out=False)
     names = [f"blocks.{layer}.{part}" for layer in range(lm.config.n_layers) for part in (reads, "mlp_out")]

@@ -4,7 +4,7 @@ from cutaway.interp.ablation import How
 from cutaway.interp.circuits.ablated import Ablated, ablated_outputs
 from cutaway.interp.circuits.acdc import Divergence, find_by_acdc
 from cutaway.interp.circuits.bootstrap import Interval, ratio_interval
-from cutaway.interp.circuits.circuit import Circuit, hash_pairs, hash_tokens, hash_weights
+from cutaway.interp.circuits.circuit import Circuit, hash_pairs, hash_tokens
 from cutaway.interp.circuits.circuit_scores import CircuitScores
 from cutaway.interp.circuits.comparison import CircuitComparison, compare
 from cutaway.interp.circuits.curve import faithfulness_curve
@@ -31,7 +31,6 @@ __all__ = [
     "EdgeScore",
     "EdgeMethod",
     "Circuit",
-    "hash_weights",
     "hash_tokens",
     "hash_pairs",
     "CircuitComparison",

@@ -19,8 +19,9 @@ from cutaway.interp.circuits.graph import Edge, Graph
 from cutaway.interp.nodes import KVInputs, Node
 from cutaway.model import Transformer
 from cutaway.runtime import atomic_write
+from cutaway.weights import model_sha256
 
-__all__ = ["Circuit", "hash_weights", "hash_tokens", "hash_pairs"]
+__all__ = ["Circuit", "hash_tokens", "hash_pairs"]
 
 _FORMAT, _VERSION = "cutaway circuit", 1
 _SHAPE = ("n_layers", "n_heads", "n_kv_heads", "block")
@@ -40,7 +41,7 @@ class Circuit:
     model: str = ""
     """What the model is called."""
     model_hash: str | None = None
-    """Of its weights, as `hash_weights` gives it; None for a circuit that is held to a shape alone."""
+    """Of its weights and configuration, as `weights.model_sha256` gives it; None for a circuit that is held to a shape alone."""
     data_hash: str | None = None
     """Of the prompts, as `hash_tokens` gives it."""
     pair_hashes: tuple[str, ...] = field(default=(), repr=False)
@@ -130,18 +131,19 @@ class Circuit:
         if _shape_of(self.graph) != _shape_of(other.graph):
             raise ValueError(f"the circuits are of different graphs: {_shown(self.graph)}; {_shown(other.graph)}")
         if None not in (self.model_hash, other.model_hash) and self.model_hash != other.model_hash:
-            raise ValueError(f"the circuits are of models with different weights, {self.model!r} and {other.model!r}")
+            raise ValueError(f"the circuits are of models with different weights or settings, {self.model!r} and {other.model!r}")
 
     def check(self, model: Transformer, *, force: bool = False) -> None:
-        """Raise ValueError for a model that it is not a circuit of: of another shape, or, unless forced, with other weights."""
+        """Raise ValueError for a model of another shape, or, unless forced, with other weights or settings."""
         if _shape_of(Graph(model.config, self.graph.kv)) != _shape_of(self.graph):
             raise ValueError(
                 f"the circuit is of a model of another shape: {_shown(self.graph)}; this model has "
                 f"{_shown(Graph(model.config, self.graph.kv))}: give the model that it was found in{self._named}"
             )
-        if not force and self.model_hash is not None and hash_weights(model) != self.model_hash:
+        if not force and self.model_hash is not None and model_sha256(model) != self.model_hash:
             raise ValueError(
-                f"the circuit was found in a model with other weights{self._named}, of the same shape: give that model, or force it"
+                f"the circuit was found in a model with other weights or settings{self._named}, of the same shape: give that model, "
+                "or force it"
             )
 
     @property
@@ -206,16 +208,6 @@ class Circuit:
             return cls.from_json(Path(path).read_text(encoding="utf-8"))
         except (ValueError, UnicodeDecodeError) as error:
             raise ValueError(f"{path} holds no circuit: {error}") from None
-
-
-def hash_weights(model: Transformer) -> str:
-    """Return the sha256 of a model's weights: their names, shapes, dtypes and bytes, wherever they lie."""
-    digest = hashlib.sha256()
-    for name, weight in model.named_parameters():
-        digest.update(f"{name} {tuple(weight.shape)} {weight.dtype};".encode())
-        content = weight.detach().cpu().contiguous()
-        digest.update(content.view(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def hash_tokens(*rows: Int[Tensor, "batch pos"]) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor
 from cutaway.interp.ablation import How
 from cutaway.interp.circuits.ablated import ablated_outputs
 from cutaway.interp.circuits.acdc import Divergence, find_by_acdc
-from cutaway.interp.circuits.circuit import Circuit, hash_weights
+from cutaway.interp.circuits.circuit import Circuit
 from cutaway.interp.circuits.circuit_scores import CircuitScores
 from cutaway.interp.circuits.drawing import CircuitDrawing
 from cutaway.interp.circuits.evaluation import evaluate_circuit
@@ -25,6 +25,7 @@ from cutaway.interp.circuits.scoring import score_edges
 from cutaway.interp.nodes import KVInputs
 from cutaway.interp.result import Result
 from cutaway.language_model import LanguageModel
+from cutaway.weights import model_sha256
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -141,7 +142,7 @@ def find_circuit(
         chosen = _by_scores(lm, finding, graph, method, selection, n_edges, steps, exact_top, progress)
     settings = {"selection": selection, "kv": kv, "ablation": ablation, "metric": pairs.measured} | chosen.settings
     circuit = Circuit.of_mask(
-        graph, chosen.pruned.kept, chosen.scores, model=name, model_hash=hash_weights(lm.model), data_hash=finding.data_hash,
+        graph, chosen.pruned.kept, chosen.scores, model=name, model_hash=model_sha256(lm.model), data_hash=finding.data_hash,
         pair_hashes=finding.hashes,
         method=chosen.said, command=command, settings={**settings, "held_out": held_out, "seed": seed, "n_pairs": len(finding)},
     )  # fmt: skip

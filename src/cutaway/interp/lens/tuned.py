@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
@@ -22,9 +21,9 @@ from cutaway.interp.lens.training import LensProgress, LensRecipe, LensTraining,
 from cutaway.language_model import LanguageModel
 from cutaway.model import Transformer
 from cutaway.runtime import atomic_path, atomic_write
-from cutaway.weights import save_tensors, stream_tensors
+from cutaway.weights import model_sha256, save_tensors, stream_tensors
 
-__all__ = ["TunedLens", "TunedLensReading", "tuned_lens", "model_sha256", "check_folder"]
+__all__ = ["TunedLens", "TunedLensReading", "tuned_lens", "check_folder"]
 
 _FORMAT = "cutaway tuned lens 1"
 _TENSORS, _DESCRIPTION = "lens.safetensors", "lens.json"
@@ -35,7 +34,7 @@ _MAX_HELD_OUT = 256  # tokens
 class TunedLens:
     """A translator `x + A x + b` for every state of the residual stream before the last; the last is read as it is.
 
-    Belrose et al. 2023, with their matrix less the identity as `A`. `model_sha256` is that of the weights it was made for.
+    Belrose et al. 2023, with their matrix less the identity as `A`. `model_sha256` is that of the model it was made for.
 
     >>> lens = TunedLens.train(lm, "a long text", n_steps=100)  # doctest: +SKIP
     """
@@ -132,11 +131,11 @@ class TunedLens:
         about = _read_description(folder / _DESCRIPTION)
         tensors = dict(stream_tensors(folder / _TENSORS))
         n_layers, d_model = model.config.n_layers, model.config.d_model
-        made_for = f"{about['n_layers']} layers, d_model {about['d_model']}, weights {about['model_sha256'][:12]}"
+        made_for = f"{about['n_layers']} layers, d_model {about['d_model']}, sha256 {about['model_sha256'][:12]}"
         if (found := model_sha256(model)) != about["model_sha256"]:
             raise ValueError(
                 f"the lens in {folder} was made for another model ({made_for}) than this ({n_layers} layers, d_model {d_model}, "
-                f"weights {found[:12]}): take that model, or train a lens for this one"
+                f"sha256 {found[:12]}): take that model, or train a lens for this one"
             )
         shapes = {"A": (n_layers, d_model, d_model), "b": (n_layers, d_model)}
         if {name: tuple(tensor.shape) for name, tensor in tensors.items()} != shapes:
@@ -176,15 +175,6 @@ def tuned_lens(
     reading = read_text(lm, text, names, kind=TunedLensReading, translate=lens.translate, target=target, top_k=top_k, bos=bos)
     assert isinstance(reading, TunedLensReading)
     return reading
-
-
-def model_sha256(model: Transformer) -> str:
-    """Return the sha256 of a model's weights with their names, dtypes and shapes, whatever file they came from."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        digest.update(tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def check_folder(folder: Path) -> None:

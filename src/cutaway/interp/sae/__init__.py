@@ -16,6 +16,7 @@ from cutaway.interp.sae.shape import DictionaryConfig, Kind
 from cutaway.interp.sae.sparse_probing import SparseProbe, sparse_probes
 from cutaway.interp.sae.splicing import FeatureChange, check_fits, edit_feature, splice, splice_transcoder
 from cutaway.interp.sae.training import SAEConfig, TrainProgress, train
+from cutaway.interp.sae.windows import read_windows
 
 __all__ = [
     "DictionaryConfig",
@@ -36,6 +37,7 @@ __all__ = [
     "ModelActivations",
     "SideBySide",
     "SyntheticFeatures",
+    "read_windows",
     "save_dictionary",
     "load_dictionary",
     "transformer_lens_name",

@@ -87,13 +87,22 @@ class ModelComparison(Result):
         return counts.tolist(), [(place + 0.5) / _N_BINS for place in range(_N_BINS)]
 
 
-def compare_decoders(crosscoder: Dictionary, scales: Sequence[float] = (1.0, 1.0)) -> ModelComparison:
-    """Return how a crosscoder's latents are shared out between two models; `scales` are those of its training (`curve.scales`).
+def compare_decoders(crosscoder: Dictionary, scales: Sequence[float] | None = None) -> ModelComparison:
+    """Return how a crosscoder's latents are shared out between two models, in each model's own units.
 
-    Raises ValueError for a dictionary of one model, or of more than two.
+    `scales` are what each model's activations were multiplied with in training: those of the crosscoder's config unless given. Raises
+    ValueError for a dictionary of one model, or of more than two, and where scales are known from neither.
     """
-    if crosscoder.config.n_models != 2 or len(scales) != 2:
+    if crosscoder.config.n_models != 2:
         raise ValueError(f"the dictionary reads {crosscoder.config.n_models} model(s); two are compared: train it with n_models=2")
+    scales = crosscoder.config.scales if scales is None else scales
+    if scales is None:
+        raise ValueError(
+            "the crosscoder does not know the scales of its training, without which the model of longer activations seems to have "
+            "all latents: give scales, one for each model (curve.scales)"
+        )
+    if len(scales) != 2:
+        raise ValueError(f"{len(scales)} scales were given; expected one for each of the two models")
     first, second = crosscoder.W_dec.detach().chunk(2, dim=1)
     norms = torch.stack([first.norm(dim=1) * scales[0], second.norm(dim=1) * scales[1]])
     return ModelComparison(norms, torch.nn.functional.cosine_similarity(first, second, dim=1))

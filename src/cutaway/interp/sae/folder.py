@@ -4,7 +4,7 @@ Of `cfg.json` these fields are relied on: `architecture` (standard, topk, jumpre
 jumprelu_skip_transcoder), `d_in`, `d_sae`, `d_out`, `k`, `apply_b_dec_to_input`, `normalize_activations`, `reshape_activations`,
 `rescale_acts_by_decoder_norm`, and `hook_name`, in `metadata` since version 6 and beside the others before; of the weights `W_enc`,
 `b_enc`, `W_dec`, `b_dec`, `threshold`, `W_skip`. What SAELens has no word for is in `metadata` under `cutaway`, which it passes over: a
-crosscoder, a batchtopk (which it writes as jumprelu, and so do we), a transcoder of another kind, the hash of the model's weights.
+crosscoder and its scales, a batchtopk (which it writes as jumprelu, and so do we), a transcoder of another kind, the model's hash.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
@@ -39,7 +40,9 @@ class DictionaryConfig:
     bandwidth: float = 0.5
     """How wide about its threshold JumpReLU lets gradients through while it is trained, where `|x|^2` is `d_in` in the mean."""
     model_sha256: str | None = None
-    """The weights of the model it was trained on, where that is known."""
+    """That of the model it was trained on (`weights.model_sha256`), where that is known."""
+    scales: tuple[float, ...] | None = None
+    """What each model's activations were multiplied with while a crosscoder was trained: training fills them in."""
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
@@ -59,6 +62,10 @@ class DictionaryConfig:
             raise ValueError(f"k is {self.k}; expected 1 to {self.d_sae}, the number of latents")
         if self.bandwidth <= 0:
             raise ValueError(f"bandwidth is {self.bandwidth}; expected more than 0")
+        if self.scales is not None and (
+            len(self.scales) != self.n_models or not all(0 < scale < math.inf for scale in self.scales)
+        ):
+            raise ValueError(f"scales are {list(self.scales)}; expected a number above 0 for each model, {self.n_models}")
         self._check_target()
 
     def _check_target(self) -> None:
@@ -93,4 +100,5 @@ class DictionaryConfig:
         """Return what `to_dict` wrote; raises ValueError for fields that are not there."""
         if unknown := values.keys() - {each.name for each in fields(cls)}:
             raise ValueError(f"a dictionary has no field {', '.join(sorted(unknown))}")
-        return cls(**values)
+        scales = values.get("scales")
+        return cls(**{**values, "scales": None if scales is None else tuple(scales)})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -11,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from cutaway import weights
 from cutaway.interp import edits
 from cutaway.interp.edits import Edit, Index
 from cutaway.interp.sae.activations import as_vectors, width_of
@@ -57,24 +57,16 @@ def splice(dictionary: Dictionary, *, with_error: bool = False, pos: Index = Non
 
 
 def splice_transcoder(dictionary: Dictionary, *, with_error: bool = False, pos: Index = None) -> list[Edit]:
-    """Return the edits that put what a transcoder predicts in the place of its target: they go together, first to read, then to write.
-
-    They hand on what was read in one run at a time, and a sweep with them runs the whole model.
-    """
+    """Return the edits, one, that put what a transcoder predicts in the place of its target; a sweep with them runs the whole model."""
     config = dictionary.config
     if config.target is None or not config.is_transcoder:
         raise ValueError(f"this dictionary predicts what it reads, {config.name or 'an activation'}: use splice")
-    spliced, waiting = _Spliced(dictionary, with_error), deque[Tensor]()
+    spliced, target = _Spliced(dictionary, with_error), config.target
 
-    def read(x: Tensor) -> Tensor:
-        waiting.append(as_vectors(x, config.name))
-        return x
+    def write(y: Tensor, x: Tensor) -> Tensor:
+        return spliced.of(as_vectors(x, config.name), as_vectors(y, target)).to(y.dtype).reshape(y.shape)
 
-    def write(y: Tensor) -> Tensor:
-        rows = as_vectors(y, config.target or "")
-        return spliced.of(waiting.popleft(), rows).to(y.dtype).reshape(y.shape)
-
-    return [edits.apply(config.name, read, pos=pos), edits.apply(config.target, write, pos=pos)]
+    return [edits.apply(target, write, source=config.name, pos=pos)]
 
 
 def edit_feature(
@@ -111,9 +103,9 @@ def edit_feature(
 
 
 def check_fits(dictionary: Dictionary, model: Transformer, *, model_sha256: str | None = None) -> None:
-    """Raise ValueError for a dictionary of activations that the model has not, of another width, or of another model's weights.
+    """Raise ValueError for a dictionary of activations that the model has not, of another width, or of another model.
 
-    The weights are compared where their hash is given.
+    The model's hash is compared with that of the dictionary's config, where that has one; `model_sha256` spares computing it again.
     """
     config = dictionary.config
     if not config.name:
@@ -125,10 +117,13 @@ def check_fits(dictionary: Dictionary, model: Transformer, *, model_sha256: str 
                 f"the dictionary is for {width} coordinates of {name!r} and this model has {theirs} there: take the model it was "
                 "trained on, or train a dictionary for this one"
             )
-    if None not in (config.model_sha256, model_sha256) and config.model_sha256 != model_sha256:
+    if config.model_sha256 is None:
+        return
+    found = weights.model_sha256(model) if model_sha256 is None else model_sha256
+    if config.model_sha256 != found:
         raise ValueError(
-            f"the dictionary was trained on another model (weights {str(config.model_sha256)[:12]}) than this "
-            f"({str(model_sha256)[:12]}): take that model, or train a dictionary for this one"
+            f"the dictionary was trained on another model (sha256 {config.model_sha256[:12]}) than this ({found[:12]}): take that "
+            "model, or train a dictionary for this one"
         )
 
 

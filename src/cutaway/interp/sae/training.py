@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -143,6 +143,8 @@ def train(
             _write(folder, config, state)
     dictionary = state.dictionary.eval()
     dictionary.fold_scales(state.scales.read, state.scales.predicted)
+    if config.dictionary.n_models > 1:  # whoever compares its models asks for them
+        dictionary.config = replace(config.dictionary, scales=tuple(state.scales.of_models()))
     curve = LearningCurve(
         kind=config.dictionary.kind, name=config.dictionary.name, target=config.dictionary.target, d_sae=config.dictionary.d_sae,
         n_steps=config.n_steps, batch_size=config.batch_size, points=tuple(state.points), n_left_out=state.n_left_out,

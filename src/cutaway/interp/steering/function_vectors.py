@@ -14,7 +14,6 @@ from cutaway.interp import edits, metrics
 from cutaway.interp.attention import head_label
 from cutaway.interp.dropout import without_dropout
 from cutaway.interp.edits import Edit
-from cutaway.interp.lens.tuned import model_sha256
 from cutaway.interp.metrics import Metric
 from cutaway.interp.rows import Rows, rows_of
 from cutaway.interp.running import run_with_cache
@@ -24,6 +23,7 @@ from cutaway.interp.steering.vector import SteeringVector
 from cutaway.interp.sweep import sweep
 from cutaway.language_model import LanguageModel
 from cutaway.model import Attention
+from cutaway.weights import model_sha256
 
 __all__ = ["function_vector"]
 

@@ -9,7 +9,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cutaway.interp.dropout import without_dropout
-from cutaway.interp.lens.tuned import model_sha256
 from cutaway.interp.probing.activations import Spots, activations_of
 from cutaway.interp.rows import Texts, model_of, rows_of
 from cutaway.interp.running import run_with_cache
@@ -17,6 +16,7 @@ from cutaway.interp.sites import full_name
 from cutaway.interp.steering.vector import SteeringVector
 from cutaway.language_model import LanguageModel
 from cutaway.model import Transformer
+from cutaway.weights import model_sha256
 
 __all__ = ["difference_of_means", "differences_of_means", "activation_addition"]
 

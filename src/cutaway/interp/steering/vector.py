@@ -18,11 +18,11 @@ from cutaway.config import ModelConfig
 from cutaway.hooks import Hooks
 from cutaway.interp import edits
 from cutaway.interp.edits import Edit
-from cutaway.interp.lens.tuned import model_sha256
 from cutaway.interp.sites import check_names, hook_names, site_of
 from cutaway.interp.tensors import from_json, to_json
 from cutaway.model import Transformer
 from cutaway.runtime import atomic_write, seeded_generator
+from cutaway.weights import model_sha256
 
 __all__ = ["SteeringVector", "stream_names"]
 
@@ -40,7 +40,7 @@ class SteeringVector:
     made: str
     """How it was made, in words."""
     model_sha256: str
-    """That of the weights it was made for."""
+    """That of the model it was made for."""
 
     def __repr__(self) -> str:
         return f"SteeringVector({self.name}, length {self.norm:.3g}, {self.made})"
@@ -108,7 +108,7 @@ class SteeringVector:
         """Raise ValueError for a model that it was not made for."""
         if (found := model_sha256(model)) != self.model_sha256:
             raise ValueError(
-                f"the steering vector was made for another model (weights {self.model_sha256[:12]}) than this (weights "
+                f"the steering vector was made for another model (sha256 {self.model_sha256[:12]}) than this (sha256 "
                 f"{found[:12]}): take that model, or make a vector for this one"
             )
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-from cutaway.interp.lens import model_sha256
 from cutaway.interp.store.plan import DTYPES, StorePlan
 from cutaway.interp.store.stream import TokenStream
 from cutaway.language_model import LanguageModel
@@ -19,6 +18,7 @@ from cutaway.model import Transformer
 from cutaway.runs import values_sha256
 from cutaway.runtime import atomic_write
 from cutaway.tokenizers import tokenizer_hash
+from cutaway.weights import model_sha256
 
 __all__ = ["Manifest", "ShardRecord", "shard_name", "describe", "check_folder"]
 

@@ -13,7 +13,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from cutaway.hooks import canonical_name, nearest_names
-from cutaway.interp.lens import model_sha256
 from cutaway.interp.rows import model_of
 from cutaway.interp.store.manifest import Manifest, shard_name
 from cutaway.interp.store.plan import StorePlan
@@ -22,6 +21,7 @@ from cutaway.interp.store.shuffling import shuffled_batches
 from cutaway.language_model import LanguageModel
 from cutaway.model import Transformer
 from cutaway.runtime import file_sha256
+from cutaway.weights import model_sha256
 
 __all__ = ["TOKENS", "ActivationStore", "StoredActivation", "StoredTokens", "open_store"]
 
@@ -196,12 +196,12 @@ class ActivationStore:
         return StoredActivation(full, self._rows(full, self._plan.shapes[full], self.dtype, ends))
 
     def check_model(self, lm: LanguageModel | Transformer) -> None:
-        """Raise ValueError unless these are the activations of this model, by the hash of its weights."""
+        """Raise ValueError unless these are the activations of this model, by its hash."""
         made_by, found = self.manifest["model"], model_sha256(model_of(lm))
         if found != made_by["sha256"]:
             named = f"{made_by['source']}, " if made_by["source"] else ""
             raise ValueError(
-                f"the store in {self.folder} is of another model ({named}weights {made_by['sha256'][:12]}) than this (weights "
+                f"the store in {self.folder} is of another model ({named}sha256 {made_by['sha256'][:12]}) than this (sha256 "
                 f"{found[:12]}): take that model, or collect a store of this one"
             )
 

@@ -1,4 +1,4 @@
-"""Windows of a corpus, and the dictionary that a verb was given, or a sketch where it was given none."""
+"""Training that is seen on a terminal, and the dictionary that a verb was given, or a sketch where it was given none."""
 
 from __future__ import annotations
 
@@ -14,33 +14,13 @@ if TYPE_CHECKING:
     from jaxtyping import Int
     from torch import Tensor
 
-    from cutaway.interp.sae import Dictionary, LearningCurve, Point, SAEConfig
+    from cutaway.interp.sae import ActivationSource, Dictionary, LearningCurve, Point, SAEConfig
     from cutaway.language_model import LanguageModel
 
-__all__ = ["read_windows", "train_on", "given_or_sketch"]
+__all__ = ["train_on", "train_from", "given_or_sketch"]
 
 _SKETCH: dict[str, Any] = {"n_steps": 100, "batch_size": 256, "dead_after": 5000, "log_every": 10}
 _SKETCH_TOKENS, _SKETCH_WIDTH = 2048, 2
-
-
-def read_windows(lm: LanguageModel, corpus: str, *, n_pos: int, n_tokens: int, held_out: bool) -> Int[Tensor, "window pos"]:
-    """Return windows spread evenly over a corpus's first nine tenths, or over the last, which is held out from training.
-
-    Raises ValueError for a corpus that has not one window.
-    """
-    import numpy as np
-    import torch
-
-    from cutaway.data import read_corpus, split_tokens, tokenize_corpus
-
-    n_pos = min(n_pos, lm.config.n_ctx)
-    ids = split_tokens(tokenize_corpus(read_corpus(corpus), lm.tokenizer))[held_out]
-    n_windows = len(ids) // n_pos
-    if not n_windows:
-        raise ValueError(f"{corpus} has {len(ids)} tokens in this part, fewer than one window of {n_pos}: give a longer text")
-    chosen = np.linspace(0, n_windows - 1, min(n_windows, max(1, n_tokens // n_pos))).astype(np.int64)
-    windows = np.stack([ids[place * n_pos : (place + 1) * n_pos] for place in chosen]).astype(np.int64)
-    return torch.from_numpy(windows).to(lm.model.embed.W_E.device)
 
 
 def train_on(
@@ -63,22 +43,28 @@ def train_on(
     if fits:
         with count_progress("windows") as counted:
             source = sae.TensorActivations.of(running, progress=counted)
+    return train_from(lm, config, source, checkpoints=checkpoints)
+
+
+def train_from(
+    lm: LanguageModel, config: SAEConfig, source: ActivationSource, *, checkpoints: Path | None
+) -> tuple[Dictionary, LearningCurve]:
+    """Train on the rows of a source, and show on a terminal how far it is."""
+    from cutaway.interp import sae
+
     with _progress() as progress:
-        return sae.train(config, source, device=tokens.device, checkpoints=checkpoints, progress=progress)
+        return sae.train(config, source, device=lm.model.embed.W_E.device, checkpoints=checkpoints, progress=progress)
 
 
 def given_or_sketch(lm: LanguageModel, folder: Path | None, corpus: str, *, n_pos: int, seed: int) -> Dictionary:
-    """Return the dictionary of a folder, held against the model; without one a sketch trained in a moment, which is said."""
+    """Return the dictionary of a folder, which analyses hold against the model; without one a sketch, which is said."""
     from cutaway.interp import sae
-    from cutaway.interp.lens import model_sha256
 
     if folder is not None:
-        dictionary = sae.load_dictionary(folder, device=lm.model.embed.W_E.device)
-        sae.check_fits(dictionary, lm.model, model_sha256=model_sha256(lm.model))
-        return dictionary
+        return sae.load_dictionary(folder, device=lm.model.embed.W_E.device)
     name, d = f"blocks.{lm.config.n_layers // 3}.resid_post", lm.config.d_model
     shape = sae.DictionaryConfig(kind="topk", d_in=d, d_sae=_SKETCH_WIDTH * d, k=min(16, d), name=name)
-    tokens = read_windows(lm, corpus, n_pos=n_pos, n_tokens=_SKETCH_TOKENS, held_out=False)
+    tokens = sae.read_windows(lm, corpus, n_pos=n_pos, n_tokens=_SKETCH_TOKENS, held_out=False)
     sentence = f"No dictionary was given (--sae): a sketch of {name} is trained on {tokens.numel():,} tokens.\n"
     stderr_console().print(sentence, style="dim", markup=False, soft_wrap=True)
     config = sae.SAEConfig(dictionary=shape, seed=seed, **_SKETCH)

@@ -47,8 +47,9 @@ def evaluate(
         dictionary = sae.load_dictionary("sae-9")
         sae.evaluate(lm, dictionary, tokens).show()
     """
-    from cutaway.cli.interpret.sae.corpus import given_or_sketch, read_windows
+    from cutaway.cli.interpret.sae.corpus import given_or_sketch
     from cutaway.interp.sae import evaluate as evaluated
+    from cutaway.interp.sae import read_windows
 
     dictionary = given_or_sketch(lm, sae, corpus, n_pos=n_pos, seed=seed)
     windows = read_windows(lm, corpus, n_pos=n_pos, n_tokens=tokens, held_out=True)

@@ -59,8 +59,8 @@ def pages(
         found = sae.describe_features(lm, dictionary, tokens, n_features=100)
         found.write("features")
     """
-    from cutaway.cli.interpret.sae.corpus import given_or_sketch, read_windows
-    from cutaway.interp.sae import describe_features
+    from cutaway.cli.interpret.sae.corpus import given_or_sketch
+    from cutaway.interp.sae import describe_features, read_windows
 
     if out is not None and out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file: give a folder to write the pages into")

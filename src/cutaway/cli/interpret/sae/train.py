@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from cutaway.cli.command import excludes, needs_one_of
 from cutaway.cli.interpret.options import analysis
 from cutaway.report import stderr_console
 
 if TYPE_CHECKING:
     from cutaway.interp.result import Result
-    from cutaway.interp.sae import DictionaryConfig
+    from cutaway.interp.sae import ActivationSource, DictionaryConfig
+    from cutaway.interp.store import ActivationStore
     from cutaway.language_model import LanguageModel
 
 __all__ = ["train"]
@@ -18,11 +20,14 @@ __all__ = ["train"]
 _SPARSITY = {"relu": 0.1, "jumprelu": 0.005}
 
 
+@needs_one_of("corpus", "store")
+@excludes("store", "corpus", "tokens", "n_pos", "first", "memory", why="a store has its own rows, on the disk")
 @analysis(corpus="stdlib", tokens=4096, steps=100, batch_size=256, width=2, k=16, layer=9)
 def train(
     lm: LanguageModel,
     *,
-    corpus: str,
+    corpus: str | None = None,
+    store: Path | None = None,
     layer: int | None = None,
     site: str = "resid_post",
     target: str | None = None,
@@ -45,11 +50,12 @@ def train(
     """Train a sparse dictionary of one activation, or from one to another, and show its learning curve.
 
     Bricken et al. 2023 (relu); Gao et al. 2024 (topk); Bussmann et al. 2024 (batchtopk); Rajamanoharan et al. 2024 (jumprelu). The last
-    tenth of the text is kept from it, for `evaluate`.
+    tenth of a corpus is kept from it, for `evaluate`; of a store, which `cutaway interpret store` writes, all rows are learned from.
 
     Args:
         corpus TEXT: a file, a folder, a glob, or stdlib, shakespeare, tinyshakespeare
-        layer: the layer, counted from 0; a third of the way up unless given
+        store FOLDER: activations of this model on the disk, instead of a corpus
+        layer: the layer, counted from 0; a third of the way up unless given, or the one that the store holds
         site NAME: which activation of it: resid_post, mlp_out, attn_out, attn.z, ...
         target NAME: the activation of the layer that is predicted, where that is another: a transcoder's
         skip: a linear map beside the latents, for a transcoder
@@ -71,6 +77,7 @@ def train(
     Examples:
         cutaway interpret sae train --demo
         cutaway interpret sae train smollm2-135m --corpus shakespeare --layer 9 --save sae-9
+        cutaway interpret sae train smollm2-135m --store smollm2-activations --save sae-9
 
     In Python:
         shape = sae.DictionaryConfig(kind="topk", d_in=576, d_sae=4608, k=32, name="blocks.9.resid_post")
@@ -78,23 +85,60 @@ def train(
         dictionary, curve = sae.train(sae.SAEConfig(dictionary=shape), rows)
         sae.save_dictionary(dictionary, "sae-9")
     """
-    from cutaway.cli.interpret.sae.corpus import read_windows, train_on
+    from cutaway.cli.interpret.sae.corpus import train_from, train_on
     from cutaway.interp import sae
     from cutaway.interp.sae.folder import check_folder
 
     if save is not None:
         check_folder(save)
+    kept = None if store is None else _open(lm, store)
+    if kept is not None and layer is None:
+        layer = _layer_of(kept, lm, site)
     shape = _shape(lm, layer, site, target, skip=skip, kind=kind, width=width, k=k)
     penalty = sparsity if sparsity is not None else _SPARSITY.get(kind, 0.0)
     recipe = {"n_steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "sparsity": penalty, "seed": seed}
     recipe |= {"log_every": max(1, steps // 40)}
     config = sae.SAEConfig(dictionary=shape, **recipe)  # type: ignore[arg-type]
-    windows = read_windows(lm, corpus, n_pos=n_pos, n_tokens=tokens, held_out=False)
-    dictionary, curve = train_on(lm, config, windows, first=first, memory_gib=memory, checkpoints=resume)
+    if kept is not None:
+        dictionary, curve = train_from(lm, config, _rows(kept, shape), checkpoints=resume)
+    else:
+        assert corpus is not None  # one of them is needed
+        windows = sae.read_windows(lm, corpus, n_pos=n_pos, n_tokens=tokens, held_out=False)
+        dictionary, curve = train_on(lm, config, windows, first=first, memory_gib=memory, checkpoints=resume)
     if save is not None:
         sae.save_dictionary(dictionary, save, curve=curve.to_json())
         stderr_console().print(f"The dictionary is in {save}.\n", style="dim", markup=False, soft_wrap=True)
     return curve
+
+
+def _open(lm: LanguageModel, folder: Path) -> ActivationStore:
+    """Return the store of a folder; raises ValueError for one of another model."""
+    from cutaway.interp.store import open_store
+
+    store = open_store(folder)
+    store.check_model(lm)
+    return store
+
+
+def _layer_of(store: ActivationStore, lm: LanguageModel, site: str) -> int:
+    """Return the one layer of which a store holds an activation; raises ValueError where it holds it of none, or of several."""
+    from cutaway.interp.sites import full_name
+
+    layers = [layer for layer in range(lm.config.n_layers) if full_name(lm.config, site, layer) in store]
+    if len(layers) != 1:
+        held = f"{site} of the layers {', '.join(map(str, layers))}: give --layer" if layers else ", ".join(store.names)
+        raise ValueError(f"the store in {store.folder} holds {held}{'' if layers else f', and no {site}: give --site'}")
+    return layers[0]
+
+
+def _rows(store: ActivationStore, shape: DictionaryConfig) -> ActivationSource:
+    """Return the rows of a store that a dictionary reads, with what it predicts beside them where that is something else."""
+    from cutaway.interp import sae
+
+    read = store[shape.name].flattened()
+    if shape.target is None or not shape.is_transcoder:
+        return read
+    return sae.SideBySide([read, store[shape.target].flattened()])
 
 
 def _shape(
@@ -102,9 +146,9 @@ def _shape(
 ) -> DictionaryConfig:
     """Return the dictionary's shape; raises ValueError for activations that the model has not."""
     from cutaway.interp import sae
-    from cutaway.interp.lens import model_sha256
     from cutaway.interp.sae.activations import width_of
     from cutaway.interp.sites import full_name
+    from cutaway.weights import model_sha256
 
     at = lm.config.n_layers // 3 if layer is None else layer
     name = full_name(lm.config, site, at)
