@@ -1,6 +1,8 @@
 """What all verbs of `cutaway interpret` share, shown on one that counts."""
 
+import html
 import json
+import re
 import shlex
 import shutil
 import sys
@@ -168,14 +170,20 @@ def test_json_is_what_the_result_holds(cutaway, run):
     assert json.loads(out) == {**about, "n": 3, "text": "the king", "share": 0.08}
 
 
-def test_a_report_is_one_page_with_the_settings(cutaway, run, tmp_path):
+def test_a_report_is_one_page_with_the_command(cutaway, run, tmp_path):
     arguments = ("interpret", "word-count", "play", "--text", "the king", "--word", "the")
+    arguments += ("--names", "a b", "--names", "c", "--device", "cpu")
     code, shown, err = cutaway(*arguments, "--report", "found.html")
     assert (code, err) == (0, "play\n\n"), err
     assert shown.endswith("\n[1] a view\n\nThe report is in found.html.\n")
     page = (tmp_path / "found.html").read_text()
-    for expected in ("Word count", "model play", "text the king", "<svg", "Anyone 1900"):
+    for expected in ("<svg", "Anyone 1900"):
         assert expected in page
+    assert page.count(">Word count<") == 2  # the title of the window, and that of the page
+    (said,) = re.findall('<p class="subtitle">(.*)</p>', page)
+    command = html.unescape(said)
+    assert command == "cutaway interpret word-count play --text 'the king' --word the --names 'a b' --names c --device cpu"
+    assert cutaway(*shlex.split(command)[1:])[1] == shown.rpartition("\n\nThe report")[0] + "\n"
     code, out, err = cutaway(*arguments, "--report", "again.html", "--json")
     assert (code, json.loads(out)["n"]) == (0, 1)
     assert err.endswith("The report is in again.html.\n")

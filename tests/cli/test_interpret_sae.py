@@ -52,7 +52,7 @@ def test_a_dictionary_is_trained_saved_evaluated_and_shown(cutaway, words, optio
     given = ["words", "--sae", "made", "--corpus", "text.txt", "--n-pos", "16"]
     code, out, err = cutaway("interpret", "sae", "evaluate", *given)
     assert (code, err) == (0, "words\n\n"), err
-    assert "dictionary spliced in" in out
+    assert "the dictionary's" in out
     assert narrow_enough(out)
     found = json.loads(cutaway("interpret", "sae", "evaluate", *given, "--json")[1])
     assert found["loss"] > 0
@@ -111,6 +111,12 @@ def test_stores_that_do_not_fit_are_refused(cutaway, words, options, sentence):
     assert code in (1, 2)
     assert sentence in " ".join(err.split()), err
     assert not out
+
+
+def test_a_dictionary_that_is_not_saved_is_said_to_be_lost(cutaway, words):
+    code, _, err = cutaway(*TRAIN)
+    assert code == 0, err
+    assert "The dictionary is not saved: --save FOLDER does that." in err
 
 
 def test_a_sketch_is_trained_where_no_dictionary_is_given(cutaway, words):

@@ -51,6 +51,14 @@ def test_it_is_written_shown_and_reported(cutaway, words, tmp_path):
     assert (code, json.loads(out)["first_position"]) == (0, 1)
 
 
+def test_the_worked_example_writes_nothing(cutaway, words, tmp_path):
+    code, out, err = cutaway("interpret", "store", "words", "--demo", "--data", "text.txt", "--names", "blocks.1.resid_post")
+    assert code == 0, err
+    assert "Nothing is written: --out FOLDER does that." in err
+    assert out.startswith("Activation store, estimated\n")
+    assert {path.name for path in tmp_path.iterdir()} <= {"words", "text.txt", "cache"}
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [

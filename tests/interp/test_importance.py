@@ -90,6 +90,8 @@ def test_both_measures_of_a_head(make_model: MakeModel, make_tokens: MakeTokens,
     assert len(found.figures()) == 2
     assert found.views()
     assert "correlation" in found.summary()
+    assert "they part where rows' signs differ" in found.summary()
+    assert "rows' signs" not in head_importance(model, tokens[:1]).summary()
 
 
 def test_progress_is_told_of_every_head(make_model: MakeModel, make_tokens: MakeTokens, tiny_config: ModelConfig) -> None:

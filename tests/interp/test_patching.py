@@ -392,6 +392,7 @@ def test_values_beyond_0_and_100_percent_stay(lm: LanguageModel) -> None:
     gap = found.other - found.base
     beyond = replace(found, scores=torch.stack([found.base - 0.5 * gap, found.base + 1.5 * gap]))
     torch.testing.assert_close(beyond.recovery, torch.tensor([-0.5, 1.5], dtype=torch.float64), rtol=0, atol=ROUNDING)
+    assert "1 Critical, 1 Minimal (Critical is above 70 %, Important is above 40 %" in beyond.summary()
     assert [(each.layer, each.band) for each in beyond.ranked()] == [(1, "Critical"), (0, "Minimal")]
     assert [row[2] for row in beyond.table()[1]] == ["150.0", "-50.0"]
 

@@ -1,5 +1,6 @@
 """Dictionaries and how they are trained: gradients by hand, features that are known, interruptions that change nothing."""
 
+import dataclasses
 import json
 from itertools import islice
 
@@ -540,6 +541,14 @@ def test_a_curve_is_shown_and_written(tmp_path):
     assert json.loads(curve.to_json())["last"]["l0"] == pytest.approx(curve.last.l0)
     assert [len(each) for each in curve.table()[1]] == [5] * 5
     assert "<svg" in curve.report(tmp_path / "curve.html").read_text()
+
+
+def test_a_curve_says_of_which_steps_its_last_numbers_are():
+    """A table of points ends with one batch's, which is not their mean."""
+    _, curve = sae.train(small_config(), small_rows())
+    points = tuple(dataclasses.replace(curve.points[0], step=step, fvu=step / 100) for step in range(30))
+    assert "In the mean of the last 3 points, steps 27 to 29, 28.0 % of" in dataclasses.replace(curve, points=points).summary()
+    assert "At step 9, 9.0 % of" in dataclasses.replace(curve, points=points[:10]).summary()
 
 
 def test_synthetic_rows_have_the_features_they_say():

@@ -1,5 +1,6 @@
 """Where features fire and what they stand for: against loops over every window, and pages that show it."""
 
+import dataclasses
 import math
 from html.parser import HTMLParser
 
@@ -159,6 +160,24 @@ def test_pages_are_written_and_lead_to_each_other(lm, make_tokens, tmp_path):
     assert "the numbers are to be divided by the norm&#39;s scale there" in text
     assert len(each.raised) == 10
     assert [value for _, value in each.raised] == sorted((value for _, value in each.raised), reverse=True)
+
+
+def test_a_report_has_the_contexts_of_the_first_features(lm, make_tokens, tmp_path):
+    made, windows = a_dictionary(lm.model), make_tokens(batch=40, n_pos=8)
+    found = sae.describe_features(lm, made, windows, list(range(18)), n_contexts=4)
+    text = found.report(tmp_path / "few.html").read_text()
+    assert read(tmp_path / "few.html").grounds  # tokens with an activation
+    assert text.count('<ol class="contexts">') == 15
+    assert "Contexts of 3 more are in the folder" in text
+    assert "% of the tokens" in text  # each feature has its own bar
+
+
+def test_white_space_at_the_peaks_is_said(lm, make_tokens):
+    found = sae.describe_features(lm, a_dictionary(lm.model), make_tokens(batch=10, n_pos=8), [3])
+    spaces = dataclasses.replace(found.features[0], token="", agreement=0.9)
+    found = dataclasses.replace(found, features=(spaces,))
+    headers, (row,) = found.table()
+    assert row[headers.index("at the peak")] == "white space 90 %"
 
 
 def test_tokens_raised_most_are_those_of_the_logits(lm, make_tokens):

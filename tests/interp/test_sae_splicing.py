@@ -1,5 +1,7 @@
 """Dictionaries in the run of a model: what leaves it as it is, what takes everything away, and features as nodes."""
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -330,6 +332,15 @@ def test_a_share_of_hardly_any_loss_is_refused(tiny_model, make_tokens):
     assert found.recovered_of_zero is None
     assert found.zero_loss == pytest.approx(found.loss, abs=0.01)
     assert "nothing to recover" in found.summary()
+
+
+def test_what_is_recovered_stands_beside_the_dictionary(tiny_model, make_tokens):
+    """The mean and zeros recover nothing: their losses are what is recovered from."""
+    found = evaluate(tiny_model, a_dictionary(tiny_model, "blocks.0.mlp_out"), make_tokens(batch=3))
+    found = dataclasses.replace(found, loss=1.0, spliced_loss=1.5, mean_loss=3.0, zero_loss=6.0)
+    _, (own, dictionary, mean, zeros) = found.table()
+    assert dictionary[2:] == ["75.0 %", "90.0 %"]
+    assert own[2:] == mean[2:] == zeros[2:] == ["", ""]
 
 
 def test_a_transcoder_is_evaluated(tiny_model, make_tokens):

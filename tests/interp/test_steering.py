@@ -344,6 +344,19 @@ def test_mistakes_are_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert not list(tmp_path.iterdir())
 
 
+def test_side_effects_are_drawn_from_the_least_strength_to_the_greatest() -> None:
+    """In whichever order strengths were given; each keeps its own value."""
+    lm = language_model()
+    vector = vector_of(lm.model)
+    written = steering.steer(lm, vector, "abc", strengths=(2, 4, -4), max_new_tokens=1, neutral=["abc"])
+    kl_of = {each.strength: each.damage.kl for each in written.steered}
+    costs = steering.side_effects(lm, vector, texts=["abc"], strengths=(2, 4, -4))
+    for found, expected in ((written, [-4, 0, 2, 4]), (costs, [-4, 2, 4])):
+        curve = found.figures()[0].axes[0].lines[0]
+        assert curve.get_xdata().tolist() == expected
+        assert curve.get_ydata().tolist() == pytest.approx([kl_of[strength] for strength in expected])
+
+
 def test_results_are_shown_printed_and_drawn() -> None:
     lm = language_model()
     vector = vector_of(lm.model)

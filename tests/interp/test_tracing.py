@@ -161,11 +161,16 @@ def by_hand(
 def test_the_subject_comes_first_and_what_is_the_answer_itself_is_left_out() -> None:
     effects = [[0.4, 0.1, 0.0], [0.3, 0.2, 0.6], [0.0, 0.0, 1.0]]
     assert "within the subject brings most back at layer 0, 0 a (40.0 %" in by_hand(effects).summary()
-    assert "elsewhere at layer 1, 2 c (60.0 %, Important), leaving out the last" in by_hand(effects).summary()
+    assert (
+        "elsewhere at layer 1, 2 c (60.0 %, Important), not counting the last position in the last layer"
+        in by_hand(effects).summary()
+    )
     assert by_hand(effects).best("resid_post") == (1, 2, 0.6)
     assert by_hand(effects, window=3).best("resid_post") == (0, 0, 0.4)  # a window around layer 1 ends with the last, too
     assert by_hand(effects, site="mlp_out").best("mlp_out") == (2, 2, 1.0)  # what is added there is a part of it
-    assert "leaving out" not in by_hand(effects, site="mlp_out").summary()
+    assert "not counting the last position in the last 2 layers" in by_hand(effects, window=3).summary()
+    assert "Critical is above 70 %, Important is above 40 %, Moderate is above 20 %" in by_hand(effects).summary()
+    assert "not counting" not in by_hand(effects, site="mlp_out").summary()
     assert "stream after a layer brings most back at layer 1, 2 c" in by_hand(effects, subject=()).summary()
 
 

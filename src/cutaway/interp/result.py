@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -70,19 +70,19 @@ class Result(ABC):
             console.print()
             console.print(view)
 
-    def report(self, path: Path | str, *, settings: Mapping[str, str] | None = None) -> Path:
-        """Write one self-contained HTML page of it and return where; `settings` are listed under the title."""
+    def report(self, path: Path | str, *, subtitle: str = "") -> Path:
+        """Write one self-contained HTML page of it and return where; `subtitle` stands under the title, as the command does."""
         from cutaway.report import HtmlReport
 
-        page = HtmlReport(self.title, subtitle=" · ".join(f"{name} {value}" for name, value in (settings or {}).items()))
-        self.add_to(page)
+        page = HtmlReport(self.title, subtitle=subtitle)
+        self.add_to(page, heading="")
         return page.write(path)
 
     def add_to(self, page: HtmlReport, *, heading: str | None = None) -> None:
-        """Add it to a page as one section, its figures one after another."""
+        """Add it to a page as one section under its title or another heading, its figures one after another."""
         first, *others = [*self.figures(), None]
         text = f"{self.summary()}\n\nMethod: {self.source}."
-        page.add(heading or self.title, text=text, figure=first, table=None if others else self.table())
+        page.add(self.title if heading is None else heading, text=text, figure=first, table=None if others else self.table())
         for figure in others[:-1]:
             page.add("", figure=figure)
         if others and (table := self.table()):

@@ -134,8 +134,10 @@ class Analysis:
         source = model or (self._source_of and self._source_of(options)) or (self._own_model() if demo else _latest())
         if file is not None:
             given = {name: value for name, value in given.items() if name not in self._lines} | {"prompts": file}
+        loaded = {"tokenizer": tokenizer, "config": config, "device": device}
+        command = self._spelling(source, given | {name: value for name, value in loaded.items() if value is not None})
         if demo:
-            stderr_console().print(Text(f"$ {self._spelling(source, given)}\n", style="dim"), soft_wrap=True)
+            stderr_console().print(Text(f"$ {command}\n", style="dim"), soft_wrap=True)
         lm = load_named(source, tokenizer=tokenizer, config=config, device=device)
         if is_asked:
             return self._answer(lm, source, options)
@@ -144,8 +146,7 @@ class Analysis:
             result = self._analyse(lm, *arguments, **options, **({"source": source} if self._takes_source else {}))
         if not demo:
             _head(source)
-        settings = {"model": source} | {name.replace("_", " "): str(value) for name, value in given.items()}
-        return present(result, json=json, report=report, settings=settings)
+        return present(result, json=json, report=report, command=command)
 
     def _read(self, file: Path, options: Mapping[str, Any]) -> dict[str, Any]:
         """Return the options that a file of prompts gives; raises UsageError for one that is given besides."""

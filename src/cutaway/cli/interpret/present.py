@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,16 +15,16 @@ if TYPE_CHECKING:
 __all__ = ["present"]
 
 
-def present(result: Result, *, json: bool = False, report: Path | None = None, settings: Mapping[str, str] | None = None) -> None:
+def present(result: Result, *, json: bool = False, report: Path | None = None, command: str = "") -> None:
     """Show a result on the terminal, or print it as JSON; where `report` is given, write a page of it too and say so.
 
-    `settings` are listed under the page's title.
+    `command`, which does the same again, stands under the page's title.
     """
     if json:
         print_json(result.record())
     else:
         result.show(stdout_console())
     if report is not None:
-        written = result.report(report, settings=settings)
+        written = result.report(report, subtitle=command)
         console = stderr_console() if json else stdout_console()
         print_sentence(console, Text.assemble("\nThe report is in ", (str(written), "bold"), "."))

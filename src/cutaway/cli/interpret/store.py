@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["store"]
 
 
-@analysis(data="stdlib", names=("blocks.9.resid_post",), max_tokens=8192, dtype="bfloat16", out=Path("smollm2-activations"))
+@analysis(data="stdlib", names=("blocks.9.resid_post",), max_tokens=8192, dtype="bfloat16")
 def store(
     lm: LanguageModel,
     *,
@@ -52,6 +52,7 @@ def store(
     Examples:
         cutaway interpret store --demo
         cutaway interpret store smollm2-135m --data stdlib --names 'blocks.9.*_out' --max-tokens 1000000 --dtype bfloat16
+        cutaway interpret store smollm2-135m --data stdlib --names blocks.9.resid_post --max-tokens 200000 --out smollm2-activations
         cutaway interpret store runs/demo --data tinyshakespeare --names blocks.2.mlp.post --out activations
 
     In Python:

@@ -80,8 +80,17 @@ class HeadImportance(Result):
         return (
             f"{said}Most important for the {self.metric} are by ablation ({self.replacement}) {ablated}, by gradient {derived}. "
             f"The ranks of all {self.effects.numel()} heads agree with a correlation of {self.rank_correlation:.2f} "
-            f"(1 the same, 0 none); {n_both} of the first {min(10, self.effects.numel())} are in both."
+            f"(1 the same, 0 none); {n_both} of the first {min(10, self.effects.numel())} are in both.{self._columns_said}"
         )
+
+    @property
+    def _columns_said(self) -> str:
+        """What tells the change from the importance by ablation, where they are not one number with and without its sign."""
+        if self.is_normalized:
+            return " The change has its sign and is not divided by the length over the layer's heads, as importances are."
+        if self.n_rows == 1:
+            return ""
+        return " The change is the mean over rows with its sign, by ablation that of its size: they part where rows' signs differ."
 
     def to_dict(self) -> dict[str, Any]:
         """Return both importances of every head, and their correlation."""

@@ -23,7 +23,7 @@ from cutaway.interp.patching.questions import (
     read_question,
     read_targets,
 )
-from cutaway.interp.patching.recovery import LayerRecovery, PatchResult, band
+from cutaway.interp.patching.recovery import BANDS_IN_WORDS, LayerRecovery, PatchResult, band
 
 __all__ = [
     "patch",
@@ -32,6 +32,7 @@ __all__ = [
     "PatchResult",
     "LayerRecovery",
     "band",
+    "BANDS_IN_WORDS",
     "patch_grid",
     "Cell",
     "get_act_patch_resid_pre",

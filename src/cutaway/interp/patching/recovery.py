@@ -24,9 +24,12 @@ if TYPE_CHECKING:
 
     from cutaway.interp.patching.grid import Cell
 
-__all__ = ["LayerRecovery", "PatchResult", "band"]
+__all__ = ["BANDS_IN_WORDS", "LayerRecovery", "PatchResult", "band"]
 
 _BANDS = ((0.7, "Critical"), (0.4, "Important"), (0.2, "Moderate"))
+BANDS_IN_WORDS = f"{', '.join(f'{name} is above {100 * least:.0f} %' for least, name in _BANDS)}, Minimal the rest"
+"""What the words for a recovery mean, as it is said where they are shown."""
+
 _N_SHOWN = 10
 _N_STRETCHES = 4
 _MANY_ROWS = 20
@@ -151,7 +154,7 @@ class PatchResult(Result):
             f"Most comes with layer {best.layer}, {best.where}: {100 * best.recovery:.1f} %{self._way}.",
             *self._elsewhere(),
             *self._moves(),
-            f"Layers by their best cell: {counted}.",
+            f"Layers by their best cell: {counted} ({BANDS_IN_WORDS}).",
             *(f"{note}." for note in self.notes),
             *dict.fromkeys(sentence for each in self.alignments if (sentence := each.sentence())),
         ]

@@ -63,19 +63,29 @@ class LearningCurve(Result):
     @property
     def last(self) -> Point:
         """The mean of the last points, a tenth of them."""
-        points = self.points[-max(1, len(self.points) // 10) :]
+        points = self._last_points
         means = {name: sum(getattr(point, name) for point in points) / len(points) for name in ("loss", "fvu", "l0", "dead")}
         return Point(step=points[-1].step, **means)
+
+    @property
+    def _last_points(self) -> tuple[Point, ...]:
+        return self.points[-max(1, len(self.points) // 10) :]
 
     def summary(self) -> str:
         """Return what was trained on how much, and what it came to."""
         last, what = self.last, self.name or "activations"
         n_rows = self.n_steps * self.batch_size
+        first, n_points = self._last_points[0].step, len(self._last_points)
+        when = (
+            f"In the mean of the last {n_points:,} points, steps {first:,} to {last.step:,}"
+            if n_points > 1
+            else f"At step {last.step:,}"
+        )
         left_out = f" {self.n_left_out:,} rows were left out for their length." if self.n_left_out else ""
         return (
             f"{self.d_sae:,} latents ({self.kind}) of {what}{f' to {self.target}' if self.target else ''}, trained {self.n_steps:,} "
-            f"steps on {n_rows:,} rows. At the end {100 * last.fvu:.1f} % of the variance is unexplained with {last.l0:.1f} latents a "
-            f"row, and {100 * last.dead:.1f} % of them are dead.{left_out}"
+            f"steps on {n_rows:,} rows. {when}, {100 * last.fvu:.1f} % of the variance is unexplained with {last.l0:.1f} "
+            f"latents a row, and {100 * last.dead:.1f} % of them are dead.{left_out}"
         )
 
     def to_dict(self) -> dict[str, Any]:

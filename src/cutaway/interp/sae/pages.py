@@ -101,7 +101,11 @@ class FeaturePages(Result):
             if self.agreeing is not None
             else ""
         )
-        return f"{len(self.features):,} features of {self.said}, {how}, in {self.n_tokens:,} tokens.{agreeing}"
+        return (
+            f"{len(self.features):,} features of {self.said}, {how}, in {self.n_tokens:,} tokens. Beside each are the commonest token "
+            f"at the peaks of its {self.n_contexts} strongest contexts, the share of them that have it, and the tokens whose logits "
+            f"it raises most.{agreeing}"
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return every feature with its contexts and logits."""
@@ -118,15 +122,17 @@ class FeaturePages(Result):
         }
 
     def figures(self) -> Sequence[Figure]:
-        """Return how often the features fire."""
-        from cutaway.plots import histogram
+        """Return how often the features fire: each of a few, the distribution of many."""
+        from cutaway.plots import bars, histogram
 
-        densities = torch.tensor([each.density for each in self.features if each.density > 0])
-        if not len(densities):
+        live, title = [each for each in self.features if each.density > 0], "How often features fire"
+        if not live:
             return []
-        return [
-            histogram(densities.log10().numpy(), title="How often features fire", x_label="log10 of density", y_label="features")
-        ]
+        if len(live) <= _N_TOGETHER:
+            percent, names = [100 * each.density for each in live], [str(each.feature) for each in live]
+            return [bars(percent, labels=names, title=title, label="% of the tokens", signed=False)]
+        densities = torch.tensor([each.density for each in live])
+        return [histogram(densities.log10().numpy(), title=title, x_label="log10 of density", y_label="features")]
 
     def views(self) -> Sequence[RenderableType]:
         """Return the features as a table."""
@@ -138,8 +144,16 @@ class FeaturePages(Result):
 
     def table(self) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
         """Return a line for each feature."""
-        headers = ["feature", "density", "strongest", "contexts on", "raises"]
+        headers = ["feature", "density", "strongest", "at the peak", "raises"]
         return headers, [[str(each.feature), *_line(each)] for each in self.features]
+
+    def add_to(self, page: HtmlReport, *, heading: str | None = None) -> None:
+        """Add the features to a page, the first of them with their strongest contexts; `write` makes a page for each."""
+        super().add_to(page, heading=heading)
+        for each in self.features[:_N_SHOWN]:
+            page.add(f"Feature {each.feature}", text=self._found(each), body=context_list(each.contexts))
+        if (n_more := len(self.features) - _N_SHOWN) > 0:
+            page.add("", text=f"Contexts of {n_more:,} more are in the folder that --out FOLDER, or `write`, makes.")
 
     def write(self, folder: Path | str, *, settings: Mapping[str, str] | None = None) -> Path:
         """Write `index.html` and a page for each feature into a folder and return the index; each page is whole or absent."""
@@ -165,10 +179,8 @@ class FeaturePages(Result):
         from cutaway.plots import histogram
 
         page = HtmlReport(f"Feature {each.feature}", subtitle=f"{self.said} · fires in {_percent(each.density)} of the tokens")
-        found = f"{len(each.contexts)} windows in which it is strongest, of {self.n_tokens:,} tokens; one context a window"
-        on = f" {100 * each.agreement:.0f} % of them have {token_label(each.token)!r} at the peak." if each.contexts else ""
         page.add("", body=links_line(ways))
-        page.add("Where it is strongest", text=f"{found}.{on}", body=context_list(each.contexts))
+        page.add("Where it is strongest", text=self._found(each), body=context_list(each.contexts))
         if self.has_logits:
             page.add("Logits", text=_HONEST, body=ranked_tokens({"raised most": each.raised, "lowered most": each.lowered}))
         if each.sampled:
@@ -176,6 +188,11 @@ class FeaturePages(Result):
             figure = histogram(each.sampled, title="Activations above zero", x_label="activation", y_label="tokens")
             page.add("How strongly it fires", text=drawn, figure=figure)
         return page
+
+    def _found(self, each: FeatureSummary) -> str:
+        """Return in words what the contexts of a feature are."""
+        found = f"{len(each.contexts)} windows in which it is strongest, of {self.n_tokens:,} tokens; one context a window."
+        return f"{found} {100 * each.agreement:.0f} % of them have {_shown(each.token)} at the peak." if each.contexts else found
 
 
 def describe_features(
@@ -258,9 +275,14 @@ def _ranked_logits(lm: LanguageModel, dictionary: Dictionary, feature: int) -> t
 
 
 def _line(each: FeatureSummary) -> list[str]:
-    on = f"{token_label(each.token)} {100 * each.agreement:.0f} %" if each.contexts else ""
+    on = f"{_shown(each.token)} {100 * each.agreement:.0f} %" if each.contexts else ""
     raised = " ".join(token_label(text) for text, _ in each.raised[:4])
     return [_percent(each.density), f"{each.strongest:.2f}", on, raised]
+
+
+def _shown(token: str) -> str:
+    """Return the token at the peaks, which lacks its outer spaces, as it is shown."""
+    return token_label(token) if token else "white space"
 
 
 def _percent(share: float) -> str:

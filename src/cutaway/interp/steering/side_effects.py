@@ -116,10 +116,11 @@ class SideEffects(Result):
         """Return the KL over strengths."""
         from cutaway.plots import lines
 
-        x = list(self.strengths)
+        places = sorted(range(len(self.strengths)), key=lambda place: self.strengths[place])
+        x = [self.strengths[place] for place in places]
         curves = {
-            "the vector": (x, [found.kl for found in self.vector]),
-            "random directions": (x, [self.random_mean(place).kl for place in range(len(x))]),
+            "the vector": (x, [self.vector[place].kl for place in places]),
+            "random directions": (x, [self.random_mean(place).kl for place in places]),
         }
         return [lines(curves, title="Side effects on neutral text", x_label="strength", y_label="KL(unsteered || steered), nats")]
 

@@ -103,10 +103,11 @@ class Steering(Result):
             labels = [name for each in shown for name in (each.label, f"{each.label}, random")]
             values = [value for each in shown for value in (each.damage.kl, each.random_mean.kl)]
             return [bars(values, labels=labels, title=title, label=y_label, signed=False)]
-        x = [each.strength for each in self.steered if each.strength is not None]
+        ordered = sorted(((each.strength, each) for each in self.steered if each.strength is not None), key=lambda pair: pair[0])
+        x = [strength for strength, _ in ordered]
         curves = {
-            "the vector": (x, [each.damage.kl for each in self.steered]),
-            "random directions": (x, [each.random_mean.kl for each in self.steered]),
+            "the vector": (x, [each.damage.kl for _, each in ordered]),
+            "random directions": (x, [each.random_mean.kl for _, each in ordered]),
         }
         return [lines(curves, title=title, x_label="strength", y_label=y_label)]
 

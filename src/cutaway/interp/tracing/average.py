@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cutaway.interp.patching import MetricName, band
+from cutaway.interp.patching import BANDS_IN_WORDS, MetricName, band
 from cutaway.interp.result import Result
 from cutaway.interp.spread import standard_error, with_errors
 from cutaway.interp.tensors import finite_or_none
@@ -100,6 +100,7 @@ class AverageTrace(Result):
                 f"Restoring {restored_words(site, self.traces[0].windows[site])}{apart} brings most back at layer {layer}, {role}: an "
                 f"average indirect effect of {format_number(aie)} ± {format_number(spread)}, {100 * share:.1f} % ({band(share)})."
             )
+        sentences.append(f"{BANDS_IN_WORDS}.")
         return " ".join([*sentences, *(f"{note}." for note in dict.fromkeys(note for each in self.traces for note in each.notes))])
 
     def to_dict(self) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from cutaway.interp.cache import ActivationCache
 from cutaway.interp.dropout import without_dropout
 from cutaway.interp.edits import Edit
 from cutaway.interp.metrics import Metric
-from cutaway.interp.patching import MetricName, align_prompts, band, check_gap, read_question
+from cutaway.interp.patching import BANDS_IN_WORDS, MetricName, align_prompts, band, check_gap, read_question
 from cutaway.interp.prompts import Prompts, read_prompts
 from cutaway.interp.result import Result
 from cutaway.interp.running import run_with_cache
@@ -103,6 +103,7 @@ class TraceResult(Result):
         ]
         for site in self.restored:
             sentences.append(f"Restoring {self._restored(site)} {self._where(site)}.")
+        sentences.append(f"{BANDS_IN_WORDS}.")
         sentences += [f"{note}." for note in self.notes]
         sentences += [skipped] if self.alignment and (skipped := self.alignment.sentence()) else []
         return " ".join(sentences)
@@ -185,7 +186,9 @@ class TraceResult(Result):
         """Return where in the subject most comes back, then where else."""
         others = [pos for pos in self.positions if pos not in self.subject]
         inside, outside = (self.best(site, within=part) if part else None for part in (self.subject, others))
-        left_out = ", leaving out the last position's at the end, which is the answer itself" if self._is_read(site).any() else ""
+        n_read = int(self._is_read(site).sum())
+        layers = "the last layer" if n_read == 1 else f"the last {n_read} layers"
+        left_out = f", not counting the last position in {layers}, which the answer is read from" if n_read else ""
         if inside is None or not math.isfinite(inside[2]):
             return f"brings most back at {self._place(self.best(site))}{left_out}"
         said = f"within the subject brings most back at {self._place(inside)}"

@@ -105,9 +105,11 @@ def train(
         assert corpus is not None  # one of them is needed
         windows = sae.read_windows(lm, corpus, n_pos=n_pos, n_tokens=tokens, held_out=False)
         dictionary, curve = train_on(lm, config, windows, first=first, memory_gib=memory, checkpoints=resume)
+    said = "The dictionary is not saved: --save FOLDER does that."
     if save is not None:
         sae.save_dictionary(dictionary, save, curve=curve.to_json())
-        stderr_console().print(f"The dictionary is in {save}.\n", style="dim", markup=False, soft_wrap=True)
+        said = f"The dictionary is in {save}."
+    stderr_console().print(f"{said}\n", style="dim", markup=False, soft_wrap=True)
     return curve
 
 
