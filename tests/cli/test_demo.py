@@ -1,11 +1,19 @@
 import shlex
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import pytest
 
 from cutaway.cli import demo as module
 from cutaway.cli.download import Fetched
+from cutaway.cli.tour import STOPS, Stop, write_tour
+from cutaway.config import ModelConfig
+from cutaway.interp.patching import patch
+from cutaway.language_model import LanguageModel
+from cutaway.model import Transformer
 from cutaway.runs import Run
+from cutaway.runtime import seeded_generator
+from cutaway.tokenizers import CharTokenizer
 from tiny_training import write_text
 
 
@@ -73,3 +81,32 @@ def test_it_takes_the_first_text_that_can_be_had(monkeypatch, capsys, absent, ta
     err = capsys.readouterr().err
     assert err.count("cannot be fetched here") == len(absent)
     assert said in err
+
+
+@pytest.mark.parametrize("name", ["tinyshakespeare", "shakespeare", "stdlib"])
+def test_the_prompts_of_a_corpus_have_one_length_and_two_answers(name):
+    stop = STOPS[name]
+    assert len(stop.clean) == len(stop.corrupted), "characters are tokens: patches go position by position"
+    assert len({stop.clean, stop.corrupted}) == 2
+    assert len({stop.correct, stop.wrong}) == 2
+
+
+def test_the_page_traces_only_an_answer_that_the_model_gives(tmp_path):
+    model = Transformer(
+        ModelConfig(d_vocab=len("\nABT. "), n_ctx=8, n_layers=2, n_heads=2, d_model=8), generator=seeded_generator(0)
+    )
+    lm = LanguageModel(model, CharTokenizer("\nABT. "))
+    stop = Stop(text="AB", clean="\nAB", corrupted="\nTB", correct=".", wrong=" ")
+    found = patch(lm, stop.clean, stop.corrupted, stop.correct, stop.wrong)
+    is_given = bool(found.other.mean() > 0)
+    other = replace(stop, correct=stop.wrong, wrong=stop.correct)
+    given, refused = (stop, other) if is_given else (other, stop)
+    said = []
+    page = write_tour({"it": (lm, given)}, tmp_path / "given.html", tell=said.append).read_text()
+    assert said == []
+    assert "where the answer comes from" in page
+    assert "The clean prompt is &#39;\\nAB&#39;, the corrupted one &#39;\\nTB&#39;." in page
+    page = write_tour({"it": (lm, refused)}, tmp_path / "refused.html", tell=said.append).read_text()
+    assert "where the answer comes from" not in page
+    told = f"after '\\nAB' the model gives {refused.wrong!r} rather than {refused.correct!r}, so there is no answer to trace"
+    assert said == [f"it, where the answer comes from: {told}: train it longer"]

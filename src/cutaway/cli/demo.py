@@ -53,9 +53,9 @@ def demo(*, data: str | None = None, steps: int = 2000) -> None:
 def _open(folder: Path, source: str) -> Path:
     """Look into the trained model and, where it can be had, SmolLM2; return the page."""
     import cutaway
-    from cutaway.cli.tour import LIBRARY, PLAYS, SMOLLM2, write_tour
+    from cutaway.cli.tour import SMOLLM2, STOPS, write_tour
 
-    models = {"the model you trained": (cutaway.load(folder), LIBRARY if source == "stdlib" else PLAYS)}
+    models = {"the model you trained": (cutaway.load(folder), STOPS.get(source, STOPS["tinyshakespeare"]))}
     failure = fetch_all(["smollm2-135m"])[0].failure
     if failure:
         report_warning(f"SmolLM2 cannot be fetched here, and the page is of the trained model alone: {failure}")
