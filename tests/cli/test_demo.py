@@ -1,4 +1,5 @@
 import shlex
+import shutil
 from dataclasses import replace
 from xml.etree import ElementTree
 
@@ -65,6 +66,28 @@ def test_what_it_suggests_works_when_it_is_not_the_first(cutaway, tmp_path, monk
         if "(a menu" in command or "smollm2-135m" in command:
             continue
         assert cutaway(*shlex.split(command)[1:])[0] == 0, command
+
+
+def test_one_that_was_stopped_goes_on(cutaway, tmp_path, monkeypatch):
+    text = tmp_path / "play.txt"
+    text.write_text("ROMEO: the fool.\n" * 60)
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setenv("CUTAWAY_RUNS", "runs")
+    again = ("demo", "--data", "play.txt", "--steps", "2")
+    assert "Going on" not in cutaway(*again)[1]
+    shutil.rmtree(tmp_path / "runs/demo/checkpoints/step-000002")
+    text.write_text("ROMEO: the other.\n" * 60)
+    assert "Going on" not in cutaway(*again)[1], "the text is another"
+    assert (tmp_path / "runs/demo-2").is_dir()
+    text.write_text("ROMEO: the fool.\n" * 60)
+    assert "Going on" not in cutaway(*again[:-1], "1")[1], "the recipe is another"
+    assert (tmp_path / "runs/demo-3").is_dir()
+    code, out, _ = cutaway(*again)
+    assert code == 0
+    assert "Going on with runs/demo, which was stopped before its end." in out
+    assert Run(tmp_path / "runs/demo").latest_checkpoint().step == 2
+    assert not (tmp_path / "runs/demo-4").exists()
 
 
 @pytest.mark.parametrize(
