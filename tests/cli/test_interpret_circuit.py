@@ -237,6 +237,8 @@ def test_what_is_missing_or_of_another_model_is_said(cutaway, run, pairs, tmp_pa
         (["find", "--text", "the king"], "prompts are missing: give --prompts FILE, --ioi N, or --text, --corrupted and --target"),
         (["find", *pairs, *ASKED], "three ways to give prompts"),
         (["find", *pairs, "--out", "no/c.json"], "there is no folder"),
+        (["find", "--ioi", "8"], "as one token: give prompts of your own (--prompts FILE, read_pairs in Python), or a model that"),
+        (["run", "none.json"], "there is no file none.json; `cutaway interpret circuit find --out none.json` writes a circuit"),
         (["run", *pairs], "CIRCUIT is missing: give it, or --demo"),
         (["draw"], "CIRCUIT is missing: give a file"),
         (

@@ -35,6 +35,7 @@ def demo(*, data: str | None = None, steps: int = 2000) -> None:
         steps: how many steps to train
 
     In Python:
+        import cutaway
         run = cutaway.train("shakespeare-char")
         print(cutaway.load(run).generate("ROMEO:"))
     """
