@@ -20,6 +20,7 @@ from typing import Self
 import pyte
 
 DOWN, UP, ENTER, CTRL_C, CTRL_D = "\x1b[B", "\x1b[A", "\r", "\x03", "\x04"
+HOME, END, ESCAPE = "\x1b[H", "\x1b[F", "\x1b"
 
 
 class ScriptedTerminal:

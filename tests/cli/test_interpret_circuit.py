@@ -6,7 +6,8 @@ import shutil
 import pytest
 
 import cutaway as package
-from cutaway.interp.circuits import Circuit
+from cutaway.cli.interpret.circuit.given import DEMO, given_circuit
+from cutaway.interp.circuits import Circuit, CircuitDrawing, read_pairs
 from tiny_training import tiny_config, write_text
 
 ASKED = ["--text", "the king", "--corrupted", "the wing", "--target", "s", "--wrong", "e"]
@@ -48,7 +49,7 @@ def test_a_circuit_is_found_run_scored_and_drawn(cutaway, run, pairs, tmp_path):
         "interpret", "circuit", "find", "play", *pairs, "--n-edges", "12", "--out", "c.json", "--report", "found.html"
     )
     assert (code, err) == (0, "play\n\n"), err
-    assert "The circuit is in c.json." in out
+    assert "The circuit is in c.json; next `cutaway interpret circuit score c.json`" in " ".join(out.split())
     assert "On 2 pairs that it was not found with" in out
     assert widest(out) <= 80
     circuit = Circuit.load("c.json")
@@ -148,6 +149,25 @@ def test_the_curve_of_a_circuit_s_method(cutaway, run, pairs, tmp_path):
     assert curve["curves"][0]["faithfulness"][-1] == 1, "the whole graph is the model"
 
 
+def test_the_demo_circuit_is_the_one_that_find_finds_and_is_scored_on_the_same_pairs(cutaway, run, monkeypatch):
+    class Prompts:
+        def pairs(self, lm, *, metric=None):
+            return read_pairs(
+                lm, *([pair[name] for pair in PAIRS] for name in ("clean", "corrupted", "correct", "wrong")), metric=metric
+            )
+
+    monkeypatch.setattr("cutaway.experiments.ioi.ioi_prompts", lambda lm, n, **_: Prompts())
+    code, out, err = cutaway("interpret", "circuit", "find", "play", "--demo")
+    assert code == 0, err
+    assert "Keep it with --out FILE" in out
+    found = json.loads(cutaway("interpret", "circuit", "find", "play", "--demo", "--json")[1])
+    known = given_circuit(package.load(run), DEMO, source="play")
+    assert found["circuit"]["edges"] == CircuitDrawing(known).to_dict()["edges"]
+    scored = json.loads(cutaway("interpret", "circuit", "score", DEMO, "play", "--demo", "--json")[1])
+    first, second = (each["ablations"][0] for each in (found["scores"], scored))
+    assert (first["circuit"], first["interval"]) == (second["circuit"], second["interval"])
+
+
 def test_two_circuits_are_compared(cutaway, run, pairs, tmp_path):
     for n, name in ((9, "a.json"), (20, "b.json")):
         assert cutaway("interpret", "circuit", "find", *pairs, "--n-edges", str(n), "--out", name)[0] == 0
@@ -217,6 +237,8 @@ def test_what_is_missing_or_of_another_model_is_said(cutaway, run, pairs, tmp_pa
         (["find", "--text", "the king"], "prompts are missing: give --prompts FILE, --ioi N, or --text, --corrupted and --target"),
         (["find", *pairs, *ASKED], "three ways to give prompts"),
         (["find", *pairs, "--out", "no/c.json"], "there is no folder"),
+        (["find", "--ioi", "8"], "as one token: give prompts of your own (--prompts FILE, read_pairs in Python), or a model that"),
+        (["run", "none.json"], "there is no file none.json; `cutaway interpret circuit find --out none.json` writes a circuit"),
         (["run", *pairs], "CIRCUIT is missing: give it, or --demo"),
         (["draw"], "CIRCUIT is missing: give a file"),
         (

@@ -33,7 +33,7 @@ def test_parts_add_up_to_what_the_model_says(cutaway, words, by):
         (logits[paris] - logits[london]).item(), abs=1e-5
     )  # float32
     assert found["asked"] == "logit of ·Paris less ·London"
-    assert found["notes"] == ["Paris is taken as ' Paris', which is how it goes on after a word"]
+    assert found["notes"] == ["Paris is taken as ' Paris', with its space"]
 
 
 def test_how_a_target_was_taken_is_said(cutaway, words):

@@ -1,3 +1,4 @@
+import ast
 import os
 import subprocess
 import sys
@@ -6,6 +7,7 @@ from importlib.metadata import version
 import pytest
 
 import cutaway as package
+from cutaway.cli.command import load_command
 from cutaway.cli.verbs import NESTED, VERBS, package_of
 
 NAMES = [name for group in VERBS.values() for name in group]
@@ -55,6 +57,16 @@ def test_each_verb_has_help(cutaway, monkeypatch, name, columns):
     assert "\x1b" not in out
     assert "None|" not in out
     assert not set("╭│╰{}") & set(out.partition("In Python")[0])
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if not name.startswith(("interpret sae", "interpret steer"))])
+def test_the_python_of_help_imports_what_it_names(name):
+    lines = ast.parse(load_command(*name.split()).sections.get("In Python", ""))
+    nodes = list(ast.walk(lines))
+    imported = {alias.name for node in nodes if isinstance(node, ast.Import | ast.ImportFrom) for alias in node.names}
+    made = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    used = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
+    assert not (used - made - imported) & {"cutaway", *package.__all__}
 
 
 def test_the_version_is_the_package_s(cutaway):

@@ -161,6 +161,17 @@ def test_one_of_several_options_is_chosen(chosen, tmp_path, monkeypatch):
         assert load_command("interpret", "tuned-lens").parse(words)
 
 
+def test_a_run_is_offered_its_own_text(chosen, tmp_path, monkeypatch):
+    monkeypatch.setenv("CUTAWAY_RUNS", "runs")
+    manifest = make_run(tmp_path / "runs/done") / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"source": "stdlib"', '"source": "plays.txt"'))
+    ways = ways_through("sae", chosen, monkeypatch)
+    assert ["evaluate", "runs/done", "--corpus", "plays.txt"] in ways
+    assert ["--train-on", "plays.txt"] in [words for _, *words in ways_through("tuned-lens", chosen, monkeypatch)]
+    manifest.unlink()
+    assert ["--train-on", "stdlib"] in [words for _, *words in ways_through("tuned-lens", chosen, monkeypatch)], "it does not say"
+
+
 def test_what_runs_have_come_to_is_said(tmp_path):
     make_old(make_run(tmp_path / "runs/half", checkpoint_steps=(50,), n_steps=60))
     make_run(tmp_path / "runs/going", checkpoint_steps=(50,), n_steps=60)

@@ -9,7 +9,7 @@ import pytest
 import cutaway as package
 from cutaway import assets
 from run_directories import make_run
-from scripted_terminal import CTRL_C, CTRL_D, DOWN, ENTER, UP, ScriptedTerminal
+from scripted_terminal import CTRL_C, CTRL_D, DOWN, END, ENTER, ESCAPE, HOME, UP, ScriptedTerminal
 from tiny_training import tiny_config, write_text
 
 COLOUR = re.compile(rb"\x1b\[(?:\d+;)*(?:3[0-79]|4[0-79]|9[0-7]|10[0-7])(?:;\d+)*m")
@@ -69,6 +69,25 @@ def test_the_pointer_goes_round(terminal):
         screen.type(UP)
         screen.wait_for(" » Quit")
         screen.type(ENTER)
+        assert screen.wait_for_end() == 0
+
+
+def test_home_end_escape_and_q_do_what_they_say(terminal):
+    with terminal() as screen:
+        screen.wait_for("Quit")
+        screen.type(END)
+        screen.wait_for(" » Quit")
+        screen.type(HOME)
+        screen.wait_for(" » Demo")
+        for key in (ESCAPE, "q"):
+            screen.choose("Interpret")
+            screen.wait_for("What do you want to see? (arrow keys, Enter; Esc: back)")
+            screen.type(HOME)
+            screen.type(key)
+            screen.wait_for(MENU)
+            assert " » Interpret " in screen.visible()
+        screen.type("x")
+        screen.type(ESCAPE)
         assert screen.wait_for_end() == 0
 
 

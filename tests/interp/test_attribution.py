@@ -257,6 +257,12 @@ def test_how_estimates_agree_is_counted() -> None:
     assert "z, 4 of 4 tried: rank correlation of sizes 0.00" in found.summary()
     assert "1 false positive (L0H1.z), 1 miss (L0H3.z), 2 wrong signs (L0H1.z, L0H2.z)." in found.summary()
     assert found.to_dict()["agreement"][0]["wrong_sign"] == ["L0H1.z", "L0H2.z"]
+    kinds = {"z": found.estimates["z"], "v": 10 * found.estimates["z"]}
+    exact = found.exact | {ActivationNode("v", 0, unit): 10 * found.estimates["z"][0, unit, 0] for unit in range(4)}
+    both = replace(found, estimates=kinds, exact=exact).summary()
+    said = "8 nodes of 2 kinds tried: rank correlation of sizes 0.00 (z) to 1.00 (v), false positives 1, misses 1, wrong signs 2."
+    assert said in both
+    assert "L0H3.z" not in both, "the names are left to the table"
     partly = by_hand([5.0, -3.0, 2.0, 0.1], {0: 4.0})
     assert "z, 1 of 4 tried: 0 false positives, 0 misses, 0 wrong signs among those tried." in partly.summary()
     (some,) = partly.agreement()

@@ -85,6 +85,15 @@ def test_the_picture_has_every_edge_a_group_s_into_each_of_its_heads(circuit, tm
     assert not (tmp_path / "none.svg").exists()
 
 
+def test_layers_without_nodes_are_named(circuit):
+    assert "; none in layer 2: " in draw_circuit(circuit).figures()[0].get_label()
+    whole = Circuit.of_mask(circuit.graph, circuit.graph.has_edge)
+    assert "none in" not in draw_circuit(whole).figures()[0].get_label()
+    graph = Graph(circuit.graph.config.replace(n_layers=7))
+    few = Circuit(graph, tuple(map(graph.parse, ("embed->L1H0.q", "L1H0->mlp5", "mlp5->logits"))))
+    assert draw_circuit(few).figures()[0].get_label().startswith("3 edges between 4 nodes; none in layers 0, 2 to 4, 6: ")
+
+
 def test_what_the_circuit_says_is_what_its_logits_say(lm, pairs):
     graph = Graph(lm.config)
     whole, empty = Circuit.of_mask(graph, graph.has_edge), Circuit(graph, ())

@@ -153,7 +153,7 @@ def test_texts_and_their_answers(speaking: LanguageModel) -> None:
     own = residual.attribute(speaking, "the cat")
     best = speaking.model(speaking.tokens("the cat"))[0, -1].argmax().item()
     assert own.asked == f"logit of {token_label(speaking.text([best]))}"
-    assert own.summary().startswith("The answer is the model's own")
+    assert "The answer is the model's own" in own.summary().rpartition("All ")[2], "the result comes first"
     rows = speaking.tokens(["the cat", "the dog"])
     several = residual.attribute(speaking, rows, ["s", "e"], ["x", "y"])
     assert several.asked == "logit of the correct less that of the wrong answer"
@@ -165,10 +165,10 @@ def test_many_answers_are_not_all_said(tiny_config: ModelConfig, make_model: Mak
     lm = LanguageModel(make_model(replace(tiny_config, d_vocab=275, d_vocab_out=275)), tokenizer)
     rows = lm.tokens(["it is"] * 4)
     assert residual.attribute(lm, rows[:2], ["so", "as"]).said == tuple(
-        f"{word} is taken as ' {word}', which is how it goes on after a word" for word in ("so", "as")
+        f"{word} is taken as ' {word}', with its space" for word in ("so", "as")
     )
     many = residual.attribute(lm, rows, ["so", "as", "we", "so"])
-    assert many.said == ("so is taken as ' so', which is how it goes on after a word, and so are 2 others",)
+    assert many.said == ("so is taken as ' so', with its space, and so are 2 others",)
 
 
 @pytest.mark.parametrize("by", BYS)

@@ -141,6 +141,8 @@ def test_what_no_name_stands_for(name: str, tmp_path: Path, monkeypatch: pytest.
     make_run(tmp_path / "tiny")
     with pytest.raises(FileNotFoundError, match=f"no file or folder {name}, .* the models are smollm2-135m, .*, the runs tiny$"):
         resolve(name)
+    with pytest.raises(FileNotFoundError, match="and no run or model of that name; did you mean 'smollm2-135m'"):
+        resolve("smolm2")
 
 
 def test_only_what_is_read_of_a_checkpoint_has_to_be_whole(tmp_path: Path) -> None:

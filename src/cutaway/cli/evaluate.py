@@ -78,6 +78,7 @@ def evaluate(
         cutaway evaluate runs/a runs/b --compare --data notes.txt
 
     In Python:
+        import cutaway
         from cutaway import evaluation
         lm = cutaway.load("smollm2-135m")
         evaluation.multiple_choice(lm, limit=200)

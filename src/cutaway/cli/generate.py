@@ -116,6 +116,7 @@ def generate(
         cutaway generate "Why?" --chat --model smollm2-135m
 
     In Python:
+        import cutaway
         lm = cutaway.load("runs/shakespeare-char")
         lm.generate("ROMEO:", temperature=0.8, top_p=0.95)
         lm = cutaway.load("smollm2-135m")

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from cutaway.interp.patching import PatchResult
     from cutaway.language_model import LanguageModel
 
-__all__ = ["Stop", "PLAYS", "LIBRARY", "SMOLLM2", "write_tour"]
+__all__ = ["Stop", "STOPS", "SMOLLM2", "write_tour"]
 
 
 @dataclass(frozen=True)
@@ -24,10 +25,13 @@ class Stop:
     wrong: str
 
 
-PLAYS = Stop(text="But soft, what light", clean="\nROMEO", corrupted="\nROMAN", correct=":", wrong=" ")
-"""For characters of Shakespeare: after the name of a speaker a colon."""
-LIBRARY = Stop(text="    def __init__(self", clean="import o", corrupted="return o", correct="s", wrong="r")
-"""For the source of Python's standard library."""
+_TEXT = "But soft, what light"
+STOPS = {
+    "tinyshakespeare": Stop(text=_TEXT, clean="\n\nROMEO", corrupted="\n\nFirst", correct=":", wrong=" "),  # First Citizen:
+    "shakespeare": Stop(text=_TEXT, clean="\n\nTIMON", corrupted="\n\nFIRST", correct=".", wrong=" "),  # FIRST CITIZEN.
+    "stdlib": Stop(text="    def __init__(self", clean="import o", corrupted="return o", correct="s", wrong="r"),
+}
+"""What is looked at in a model of characters, by its corpus: how the plays, in either edition, end the name of a speaker."""
 SMOLLM2 = Stop(
     text="The capital of France is",
     clean="When Mary and John went to the store, John gave a drink to",
@@ -51,14 +55,28 @@ def write_tour(models: dict[str, tuple[LanguageModel, Stop]], path: Path, *, tel
         views = (
             ("what each layer would say", lambda lm=lm, stop=stop: lens.logit_lens(lm, stop.text)),
             ("what its heads do", lambda lm=lm: heads.detect_heads(lm)),
-            (
-                "where the answer comes from",
-                lambda lm=lm, stop=stop: patching.patch(lm, stop.clean, stop.corrupted, stop.correct, stop.wrong),
-            ),
+            ("where the answer comes from", lambda lm=lm, stop=stop: _patched(lm, stop)),
         )
         for what, look in views:
             try:
-                look().add_to(page, heading=f"{name}: {what}")
+                found = look()
             except ValueError as error:
                 tell(f"{name}, {what}: {error}")
+                continue
+            found.add_to(page, heading=f"{name}: {what}")
+            if isinstance(found, patching.PatchResult):
+                page.add("", text=f"The clean prompt is {stop.clean!r}, the corrupted one {stop.corrupted!r}.")
     return page.write(path)
+
+
+def _patched(lm: LanguageModel, stop: Stop) -> PatchResult:
+    """Return what patching finds; raises ValueError for a model that does not give the answer, so that none can be traced."""
+    from cutaway.interp import patching
+
+    found = patching.patch(lm, stop.clean, stop.corrupted, stop.correct, stop.wrong)
+    if not found.other.mean() > 0:
+        raise ValueError(
+            f"after {stop.clean!r} the model gives {stop.wrong!r} rather than {stop.correct!r}, so there is no answer to trace: "
+            "train it longer"
+        )
+    return found

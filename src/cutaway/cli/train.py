@@ -56,6 +56,7 @@ def train(preset: str | None = None, /, *, resume: bool = False, **changes: Any)
         cutaway train --resume
 
     In Python:
+        import cutaway
         cutaway.train("shakespeare-char")
         config = cutaway.TrainConfig.preset("stdlib", n_layers=2)
         cutaway.train(config)

@@ -78,7 +78,10 @@ def ioi_prompts(lm: LanguageModel, n_prompts: int = 32, *, seed: int = 0, templa
     """
     names, places, objects = (_single_tokens(lm, words) for words in (_NAMES, _PLACES, _OBJECTS))
     if len(names) < 4 or not places or not objects:
-        raise ValueError("the tokenizer has fewer than 4 of the names, or none of the places or objects, as one token")
+        raise ValueError(
+            "the tokenizer has fewer than 4 of the names, or none of the places or objects, as one token: give prompts of your own "
+            "(--prompts FILE, read_pairs in Python), or a model that reads words, as smollm2-135m"
+        )
     drawn = random.Random(seed)
     pairs: list[tuple[str, str, str, str]] = []
     templates = [drawn.choice(TEMPLATES)] if templates is None else templates

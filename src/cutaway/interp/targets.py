@@ -16,7 +16,7 @@ def single_token(lm: LanguageModel, text: str, *, after: str = "") -> tuple[int,
     Raises ValueError for a text that is not one token, with the pieces that it is, and for a token that the model has no logit for.
 
     >>> single_token(lm, "Paris", after="The capital of France is")  # doctest: +SKIP
-    (7042, "Paris is taken as ' Paris', which is how it goes on after a word")
+    (7042, "Paris is taken as ' Paris', with its space")
     """
     if not text:
         raise ValueError("the target is empty: give a text that is one token")
@@ -25,7 +25,7 @@ def single_token(lm: LanguageModel, text: str, *, after: str = "") -> tuple[int,
     if _needs_space(text, after):
         ids = _ids(lm, f" {text}")
         if len(ids) == 1:
-            return _with_logit(lm, ids[0], f" {text}"), f"{text} is taken as {' ' + text!r}, which is how it goes on after a word"
+            return _with_logit(lm, ids[0], f" {text}"), f"{text} is taken as {' ' + text!r}, with its space"
     ids = lm.tokenizer.encode(text)
     if len(ids) == 1:
         return _with_logit(lm, ids[0], text), ""

@@ -68,8 +68,8 @@ def diagram(rows: Sequence[Row], arrows: Sequence[Arrow], *, title: str, label: 
             axes.text(-0.12, y, name, ha="right", va="center", fontsize=_SIZE, color=MUTED, parse_math=False)
         _draw_arrows(axes, places, arrows)
         _draw_nodes(axes, places)
-        _write_key(axes, arrows, label, bottom=-_ROW / 2 - 0.25)
-        axes.set_title(title, parse_math=False, pad=8)
+        _write_key(axes, arrows, label, y=top + 0.08)  # above all, as pictures of many layers are long
+        axes.set_title(title, parse_math=False, pad=24)
         return canvas.finish(f"{title}: {len(places)} nodes in {len(rows)} rows, {len(arrows)} arrows")
 
 
@@ -170,16 +170,16 @@ def _draw_nodes(axes: Axes, places: Mapping[str, _Place]) -> None:
         axes.text(x, y, node, ha="center", va="center_baseline", fontsize=_SIZE, color=INK, zorder=3, parse_math=False)
 
 
-def _write_key(axes: Axes, arrows: Sequence[Arrow], label: str, *, bottom: float) -> None:
+def _write_key(axes: Axes, arrows: Sequence[Arrow], label: str, *, y: float) -> None:
     signs = {math.copysign(1, arrow.weight) for arrow in arrows if arrow.weight}
     x = 0.0
     for sign, word in ((1, "above 0"), (-1, "below 0")):
         if sign in signs:
             text = f"{label} {word}".strip()
-            axes.text(x, bottom, text, fontsize=_SIZE, color=_colour(sign), fontweight="bold", parse_math=False)
+            axes.text(x, y, text, fontsize=_SIZE, color=_colour(sign), fontweight="bold", parse_math=False)
             x += text_width(text, _SIZE) * 1.15 + 0.25
     if any(arrow.input for arrow in arrows):
-        axes.text(x, bottom, "into a head: left q, middle k, right v", fontsize=_SIZE, color=MUTED, parse_math=False)
+        axes.text(x, y, "into a head: left q, middle k, right v", fontsize=_SIZE, color=MUTED, parse_math=False)
 
 
 def _colour(weight: float | None) -> str:

@@ -56,12 +56,12 @@ def format_duration(time_s: float) -> str:
 
 
 def format_share(part: float, whole: float) -> str:
-    """Return a part in percent of the whole.
+    """Return a part in percent of the whole, never a negative zero.
 
-    >>> format_share(1, 3), format_share(0, 0)
-    ('33.3 %', '-')
+    >>> format_share(1, 3), format_share(-1, 10_000), format_share(0, 0)
+    ('33.3 %', '0.0 %', '-')
     """
-    return f"{100 * part / whole:.1f} %" if whole else "-"
+    return f"{round(100 * part / whole, 1) + 0.0:.1f} %" if whole else "-"  # -0.0 + 0.0 is 0.0
 
 
 def format_fixed(value: float, digits: int) -> str:

@@ -8,6 +8,7 @@ from cutaway.assets import CATALOGUE, Asset
 from cutaway.assets.sources import Report
 from cutaway.config import ModelConfig
 from cutaway.runs import Checkpoint, Run, list_runs, runs_root
+from cutaway.runtime import did_you_mean
 from cutaway.values import read_object
 from cutaway.weights.derived import catalogue_source
 from cutaway.weights.foreign import read_checkpoint
@@ -54,9 +55,11 @@ def resolve(source: str | Path) -> Run | Checkpoint | Asset | Path:
     models = {asset.name: asset for asset in CATALOGUE.values() if asset.kind == "model"}
     if str(source) in models:
         return models[str(source)]
-    runs = ", ".join(run.name for run in list_runs()[-5:]) or "none yet"
+    runs = [run.name for run in list_runs()]
+    meant = did_you_mean(str(source), [*models, *runs])
     raise FileNotFoundError(
-        f"there is no file or folder {source}, and no run or model of that name; the models are {', '.join(models)}, the runs {runs}"
+        f"there is no file or folder {source}, and no run or model of that name; {meant}the models are {', '.join(models)}, the "
+        f"runs {', '.join(runs[-5:]) or 'none yet'}"
     )
 
 

@@ -57,6 +57,7 @@ def ablate(
         cutaway interpret ablate smollm2-135m --text "John and Mary went home. John called" --layer 23 --head 3
 
     In Python:
+        from cutaway import ablation
         ablation.ablate(lm, text, what="head", how="zero", correct="Mary", wrong="John").ranked(top=5)
         ablation.backup_effects(lm, text, (23, 3), correct="Mary", wrong="John").show()
     """

@@ -40,6 +40,7 @@ def attention(
         cutaway interpret attention --layer 1 --head 0 --weighting output
 
     In Python:
+        import cutaway
         cutaway.attention.attention_patterns(lm, text, layer=18, head=6).show()
     """
     from cutaway.interp.attention import attention_patterns

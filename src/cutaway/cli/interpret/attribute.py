@@ -44,6 +44,7 @@ def attribute(
         cutaway interpret attribute smollm2-135m --text "The capital of France is" --by position
 
     In Python:
+        import cutaway
         lm = cutaway.load("smollm2-135m")
         cutaway.residual.attribute(lm, "The capital of France is", " Paris", " London", by="head").show()
     """

@@ -44,6 +44,7 @@ def composition(
         cutaway interpret composition smollm2-135m --kind v
 
     In Python:
+        import cutaway
         cutaway.composition.candidate_circuits(lm, threshold=0.4).candidates
         cutaway.composition.composition_scores(lm.model, ("v",)).strongest("v")
     """

@@ -41,6 +41,7 @@ def fold(
         cutaway interpret weights demo-folded
 
     In Python:
+        from cutaway import refactoring
         folded = refactoring.fold_norm(lm.model)
         refactoring.centre_writing_weights(folded)
     """

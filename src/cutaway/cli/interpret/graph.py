@@ -61,6 +61,7 @@ def graph(
         cutaway interpret graph smollm2-135m --transcoder tc-9 --transcoder tc-19 --text "The capital of France is" --out graph.json
 
     In Python:
+        from cutaway import attribution_graphs, sae
         made = [sae.load_dictionary("tc-9"), sae.load_dictionary("tc-19")]
         graph = attribution_graphs.attribute(lm, "The capital of France is", made)
         attribution_graphs.intervene(lm, graph, made).show()

@@ -34,6 +34,7 @@ def heads(
         cutaway interpret heads runs/shakespeare-char --report heads.html
 
     In Python:
+        import cutaway
         found = cutaway.heads.detect_heads(lm, n_sequences=16, seed=0)
         found.top(5, "induction"), found.labels(threshold=0.5)
     """

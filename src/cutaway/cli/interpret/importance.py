@@ -51,6 +51,7 @@ def importance(
         cutaway interpret importance runs/shakespeare-char --text "ROMEO: But soft" --text "JULIET: O Romeo" --per position
 
     In Python:
+        from cutaway import ablation
         found = ablation.head_importance(lm, texts)
         found.ranked("gradient", top=5), found.rank_correlation
     """

@@ -33,6 +33,7 @@ def induction_heads(
         cutaway interpret induction-heads runs/attn-only-2l --num-sequences 32 --seq-length 25 --top-k 5
 
     In Python:
+        import cutaway
         cutaway.heads.induction_heads(lm, n_sequences=32, seq_length=25, top_k=5).show()
     """
     from cutaway.interp.heads import induction_heads as find

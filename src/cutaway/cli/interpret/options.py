@@ -121,6 +121,7 @@ class Analysis:
         file = options.pop("prompts", None) if self._lines else None
         if file is not None:
             options |= self._read(file, options)
+        named = self._source_of(options) if self._source_of else None  # first, as a file that is not there is the worse trouble
         for names in getattr(self, "needs_one_of", ()):
             if all(options[name] == self._defaults[name] for name in names):
                 raise UsageError(f"{' or '.join(map(_flag, names))} is missing: give one of them, or --demo for a worked example")
@@ -131,7 +132,7 @@ class Analysis:
         if is_asked and (report is not None or json):
             raise UsageError(f"{'--json' if json else '--report'} shows one text: give it with --text")
         given = {name: value for name, value in options.items() if value != self._defaults[name]}
-        source = model or (self._source_of and self._source_of(options)) or (self._own_model() if demo else _latest())
+        source = model or named or (self._own_model() if demo else _latest())
         if file is not None:
             given = {name: value for name, value in given.items() if name not in self._lines} | {"prompts": file}
         loaded = {"tokenizer": tokenizer, "config": config, "device": device}

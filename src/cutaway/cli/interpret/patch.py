@@ -51,6 +51,7 @@ def patch(
         cutaway interpret patch smollm2-135m --clean "The king of France" --corrupted "The king of Spain" --target " is" --site mlp_out
 
     In Python:
+        from cutaway import patching
         patching.patch(lm, clean, corrupted, "Paris", site="z").recovery   # layer head
     """
     from cutaway.interp import patching

@@ -63,6 +63,7 @@ def probe(
         cutaway interpret probe smollm2-135m --data labels.jsonl --site attn_out --layer 12 --pos -1 --pos -2 --control
 
     In Python:
+        from cutaway import probing
         found = probing.probe(lm, texts, labels, names="blocks.*.resid_post", pos=-1, with_control=True)
         found.best.validation.selectivity, found.best.probe.direction
         probing.cause(lm, found.best.probe, texts, labels, answers={"singular": "is", "plural": "are"}).show()

@@ -26,6 +26,7 @@ def residual(lm: LanguageModel, *, text: str) -> ResidualStream:
         cutaway interpret residual smollm2-135m --text "When Mary and John went to the store,"
 
     In Python:
+        import cutaway
         lm = cutaway.load("smollm2-135m")
         cutaway.residual.stream(lm, "When Mary and John went to the store,").show()
     """

@@ -59,6 +59,7 @@ def trace(
         cutaway interpret trace smollm2-135m --prompts facts.jsonl --draws 5
 
     In Python:
+        from cutaway import tracing
         tracing.trace(lm, text, "The Eiffel Tower", "Paris").effects["mlp_out"]   # layer pos
     """
     from cutaway.interp import tracing

@@ -41,6 +41,7 @@ def weights(
         cutaway interpret weights smollm2-135m --layer 18 --head 6 --circuit qk --offset 4
 
     In Python:
+        from cutaway import factored
         factored.head_weights(lm.model).copying
         factored.singular_vectors(lm.model, 18, 6, tokenizer=lm.tokenizer).show()
     """

@@ -9,7 +9,7 @@ from functools import partial
 from cutaway.cli.command import Option, load_command
 from cutaway.cli.interpret import VERBS as INTERPRET_VERBS
 from cutaway.cli.interpret.options import spell_option
-from cutaway.cli.menu.models import OfferedModel, find_pretrained, find_runs
+from cutaway.cli.menu.models import OfferedModel, find_pretrained, find_runs, text_of_run
 from cutaway.cli.menu.questions import Line, ask_text, pick
 from cutaway.cli.verbs import NESTED, package_of
 from cutaway.report import format_bytes
@@ -151,15 +151,18 @@ def _verb_of(*names: str) -> Word:
 def _needed(*names: str) -> Word:
     """Return the questions for what a verb cannot do without; its worked example stands there to be changed.
 
-    An option that may be given again is asked for as often as the example has it; of options of which one is needed, one is chosen.
+    Where a text is asked for, a run's own stands there: its tokenizer may read no other. An option that may be given again is asked for
+    as often as the example has it; of options of which one is needed, one is chosen.
     """
 
     def ask() -> Sequence[str]:
         command, words = load_command(*names), []
-        example = getattr(command.function, "demo", {})
+        example = dict(getattr(command.function, "demo", {}))
         for option in command.options:
             if option.is_positional and option.name == "model":
                 words += spell([_model()])
+                if own := text_of_run(words[-1]):
+                    example |= dict.fromkeys(_TEXTS & example.keys(), own)
             elif option.is_needed or (option.is_positional and not option.has_default):
                 words += _given(option, example.get(option.name, ""))
         for alternatives in getattr(command.function, "needs_one_of", ()):
@@ -169,6 +172,10 @@ def _needed(*names: str) -> Word:
         return words
 
     return ask
+
+
+_TEXTS = {"corpus", "data", "train_on"}
+"""What verbs call a text to read activations from."""
 
 
 def _given(option: Option, example: object) -> list[str]:

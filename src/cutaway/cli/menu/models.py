@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cutaway.report import format_bytes, format_duration
@@ -11,7 +12,7 @@ from cutaway.report import format_bytes, format_duration
 if TYPE_CHECKING:
     from cutaway.runs import Run
 
-__all__ = ["OfferedModel", "find_runs", "find_pretrained"]
+__all__ = ["OfferedModel", "find_runs", "find_pretrained", "text_of_run"]
 
 _OFFERED = "smollm2-135m"
 _MOMENTS_S = 120  # a run that changed so lately may be training still
@@ -48,6 +49,15 @@ def find_pretrained() -> list[OfferedModel]:
             where = "here" if row.is_present else f"{format_bytes(row.n_bytes)} to fetch first"
             found.append(OfferedModel(source=row.name, state=f"pretrained, {where}"))
     return sorted(found, key=lambda model: model.source != _OFFERED)
+
+
+def text_of_run(source: str) -> str | None:
+    """Return the text that a run learnt from, as its manifest names it; None for what is no run or does not say."""
+    from cutaway.runs import Run, is_run
+
+    path = Path(source)
+    text = Run(path).manifest.get("data", {}).get("source") if is_run(path) else None
+    return text if isinstance(text, str) else None
 
 
 def _describe(run: Run) -> OfferedModel:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["Line", "GoBack", "pick", "ask_text", "wait_for_key"]
 
 _FRAME = 4  # columns that a line leaves free: the pointer with a space on either side, and the last
-_KEYS = "(arrow keys, Enter)"
+_ESCAPE_S = 0.05  # how long Esc waits for more: arrow keys begin with it
 
 
 class GoBack(Exception):  # noqa: N818  (no error: somebody changed their mind)
@@ -33,8 +33,8 @@ class Line:
 def pick(question: str, groups: Mapping[str, Sequence[Line]], *, leave: str = "Back", start: int = 0) -> int:
     """Let somebody choose a line and return its place among all lines; `start` is where the pointer stands.
 
-    Groups have their names above them, one that is called "" has none. Raises GoBack where the last line is chosen, which says how to
-    `leave`, and KeyboardInterrupt for Ctrl-C.
+    Groups have their names above them, one that is called "" has none. Home and End go to the first and the last line. Raises GoBack
+    where the last line is chosen, which says how to `leave`, for Esc and q, and KeyboardInterrupt for Ctrl-C.
     """
     import questionary
 
@@ -47,16 +47,18 @@ def pick(question: str, groups: Mapping[str, Sequence[Line]], *, leave: str = "B
     choices.append(questionary.Choice(leave, value=len(lines)))
     pointer = "»" if is_unicode(stdout_console()) else ">"
     default = next((choice for choice in choices if choice.value == start and not choice.disabled), None)
-    place: int = questionary.select(
+    asked = questionary.select(
         question,
         choices=choices,
         default=default,
         qmark="",
         pointer=pointer,
-        instruction=_KEYS,
+        instruction=f"(arrow keys, Enter; Esc: {leave.lower()})",
         style=_style(),
         erase_when_done=True,
-    ).unsafe_ask()
+    )
+    _add_keys(asked)
+    place: int = asked.unsafe_ask()
     if place == len(lines):
         raise GoBack
     return place
@@ -84,6 +86,34 @@ def wait_for_key(said: str) -> None:
     import questionary
 
     questionary.press_any_key_to_continue(said, style=_style(), erase_when_done=True).unsafe_ask()
+
+
+def _add_keys(asked: questionary.Question) -> None:
+    """Let Esc and q leave a question, and Home and End go to its ends, which questionary has no keys for."""
+    from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent, merge_key_bindings
+    from questionary.prompts.common import InquirerControl
+
+    application, keys = asked.application, KeyBindings()
+    lines = next(control for control in application.layout.find_all_controls() if isinstance(control, InquirerControl))
+
+    @keys.add("escape", eager=True)
+    @keys.add("q", eager=True)
+    def _leave(event: KeyPressEvent) -> None:
+        event.app.exit(exception=GoBack())
+
+    @keys.add("home", eager=True)
+    def _to_first(_: KeyPressEvent) -> None:
+        lines.pointed_at = len(lines.choices) - 1  # the last, from where the next one that can be chosen is the first
+        lines.select_next()
+        while not lines.is_selection_valid():
+            lines.select_next()
+
+    @keys.add("end", eager=True)
+    def _to_last(_: KeyPressEvent) -> None:
+        lines.pointed_at = len(lines.choices) - 1
+
+    application.key_bindings = merge_key_bindings([*filter(None, [application.key_bindings]), keys])
+    application.ttimeoutlen = _ESCAPE_S
 
 
 def _choice(line: Line, place: int, widest: int) -> questionary.Choice:

@@ -99,13 +99,13 @@ class BackupEffects(Result):
         """Return what the head added, what the others do about it, and which of them."""
         name, fall = head_label(self.layer, self.head), float((self.logit_after - self.logit_before).mean())
         strongest = ", ".join(f"{head_label(layer, head)} {change:+.2f}" for layer, head, change in self.ranked(top=3))
-        said = "".join(f"{each[0].upper()}{each[1:]}. " for each in self.said)
+        said = "".join(f" {each[0].upper()}{each[1:]}." for each in self.said)
         if not self.lost:
-            return f"{said}{name} adds nothing itself to the {self.asked}; that changes by {fall:+.2f} without it."
+            return f"{name} adds nothing itself to the {self.asked}; that changes by {fall:+.2f} without it.{said}"
         return (
-            f"{said}{name} itself adds {self.lost:+.2f} to the {self.asked} (beside {self.replacement}). Without it the heads and MLPs "
+            f"{name} itself adds {self.lost:+.2f} to the {self.asked} (beside {self.replacement}). Without it the heads and MLPs "
             f"after it add {self.restored * self.lost:+.2f}, {100 * self.restored:.0f} % of that; most is changed in {strongest}. In "
-            f"all it changes by {fall:+.2f}; the contributions leave the last norm's scale as it was, the model does not."
+            f"all it changes by {fall:+.2f}; the contributions leave the last norm's scale as it was, the model does not.{said}"
         )
 
     def to_dict(self) -> dict[str, Any]:

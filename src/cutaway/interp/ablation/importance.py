@@ -76,11 +76,11 @@ class HeadImportance(Result):
         """Return the most important heads by either measure, and how far these agree."""
         ablated, derived = (", ".join(head_label(*head) for head in self.ranked(by, top=3)) for by in ("ablation", "gradient"))
         n_both = len(set(self.ranked("ablation", top=10)) & set(self.ranked("gradient", top=10)))
-        said = "".join(f"{each[0].upper()}{each[1:]}. " for each in self.said)
+        said = "".join(f" {each[0].upper()}{each[1:]}." for each in self.said)
         return (
-            f"{said}Most important for the {self.metric} are by ablation ({self.replacement}) {ablated}, by gradient {derived}. "
+            f"Most important for the {self.metric} are by ablation ({self.replacement}) {ablated}, by gradient {derived}. "
             f"The ranks of all {self.effects.numel()} heads agree with a correlation of {self.rank_correlation:.2f} "
-            f"(1 the same, 0 none); {n_both} of the first {min(10, self.effects.numel())} are in both.{self._columns_said}"
+            f"(1 the same, 0 none); {n_both} of the first {min(10, self.effects.numel())} are in both.{self._columns_said}{said}"
         )
 
     @property

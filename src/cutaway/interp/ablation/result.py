@@ -94,10 +94,10 @@ class Ablation(Result):
         strongest = ", ".join(f"{self._name(unit)} {effect:+.3f}" for unit, effect in ranked[:3])
         n_rows = f", mean of {len(self.base)} rows" if len(self.base) > 1 else ""
         median = float(self.effects.abs().median())
-        said = "".join(f"{each[0].upper()}{each[1:]}. " for each in self.said)
+        said = "".join(f" {each[0].upper()}{each[1:]}." for each in self.said)
         return (
-            f"{said}The {self.metric} is {base:.3f}{n_rows}. Each {noun} was replaced{where} by {self.replacement}: most is changed "
-            f"without {strongest}; the median of {len(ranked)} changes it by {median:.3f}."
+            f"The {self.metric} is {base:.3f}{n_rows}. Each {noun} was replaced{where} by {self.replacement}: most is changed "
+            f"without {strongest}; the median of {len(ranked)} changes it by {median:.3f}.{said}"
         )
 
     def to_dict(self) -> dict[str, Any]:

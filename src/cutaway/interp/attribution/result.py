@@ -123,7 +123,7 @@ class AttributionPatching(Result):
             "other.",
             f"What each patch from the other would do is estimated {how}.",
             f"Most comes with {self._name(best.node)}: {format_signed(best.estimate)} estimated{exact}.",
-            *map(self._agreement_said, self.agreement()),
+            *self._agreements_said(),
         ]
         if self.completeness is not None:
             sentences.append(
@@ -266,6 +266,20 @@ class AttributionPatching(Result):
         if node.pos is None:
             return str(node)
         return f"{ActivationNode(node.kind, node.layer, node.unit)} at {self._place(node.pos)}"
+
+    def _agreements_said(self) -> list[str]:
+        """Return a sentence on the kind that was tried, or one on all, which the terminal's table and `to_dict` have one by one."""
+        found = self.agreement()
+        if len(found) < 2:
+            return list(map(self._agreement_said, found))
+        tried = f"{sum(each.n_tried for each in found)} nodes of {len(found)} kinds tried"
+        ranks = sorted((each.rank_correlation, each.kind) for each in found if each.rank_correlation is not None)
+        agree = (
+            f"rank correlation of sizes {ranks[0][0]:.2f} ({ranks[0][1]}) to {ranks[-1][0]:.2f} ({ranks[-1][1]}), " if ranks else ""
+        )
+        counts = (sum(map(len, nodes)) for nodes in zip(*((a.false_positives, a.misses, a.wrong_sign) for a in found), strict=True))
+        wrong = "false positives {}, misses {}, wrong signs {}".format(*counts)
+        return [f"{tried}: {agree}{wrong}."]
 
     def _agreement_said(self, each: Agreement) -> str:
         among = " among those tried" if each.n_tried < each.n_nodes else ""

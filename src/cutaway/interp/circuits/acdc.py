@@ -40,7 +40,7 @@ def find_by_acdc(
     graph = runs.graph
     if graph.n_edges > most_runs:
         raise ValueError(
-            f"the graph has {graph.n_edges} edges, and each takes a run; at most {most_runs} are allowed: score edges and prune, or "
+            f"the graph has {graph.n_edges:,} edges, and each takes a run; at most {most_runs} are allowed: score edges and prune, or "
             "give most_runs"
         )
     if not threshold > 0:

@@ -76,7 +76,7 @@ class Circuit:
         return len(self.edges)
 
     def __str__(self) -> str:
-        return f"{len(self)} of {self.graph.n_edges} edges, {len(self.nodes)} nodes"
+        return f"{len(self):,} of {self.graph.n_edges:,} edges, {len(self.nodes)} nodes"
 
     @cached_property
     def kept(self) -> Bool[Tensor, "sender receiver"]:

@@ -154,7 +154,8 @@ class FaithfulnessCurve(Result):
         first = self.curves[0]
         sentences = [
             f"Circuits of {len(first.shares)} sizes, {100 * first.shares[0]:g} to {100 * first.shares[-1]:g} % of "
-            f"{self.n_edges_of_graph} edges, pruned by {self.pruning}, on {len(first.model)} prompt pairs; measured: {self.measured}.",
+            f"{self.n_edges_of_graph:,} edges, pruned by {self.pruning}, on {len(first.model)} prompt pairs; measured: "
+            f"{self.measured}.",
             "CPR is the area under the faithfulness, CMD that between it and 1, by trapezoids over the shares; edges are ranked by "
             + {"size": "the size of their scores, as MIB does for CMD.", "help": "how much they help, as MIB does for CPR."}[
                 self.ranking

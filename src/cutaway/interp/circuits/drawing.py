@@ -39,7 +39,7 @@ class CircuitDrawing(Result):
         """Return how large it is, what it is of, and how it was found."""
         circuit = self.circuit
         heads, mlps = (sum(node.kind == kind for node in circuit.nodes) for kind in ("head", "mlp"))
-        share = f"{len(circuit)} of {circuit.graph.n_edges} edges ({100 * circuit.share:.2g} %)"
+        share = f"{len(circuit):,} of {circuit.graph.n_edges:,} edges ({100 * circuit.share:.2g} %)"
         said = [f"{share} between {heads} heads, {mlps} MLPs, embedding and logits."]
         if circuit.model:
             said.append(f"Of {circuit.model}.")
@@ -98,8 +98,16 @@ class CircuitDrawing(Result):
             for target in self._read_by(edge.receiver)
         ]
         more = f", the {_N_DRAWN} of the largest score" if len(self.circuit) > _N_DRAWN else ""
-        title = f"{len(self.circuit)} edges between {len(self.circuit.nodes)} nodes{more}"
+        title = f"{len(self.circuit)} edges between {len(self.circuit.nodes)} nodes{more}{self._absent_said()}"
         return [diagram(rows, arrows, title=title, label="score")]
+
+    def _absent_said(self) -> str:
+        """Return which layers have no node and so no row; nothing where all have some."""
+        used = {node.layer for node in self.circuit.nodes if node.kind in ("head", "mlp")}
+        absent = [layer for layer in range(self.circuit.graph.config.n_layers) if layer not in used]
+        runs = [list(run) for _, run in groupby(absent, key=lambda layer: layer - absent.index(layer))]
+        said = ", ".join(f"{run[0]} to {run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
+        return f"; none in layer{'s' * (len(absent) > 1)} {said}" if absent else ""
 
     def _read_by(self, receiver: Node) -> list[Node]:
         """Return the nodes that a receiver is drawn as: the keys of a group enter each of its heads in the circuit."""

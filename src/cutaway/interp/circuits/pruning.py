@@ -91,7 +91,7 @@ def _sizes(graph: Graph, scores: Tensor, n_edges: int, ranking: Ranking) -> Floa
             "give the scores of this graph's edges"
         )
     if not 0 < n_edges <= graph.n_edges:
-        raise ValueError(f"{n_edges} edges are to be kept; the graph has {graph.n_edges}: give 1 to so many")
+        raise ValueError(f"{n_edges:,} edges are to be kept; the graph has {graph.n_edges:,}: give 1 to so many")
     if ranking not in get_args(Ranking):
         raise ValueError(f"there is no ranking {ranking!r}; give one of {', '.join(get_args(Ranking))}")
     sizes = -scores.detach().cpu() if ranking == "help" else scores.detach().cpu().abs()

@@ -92,13 +92,13 @@ class DirectAttribution(Result):
         signed = [(value, label) for label, value in self.strongest(top=len(self.labels))]
         adds = [f"{label} {value:+.2f}" for value, label in signed if value > 0][:3]
         takes = [f"{label} {value:+.2f}" for value, label in signed if value < 0][:3]
-        said = "".join(f"{each}. " for each in self.said)
+        said = "".join(f" {each}." for each in self.said)
         parts = f"Most is added by {', '.join(adds)}" if adds else "Nothing adds to it"
         if takes:
             parts += f"; most is taken away by {', '.join(takes)}"
         return (
-            f"{said}The {self.asked} {where} is {total:.3f}. {parts}. "
-            f"All {len(self.labels)} parts add up to {self.contributions.sum(dim=0).mean().item():.3f}."
+            f"The {self.asked} {where} is {total:.3f}. {parts}. "
+            f"All {len(self.labels)} parts add up to {self.contributions.sum(dim=0).mean().item():.3f}.{said}"
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -187,7 +187,8 @@ class ResidualStream(Result):
     def _written(self, length: float, sign: str = "") -> str:
         """Return a length as exactly as the longest, which has four digits or so."""
         longest = self.mean_norms.max().item()
-        return f"{length:{sign}.{1 if longest >= 100 else 2 if longest >= 10 else 3}f}"
+        digits = 1 if longest >= 100 else 2 if longest >= 10 else 3
+        return f"{round(length, digits) + 0.0:{sign}.{digits}f}"  # -0.0 + 0.0 is 0.0
 
 
 def stream(lm: LanguageModel | Transformer, tokens: Texts) -> ResidualStream:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from cutaway.cli.command import needs_one_of
-from cutaway.cli.interpret.circuit.given import given_pairs
+from cutaway.cli.interpret.circuit.given import DEMO_PAIRS, given_pairs
 from cutaway.cli.interpret.options import analysis
 from cutaway.report.counting import count_progress
 
@@ -20,7 +20,7 @@ __all__ = ["find"]
 
 
 @needs_one_of("prompts", "ioi", "text")
-@analysis(ioi=16)
+@analysis(ioi=DEMO_PAIRS)
 def find(
     lm: LanguageModel,
     *,
@@ -102,6 +102,11 @@ def find(
             progress=progress,
         )  # fmt: skip
     if out is None:
-        return found
+        return replace(
+            found, notes=(*found.notes, "Keep it with --out FILE: `cutaway interpret circuit score FILE` goes on from there")
+        )
     found.circuit.save(out)
-    return replace(found, notes=(*found.notes, f"The circuit is in {out}"))
+    said = (
+        f"The circuit is in {out}; next `{shlex.join(['cutaway', 'interpret', 'circuit', 'score', str(out)])}` with other prompts"
+    )
+    return replace(found, notes=(*found.notes, said))

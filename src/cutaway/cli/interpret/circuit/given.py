@@ -10,12 +10,12 @@ if TYPE_CHECKING:
     from cutaway.interp.circuits import Circuit, EdgeMethod, PromptPairs
     from cutaway.language_model import LanguageModel
 
-__all__ = ["DEMO", "model_of_circuit", "given_pairs", "other_pairs", "given_circuit"]
+__all__ = ["DEMO", "DEMO_PAIRS", "model_of_circuit", "given_pairs", "other_pairs", "given_circuit"]
 
 DEMO = "demo"
-"""The circuit that is found on the spot."""
-
-_N_DEMO, _SEED = 8, 0
+"""The circuit that is found on the spot, as `circuit find --demo` finds it."""
+DEMO_PAIRS = 16
+"""The pairs of the worked examples: one half finds the circuit, the other scores it."""
 
 
 def model_of_circuit(options: Mapping[str, Any]) -> str | None:
@@ -86,5 +86,4 @@ def given_circuit(
 
     if circuit != DEMO:
         return Circuit.load(circuit)
-    pairs = ioi_prompts(lm, 2 * _N_DEMO, seed=_SEED).pairs(lm).rows(range(_N_DEMO, 2 * _N_DEMO))  # --ioi 8 are the others
-    return find_circuit(lm, pairs, method=method, held_out=0, name=source, progress=progress).circuit
+    return find_circuit(lm, ioi_prompts(lm, DEMO_PAIRS).pairs(lm), method=method, name=source, progress=progress).circuit

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from cutaway.cli.command import needs_one_of
-from cutaway.cli.interpret.circuit.given import DEMO, given_circuit, given_pairs, model_of_circuit
+from cutaway.cli.interpret.circuit.given import DEMO, DEMO_PAIRS, given_circuit, given_pairs, model_of_circuit
 from cutaway.cli.interpret.options import analysis
 from cutaway.report.counting import count_progress
 
@@ -18,7 +18,7 @@ __all__ = ["run"]
 
 
 @needs_one_of("prompts", "ioi", "text")
-@analysis(circuit=DEMO, ioi=8, source_of=model_of_circuit)
+@analysis(circuit=DEMO, ioi=DEMO_PAIRS, source_of=model_of_circuit)
 def run(
     lm: LanguageModel,
     circuit: str,

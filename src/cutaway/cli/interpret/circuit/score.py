@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from cutaway.cli.command import needs_one_of
-from cutaway.cli.interpret.circuit.given import DEMO, given_circuit, given_pairs, model_of_circuit, other_pairs
+from cutaway.cli.interpret.circuit.given import DEMO, DEMO_PAIRS, given_circuit, given_pairs, model_of_circuit, other_pairs
 from cutaway.cli.interpret.options import analysis
 from cutaway.report.counting import count_progress
 
@@ -20,7 +20,7 @@ __all__ = ["score"]
 
 
 @needs_one_of("prompts", "ioi", "text")
-@analysis(circuit=DEMO, ioi=8, n_random=10, n_subsets=3, unit="none", source_of=model_of_circuit)
+@analysis(circuit=DEMO, ioi=DEMO_PAIRS, n_random=10, n_subsets=3, unit="none", source_of=model_of_circuit)
 def score(
     lm: LanguageModel,
     circuit: str,
