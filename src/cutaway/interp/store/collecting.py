@@ -192,9 +192,10 @@ def _alone_in(folder: Path) -> Iterator[None]:
 
 
 def _clear_unfinished(folder: Path) -> None:
-    """Remove what a writer that was killed left."""
-    for rest in folder.glob(".*.tmp"):
-        remove_path(rest)
+    """Remove what a writer that was killed left: ours, and those that the safetensors library writes to before it renames them."""
+    for pattern in (".*.tmp", ".tmp*"):
+        for rest in folder.glob(pattern):
+            remove_path(rest)
 
 
 def _say_nothing(n_done: int, n_total: int) -> None:
