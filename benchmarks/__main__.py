@@ -9,7 +9,7 @@ from pathlib import Path
 
 NAMES = ("startup", "forward", "decode", "load", "train", "loss", "circuits", "edges", "induction", "ioi", "sweep", "store")
 LONG = ("circuit_faithfulness", "sae")
-"""Those that take a quarter of an hour and more: run when they are named."""
+"""Those that take longest, up to half an hour: run when they are named."""
 
 
 def main() -> int:
