@@ -16,6 +16,7 @@ from cutaway.report.numbers import (
 )
 from cutaway.report.terminal import (
     fields_table,
+    filled_table,
     is_unicode,
     print_json,
     print_sentence,
@@ -28,6 +29,7 @@ from cutaway.report.tokens import token_label, token_table
 __all__ = [
     "stdout_console",
     "stderr_console",
+    "filled_table",
     "is_unicode",
     "print_sentence",
     "table",

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from cutaway.report.terminal import stderr_console
 
-__all__ = ["count_progress"]
+__all__ = ["count_progress", "step_progress"]
 
 
 @contextmanager
@@ -20,3 +20,17 @@ def count_progress(unit: str) -> Iterator[Callable[[int, int], None]]:
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(unit, total=None)
         yield lambda n_done, n_total: progress.update(task, completed=n_done, total=n_total)
+
+
+@contextmanager
+def step_progress() -> Iterator[Callable[[int, int, str], None]]:
+    """Give a function of how many of how many steps are done and what they have come to, which shows them as `count_progress` does."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("step"), MofNCompleteColumn(), BarColumn(bar_width=None), TextColumn("{task.description}"))
+    console = stderr_console()
+    with Progress(
+        *columns, TimeRemainingColumn(compact=True), console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda n_done, n_total, said: bar.update(task, completed=n_done, total=n_total, description=said)

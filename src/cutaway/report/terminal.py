@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.box import Box
@@ -13,7 +13,16 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["stdout_console", "stderr_console", "is_unicode", "print_sentence", "table", "fields_table", "print_json"]
+__all__ = [
+    "stdout_console",
+    "stderr_console",
+    "is_unicode",
+    "print_sentence",
+    "table",
+    "filled_table",
+    "fields_table",
+    "print_json",
+]
 
 _WORD = re.compile(r"\S*`[^`]*`\S*|\S+")  # a command between backticks is one word
 
@@ -81,6 +90,14 @@ def table(*headers: str, right: Collection[str] = (), title: str | None = None, 
     )
     for header in headers:
         grid.add_column(header, (footer or {}).get(header, ""), justify="right" if header in right else "left", overflow="fold")
+    return grid
+
+
+def filled_table(headers: Sequence[str], rows: Iterable[Sequence[str]], *, right: Collection[str] = ()) -> Table:
+    """Return a table of the house style with its rows."""
+    grid = table(*headers, right=right)
+    for row in rows:
+        grid.add_row(*row)
     return grid
 
 

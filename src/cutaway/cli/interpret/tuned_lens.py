@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,10 +9,10 @@ from cutaway.cli.command import excludes, needs_one_of
 from cutaway.cli.errors import UsageError
 from cutaway.cli.interpret.options import analysis
 from cutaway.report import stderr_console
+from cutaway.report.counting import step_progress
 
 if TYPE_CHECKING:
     from cutaway.interp.lens import TunedLens
-    from cutaway.interp.lens.training import LensProgress
     from cutaway.interp.result import Result
     from cutaway.language_model import LanguageModel
 
@@ -92,27 +90,13 @@ def _trained(lm: LanguageModel, train_on: str, save: Path | None, recipe: dict[s
     if save is not None:
         lenses.check_folder(save)
     ids = tokenize_corpus(read_corpus(train_on), lm.tokenizer)
-    with _progress() as progress:
-        made = lenses.TunedLens.train(lm, ids, corpus=train_on, progress=progress, **recipe)
+    with step_progress() as progress:
+
+        def show(n_done: int, n_total: int, kl: float) -> None:
+            progress(n_done, n_total, f"KL {kl:.3f} nats")
+
+        made = lenses.TunedLens.train(lm, ids, corpus=train_on, progress=show, **recipe)
     if save is not None:
         made.save(save)
         stderr_console().print(f"The lens is in {save}.\n", style="dim", markup=False, soft_wrap=True)
     return made
-
-
-@contextmanager
-def _progress() -> Iterator[LensProgress]:
-    """Give a function that shows on a terminal how far training is, and its KL."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = stderr_console()
-    columns = (
-        TextColumn("step"),
-        MofNCompleteColumn(),
-        BarColumn(bar_width=None),
-        TextColumn("{task.description}"),
-        TimeRemainingColumn(compact=True),
-    )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=None)
-        yield lambda n_done, n_total, kl: bar.update(task, completed=n_done, total=n_total, description=f"KL {kl:.3f} nats")

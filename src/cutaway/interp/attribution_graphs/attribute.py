@@ -12,12 +12,12 @@ from cutaway.interp.attribution_graphs.graph import AttributionGraph
 from cutaway.interp.attribution_graphs.influence import influence, shares
 from cutaway.interp.attribution_graphs.linear import Linearised
 from cutaway.interp.attribution_graphs.replacement import Replacement, Stream, by_layer, replace_mlps
-from cutaway.interp.lens import model_sha256
 from cutaway.interp.rows import model_of, one_row, token_texts
 from cutaway.interp.sae import Dictionary
 from cutaway.interp.targets import single_token
 from cutaway.language_model import LanguageModel
 from cutaway.model import Transformer
+from cutaway.weights import model_sha256
 
 __all__ = ["attribute", "logit_directions"]
 

@@ -19,7 +19,6 @@ from torch import Tensor
 from cutaway.interp.attribution_graphs.graph import AttributionGraph
 from cutaway.interp.attribution_graphs.replacement import Replacement, Stream, by_layer, replace_mlps
 from cutaway.interp.dropout import without_dropout
-from cutaway.interp.lens import model_sha256
 from cutaway.interp.ranks import rank_correlation
 from cutaway.interp.result import Result
 from cutaway.interp.rows import model_of
@@ -27,6 +26,7 @@ from cutaway.interp.sae import Dictionary
 from cutaway.language_model import LanguageModel
 from cutaway.model import Transformer
 from cutaway.report import table, token_label
+from cutaway.weights import model_sha256
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -12,12 +12,11 @@ from torch import Tensor
 
 from cutaway.interp.attribution_graphs.graph import AttributionGraph
 from cutaway.interp.attribution_graphs.interventions import check_model
-from cutaway.interp.lens import model_sha256
 from cutaway.interp.rows import model_of
 from cutaway.language_model import LanguageModel
 from cutaway.model import Transformer
 from cutaway.runtime import atomic_path, atomic_write
-from cutaway.weights import save_tensors, stream_tensors
+from cutaway.weights import model_sha256, save_tensors, stream_tensors
 
 __all__ = ["save_graph", "load_graph", "check_folder"]
 

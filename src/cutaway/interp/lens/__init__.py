@@ -5,7 +5,6 @@ from cutaway.interp.lens.reading import LensReading, LensScores, lens_scores
 from cutaway.interp.lens.states import LensNorm, mean_kl, state_names
 from cutaway.interp.lens.training import LensRecipe, LensTraining
 from cutaway.interp.lens.tuned import TunedLens, TunedLensReading, check_folder, tuned_lens
-from cutaway.weights import model_sha256
 
 __all__ = [
     "logit_lens",
@@ -20,6 +19,5 @@ __all__ = [
     "lens_scores",
     "mean_kl",
     "state_names",
-    "model_sha256",
     "check_folder",
 ]

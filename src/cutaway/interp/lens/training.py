@@ -107,13 +107,10 @@ class LensTraining(Result):
 
     def views(self) -> Sequence[RenderableType]:
         """Return a table of the layers."""
-        from cutaway.report import table
+        from cutaway.report import filled_table
 
         headers, rows = self.table()
-        numbers = table(*headers, right=headers[1:])
-        for row in rows:
-            numbers.add_row(*row)
-        return [numbers]
+        return [filled_table(headers, rows, right=headers[1:])]
 
     def figures(self) -> Sequence[Figure]:
         """Return the KL of both lenses over the layers."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from cutaway.interp.result import Result
-from cutaway.report import table
+from cutaway.report import filled_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -112,10 +112,7 @@ class Causation(Result):
     def views(self) -> list[RenderableType]:
         """Return the shares as a table."""
         headers, rows = self.table()
-        shown = table(*headers, right=headers[1:])
-        for row in rows:
-            shown.add_row(*row)
-        return [shown]
+        return [filled_table(headers, rows, right=headers[1:])]
 
     def table(self) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
         """Return the share flipped by each intervention."""

@@ -19,7 +19,7 @@ from cutaway.interp.result import Result
 from cutaway.interp.rows import Texts, rows_of
 from cutaway.language_model import LanguageModel
 from cutaway.model import Transformer
-from cutaway.report import format_fixed, table
+from cutaway.report import filled_table, format_fixed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -84,10 +84,7 @@ class RegularizationPath(Result):
     def views(self) -> list[RenderableType]:
         """Return the scores as a table."""
         headers, rows = self.table()
-        shown = table(*headers, right=headers)
-        for row in rows:
-            shown.add_row(*row)
-        return [shown]
+        return [filled_table(headers, rows, right=headers)]
 
     def table(self) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
         """Return the scores of every penalty."""

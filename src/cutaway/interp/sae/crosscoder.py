@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cutaway.interp.result import Result
 from cutaway.interp.sae.dictionary import Dictionary
-from cutaway.report import table
+from cutaway.report import filled_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -69,10 +69,7 @@ class ModelComparison(Result):
     def views(self) -> Sequence[RenderableType]:
         """Return the same as a table."""
         headers, rows = self.table()
-        shown = table(*headers, right=headers)
-        for row in rows:
-            shown.add_row(*row)
-        return [shown]
+        return [filled_table(headers, rows, right=headers)]
 
     def table(self) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
         """Return how many latents have which share."""

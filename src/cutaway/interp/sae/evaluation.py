@@ -21,7 +21,7 @@ from cutaway.interp.sae.splicing import check_fits, splice, splice_transcoder
 from cutaway.interp.sweep import sweep
 from cutaway.language_model import LanguageModel
 from cutaway.model import Transformer
-from cutaway.report import table
+from cutaway.report import filled_table
 from cutaway.runtime import evaluating
 
 if TYPE_CHECKING:
@@ -119,10 +119,7 @@ class Evaluation(Result):
     def views(self) -> Sequence[RenderableType]:
         """Return the numbers as a table."""
         headers, rows = self.table()
-        numbers = table(*headers, right=headers[1:])
-        for row in rows:
-            numbers.add_row(*row)
-        return [numbers]
+        return [filled_table(headers, rows, right=headers[1:])]
 
     def table(self) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
         """Return the losses, and beside the dictionary's what it recovers of those of the mean and of zeros."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from cutaway.interp.attention import head_label
 from cutaway.interp.result import Result
 from cutaway.interp.steering.vector import SteeringVector
-from cutaway.report import table
+from cutaway.report import filled_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -96,10 +96,7 @@ class FunctionVector(Result):
     def views(self) -> list[RenderableType]:
         """Return the heads with their effects."""
         headers, rows = self.table()
-        shown = table(*headers, right=headers[1:])
-        for row in rows:
-            shown.add_row(*row)
-        return [shown]
+        return [filled_table(headers, rows, right=headers[1:])]
 
     def table(self) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
         """Return the heads with their effects."""

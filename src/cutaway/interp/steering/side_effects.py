@@ -20,7 +20,7 @@ from cutaway.interp.steering.vector import SteeringVector
 from cutaway.language_model import LanguageModel
 from cutaway.model import Transformer
 from cutaway.model.norms import at_least_float32
-from cutaway.report import table
+from cutaway.report import filled_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -127,10 +127,7 @@ class SideEffects(Result):
     def views(self) -> list[RenderableType]:
         """Return the numbers as a table."""
         headers, rows = self.table()
-        shown = table(*headers, right=headers)
-        for row in rows:
-            shown.add_row(*row)
-        return [shown]
+        return [filled_table(headers, rows, right=headers)]
 
     def table(self) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
         """Return the numbers of every strength."""

@@ -71,13 +71,10 @@ class StoreContents(Result):
 
     def views(self) -> Sequence[RenderableType]:
         """Return a table of the activations."""
-        from cutaway.report import table
+        from cutaway.report import filled_table
 
         headers, rows = self.table()
-        found = table(*headers, right=headers[1:])
-        for row in rows:
-            found.add_row(*row)
-        return [found]
+        return [filled_table(headers, rows, right=headers[1:])]
 
     def figures(self) -> Sequence[Figure]:
         """Return how long rows are, position by position after the first, which would hide the others."""

@@ -70,13 +70,10 @@ class StoreEstimate(Result):
 
     def views(self) -> Sequence[RenderableType]:
         """Return a table of the activations."""
-        from cutaway.report import table
+        from cutaway.report import filled_table
 
         headers, rows = self.table()
-        found = table(*headers, right=headers[1:])
-        for row in rows:
-            found.add_row(*row)
-        return [found]
+        return [filled_table(headers, rows, right=headers[1:])]
 
     def table(self) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
         """Return each activation with the shape of a row."""

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cutaway.report import stderr_console
-from cutaway.report.counting import count_progress
+from cutaway.report.counting import count_progress, step_progress
 
 if TYPE_CHECKING:
     from jaxtyping import Int
@@ -52,8 +50,12 @@ def train_from(
     """Train on the rows of a source, and show on a terminal how far it is."""
     from cutaway.interp import sae
 
-    with _progress() as progress:
-        return sae.train(config, source, device=lm.model.embed.W_E.device, checkpoints=checkpoints, progress=progress)
+    with step_progress() as progress:
+
+        def show(n_done: int, n_total: int, point: Point) -> None:
+            progress(n_done, n_total, f"{100 * point.fvu:.1f} % unexplained, {point.l0:.0f} latents")
+
+        return sae.train(config, source, device=lm.model.embed.W_E.device, checkpoints=checkpoints, progress=show)
 
 
 def given_or_sketch(lm: LanguageModel, folder: Path | None, corpus: str, *, n_pos: int, seed: int) -> Dictionary:
@@ -69,26 +71,3 @@ def given_or_sketch(lm: LanguageModel, folder: Path | None, corpus: str, *, n_po
     stderr_console().print(sentence, style="dim", markup=False, soft_wrap=True)
     config = sae.SAEConfig(dictionary=shape, seed=seed, **_SKETCH)
     return train_on(lm, config, tokens, first=min(1, tokens.shape[1] - 1), memory_gib=1.0, checkpoints=None)[0]
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[int, int, Point], None]]:
-    """Give a function that shows on a terminal how far training is, and what it has come to."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = stderr_console()
-    columns = (
-        TextColumn("step"),
-        MofNCompleteColumn(),
-        BarColumn(bar_width=None),
-        TextColumn("{task.description}"),
-        TimeRemainingColumn(compact=True),
-    )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=None)
-
-        def show(n_done: int, n_total: int, point: Point) -> None:
-            said = f"{100 * point.fvu:.1f} % unexplained, {point.l0:.0f} latents"
-            bar.update(task, completed=n_done, total=n_total, description=said)
-
-        yield show
