@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from cutaway import experiments
     from cutaway.config import ModelConfig
     from cutaway.evaluation import compare
     from cutaway.hooks import Hooks
@@ -76,7 +77,7 @@ __all__ = [
     "means", "gradients",
     "sweep", "plan_sweep", "edits", "metrics", "residual", "attention", "heads", "composition", "circuits", "refactoring", "lens",
     "ablation", "factored", "patching", "tracing", "path_patching", "attribution", "store", "probing", "steering", "sae",
-    "attribution_graphs",
+    "attribution_graphs", "experiments",
 ]  # fmt: skip
 
 
@@ -87,6 +88,8 @@ def __getattr__(name: str) -> Any:
         value: Any = version("cutaway")
     elif name in _HOMES:
         value = getattr(import_module(_HOMES[name]), name)
+    elif name == "experiments":
+        value = import_module("cutaway.experiments")
     elif name in _MODULES:
         value = import_module(f"cutaway.interp.{name}")
     else:

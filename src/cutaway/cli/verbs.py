@@ -19,6 +19,7 @@ VERBS: dict[str, dict[str, str]] = {
         "inspect": "a run or a model: configuration, parameters, loss, checkpoints",
         "evaluate": "perplexity, HellaSwag, LAMBADA; where two models part",
         "interpret": "what happens inside: attention, heads, circuits, patching",
+        "reproduce": "published results, trained and measured here, each with checks",
     },
     "Set up": {
         "download": "models, vocabularies, corpora: list, fetch, verify",

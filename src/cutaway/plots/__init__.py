@@ -1,5 +1,6 @@
 """Figures from arrays, one module a subject; nothing here knows a model."""
 
+from cutaway.plots.arrows import arrows
 from cutaway.plots.bands import bands
 from cutaway.plots.diagrams import Arrow, Row, diagram
 from cutaway.plots.histograms import histogram
@@ -12,6 +13,7 @@ from cutaway.plots.style import save_figure, style
 from cutaway.report.colours import PALETTE
 
 __all__ = [
+    "arrows",
     "heatmap",
     "bars",
     "lines",

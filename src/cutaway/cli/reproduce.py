@@ -1,0 +1,196 @@
+"""`cutaway reproduce`: published results, trained and measured here, each a claim that can fail."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from rich.text import Text
+
+from cutaway.cli.command import excludes
+from cutaway.cli.errors import UsageError
+from cutaway.report import format_duration, print_json, print_sentence, stderr_console, stdout_console, table
+from cutaway.report.counting import step_progress
+
+if TYPE_CHECKING:
+    from cutaway.experiments.frame import Experiment, Finished, Reproduction
+
+__all__ = ["ClaimFailedError", "reproduce"]
+
+_Scale = Literal["small", "paper"]
+
+
+class ClaimFailedError(RuntimeError):
+    """A check failed."""
+
+
+@excludes("list", "names", "all_fast", "out", "seed", "seeds", why="it shows what there is and runs nothing")
+@excludes("all_fast", "names", "out", why="each of the fast experiments has a folder of its own")
+def reproduce(
+    names: tuple[str, ...] = (),
+    /,
+    *,
+    scale: _Scale = "small",
+    seed: int = 0,
+    seeds: str = "1",
+    all_fast: bool = False,
+    list: bool = False,
+    out: Path | None = None,
+    json: bool = False,
+) -> None:
+    """Reproduce published results: train from nothing, measure, and hold each claim against its checks.
+
+    Each check stands beside its null, the same number where the claim should not hold. Everything is kept in a folder: result.json,
+    report.html, figures, and the trained models, so that what was stopped goes on when given again. A check that fails is an exit code
+    of 1, and says by how much.
+
+    Args:
+        names: experiments, as --list shows them
+        scale: small for two cores, paper for the published sizes
+        seed: the first seed
+        seeds: how many seeds, as 3, or which, as 0,4,7
+        all_fast: every experiment that takes at most a minute a seed
+        list: show what there is, and what was found here
+        out: the folder; runs/experiments/NAME unless given
+        json: print JSON
+
+    Examples:
+        cutaway reproduce --list
+        cutaway reproduce superposition-geometry
+        cutaway reproduce superposition-geometry --seeds 3
+        cutaway reproduce --all-fast
+
+    In Python:
+        import cutaway
+        result = cutaway.experiments.run("superposition-geometry", seeds=(0, 1, 2))
+        result.passed, result.summary()
+    """
+    from cutaway import experiments
+    from cutaway.experiments.frame import parse_seeds
+
+    if list or not (names or all_fast):
+        return _show_list(as_json=json)
+    if out is not None and len(names) > 1:
+        raise UsageError("--out is the folder of one experiment: name one, or leave it out")
+    numbers = parse_seeds(seeds, first=seed)
+    chosen = [experiments.experiment(name) for name in dict.fromkeys(names or experiments.NAMES)]
+    results = [_reproduced(each, scale, numbers, out, quiet=json) for each in chosen if names or each.is_fast]
+    if json:
+        print_json([each.record() for each in results] if len(results) > 1 else results[0].record())
+    elif len(results) > 1:
+        _show_verdicts(results)
+    return _judge(results)
+
+
+def _reproduced(experiment: Experiment[Any], scale: _Scale, seeds: Sequence[int], out: Path | None, *, quiet: bool) -> Reproduction:
+    """Run an experiment, write its folder, and show what was found."""
+    from cutaway.experiments.frame import check_memory, reproduce
+
+    check_memory(experiment, scale)
+    folder = _folder(experiment.id, scale) if out is None else out
+    console, said = stderr_console(), experiment.scale(scale)
+    minutes = format_duration(60 * said.minutes)
+    console.print(Text(f"{experiment.id}: {len(seeds)} seed(s), about {minutes} each on two cores, in {folder}", style="dim"))
+    times: dict[int, float] = {}
+
+    def finish(number: int, finished: Finished) -> None:
+        times[number] = finished.time_s
+        n_left = len(seeds) - len(times)
+        left = f"; about {format_duration(n_left * sum(times.values()) / len(times))} left" if n_left else ""
+        verdict = "passed" if finished.outcome.passed else "FAILED"
+        console.print(Text(f"  seed {number}: {verdict} after {format_duration(finished.time_s)}{left}", style="dim"))
+
+    with _keeping(folder), step_progress() as report:
+        result = reproduce(
+            experiment, seeds=seeds, config=said.config, folder=folder, report=report, finish=finish if len(seeds) > 1 else _nothing
+        )
+    page = result.write(folder, command=_command(experiment, scale, seeds))
+    if not quiet:
+        result.show(stdout_console())
+        print_sentence(stdout_console(), Text.assemble("\nThe report is in ", (str(page), "bold"), "."))
+    return result
+
+
+def _nothing(*_: object) -> None:
+    """Say nothing: one seed is shown whole."""
+
+
+def _folder(name: str, scale: _Scale) -> Path:
+    from cutaway.runs import runs_root
+
+    return runs_root() / "experiments" / (name if scale == "small" else f"{name}-{scale}")
+
+
+def _command(experiment: Experiment[Any], scale: _Scale, seeds: Sequence[int]) -> str:
+    scales = "" if scale == "small" else f" --scale {scale}"
+    if list(seeds) != list(range(seeds[0], seeds[0] + len(seeds))):
+        return f"cutaway reproduce {experiment.id}{scales} --seeds {','.join(map(str, seeds))}"
+    first, several = f" --seed {seeds[0]}" if seeds[0] else "", f" --seeds {len(seeds)}" if len(seeds) > 1 else ""
+    return f"cutaway reproduce {experiment.id}{scales}{first}{several}"
+
+
+@contextmanager
+def _keeping(folder: Path) -> Iterator[None]:
+    """Say, when it is stopped, where the rest is and how it goes on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        kept = shlex.quote(str(folder))
+        raise KeyboardInterrupt(f"stopped; what is finished is in {kept}, and the same command goes on from there") from None
+
+
+def _judge(results: Sequence[Reproduction]) -> None:
+    """Raise ClaimFailedError for the checks that failed."""
+    failures = [f"{each.experiment.id}: {failure}" for each in results for failure in each.failures()]
+    if failures:
+        raise ClaimFailedError("\n".join(failures))
+
+
+def _show_verdicts(results: Sequence[Reproduction]) -> None:
+    grid = table("experiment", "verdict", "time", right=["time"])
+    for each in results:
+        time = format_duration(sum(finished.time_s for finished in each.finished.values()))
+        grid.add_row(each.experiment.id, "passed" if each.passed else "FAILED", time)
+    stdout_console().print()
+    stdout_console().print(grid)
+
+
+def _show_list(*, as_json: bool) -> None:
+    from cutaway import experiments
+
+    rows: Sequence[dict[str, Any]] = [
+        {
+            "id": name,
+            "title": (each := experiments.experiment(name)).title,
+            "claim": each.claim,
+            "source": each.source,
+            "minutes": each.scale("small").minutes,
+            "is_fast": each.is_fast,
+            "scales": [scale for scale in each.scales if scale != "reduced"],
+            "found": _found(name),
+        }
+        for name in experiments.NAMES
+    ]
+    if as_json:
+        return print_json(rows)
+    grid = table("experiment", "what it shows", "a seed", "here", right=["a seed"])
+    for row in rows:
+        grid.add_row(row["id"], row["title"], format_duration(60 * row["minutes"]), row["found"] or "-")
+    stdout_console().print(grid)
+    return None
+
+
+def _found(name: str) -> str | None:
+    """Return what was found here at the small scale."""
+    from cutaway.values import read_object
+
+    file = _folder(name, "small") / "result.json"
+    if not file.is_file():
+        return None
+    try:
+        return "passed" if read_object(file).get("passed") is True else "FAILED"
+    except ValueError:
+        return "damaged"

@@ -1,0 +1,78 @@
+"""What an experiment is: a claim with its source, a configuration for each scale, a run of one seed, and its figures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from torch import Tensor
+
+from cutaway.experiments.frame.check import Check
+from cutaway.experiments.frame.trial import Trial
+from cutaway.values import look_up
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["Experiment", "Outcome", "Scale"]
+
+_Config = TypeVar("_Config")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What one seed came to."""
+
+    checks: tuple[Check, ...]
+    numbers: Mapping[str, float] = field(default_factory=dict)
+    """What else is worth knowing, by its name in a table."""
+    arrays: Mapping[str, Tensor] = field(default_factory=dict)
+    """What figures are drawn of: matrices, and curves as rows of steps and values."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether every check passed."""
+        return all(check.passed for check in self.checks)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale(Generic[_Config]):
+    """A configuration, and what one seed of it takes on two cores: measured, and rounded up."""
+
+    config: _Config
+    minutes: float
+    memory_gib: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment(Generic[_Config]):
+    """A published result as a claim that a run can refute."""
+
+    id: str
+    title: str
+    claim: str
+    """What is claimed, in a sentence or two."""
+    source: str
+    """The paper whose result it is."""
+    scales: Mapping[str, Scale[_Config]]
+    """`small` is for two cores, `paper` for the sizes that were published, where these differ; `reduced` is what the tests run."""
+    run: Callable[[_Config, Trial], Outcome]
+    """Trains, measures and checks one seed."""
+    draw: Callable[[Outcome], Mapping[str, Figure]]
+    """Makes the figures of one seed, by name."""
+    is_fast: bool = False
+    """Whether it takes at most a minute a seed."""
+
+    def scale(self, name: str) -> Scale[_Config]:
+        """Return the configuration of this name; raises ValueError for one that the experiment does not have."""
+        return look_up(self.scales, name, f"scale of {self.id}")
+
+    def settings(self, config: _Config) -> dict[str, Any]:
+        """Return a configuration's fields as values that JSON can hold; raises ValueError for one of another experiment."""
+        kind = type(next(iter(self.scales.values())).config)
+        if type(config) is not kind:
+            raise ValueError(f"config is a {type(config).__name__}; {self.id} is configured by a {kind.__module__}.{kind.__name__}")
+        settings: dict[str, Any] = json.loads(json.dumps(asdict(config)))  # type: ignore[call-overload]
+        return settings

@@ -1,0 +1,120 @@
+"""The folder of a reproduction: what it is of, and what each seed came to."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from cutaway.experiments.frame.check import Check
+from cutaway.experiments.frame.experiment import Outcome
+from cutaway.runtime import atomic_path, atomic_write, describe_device, pick_device
+from cutaway.values import read_object, shortened
+from cutaway.weights import save_tensors
+
+__all__ = ["Finished", "Folder", "made_here"]
+
+_MARK = "experiment.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished:
+    """What one seed came to, and how long it took."""
+
+    outcome: Outcome
+    time_s: float
+    made_with: Mapping[str, Any]
+    """Versions, device and threads."""
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder that holds one experiment at one configuration, a subfolder a seed; made by `Folder.opened`."""
+
+    path: Path
+
+    @classmethod
+    def opened(cls, path: Path, experiment_id: str, settings: Mapping[str, Any]) -> Folder:
+        """Return a new folder, or the one that holds this experiment at these settings.
+
+        Raises ValueError, before anything is written, for a file, and for a folder that holds something else.
+        """
+        if path.exists() and not path.is_dir():
+            raise ValueError(f"{path} is a file; expected a folder for the reproduction")
+        mark = {"experiment": experiment_id, "settings": dict(settings)}
+        if (path / _MARK).is_file():
+            _check_same(path, read_object(path / _MARK), mark)
+        elif path.is_dir() and (others := sorted(each.name for each in path.iterdir() if not each.name.startswith("."))):
+            raise ValueError(f"{path} holds {others[0]} and is no reproduction: give a new or an empty folder with --out")
+        else:
+            atomic_write(path / _MARK, json.dumps(mark, indent=2))
+        return cls(path)
+
+    def of_seed(self, seed: int) -> Path:
+        """Return the subfolder of a seed."""
+        folder = self.path / f"seed-{seed}"
+        folder.mkdir(exist_ok=True)
+        return folder
+
+    def read(self, seed: int) -> Finished | None:
+        """Return what a seed came to, None where it is not finished; raises ValueError for files that were damaged."""
+        folder = self.path / f"seed-{seed}"
+        if not (folder / "result.json").is_file():
+            return None
+        values = read_object(folder / "result.json")
+        try:
+            checks = tuple(map(Check.from_dict, values["checks"]))
+            arrays = load_file(folder / "arrays.safetensors") if values["arrays"] else {}
+            numbers = {name: float(value) for name, value in values["numbers"].items()}
+            outcome = Outcome(checks=checks, numbers=numbers, arrays=arrays)
+            return Finished(outcome=outcome, time_s=float(values["time_s"]), made_with=values["made_with"])
+        except (KeyError, TypeError, AttributeError, OSError, ValueError) as error:
+            raise ValueError(f"{folder} is damaged ({error}): remove it, and its seed runs again") from None
+
+    def write(self, seed: int, finished: Finished) -> None:
+        """Keep what a seed came to; it counts once its result.json is there."""
+        folder, outcome = self.of_seed(seed), finished.outcome
+        if outcome.arrays:
+            with atomic_path(folder / "arrays.safetensors") as temporary:
+                save_tensors({name: array.detach().contiguous() for name, array in outcome.arrays.items()}, temporary)
+        values = {
+            "seed": seed,
+            "passed": outcome.passed,
+            "checks": [check.to_dict() for check in outcome.checks],
+            "numbers": dict(outcome.numbers),
+            "arrays": sorted(outcome.arrays),
+            "time_s": finished.time_s,
+            "made_with": dict(finished.made_with),
+        }
+        atomic_write(folder / "result.json", json.dumps(values, indent=2))
+
+
+def made_here() -> dict[str, Any]:
+    """Return what a number depends on beside its seed: versions, device, threads."""
+    return {
+        "cutaway": version("cutaway"),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "device": describe_device(pick_device("cpu")),
+        "n_threads": torch.get_num_threads(),
+    }
+
+
+def _check_same(path: Path, there: Mapping[str, Any], mark: Mapping[str, Any]) -> None:
+    """Raise ValueError where a folder's mark is of another experiment or other settings."""
+    if there.get("experiment") != mark["experiment"]:
+        raise ValueError(f"{path} holds the experiment {shortened(there.get('experiment'))}: give another folder with --out")
+    known = there.get("settings")
+    known = known if isinstance(known, Mapping) else {}
+    if differing := [name for name in mark["settings"].keys() | known.keys() if known.get(name) != mark["settings"].get(name)]:
+        said = ", ".join(
+            f"{name} {shortened(known.get(name))}, not {shortened(mark['settings'].get(name))}" for name in sorted(differing)
+        )
+        raise ValueError(f"{path} holds {mark['experiment']} at other settings ({said}): give another folder with --out")

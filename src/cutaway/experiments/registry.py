@@ -1,0 +1,42 @@
+"""The experiments by name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cutaway.runtime import did_you_mean
+
+if TYPE_CHECKING:
+    from cutaway.experiments.frame import Experiment, Reproduction
+
+__all__ = ["NAMES", "experiment", "run"]
+
+NAMES: tuple[str, ...] = (
+    "superposition-geometry",
+)  # fmt: skip
+"""The experiments, in the order in which one might read them; each is the module of its name, `-` written `_`."""
+
+
+def experiment(name: str) -> Experiment[Any]:
+    """Return the experiment of this name; raises ValueError, with the nearest name, for one that there is not."""
+    if name not in NAMES:
+        raise ValueError(f"there is no experiment {name!r}; {did_you_mean(name, NAMES)}there are {', '.join(NAMES)}")
+    found: Experiment[Any] = import_module(f"cutaway.experiments.{name.replace('-', '_')}").EXPERIMENT
+    return found
+
+
+def run(name: str, config: Any = None, *, seeds: Sequence[int] = (0,), folder: Path | str | None = None) -> Reproduction:
+    """Run an experiment and return its checks, numbers and figures; `config` is the small one unless given.
+
+    In a `folder`, what is finished stays finished when it is stopped. Raises ValueError for a name that there is not.
+
+    >>> import cutaway
+    >>> cutaway.experiments.run("superposition-geometry").passed  # doctest: +SKIP
+    True
+    """
+    from cutaway.experiments.frame import reproduce
+
+    return reproduce(experiment(name), seeds=seeds, config=config, folder=None if folder is None else Path(folder))

@@ -1,0 +1,76 @@
+"""The loop moves weights as torch's AdamW does, its rate goes as it says, and curves are what was watched."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from cutaway.experiments.frame import Curves, Recipe, learn
+from cutaway.training import TrainingError
+
+
+class Point(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.x = nn.Parameter(torch.tensor([2.0, -3.0]))
+
+
+def test_rate_rises_stays_and_falls() -> None:
+    recipe = Recipe(n_steps=10, learning_rate=1.0, n_warmup_steps=3, n_decay_steps=4)
+    assert [recipe.rate(step) for step in range(10)] == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1, 0.8, 0.6, 0.4, 0.2])
+
+
+def test_learns_as_a_loop_of_torch_does() -> None:
+    point, theirs = Point(), Point()
+    recipe = Recipe(n_steps=20, learning_rate=0.1, beta1=0.8, beta2=0.9, weight_decay=0.5)
+    learn(point, lambda step: ((point.x - step / 20) ** 2).sum(), recipe)
+    optimizer = torch.optim.AdamW([theirs.x], lr=0.1, betas=(0.8, 0.9), weight_decay=0.5)
+    for step in range(20):
+        optimizer.zero_grad()
+        ((theirs.x - step / 20) ** 2).sum().backward()
+        optimizer.step()
+    torch.testing.assert_close(point.x, theirs.x, rtol=0, atol=1e-6)  # fused sums in another order
+
+
+def test_watches_before_between_and_after() -> None:
+    point, seen = Point(), []
+
+    def watch(step: int) -> dict[str, float]:
+        assert not torch.is_grad_enabled()
+        seen.append(step)
+        return {"x": point.x[0].item()}
+
+    curves = learn(point, lambda _: (point.x**2).sum(), Recipe(n_steps=10, learning_rate=0.1), watch=watch, watch_every=4)
+    assert seen == [0, 4, 8, 10]
+    steps, values = curves["x"]
+    assert steps.tolist() == [0, 4, 8, 10]
+    assert values[0] == 2.0
+    assert curves["loss"].shape == (2, 10)
+    assert curves["loss"][1, 0] == 13.0
+
+
+def test_gradients_may_be_adjusted() -> None:
+    point = Point()
+
+    def keep_the_second() -> None:
+        assert point.x.grad is not None
+        point.x.grad[1] = 0.0
+
+    learn(point, lambda _: (point.x**2).sum(), Recipe(n_steps=5, learning_rate=0.1), adjust=keep_the_second)
+    assert point.x[1] == -3.0
+    assert point.x[0] < 2.0
+
+
+def test_a_loss_without_end_stops_it() -> None:
+    point = Point()
+    with pytest.raises(TrainingError, match="nan after step 3"):
+        learn(point, lambda step: point.x.sum() * (math.nan if step == 3 else 1.0), Recipe(n_steps=9, learning_rate=0.1))
+
+
+def test_curves_are_rows_of_steps_and_values() -> None:
+    curves = Curves()
+    curves.add(0, {"a": 1.0})
+    curves.add(5, {"a": 2.0, "b": 3.0})
+    assert curves["a"].tolist() == [[0, 5], [1, 2]]
+    assert curves["b"].tolist() == [[5], [3]]
