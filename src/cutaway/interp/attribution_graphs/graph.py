@@ -20,6 +20,7 @@ from cutaway.interp.attribution_graphs.influence import (
     strongest_paths,
 )
 from cutaway.interp.attribution_graphs.nodes import Node
+from cutaway.interp.attribution_graphs.replacement import Frozen
 from cutaway.interp.result import Result
 from cutaway.report import table, token_label
 
@@ -87,6 +88,8 @@ class AttributionGraph(Result):
     n_active: int
     """Features above zero, nodes or not."""
     model_sha256: str
+    frozen: Frozen = "both"
+    """What was held at its value; through what was not, edges are derivatives."""
 
     @property
     def n_features(self) -> int:

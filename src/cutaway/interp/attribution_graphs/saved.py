@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cutaway.interp.attribution_graphs.changes import check_model
 from cutaway.interp.attribution_graphs.graph import AttributionGraph
-from cutaway.interp.attribution_graphs.interventions import check_model
 from cutaway.interp.rows import model_of
 from cutaway.language_model import LanguageModel
 from cutaway.model import Transformer

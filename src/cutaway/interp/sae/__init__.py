@@ -15,7 +15,7 @@ from cutaway.interp.sae.recovery import best_cosines, random_dictionary
 from cutaway.interp.sae.shape import DictionaryConfig, Kind
 from cutaway.interp.sae.sparse_probing import SparseProbe, sparse_probes
 from cutaway.interp.sae.splicing import FeatureChange, check_fits, edit_feature, splice, splice_transcoder
-from cutaway.interp.sae.training import SAEConfig, TrainProgress, train
+from cutaway.interp.sae.training import SAEConfig, TrainProgress, train, train_together
 from cutaway.interp.sae.windows import read_windows
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "make_dictionary",
     "SAEConfig",
     "train",
+    "train_together",
     "TrainProgress",
     "LearningCurve",
     "Point",
