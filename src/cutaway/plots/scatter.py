@@ -48,7 +48,8 @@ def scatter(
             x, y = zip(*pairs, strict=True)
             marker, colour = _MARKERS[number % len(_MARKERS)], PALETTE[number % len(PALETTE)]
             axes.scatter(x, y, s=22, marker=marker, color=colour, edgecolor="white", linewidth=0.5, zorder=2 + number, label=name)
-        axes.legend(loc="best", frameon=False, fontsize=8.5)
+        for text in axes.legend(loc="best", frameon=False, fontsize=8.5).get_texts():
+            text.set_parse_math(False)
         axes.set_xlabel(x_label, parse_math=False)
         axes.set_ylabel(y_label, parse_math=False)
         write_title(axes, title, width=5.4)

@@ -7,7 +7,8 @@ from cutaway.interp.attribution_graphs.graph import AttributionGraph, Path
 from cutaway.interp.attribution_graphs.influence import Pruning
 from cutaway.interp.attribution_graphs.interventions import Interventions, intervene, pool
 from cutaway.interp.attribution_graphs.nodes import Node
-from cutaway.interp.attribution_graphs.replacement import Replacement, replace_mlps
+from cutaway.interp.attribution_graphs.pages import find_pages, write_pages
+from cutaway.interp.attribution_graphs.replacement import Frozen, Replacement, replace_mlps
 from cutaway.interp.attribution_graphs.saved import load_graph, save_graph
 
 __all__ = [
@@ -24,6 +25,9 @@ __all__ = [
     "measured_changes",
     "replace_mlps",
     "Replacement",
+    "Frozen",
+    "find_pages",
+    "write_pages",
     "save_graph",
     "load_graph",
     "to_circuit_tracer",

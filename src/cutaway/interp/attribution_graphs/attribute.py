@@ -55,20 +55,15 @@ def attribute(
     model, sha256 = model_of(lm), model_sha256(model_of(lm))
     tokens = _tokens(lm, text)
     replacement = replace_mlps(model, tokens, by_layer(model, transcoders, model_sha256=sha256), pos=pos)
-    probs = _probabilities(replacement)
-    chosen = _chosen(lm, text, targets, probs, probability, max_logits)
+    chosen = _chosen(lm, text, targets, probs := _probabilities(replacement), probability, max_logits)
     linear, directions = Linearised(replacement, frozen=frozen), logit_directions(model, chosen)
     n_active = len(linear.features)
     n_kept = n_active if max_features is None else min(max_features, n_active)
     _check_memory(linear, n_kept + len(chosen), max_gib)
     kept, edges = _edges(linear, directions, probs[chosen], n_kept, max_gib / _OVERHEAD, progress)
     columns = torch.cat([kept, torch.arange(n_active, linear.n_sources, device=kept.device)])
-    is_left = torch.ones(linear.n_sources, dtype=torch.bool, device=kept.device)
-    is_left[columns] = False
-    left_out, values = edges[:, is_left].sum(1), _read(replacement, linear, replacement.stream, kept, chosen)
-    biases = values - edges.sum(1)
-    if frozen == "both":  # where all is linear they are known by themselves, and the sum can be held against the values
-        biases = _read(replacement, linear, replacement.biases(), kept, chosen)
+    is_left = torch.ones(linear.n_sources, dtype=torch.bool, device=kept.device).index_fill(0, columns, False)
+    values = _read(replacement, linear, replacement.stream, kept, chosen)
     return AttributionGraph(
         prompt=text if isinstance(text, str) else "".join(token_texts(lm, tokens[0])),
         tokens=tuple(tokens[0].tolist()),
@@ -83,8 +78,9 @@ def attribute(
         logit_words=tuple(token_texts(lm, chosen)),
         probs=probs[chosen],
         edges=edges[:, columns],
-        biases=biases,
-        left_out=left_out,
+        # where all is linear they are known by themselves, and the sum can be held against the values
+        biases=_read(replacement, linear, replacement.biases(), kept, chosen) if frozen == "both" else values - edges.sum(1),
+        left_out=edges[:, is_left].sum(1),
         values=values,
         n_active=n_active,
         model_sha256=sha256,

@@ -105,7 +105,8 @@ class Interventions(Result):
     @property
     def relative_size(self) -> float:
         """How many times as much features do as random directions, in the model, by the root of the mean square."""
-        return (self.measured["nothing"].double().norm() / self.random.double().norm().clamp_min(1e-300)).item()
+        ratio: Tensor = self.measured["nothing"].double().norm() / self.random.double().norm().clamp_min(1e-300)
+        return ratio.item()
 
     @cached_property
     def shuffled(self) -> float | None:
@@ -115,7 +116,8 @@ class Interventions(Result):
         x, y = (each.double().cpu() - each.double().cpu().mean() for each in (self.predicted, self.measured["nothing"]))
         generator = seeded_generator(0)
         orders = torch.stack([torch.randperm(len(x), generator=generator) for _ in range(_N_SHUFFLES)])
-        return (x[orders] @ y / (x.norm() * y.norm())).abs().quantile(0.95).item()
+        found: Tensor = x[orders] @ y / (x.norm() * y.norm())
+        return found.abs().quantile(0.95).item()
 
     def _prediction(self, held: Held) -> Float[Tensor, " change"]:
         return self.direct if held == "features" else self.predicted
@@ -287,7 +289,8 @@ def _random_directions(
     """Return directions drawn evenly from the sphere, as long as what the features write."""
     written = written_by(replacement, graph, changed)
     drawn = torch.randn(written.shape, generator=seeded_generator(seed), dtype=torch.float64).to(written)
-    return drawn * (written.norm(dim=1) / drawn.norm(dim=1))[:, None]
+    scale: Tensor = written.norm(dim=1) / drawn.norm(dim=1)
+    return drawn * scale[:, None]
 
 
 def _correlation(x: Float[Tensor, " change"], y: Float[Tensor, " change"]) -> float | None:

@@ -4,10 +4,11 @@ from cutaway.interp.sae.activations import ActivationSource, ModelActivations, S
 from cutaway.interp.sae.contexts import FeatureContexts, feature_density, find_contexts
 from cutaway.interp.sae.crosscoder import ModelComparison, compare_decoders
 from cutaway.interp.sae.curve import LearningCurve, Point
+from cutaway.interp.sae.curves import LearningCurves
 from cutaway.interp.sae.dictionary import BatchTopK, Dictionary, JumpReLU, ReLU, TopK, make_dictionary
 from cutaway.interp.sae.effects import FeatureEffect, FeatureEffects, feature_edits, feature_effects
 from cutaway.interp.sae.evaluation import Evaluation, evaluate
-from cutaway.interp.sae.folder import load_dictionary, save_dictionary, transformer_lens_name
+from cutaway.interp.sae.folder import dictionary_folders, load_dictionary, save_dictionary, transformer_lens_name
 from cutaway.interp.sae.logit_effects import logit_effects
 from cutaway.interp.sae.pages import AGREES_FROM, FeaturePages, FeatureSummary, describe_features
 from cutaway.interp.sae.reconstruction import Reconstruction, measure_reconstruction, pca_fvu, random_features
@@ -32,6 +33,7 @@ __all__ = [
     "train_together",
     "TrainProgress",
     "LearningCurve",
+    "LearningCurves",
     "Point",
     "ActivationSource",
     "TensorActivations",
@@ -41,6 +43,7 @@ __all__ = [
     "read_windows",
     "save_dictionary",
     "load_dictionary",
+    "dictionary_folders",
     "transformer_lens_name",
     "evaluate",
     "Evaluation",
