@@ -212,8 +212,9 @@ class AttributionGraph(Result):
         kept = self.pruned()
         bare = sorted(set(range(self.n_layers)) - self.transcoders.keys())
         sentences = [
-            f"{self.n_features} features of {len(self.transcoders)} of {self.n_layers} MLP layers, {len(self.errors)} errors and "
-            f"{len(self.tokens)} tokens lead to {len(self.logits)} logits: {logits}.",
+            f"{_counted(self.n_features, 'feature')} of {len(self.transcoders)} of {self.n_layers} MLP layers, "
+            f"{_counted(len(self.errors), 'error')} and {_counted(len(self.tokens), 'token')} lead to "
+            f"{_counted(len(self.logits), 'logit')}: {logits}.",
             f"Of what reaches them {_percent(self.replacement_score)} comes from tokens through features alone (replacement score), "
             f"and of what nodes read {_percent(self.completeness_score)} comes from features and tokens, not errors (completeness).",
             f"{int(kept.sources[: self.n_features].sum())} features and {int(kept.edges.sum())} edges are left when the nodes with "
@@ -384,6 +385,10 @@ class AttributionGraph(Result):
                 ]
             )
         return rows
+
+
+def _counted(n: int, what: str) -> str:
+    return f"{n} {what}{'s' * (n != 1)}"
 
 
 def _percent(share: float) -> str:
