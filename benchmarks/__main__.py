@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 NAMES = ("startup", "forward", "decode", "load", "train", "loss", "circuits", "edges", "induction", "ioi", "sweep", "store")
-LONG = ("circuit_faithfulness", "sae")
+LONG = ("attribution_graphs", "circuit_faithfulness", "sae")
 """Those that take longest, up to half an hour: run when they are named."""
 
 
@@ -21,7 +21,7 @@ def main() -> int:
     failed = []
     for name in arguments.names or NAMES:
         extra = ["--nanogpt", str(arguments.nanogpt)] if arguments.nanogpt and name == "train" else []
-        extra += ["--text", str(arguments.text)] if arguments.text and name in ("train", "loss") else []
+        extra += ["--text", str(arguments.text)] if arguments.text and name in ("train", "loss", "attribution_graphs") else []
         print(f"\n== {name}", flush=True)
         if subprocess.call([sys.executable, "-m", f"benchmarks.{name}", *extra]):  # each in a process of its own
             failed.append(name)
