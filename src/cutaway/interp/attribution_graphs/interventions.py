@@ -18,7 +18,6 @@ from torch import Tensor
 
 from cutaway.interp.attribution_graphs.graph import AttributionGraph
 from cutaway.interp.attribution_graphs.replacement import Replacement, Stream, by_layer, replace_mlps
-from cutaway.interp.dropout import without_dropout
 from cutaway.interp.ranks import rank_correlation
 from cutaway.interp.result import Result
 from cutaway.interp.rows import model_of
@@ -85,9 +84,8 @@ def measured_changes(
         latents[here, at[:, 1], at[:, 2]] = factor * plain[0, at[:, 1], at[:, 2]]
         return transcoder.reconstruct(read, latents) + error
 
-    with without_dropout(replacement.model):
-        start = replacement.start.expand(len(features), -1, -1)
-        stream = replacement.run(start, write, is_held=held != "nothing")
+    start = replacement.start.expand(len(features), -1, -1)
+    stream = replacement.run(start, write, is_held=held != "nothing")
     return _read(replacement, graph, stream) - graph.values
 
 

@@ -16,7 +16,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from cutaway.interp.attribution_graphs.replacement import Replacement
-from cutaway.interp.dropout import without_dropout
 
 __all__ = ["Linearised"]
 
@@ -30,7 +29,7 @@ class Linearised:
     def __init__(self, replacement: Replacement) -> None:
         self.replacement, self.model = replacement, replacement.model
         n_layers = self.model.config.n_layers
-        with torch.enable_grad(), without_dropout(self.model):
+        with torch.enable_grad():
             self._start = replacement.start.detach().requires_grad_()
             self._written = [torch.zeros_like(replacement.start).requires_grad_() for _ in range(n_layers)]
             self._stream = replacement.run(

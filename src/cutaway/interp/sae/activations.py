@@ -16,12 +16,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from cutaway.hooks import canonical_name
-from cutaway.interp.dropout import without_dropout
 from cutaway.interp.running import run_with_cache
 from cutaway.interp.sites import check_names, row_shape, site_of
 from cutaway.language_model import LanguageModel
 from cutaway.model import Transformer
 from cutaway.runtime import seeded_generator
+from cutaway.views import without_dropout
 
 __all__ = [
     "ActivationSource",
@@ -130,7 +130,7 @@ class ModelActivations:
             check_names(model.config, names)
         if not 0 <= self.first < self.tokens.shape[1]:
             raise ValueError(f"first is {self.first} and the windows have {self.tokens.shape[1]} tokens: leave some of them")
-        object.__setattr__(self, "_models", models)
+        object.__setattr__(self, "_models", tuple(map(without_dropout, models)))
         object.__setattr__(self, "_names", tuple(map(canonical_name, names)))
 
     @property
@@ -168,9 +168,8 @@ class ModelActivations:
         """Return the rows of some windows in their order."""
         parts = []
         for model in self._models:
-            with without_dropout(model):
-                last = max(layer_of(model, name) for name in self._names)
-                _, cache = run_with_cache(model, tokens, self._names, stop_after_layer=last)
+            last = max(layer_of(model, name) for name in self._names)
+            _, cache = run_with_cache(model, tokens, self._names, stop_after_layer=last)
             parts += [as_vectors(cache[name], name)[:, self.first :].flatten(0, 1) for name in self._names]
         return torch.cat(parts, dim=-1)
 
