@@ -11,6 +11,7 @@ from cutaway.weights import save_hugging_face
 
 TEXT = "The capital of France is Paris\nThe capital of England is London\n" * 60
 PROMPT = "The capital of France is"
+TC, TCS = ["--transcoder", "tcs/layer-00"], ["--transcoder", "tcs/layer-00", "--transcoder", "tcs/layer-01"]
 GRAPH = ["interpret", "graph", "words", "--text", PROMPT]
 
 
@@ -24,13 +25,11 @@ def words(cutaway, tmp_path):
         save_hugging_face(
             LanguageModel(Transformer(shape, generator=torch.Generator().manual_seed(seed)), tokenizer), tmp_path / name
         )
-    for layer in (0, 1):
-        code, _, err = cutaway(
-            "interpret", "sae", "train", "words", "--corpus", "text.txt", "--width", "2", "--k", "3", "--steps", "20",
-            "--batch-size", "32", "--n-pos", "16", "--site", "ln2.normalized", "--target", "mlp_out", "--layer", str(layer),
-            "--save", f"tc-{layer}",
-        )  # fmt: skip
-        assert code == 0, err
+    code, _, err = cutaway(
+        "interpret", "sae", "train", "words", "--corpus", "text.txt", "--width", "2", "--k", "3", "--steps", "20", "--batch-size", "32",
+        "--n-pos", "16", "--site", "ln2.normalized", "--target", "mlp_out", "--layer", "all", "--save", "tcs",
+    )  # fmt: skip
+    assert code == 0, err
 
 
 def narrow_enough(out):
@@ -38,7 +37,7 @@ def narrow_enough(out):
 
 
 def test_a_graph_is_shown_written_and_tested(cutaway, words, tmp_path):
-    given = [*GRAPH, "--transcoder", "tc-0", "--transcoder", "tc-1", "--target", "Paris", "--target", "London"]
+    given = [*GRAPH, *TCS, "--target", "Paris", "--target", "London"]
     code, out, err = cutaway(*given, "--out", "graph.json", "--save", "made")
     assert code == 0, err
     assert out.startswith("Attribution graph\n")
@@ -48,7 +47,7 @@ def test_a_graph_is_shown_written_and_tested(cutaway, words, tmp_path):
     assert "viewer is graph.json, and listed beside it" in err
     assert json.loads((tmp_path / "graph-metadata.json").read_text())["graphs"][0]["slug"] == "graph"
     written = json.loads((tmp_path / "graph.json").read_text())
-    assert written["metadata"]["transcoder_list"] == ["tc-0", "tc-1"]
+    assert written["metadata"]["transcoder_list"] == ["tcs/layer-00", "tcs/layer-01"]
     assert written["metadata"]["prompt"] == PROMPT
     assert sorted(path.name for path in (tmp_path / "made").iterdir()) == ["graph.json", "graph.safetensors"]
     found = json.loads(cutaway(*given, "--json")[1])
@@ -59,6 +58,65 @@ def test_a_graph_is_shown_written_and_tested(cutaway, words, tmp_path):
     assert out.startswith("Interventions on an attribution graph\n")
     assert narrow_enough(out.partition("The report is")[0])
     assert "<svg" in (tmp_path / "page.html").read_text()
+
+
+def test_a_saved_graph_is_shown_pruned_written_and_tested_again(cutaway, words, tmp_path):
+    code, first, err = cutaway(*GRAPH, "--transcoder", "tcs", "--save", "made", "--node-threshold", "0.9", "--json")
+    assert code == 0, err
+    saved = ["interpret", "graph", "--saved", "made"]  # which says what its model is called
+    code, out, err = cutaway(*saved, "--json")
+    assert code == 0, err
+    assert out == first
+    assert json.loads(out)["node_threshold"] == 0.9
+    code, out, err = cutaway(*saved, "--node-threshold", "0.3", "--out", "graph.json", "--json")
+    assert code == 0, err
+    assert len(json.loads(out)["nodes"]) < len(json.loads(first)["nodes"])
+    assert json.loads((tmp_path / "graph.json").read_text())["metadata"]["node_threshold"] == 0.3
+    code, out, err = cutaway(*saved, "--test", "3", "--factor", "2")
+    assert code == 0, err
+    assert "3 features are multiplied with 2" in out
+    assert narrow_enough(out)
+
+
+def test_pages_of_features_are_written_and_led_to(cutaway, words, tmp_path):
+    given = [*GRAPH, "--transcoder", "tcs", "--report", "graph.html"]
+    code, _, err = cutaway(*given, "--pages", "pages", "--corpus", "text.txt")
+    assert code == 0, err
+    pages = sorted((tmp_path / "pages").glob("layer-0?/feature-*.html"))
+    assert pages
+    assert f'href="{pages[0].relative_to(tmp_path)}"' in (tmp_path / "graph.html").read_text()
+    code, _, err = cutaway(*given, "--pages", "pages")
+    assert code == 0, err
+    assert f'href="{pages[0].relative_to(tmp_path)}"' in (tmp_path / "graph.html").read_text()
+
+
+def test_edges_through_norms_are_said_to_be(cutaway, words):
+    code, out, err = cutaway(*GRAPH, "--transcoder", "tcs", "--frozen", "patterns")
+    assert code == 0, err
+    assert "Edges are derivatives through the norms." in " ".join(out.split())
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["other", "--saved", "made"], "the graph is of another model"),
+        (["--saved", "made", "--text", "Paris"], "do not go together"),
+        (["--saved", "made", "--pos", "1"], "do not go together"),
+        (["--saved", "made", "--transcoder", "tcs/layer-00", "--test", "3"], "made with other transcoders"),
+        (["--saved", "tcs"], "holds no graph.json, so it is no saved graph"),
+        (["--saved", "made", "--node-threshold", "2"], "expected a share, 0 to 1"),
+        (["--saved", "made", "--factor", "2"], "give --test N"),
+        (["--saved", "made", "--pages", "words"], "has no page of any feature"),
+        (["--saved", "made", "--corpus", "text.txt"], "give --pages FOLDER"),
+        (["words"], "--text or --saved is missing"),
+    ],
+)
+def test_saved_graphs_that_do_not_fit_are_refused(cutaway, words, options, sentence):
+    assert cutaway(*GRAPH, "--transcoder", "tcs", "--save", "made")[0] == 0
+    code, out, err = cutaway("interpret", "graph", *options)
+    assert code in (1, 2)
+    assert sentence in " ".join(err.split()), err
+    assert not out
 
 
 def test_without_transcoders_sketches_are_trained_and_that_is_said(cutaway, words):
@@ -81,14 +139,14 @@ def test_a_large_model_is_told_what_to_train_first(cutaway, words, monkeypatch):
     ("options", "sentence"),
     [
         ([*GRAPH, "--transcoder", "words"], "holds no cfg.json"),
-        (["interpret", "graph", "other", "--text", PROMPT, "--transcoder", "tc-0"], "was trained on another model"),
-        ([*GRAPH, "--transcoder", "tc-0", "--transcoder", "tc-0"], "two transcoders are for layer 0"),
-        ([*GRAPH, "--transcoder", "tc-0", "--out", "graph.txt"], "give a file that ends in .json"),
-        ([*GRAPH, "--transcoder", "tc-0", "--out", "nowhere/graph.json"], "there is no folder"),
-        ([*GRAPH, "--transcoder", "tc-0", "--save", "words"], "holds other things"),
-        ([*GRAPH, "--transcoder", "tc-0", "--target", "Paris is"], "is not one token"),
-        ([*GRAPH, "--transcoder", "tc-0", "--pos", "99"], "there is no position 99"),
-        ([*GRAPH, "--transcoder", "tc-0", "--test", "0"], "expected at least 1"),
+        (["interpret", "graph", "other", "--text", PROMPT, *TC], "was trained on another model"),
+        ([*GRAPH, *TC, *TC], "two transcoders are for layer 0"),
+        ([*GRAPH, *TC, "--out", "graph.txt"], "give a file that ends in .json"),
+        ([*GRAPH, *TC, "--out", "nowhere/graph.json"], "there is no folder"),
+        ([*GRAPH, *TC, "--save", "words"], "holds other things"),
+        ([*GRAPH, *TC, "--target", "Paris is"], "is not one token"),
+        ([*GRAPH, *TC, "--pos", "99"], "there is no position 99"),
+        ([*GRAPH, *TC, "--test", "0"], "expected at least 1"),
     ],
 )
 def test_mistakes_are_one_sentence(cutaway, words, options, sentence):

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from cutaway import LanguageModel, ModelConfig, Transformer
+from cutaway import LanguageModel, ModelConfig, Transformer, sae
 from cutaway.tokenizers import BPETokenizer
 from cutaway.weights import save_hugging_face
 
@@ -90,6 +90,46 @@ def test_a_dictionary_is_trained_from_a_store(cutaway, words, tmp_path, names, o
     assert narrow_enough(out)
     about = json.loads((tmp_path / "made" / "cfg.json").read_text())["metadata"]["cutaway"]
     assert about["model_sha256"] == json.loads((tmp_path / "kept" / "manifest.json").read_text())["model"]["sha256"]
+
+
+TRANSCODERS = ["--layer", "all", "--site", "ln2.normalized", "--target", "mlp_out"]
+
+
+@pytest.mark.parametrize("is_stored", [False, True])
+def test_all_layers_are_trained_at_once(cutaway, words, tmp_path, is_stored):
+    if is_stored:
+        assert cutaway(*STORE, "--names", "blocks.*.ln2.normalized", "--names", "blocks.*.mlp_out")[0] == 0
+    source = ["--store", "kept"] if is_stored else ["--corpus", "text.txt", "--n-pos", "16"]
+    code, out, err = cutaway(
+        "interpret", "sae", "train", "words", *source, "--width", "2", "--k", "3", "--steps", "20", "--batch-size", "32", *TRANSCODERS,
+        "--save", "made",
+    )  # fmt: skip
+    assert code == 0, err
+    assert "The dictionaries are in made." in err
+    assert "2 dictionaries of 32 latents" in " ".join(out.split())
+    assert narrow_enough(out)
+    folders = sorted(each.name for each in (tmp_path / "made").iterdir())
+    assert folders == ["layer-00", "layer-01"]
+    for layer, folder in enumerate(folders):
+        made = sae.load_dictionary(tmp_path / "made" / folder)
+        assert made.config.row_names == (f"blocks.{layer}.ln2.normalized", f"blocks.{layer}.mlp_out")
+    assert [each.name for each in sae.dictionary_folders(tmp_path / "made")] == folders
+    assert sae.dictionary_folders(tmp_path / "made" / "layer-01") == [tmp_path / "made" / "layer-01"]
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--layer", "some"], "--layer is 'some'; expected a layer's number, counted from 0, or all"),
+        (["--layer", "7"], "there is no layer 7"),
+        ([*TRANSCODERS, "--save", "words"], "holds other things (config.json): give a folder of its own to the dictionaries"),
+    ],
+)
+def test_layers_that_are_not_there_are_refused(cutaway, words, options, sentence):
+    code, out, err = cutaway(*TRAIN, *options)
+    assert code in (1, 2)
+    assert sentence in " ".join(err.split()), err
+    assert not out
 
 
 @pytest.mark.parametrize(

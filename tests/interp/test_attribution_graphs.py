@@ -293,16 +293,23 @@ def test_paths_from_tokens_are_those_of_all_that_begin_there(graph):
 # --- interventions
 
 
-@pytest.mark.parametrize("held", ["features", "attention", "nothing"])
+LEVELS = ("features", "gates", "attention", "patterns", "errors", "nothing")
+
+
+def taken_apart(model, row, made):
+    return attribution_graphs.replace_mlps(model, row, dict(enumerate(made)))
+
+
+@pytest.mark.parametrize("held", LEVELS)
 def test_transcoders_with_their_errors_leave_the_run_as_it_is(tiny_model, tokens, transcoders, graph, held):
-    replacement = attribution_graphs.replace_mlps(tiny_model, tokens[:1], {0: transcoders[0], 1: transcoders[1]})
+    replacement = taken_apart(tiny_model, tokens[:1], transcoders)
     same = attribution_graphs.measured_changes(replacement, graph, torch.arange(4), factor=1.0, held=held)
     assert same.abs().max() < EXACT
 
 
 @pytest.mark.parametrize("factor", [0.0, 2.5, -1.0])
 def test_direct_effects_are_exact_on_every_target(tiny_model, tokens, transcoders, graph, factor):
-    replacement = attribution_graphs.replace_mlps(tiny_model, tokens[:1], {0: transcoders[0], 1: transcoders[1]})
+    replacement = taken_apart(tiny_model, tokens[:1], transcoders)
     features = torch.arange(0, graph.n_features, 3)
     predicted = attribution_graphs.predicted_changes(graph, features, factor=factor, held="features")
     measured = attribution_graphs.measured_changes(replacement, graph, features, factor=factor, held="features")
@@ -310,38 +317,129 @@ def test_direct_effects_are_exact_on_every_target(tiny_model, tokens, transcoder
     assert predicted.abs().max() > 0.1
 
 
-def test_effects_on_all_paths_are_exact_while_the_same_features_fire(make_model, tiny_config, make_tokens):
-    model, row = make_model(tiny_config.replace(n_layers=3)), make_tokens(batch=1)
-    made = [a_transcoder(model, layer, kind) for layer, kind in enumerate(("relu", "topk", "jumprelu"))]
-    graph = attribution_graphs.attribute(model, row, made)
-    replacement = attribution_graphs.replace_mlps(model, row, dict(enumerate(made)))
+@pytest.fixture
+def three_layers(make_model, tiny_config, make_tokens):
+    model = make_model(tiny_config.replace(n_layers=3))
+    return (
+        model,
+        make_tokens(batch=1),
+        [a_transcoder(model, layer, kind) for layer, kind in enumerate(("relu", "topk", "jumprelu"))],
+    )
+
+
+@pytest.mark.parametrize("factor", [0.0, 3.0, -2.0])
+def test_effects_on_all_paths_are_exact_while_what_fires_is_held(three_layers, factor):
+    """Patterns, norms and gates frozen, all is linear: however far a feature is moved, the graph has it to the last digit."""
+    model, row, made = three_layers
+    graph, replacement = attribution_graphs.attribute(model, row, made), taken_apart(model, row, made)
     features = torch.arange(0, graph.n_features, 5)
-    settings = {"factor": 1.0 + 1e-5, "held": "attention"}  # so little that none starts or stops
-    predicted = attribution_graphs.predicted_changes(graph, features, **settings)
-    measured = attribution_graphs.measured_changes(replacement, graph, features, **settings)
-    direct = attribution_graphs.predicted_changes(graph, features, factor=1.0 + 1e-5, held="features")
-    assert (predicted - direct).abs().max() > 1e-7  # what goes through features is there to be seen
-    torch.testing.assert_close(measured, predicted, atol=1e-12, rtol=0)
-    free = attribution_graphs.measured_changes(replacement, graph, features, factor=1.0 + 1e-5, held="nothing")
-    assert (free - predicted).abs().max() > 1e-7  # and so is what attention and norms do
+    predicted = attribution_graphs.predicted_changes(graph, features, factor=factor, held="gates")
+    measured = attribution_graphs.measured_changes(replacement, graph, features, factor=factor, held="gates")
+    direct = attribution_graphs.predicted_changes(graph, features, factor=factor, held="features")
+    assert (predicted - direct).abs().max() > 0.01  # what goes through features is there to be seen
+    torch.testing.assert_close(measured, predicted, atol=EXACT, rtol=0)
+    free = attribution_graphs.measured_changes(replacement, graph, features, factor=factor, held="attention")
+    assert (free - predicted).abs().max() > 0.01  # and so are features that start and stop
+
+
+STEP = 1e-6  # of a factor: second order is its square, rounding 1e-16 over it
+
+
+@pytest.mark.parametrize(("frozen", "held"), [("both", "attention"), ("patterns", "patterns"), ("nothing", "errors")])
+def test_edges_are_the_derivative_of_what_is_not_frozen(three_layers, frozen, held):
+    model, row, made = three_layers
+    graph = attribution_graphs.attribute(model, row, made, frozen=frozen)
+    replacement = taken_apart(model, row, made)
+    assert gap(graph) < EXACT
+    features = torch.arange(0, graph.n_features, 5)
+    changes = {
+        sign: attribution_graphs.measured_changes(replacement, graph, features, factor=1 + sign * STEP, held=held)
+        for sign in (1, -1)
+    }
+    slope = (changes[1] - changes[-1]) / (2 * STEP)
+    predicted = attribution_graphs.predicted_changes(graph, features, factor=2.0)
+    torch.testing.assert_close(slope, predicted, atol=1e-7, rtol=0)  # values of about 1
+    if frozen != "both":
+        plain = attribution_graphs.attribute(model, row, made)
+        assert torch.equal(plain.features, graph.features)
+        assert (attribution_graphs.predicted_changes(plain, features, factor=2.0) - slope).abs().max() > 0.01
+
+
+def test_nothing_held_is_the_model_itself_with_a_vector_added(tiny_model, tokens, transcoders, graph):
+    row, replacement = tokens[:1], taken_apart(tiny_model, tokens[:1], transcoders)
+    features = torch.arange(0, graph.n_features, 9)
+    measured = attribution_graphs.measured_changes(replacement, graph, features, held="nothing")
+    other = torch.randn(len(features), 16, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    moved = attribution_graphs.measured_changes(replacement, graph, features, held="nothing", directions=other)
+    clean = tiny_model(row)[0, -1]
+    for number, place in enumerate(features.tolist()):
+        layer, pos, latent = graph.features[place].tolist()
+        written = graph.activations[place] * transcoders[layer].W_dec[latent]
+        for vector, found in ((written, measured), (other[number], moved)):
+            add = cutaway.edits.add(f"blocks.{layer}.mlp_out", -vector, pos=pos)
+            change = cutaway.run_with_edits(tiny_model, row, [add])[0, -1] - clean
+            expected = (change - change.mean())[list(graph.logits)]
+            torch.testing.assert_close(found[number, graph.n_features :], expected, atol=EXACT, rtol=0)
+    with pytest.raises(ValueError, match="hold nothing, and not errors"):
+        attribution_graphs.measured_changes(replacement, graph, features, held="errors", directions=other)
 
 
 def test_interventions_stand_beside_predictions(tiny_model, tokens, transcoders, graph):
     found = attribution_graphs.intervene(tiny_model, graph, transcoders, n_features=10, batch_size=4)
     assert found.largest_gap("features") < EXACT
-    assert found.correlation("features") == pytest.approx(1.0)
+    assert found.largest_gap("gates") < EXACT
+    assert found.correlation("gates") == pytest.approx(1.0)
+    assert found.slope("gates") == pytest.approx(1.0)
     assert -1 <= found.correlation() < 1
     strongest = graph.strongest_features(10)
-    torch.testing.assert_close(found.predicted["features"], -graph.edges[graph.n_features, strongest])
-    assert json.loads(found.to_json())["correlation"]["nothing"] == found.correlation()
+    torch.testing.assert_close(found.direct, -graph.edges[graph.n_features, strongest])
+    values = json.loads(found.to_json())
+    assert values["correlation"]["nothing"] == found.correlation()
+    assert values["slope"]["gates"] == pytest.approx(1.0)
     assert len(found.figures()) == 1
     assert len(found.table()[1]) == 10
     last = tuple(graph.features[-1].tolist())
     one = attribution_graphs.intervene(tiny_model, graph, transcoders, features=[last], factor=2.0)
     assert one.measured["features"].item() == pytest.approx(graph.edges[graph.n_features, graph.n_features - 1].item(), abs=EXACT)
-    assert one.correlation() is None
+    assert (one.correlation(), one.slope(), one.shuffled) == (None, None, None)
+    assert "1 feature is multiplied with 2, and" in one.summary()
+    assert "no number" in one.summary()
     with pytest.raises(ValueError, match="is no node of this graph"):
         attribution_graphs.intervene(tiny_model, graph, transcoders, features=[(1, 0, 99)])
+
+
+def an_intervention(predicted, measured, random, **other):
+    predicted, measured, random = (torch.tensor(each, dtype=torch.float64) for each in (predicted, measured, random))
+    given = {"labels": ("a",) * len(predicted), "target": "logit x", "factor": 0.0, "frozen": "both", **other}
+    return attribution_graphs.Interventions(
+        direct=predicted, predicted=predicted, measured={**dict.fromkeys(LEVELS, predicted), "nothing": measured}, random=random,
+        **given,
+    )  # fmt: skip
+
+
+def test_agreement_and_its_null_by_hand():
+    x = torch.linspace(-1, 1, 40, dtype=torch.float64)
+    random = [0.1 * (-1) ** k for k in range(40)]
+    found = an_intervention(x.tolist(), (0.5 * x + 3).tolist(), random)
+    assert found.correlation() == pytest.approx(1.0)
+    assert found.slope() == pytest.approx(0.5)
+    assert found.shuffled == pytest.approx(1.96 / 39**0.5, abs=0.04)  # 95 % of a correlation of nothing with nothing
+    assert found.relative_size == pytest.approx(((0.5 * x + 3).square().mean().sqrt() / 0.1).item())
+    assert abs(found.random_correlation) < 0.1
+    assert "Most is lost" not in found.summary()
+    noise = torch.randn(40, generator=torch.Generator().manual_seed(0), dtype=torch.float64).tolist()
+    lost = an_intervention(x.tolist(), noise, random)
+    assert "Most is lost once the model's own MLPs stand" in lost.summary()
+    both = attribution_graphs.pool([found, lost])
+    assert len(both.labels) == 80
+    assert both.measured["nothing"].tolist() == [*found.measured["nothing"].tolist(), *noise]
+    for others in (
+        [],
+        [found, an_intervention([1.0], [1.0], [1.0], factor=2.0)],
+        [found, an_intervention([1.0], [1.0], [1.0], frozen="patterns")],
+    ):
+        with pytest.raises(ValueError, match="give at least one, all alike"):
+            attribution_graphs.pool(others)
 
 
 # --- files
@@ -371,18 +469,72 @@ def test_damaged_graphs_are_refused(tiny_model, graph, tmp_path):
     folder = attribution_graphs.save_graph(graph, tmp_path / "made")
     whole = (folder / "graph.json").read_text()
     values = json.loads(whole)
+    fewer = {name: values[name][:-1] for name in ("logits", "logit_words")}
     for broken, sentence in (
         (whole[:50], "describes no graph"),
+        ("[1]", "describes no graph"),
         (json.dumps({key: value for key, value in values.items() if key != "prompt"}), "describes no graph"),
-        (json.dumps({**values, "logits": values["logits"][:-1]}), "the shape of"),
+        (json.dumps({**values, "logits": fewer["logits"]}), "have not each a word"),
+        (json.dumps({**values, **fewer}), "the shape of"),
+        (json.dumps({**values, "frozen": "norms"}), "expected one of both, patterns, nothing"),
+        (json.dumps({**values, "node_threshold": 2}), "expected a share, 0 to 1"),
+        (json.dumps({**values, "tokens": ["a"] * len(values["tokens"])}), "expected ids of tokens"),
+        (json.dumps({**values, "pos": 99}), "pos is 99"),
+        (json.dumps({**values, "n_layers": 1}), "the shape of errors"),
     ):
         (folder / "graph.json").write_text(broken)
+        with pytest.raises(ValueError, match=sentence):
+            attribution_graphs.load_graph(folder, tiny_model)
+    (folder / "graph.json").write_text(whole)
+    content = (folder / "graph.safetensors").read_bytes()
+    for broken, sentence in ((content[:100], "graph.safetensors"), (content[:-8], "graph.safetensors")):
+        (folder / "graph.safetensors").write_bytes(broken)
+        with pytest.raises(ValueError, match=sentence):
+            attribution_graphs.load_graph(folder, tiny_model)
+    for changed, sentence in (
+        ({"edges": graph.edges * float("nan")}, "not finite"),
+        ({"features": graph.features + 99}, "where the graph has no layer or position"),
+    ):
+        attribution_graphs.save_graph(dataclasses.replace(graph, **changed), folder)
         with pytest.raises(ValueError, match=sentence):
             attribution_graphs.load_graph(folder, tiny_model)
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "thesis.txt").write_text("mine")
     with pytest.raises(ValueError, match="holds other things"):
         attribution_graphs.save_graph(graph, tmp_path / "taken")
+
+
+def test_other_thresholds_show_the_same_graph(tiny_model, graph, tmp_path):
+    strict = graph.with_thresholds(node=0.3)
+    assert strict.pruned().sources.sum() < graph.pruned().sources.sum()
+    assert torch.equal(strict.pruned().sources, graph.pruned(node_threshold=0.3).sources)
+    assert (strict.node_threshold, strict.edge_threshold) == (0.3, graph.edge_threshold)
+    assert "nodes with 30 % of the influence" in strict.summary()
+    assert attribution_graphs.to_circuit_tracer(strict)["metadata"]["node_threshold"] == 0.3
+    attribution_graphs.save_graph(strict, tmp_path / "made")
+    assert attribution_graphs.load_graph(tmp_path / "made", tiny_model).to_json() == strict.to_json()
+    with pytest.raises(ValueError, match=r"edge_threshold is 1\.5"):
+        graph.with_thresholds(edge=1.5)
+
+
+def test_features_lead_to_their_pages(graph, tmp_path):
+    """A feature of layer 0 has a page; the report, in another folder, leads to it from its table and its figure."""
+    layer, _, number = graph.features[graph.strongest_features(1)][0].tolist()
+    folder = tmp_path / "pages" / f"layer-{layer:02d}"
+    with pytest.raises(ValueError, match="has no page of any feature"):
+        attribution_graphs.find_pages(graph, tmp_path / "pages")
+    folder.mkdir(parents=True)
+    (folder / f"feature-{number:06d}.html").write_text("a page")
+    (folder / "feature-999999.html").write_text("no feature's")
+    found = attribution_graphs.find_pages(graph, tmp_path / "pages")
+    assert set(found.pages) == {(layer, number)}
+    (tmp_path / "reports").mkdir()
+    page = found.report(tmp_path / "reports" / "graph.html").read_text()
+    href = f"../pages/layer-{layer:02d}/feature-{number:06d}.html"
+    assert f'<a href="{href}">L{layer} #{number}</a>' in page
+    assert f'xlink:href="{href}"' in page
+    assert href not in graph.report(tmp_path / "reports" / "plain.html").read_text()
+    assert "<a" not in "".join(cell for row in graph.table()[1] for cell in row)
 
 
 def test_the_file_for_circuit_tracer(graph, tmp_path):

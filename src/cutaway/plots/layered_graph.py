@@ -19,20 +19,21 @@ if TYPE_CHECKING:
 
 __all__ = ["Point", "layered_graph"]
 
-_HIGHEST, _LOWEST, _HEIGHT = 0.42, 0.22, 8.0  # inches: a row, and what all rows take where they can
-_NARROWEST, _NODE = 0.62, 0.3  # inches: a column, a node with its name
+_HIGHEST, _LOWEST, _HEIGHT = 0.75, 0.22, 8.0  # inches: a row, and what all rows take where they can
+_NARROWEST, _LETTER, _NAMED, _NODE = 0.25, 0.07, 0.62, 0.3  # inches: a column and its name, a node
 _LABEL_SIZE, _NAME_SIZE = 8.5, 6.5  # points
 _WIDEST = 3.5  # points of a line
 _SIGNS = {True: "o", False: "s"}
 
 
 class Point(NamedTuple):
-    """A node: its row, counted from below, its column, its name where it has one, and whether it is filled or stands back."""
+    """A node: its row, counted from below, its column, its name where it has one, whether it is filled or stands back, its page."""
 
     row: int
     column: int
     name: str
     is_main: bool
+    href: str = ""
 
 
 def layered_graph(
@@ -54,7 +55,7 @@ def layered_graph(
     if wrong := [each for each in points if each.row not in range(len(rows)) or each.column not in range(len(columns))]:
         raise ValueError(f"{wrong[0]} is outside the {len(rows)} rows and {len(columns)} columns")
     with style():
-        edges = _column_edges(points, len(columns))
+        edges = _column_edges(points, columns)
         row_height = min(_HIGHEST, max(_LOWEST, _HEIGHT / len(rows)))
         width, height = edges[-1], row_height * len(rows)
         canvas = Canvas()
@@ -83,11 +84,12 @@ def layered_graph(
         return canvas.finish(f"{title}: {len(points)} nodes and {len(links)} links")
 
 
-def _column_edges(points: Sequence[Point], n_columns: int) -> list[float]:
-    """Return in inches where columns begin and the last ends, each as wide as its fullest cell needs."""
+def _column_edges(points: Sequence[Point], columns: Sequence[str]) -> list[float]:
+    """Return in inches where columns begin and the last ends, each as wide as its name, up to a limit, and its fullest cell need."""
     counts = Counter((point.row, point.column) for point in points)
-    fullest = [max((n for (_, column), n in counts.items() if column == each), default=1) for each in range(n_columns)]
-    return [0.0, *accumulate(max(_NARROWEST, _NODE * n) for n in fullest)]
+    fullest = [max((n for (_, column), n in counts.items() if column == each), default=1) for each in range(len(columns))]
+    named = [min(_NAMED, _NARROWEST + _LETTER * len(token_label(name))) for name in columns]
+    return [0.0, *accumulate(max(width, _NODE * n) for width, n in zip(named, fullest, strict=True))]
 
 
 def _places(points: Sequence[Point], edges: Sequence[float]) -> list[tuple[float, float]]:
@@ -140,7 +142,8 @@ def _draw_points(axes: Axes, places: Sequence[tuple[float, float]], points: Sequ
                 textcoords="offset points",
                 ha="center",
                 fontsize=_NAME_SIZE,
-                color=MUTED,
+                color=PALETTE[0] if point.href else MUTED,
+                url=point.href or None,
                 parse_math=False,
                 zorder=3,
             )

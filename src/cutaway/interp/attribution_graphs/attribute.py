@@ -11,7 +11,7 @@ from torch import Tensor
 from cutaway.interp.attribution_graphs.graph import AttributionGraph
 from cutaway.interp.attribution_graphs.influence import influence, shares
 from cutaway.interp.attribution_graphs.linear import Linearised
-from cutaway.interp.attribution_graphs.replacement import Replacement, Stream, by_layer, replace_mlps
+from cutaway.interp.attribution_graphs.replacement import Frozen, Replacement, Stream, by_layer, replace_mlps
 from cutaway.interp.rows import model_of, one_row, token_texts
 from cutaway.interp.sae import Dictionary
 from cutaway.interp.targets import single_token
@@ -36,15 +36,17 @@ def attribute(
     pos: int = -1,
     max_features: int | None = 4096,
     max_gib: float = 2.0,
+    frozen: Frozen = "both",
     progress: Callable[[int, int], None] | None = None,
 ) -> AttributionGraph:
     """Return the graph of direct effects among a prompt's active features, errors, tokens, and the logits at a position.
 
-    Attention patterns and the scales of norms are held at their values; an MLP layer without a transcoder is an error whole. `targets`
-    are tokens, as text or ids; without them the likeliest up to a `probability` in all, `max_logits` at most. Where more features are
-    active than `max_features`, those with most influence on the logits are nodes, and what the others add to each target is kept as one
-    number. No more than `max_gib` is held at a time. Raises ValueError for transcoders that do not fit the model or each other, targets
-    that are no single token, and a graph that would not fit into memory.
+    Attention patterns and the scales of norms are held at their values; with patterns alone `frozen`, or nothing, edges are derivatives
+    through the norms too, or through both. An MLP layer without a transcoder is an error whole. `targets` are tokens, as text or ids;
+    without them the likeliest up to a `probability` in all, `max_logits` at most. Where more features are active than `max_features`,
+    those with most influence on the logits are nodes, and what the others add to each target is kept as one number. No more than
+    `max_gib` is held at a time. Raises ValueError for transcoders that do not fit the model or each other, targets that are no single
+    token, and a graph that would not fit into memory.
 
     Source: Ameisen et al. 2025, "Circuit Tracing"; Dunefsky et al. 2024, "Transcoders Find Interpretable LLM Feature Circuits".
     """
@@ -53,17 +55,15 @@ def attribute(
     model, sha256 = model_of(lm), model_sha256(model_of(lm))
     tokens = _tokens(lm, text)
     replacement = replace_mlps(model, tokens, by_layer(model, transcoders, model_sha256=sha256), pos=pos)
-    probs = _probabilities(replacement)
-    chosen = _chosen(lm, text, targets, probs, probability, max_logits)
-    linear, directions = Linearised(replacement), logit_directions(model, chosen)
+    chosen = _chosen(lm, text, targets, probs := _probabilities(replacement), probability, max_logits)
+    linear, directions = Linearised(replacement, frozen=frozen), logit_directions(model, chosen)
     n_active = len(linear.features)
     n_kept = n_active if max_features is None else min(max_features, n_active)
     _check_memory(linear, n_kept + len(chosen), max_gib)
     kept, edges = _edges(linear, directions, probs[chosen], n_kept, max_gib / _OVERHEAD, progress)
     columns = torch.cat([kept, torch.arange(n_active, linear.n_sources, device=kept.device)])
-    is_left = torch.ones(linear.n_sources, dtype=torch.bool, device=kept.device)
-    is_left[columns] = False
-    biases, values = (_read(replacement, linear, each, kept, chosen) for each in (replacement.biases(), replacement.stream))
+    is_left = torch.ones(linear.n_sources, dtype=torch.bool, device=kept.device).index_fill(0, columns, False)
+    values = _read(replacement, linear, replacement.stream, kept, chosen)
     return AttributionGraph(
         prompt=text if isinstance(text, str) else "".join(token_texts(lm, tokens[0])),
         tokens=tuple(tokens[0].tolist()),
@@ -78,11 +78,13 @@ def attribute(
         logit_words=tuple(token_texts(lm, chosen)),
         probs=probs[chosen],
         edges=edges[:, columns],
-        biases=biases,
+        # where all is linear they are known by themselves, and the sum can be held against the values
+        biases=_read(replacement, linear, replacement.biases(), kept, chosen) if frozen == "both" else values - edges.sum(1),
         left_out=edges[:, is_left].sum(1),
         values=values,
         n_active=n_active,
         model_sha256=sha256,
+        frozen=frozen,
     )
 
 

@@ -39,10 +39,13 @@ def to_circuit_tracer(
     slug: str = "cutaway",
     scan: str = "custom",
     transcoder_list: tuple[str, ...] = (),
-    node_threshold: float = 0.8,
-    edge_threshold: float = 0.98,
+    node_threshold: float | None = None,
+    edge_threshold: float | None = None,
 ) -> dict[str, Any]:
-    """Return the graph, pruned, as that file's values; `scan` names model and transcoders, by which the viewer finds features."""
+    """Return the graph, pruned, as that file's values; `scan` names model and transcoders, by which the viewer finds features.
+
+    Without a `transcoder_list` it is the folders that the graph knows, without thresholds they are the graph's own.
+    """
     kept = graph.pruned(node_threshold=node_threshold, edge_threshold=edge_threshold)
     n_sources, spread, influence = graph.edges.shape[1], cumulative(graph.influence).tolist(), kept.sources.tolist()
     nodes = [
@@ -54,10 +57,10 @@ def to_circuit_tracer(
         "metadata": {
             "slug": slug,
             "scan": scan,
-            "transcoder_list": list(transcoder_list),
+            "transcoder_list": list(transcoder_list or graph.folders),
             "prompt_tokens": list(graph.words),
             "prompt": graph.prompt,
-            "node_threshold": node_threshold,
+            "node_threshold": kept.node_threshold,
             "schema_version": 1,
             "cutaway": {"model_sha256": graph.model_sha256},
         },
@@ -118,7 +121,7 @@ def _node(graph: AttributionGraph, place: int, node: Node, influence: float | No
         "run_idx": 0,
         "reverse_ctx_idx": 0,
         "jsNodeId": f"{node_id.rpartition('_')[0]}-{0 if node.kind == 'feature' else node.pos}",
-        "clerp": "",
+        "clerp": f"#{node.number}" if node.kind == "feature" else "",
         "influence": influence,
         "activation": graph.activations[place].item() if node.kind == "feature" else None,
     }

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Any, ClassVar
+from urllib.parse import quote
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -20,8 +24,9 @@ from cutaway.interp.attribution_graphs.influence import (
     strongest_paths,
 )
 from cutaway.interp.attribution_graphs.nodes import Node
+from cutaway.interp.attribution_graphs.replacement import Frozen
 from cutaway.interp.result import Result
-from cutaway.report import table, token_label
+from cutaway.report import link, table, token_label
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,7 +38,7 @@ __all__ = ["AttributionGraph", "Path"]
 
 _N_PATHS, _N_VIEWED, _N_FEATURES, _N_SHOWN, _N_COLUMNS = 10, 6, 25, 12, 2
 _N_DRAWN, _N_LINKS = 40, 150
-_NODES, _EDGES = 0.8, 0.98  # what circuit-tracer keeps
+_THROUGH: dict[Frozen, str] = {"patterns": "the norms", "nothing": "norms and attention patterns"}
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,18 @@ class AttributionGraph(Result):
     n_active: int
     """Features above zero, nodes or not."""
     model_sha256: str
+    frozen: Frozen = "both"
+    """What was held at its value; through what was not, edges are derivatives."""
+    model: str = ""
+    """What the model is called, where that is known."""
+    folders: tuple[str, ...] = ()
+    """Where the transcoders lie, where that is known."""
+    node_threshold: float = 0.8
+    """What pruning keeps unless told otherwise: nodes with this share of the influence, as circuit-tracer does."""
+    edge_threshold: float = 0.98
+    """The same of edges."""
+    pages: Mapping[tuple[int, int], FilePath] = field(default_factory=dict)
+    """Pages of features, by layer and number, to which reports link."""
 
     @property
     def n_features(self) -> int:
@@ -131,16 +148,25 @@ class AttributionGraph(Result):
         passing[:first] += self.influence[:first]
         return (1 - (from_errors * passing).sum() / passing.sum()).item()
 
-    def pruned(self, *, node_threshold: float = _NODES, edge_threshold: float = _EDGES) -> Pruning:
-        """Return which nodes and edges are kept: the fewest that make up these shares of the influence (`influence.prune`)."""
+    def pruned(self, *, node_threshold: float | None = None, edge_threshold: float | None = None) -> Pruning:
+        """Return which nodes and edges are kept: the fewest that make up these shares of the influence (`influence.prune`).
+
+        Without thresholds they are the graph's own.
+        """
         return prune(
             self.edges,
             self.weights,
             n_features=self.n_features,
             n_tokens=len(self.tokens),
-            node_threshold=node_threshold,
-            edge_threshold=edge_threshold,
+            node_threshold=self.node_threshold if node_threshold is None else node_threshold,
+            edge_threshold=self.edge_threshold if edge_threshold is None else edge_threshold,
         )
+
+    def with_thresholds(self, *, node: float | None = None, edge: float | None = None) -> AttributionGraph:
+        """Return the graph as other thresholds show it; raises ValueError for one outside 0 to 1."""
+        node, edge = self.node_threshold if node is None else node, self.edge_threshold if edge is None else edge
+        self.pruned(node_threshold=node, edge_threshold=edge)  # which refuses what is no share
+        return replace(self, node_threshold=node, edge_threshold=edge)
 
     def paths(self, n_paths: int = _N_PATHS, *, from_errors: bool = True) -> list[Path]:
         """Return the paths that carry most to the logits, the strongest first; without `from_errors` those that begin at tokens."""
@@ -191,10 +217,13 @@ class AttributionGraph(Result):
             f"Of what reaches them {_percent(self.replacement_score)} comes from tokens through features alone (replacement score), "
             f"and of what nodes read {_percent(self.completeness_score)} comes from features and tokens, not errors (completeness).",
             f"{int(kept.sources[: self.n_features].sum())} features and {int(kept.edges.sum())} edges are left when the nodes with "
-            f"{100 * _NODES:.0f} % of the influence are kept, and {100 * _EDGES:.0f} % of what passes along edges.",
+            f"{100 * self.node_threshold:g} % of the influence are kept, and {100 * self.edge_threshold:g} % of what passes along "
+            "edges.",
         ]
         if self.n_active > self.n_features:
             sentences.append(f"{self.n_active - self.n_features} active features are left out.")
+        if self.frozen != "both":
+            sentences.append(f"Edges are derivatives through {_THROUGH[self.frozen]}.")
         if bare:
             sentences.append(f"Layers without a transcoder count as errors whole: {', '.join(map(str, bare))}.")
         return " ".join(sentences)
@@ -208,6 +237,7 @@ class AttributionGraph(Result):
             "prompt": self.prompt,
             "tokens": list(self.tokens),
             "model_sha256": self.model_sha256,
+            "frozen": self.frozen,
             "transcoders": {str(layer): name for layer, name in self.transcoders.items()},
             "n_features": self.n_features,
             "n_active": self.n_active,
@@ -252,9 +282,19 @@ class AttributionGraph(Result):
             for (target, source), value in zip(places, values[chosen].tolist(), strict=True)
         ]
 
+    def report(self, path: FilePath | str, *, subtitle: str = "") -> FilePath:
+        """Write one self-contained HTML page of it and return where; features lead to their pages, where there are some."""
+        start = FilePath(path).parent
+        pages = {feature: FilePath(os.path.relpath(page, start)) for feature, page in self.pages.items()}
+        return super(AttributionGraph, replace(self, pages=pages)).report(path, subtitle=subtitle)
+
     def table(self) -> tuple[list[str], list[list[str]]]:
         """Return the features with most influence."""
-        return ["feature", "at", "activation", "influence %", *self._logit_heads()], self._feature_rows(_N_FEATURES)
+        rows = self._feature_rows(_N_FEATURES)
+        for row, place in zip(rows, self.strongest_features().tolist(), strict=True):
+            if href := self._href(self.nodes[place]):
+                row[0] = link(row[0], href)
+        return self._feature_heads(), rows
 
     def figures(self) -> list[Figure]:
         """Return the strongest nodes and edges, position by layer, and the features with most influence."""
@@ -298,7 +338,7 @@ class AttributionGraph(Result):
     def _point(self, node: Node, point: type[Point]) -> Point:
         row = {"token": 0, "logit": self.n_layers + 1}.get(node.kind, (node.layer or 0) + 1)
         name = self._logit_label(node) if node.kind == "logit" else str(node.number) if node.kind == "feature" else ""
-        return point(row, node.pos, name, node.kind not in ("error", "mlp"))
+        return point(row, node.pos, name, node.kind not in ("error", "mlp"), self._href(node))
 
     def views(self) -> list[RenderableType]:
         """Return the strongest paths, and the features with most influence."""
@@ -308,14 +348,25 @@ class AttributionGraph(Result):
             for path in self.paths(_N_VIEWED, from_errors=from_errors):
                 paths.add_row(_percent(path.weight), " > ".join(map(self.label, path.nodes)))
             shown.append(paths)
-        header, rows = self.table()
+        header = self._feature_heads()
         features = table(*header, right=header[2:], title="The features with most influence")
-        for row in rows[:_N_SHOWN]:
+        for row in self._feature_rows(_N_SHOWN):
             features.add_row(*row)
         return [*shown, features]
 
-    def _logit_heads(self) -> list[str]:
-        return [f"to {token_label(word)}" for word in self.logit_words[:_N_COLUMNS]]
+    def _feature_heads(self) -> list[str]:
+        return [
+            "feature",
+            "at",
+            "activation",
+            "influence %",
+            *(f"to {token_label(word)}" for word in self.logit_words[:_N_COLUMNS]),
+        ]
+
+    def _href(self, node: Node) -> str:
+        """Return where a feature's page is, as a page beside the report has it; nothing where there is none."""
+        page = self.pages.get((node.layer or 0, node.number or 0)) if node.kind == "feature" else None
+        return "" if page is None else quote(page.as_posix())
 
     def _feature_rows(self, n: int) -> list[list[str]]:
         """Return name, place, activation, influence and direct effects on the first logits of the strongest features."""

@@ -1,23 +1,31 @@
-"""Features changed in a run, beside what the graph says will come of it.
+"""Features changed one at a time, and what happens to a logit: by the graph, and in runs that let more and more respond.
 
-The run has transcoders spliced in, with their errors. A graph predicts two things of a feature scaled at its position. Directly, with
-all other features held, a target moves by `(factor - 1) edge`. In all, with features that respond, it moves by the sum over all paths,
-each feature on the way changing by as much as its pre-activation does: exact as long as none starts or stops firing. Attention patterns
-and norms that respond are what no graph has; a run with nothing held shows what they do.
+Transcoders are spliced in with their errors, up to the last run, which is the model's own. Beside them stands a null: random directions
+as long as what the features write, added at the same places in the same model.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from cutaway.interp.attribution_graphs.changes import (
+    RESPONDS,
+    Held,
+    check_model,
+    check_transcoders,
+    measured_changes,
+    predicted_changes,
+    written_by,
+)
 from cutaway.interp.attribution_graphs.graph import AttributionGraph
-from cutaway.interp.attribution_graphs.replacement import Replacement, Stream, by_layer, replace_mlps
+from cutaway.interp.attribution_graphs.replacement import Frozen, Replacement, by_layer, replace_mlps
 from cutaway.interp.ranks import rank_correlation
 from cutaway.interp.result import Result
 from cutaway.interp.rows import model_of
@@ -25,82 +33,33 @@ from cutaway.interp.sae import Dictionary
 from cutaway.language_model import LanguageModel
 from cutaway.model import Transformer
 from cutaway.report import table, token_label
+from cutaway.runtime import seeded_generator
 from cutaway.weights import model_sha256
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from rich.console import RenderableType
 
-__all__ = ["Held", "Interventions", "intervene", "predicted_changes", "measured_changes", "check_model"]
+__all__ = ["Interventions", "intervene", "pool"]
 
-Held = Literal["features", "attention", "nothing"]
-"""What stays as it was: other features, patterns and norms; patterns and norms; nothing, MLPs without a transcoder included."""
-
-_N_SHOWN = 12
-
-
-@torch.no_grad()
-def predicted_changes(
-    graph: AttributionGraph, features: Int[Tensor, " change"], *, factor: float = 0.0, held: Held = "attention"
-) -> Float[Tensor, "change target"]:
-    """Return how far each target moves, by the graph, when one feature is multiplied with `factor`: directly, or on all paths.
-
-    Targets are those of the graph: pre-activations, and logits less their mean.
-    """
-    n, values = graph.n_features, graph.activations
-    moved = torch.zeros(len(features), n, dtype=values.dtype, device=values.device)  # of each feature, as a share of it
-    moved[torch.arange(len(features)), features] = factor - 1
-    total = moved @ graph.edges[:, :n].T
-    if held == "features":
-        return total
-    arriving = total
-    for _ in range(graph.n_layers):
-        arriving = (arriving[:, :n] / values) @ graph.edges[:, :n].T
-        total = total + arriving
-    return total
-
-
-@torch.no_grad()
-def measured_changes(
-    replacement: Replacement,
-    graph: AttributionGraph,
-    features: Int[Tensor, " change"],
-    *,
-    factor: float = 0.0,
-    held: Held = "attention",
-) -> Float[Tensor, "change target"]:
-    """Return how far each target moves in a run in which one feature is multiplied with `factor` at its position, errors held."""
-    places = graph.features[features]
-    rows = torch.arange(len(features), device=places.device)
-
-    def write(layer: int, read: Tensor | None, mlp_out: Tensor) -> Tensor:
-        error = replacement.errors[layer]
-        if read is None:
-            return mlp_out if held == "nothing" else error.expand_as(mlp_out)
-        transcoder, plain = replacement.transcoders[layer], replacement.latents[layer]
-        latents = plain.repeat(len(features), 1, 1) if held == "features" else transcoder.encode(read)
-        here = rows[places[:, 0] == layer]
-        at = places[here]
-        latents[here, at[:, 1], at[:, 2]] = factor * plain[0, at[:, 1], at[:, 2]]
-        return transcoder.reconstruct(read, latents) + error
-
-    start = replacement.start.expand(len(features), -1, -1)
-    stream = replacement.run(start, write, is_held=held != "nothing")
-    return _read(replacement, graph, stream) - graph.values
-
-
-def _read(replacement: Replacement, graph: AttributionGraph, stream: Stream) -> Float[Tensor, "change target"]:
-    found = []
-    for layer, transcoder in replacement.transcoders.items():
-        places = graph.features[graph.features[:, 0] == layer]
-        found.append(transcoder.pre_activations(stream.reads[layer])[:, places[:, 1], places[:, 2]])
-    logits = replacement.model.unembed.W_U(stream.normed)[:, 0]
-    return torch.cat([*found, logits[:, list(graph.logits)] - logits.mean(1, keepdim=True)], dim=1)
+_LEVELS: tuple[Held, ...] = get_args(Held)
+_N_SHOWN, _N_SHUFFLES = 12, 1000
+_MUCH_LOST = 0.1
+_FROZEN_SAID: dict[Frozen, str] = {
+    "both": "attention patterns and norms frozen and ", "patterns": "attention patterns frozen and ", "nothing": "",
+}  # fmt: skip
+_CAUSES: dict[Held, str] = {
+    "gates": "other features respond",
+    "attention": "features start and stop firing",
+    "patterns": "norms respond",
+    "errors": "attention patterns respond",
+    "nothing": "the model's own MLPs stand in the place of transcoders and errors",
+}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Interventions(Result):
-    """What scaling each of the strongest features does to a logit, by the graph and in runs."""
+    """What scaling each of some features does to a logit less the mean over the vocabulary, by the graph and in runs."""
 
     title: ClassVar[str] = "Interventions on an attribution graph"
     source: ClassVar[str] = 'Ameisen et al. 2025, "Circuit Tracing: Revealing Computational Graphs in Language Models"'
@@ -109,87 +68,164 @@ class Interventions(Result):
     """Of the features."""
     target: str
     factor: float
-    predicted: dict[str, Float[Tensor, " change"]]
-    """The logit's change by the graph, with other features held and with features that respond."""
-    measured: dict[str, Float[Tensor, " change"]]
-    """The same in runs, and with nothing held."""
+    frozen: Frozen
+    """What the graph's edges hold."""
+    direct: Float[Tensor, " change"]
+    """The logit's change by the graph, with other features held."""
+    predicted: Float[Tensor, " change"]
+    """The same on all paths, with features that respond."""
+    measured: dict[Held, Float[Tensor, " change"]]
+    """In runs, by what stays as it was."""
+    random: Float[Tensor, " change"]
+    """In the model, of random directions as long as what the features write, at their places."""
 
     def correlation(self, held: Held = "nothing") -> float | None:
         """Return Pearson's correlation between prediction and run over the features; None where either is the same for all."""
-        pair = torch.stack([self._predicted(held), self.measured[held]]).double()
-        return None if any(len(each.unique()) < 2 for each in pair) else torch.corrcoef(pair)[0, 1].item()
+        return _correlation(self._prediction(held), self.measured[held])
 
     def rank_correlation(self, held: Held = "nothing") -> float | None:
         """Return Spearman's."""
-        return rank_correlation(self._predicted(held), self.measured[held])
+        return rank_correlation(self._prediction(held), self.measured[held])
+
+    def slope(self, held: Held = "nothing") -> float | None:
+        """Return by how much runs change where the prediction does by 1: the line of least squares."""
+        x, y = self._prediction(held).double(), self.measured[held].double()
+        variance = (x - x.mean()).square().sum().item()
+        return None if variance == 0 else ((x - x.mean()) @ (y - y.mean())).item() / variance
 
     def largest_gap(self, held: Held = "features") -> float:
         """Return how far prediction and run are apart at most."""
-        return (self._predicted(held) - self.measured[held]).abs().max().item()
+        return (self._prediction(held) - self.measured[held]).abs().max().item()
 
-    def _predicted(self, held: Held) -> Float[Tensor, " change"]:
-        return self.predicted["features" if held == "features" else "attention"]
+    @property
+    def random_correlation(self) -> float | None:
+        """Pearson's between the predictions for features and what random directions do in their place."""
+        return _correlation(self.predicted, self.random)
+
+    @property
+    def relative_size(self) -> float:
+        """How many times as much features do as random directions, in the model, by the root of the mean square."""
+        ratio: Tensor = self.measured["nothing"].double().norm() / self.random.double().norm().clamp_min(1e-300)
+        return ratio.item()
+
+    @cached_property
+    def shuffled(self) -> float | None:
+        """The size of correlation with the model's runs that 95 % of a thousand shuffles of the predictions stay below."""
+        if self.correlation() is None:
+            return None
+        x, y = (each.double().cpu() - each.double().cpu().mean() for each in (self.predicted, self.measured["nothing"]))
+        generator = seeded_generator(0)
+        orders = torch.stack([torch.randperm(len(x), generator=generator) for _ in range(_N_SHUFFLES)])
+        found: Tensor = x[orders] @ y / (x.norm() * y.norm())
+        return found.abs().quantile(0.95).item()
+
+    def _prediction(self, held: Held) -> Float[Tensor, " change"]:
+        return self.direct if held == "features" else self.predicted
 
     def summary(self) -> str:
-        """Return how well the graph predicts what runs give."""
+        """Return how well the graph predicts what runs give, where the gap comes from, and the null."""
         what = "ablated" if self.factor == 0 else f"multiplied with {self.factor:g}"
+        n = len(self.labels)
         return (
-            f"{len(self.labels)} features are {what} one at a time, and the {self.target} changes. With other features, attention and "
-            f"norms held the graph is off by {self.largest_gap():.2g} at most. With features that respond prediction and run correlate "
-            f"at {_number(self.correlation('attention'))} (ranks {_number(self.rank_correlation('attention'))}), with nothing held at "
-            f"{_number(self.correlation())} (ranks {_number(self.rank_correlation())})."
+            f"{n} feature{'s are' if n > 1 else ' is'} {what}{' one at a time' if n > 1 else ''}, and the {self.target} changes. With "
+            f"{_FROZEN_SAID[self.frozen]}the same features firing the graph is off by {self.largest_gap('gates'):.2g} "
+            f"at most. {self._loss()}In the model itself prediction and change correlate at {_number(self.correlation())} (ranks "
+            f"{_number(self.rank_correlation())}, slope {_number(self.slope())}); 95 % of shuffled predictions stay below "
+            f"{_number(self.shuffled)}, and for random directions of the same lengths at the same places it is "
+            f"{_number(self.random_correlation)}, which change the logit {_times(self.relative_size)}."
         )
 
+    def _loss(self) -> str:
+        """Return where most of the correlation is lost, if much of it is."""
+        found = [(self.correlation(held) or 0.0) for held in _LEVELS]
+        drops = {held: before - after for held, before, after in zip(_LEVELS[1:], found, found[1:], strict=False)}
+        worst = max(drops, key=lambda held: drops[held])
+        if drops[worst] < _MUCH_LOST:
+            return ""
+        taken_in = " (a graph with frozen='patterns' takes them in)" if worst == "patterns" and self.frozen == "both" else ""
+        return f"Most is lost once {_CAUSES[worst]}{taken_in}. "
+
     def to_dict(self) -> dict[str, Any]:
-        """Return predictions, measurements and their correlations."""
+        """Return predictions, measurements, how they agree, and the null."""
         return {
             "target": self.target,
             "factor": self.factor,
+            "frozen": self.frozen,
             "features": list(self.labels),
-            "predicted": {name: values.tolist() for name, values in self.predicted.items()},
-            "measured": {name: values.tolist() for name, values in self.measured.items()},
-            "correlation": {held: self.correlation(held) for held in get_args(Held)},
-            "rank_correlation": {held: self.rank_correlation(held) for held in get_args(Held)},
+            "direct": self.direct.tolist(),
+            "predicted": self.predicted.tolist(),
+            "measured": {held: values.tolist() for held, values in self.measured.items()},
+            "random": self.random.tolist(),
+            "correlation": {held: self.correlation(held) for held in _LEVELS},
+            "rank_correlation": {held: self.rank_correlation(held) for held in _LEVELS},
+            "slope": {held: self.slope(held) for held in _LEVELS},
+            "largest_gap": {held: self.largest_gap(held) for held in _LEVELS},
+            "shuffled_correlation": self.shuffled,
+            "random_correlation": self.random_correlation,
+            "relative_size": self.relative_size,
         }
 
     def table(self) -> tuple[list[str], list[list[str]]]:
-        """Return for each feature what the graph says and what runs give."""
+        """Return for each feature what the graph says, and what frozen and live runs give."""
         columns = [
-            self.predicted["features"], self.measured["features"], self.predicted["attention"], self.measured["attention"],
+            self.direct,
+            self.predicted,
+            self.measured["gates"],
+            self.measured["errors"],
             self.measured["nothing"],
-        ]  # fmt: skip
+            self.random,
+        ]
         rows = [
             [label, *(f"{value:+.3g}" for value in values)]
             for label, *values in zip(self.labels, *(column.tolist() for column in columns), strict=True)
         ]
-        return ["feature", "direct", "run", "all paths", "attention held", "nothing held"], rows
+        return ["feature", "direct", "all paths", "frozen run", "live run", "model", "random"], rows
 
     def figures(self) -> list[Figure]:
-        """Return prediction and runs side by side, the features by what is predicted."""
-        from cutaway.plots import lines
+        """Return the model's changes over the predicted ones, with frozen runs and random directions beside them."""
+        from cutaway.plots import scatter
 
-        order = self.predicted["attention"].argsort()
-        series = {
-            "all paths": self.predicted["attention"], "attention held": self.measured["attention"],
-            "nothing held": self.measured["nothing"],
-        }  # fmt: skip
-        places = list(range(1, len(order) + 1))
+        x = self.predicted.tolist()
+        series = {"frozen": self.measured["gates"], "the model": self.measured["nothing"], "random": self.random}
         return [
-            lines(
-                {name: (places, values[order].tolist()) for name, values in series.items()},
+            scatter(
+                {name: (x, values.tolist()) for name, values in series.items()},
                 title="What the graph predicts and what runs give",
-                x_label="feature, by the prediction",
-                y_label=f"change of the {self.target}",
+                x_label=f"predicted change of the {self.target}",
+                y_label="measured change",
+                has_diagonal=True,
             )
         ]
 
     def views(self) -> list[RenderableType]:
-        """Return the strongest features with prediction and runs."""
+        """Return how prediction and runs agree as more and more may respond, and the strongest features with both."""
+        levels = table(
+            "what responds", "correlation", "ranks", "slope", "largest gap", right=["correlation", "ranks", "slope", "largest gap"]
+        )
+        for held in _LEVELS:
+            numbers = (self.correlation(held), self.rank_correlation(held), self.slope(held))
+            levels.add_row(RESPONDS[held], *map(_number, numbers), f"{self.largest_gap(held):.2g}")
         header, rows = self.table()
         shown = table(*header, right=header[1:], title=f"Change of the {self.target}")
         for row in rows[:_N_SHOWN]:
             shown.add_row(*row)
-        return [shown]
+        return [levels, shown]
+
+
+def pool(found: Sequence[Interventions]) -> Interventions:
+    """Return the interventions of several graphs as one; raises ValueError for none, or where the factors differ."""
+    if len({(each.factor, each.frozen) for each in found}) != 1:
+        raise ValueError("interventions are pooled where factor and what is frozen are one for all: give at least one, all alike")
+    return Interventions(
+        labels=tuple(label for each in found for label in each.labels),
+        target=found[0].target if len({each.target for each in found}) == 1 else "logit",
+        factor=found[0].factor,
+        frozen=found[0].frozen,
+        direct=torch.cat([each.direct for each in found]),
+        predicted=torch.cat([each.predicted for each in found]),
+        measured={held: torch.cat([each.measured[held] for each in found]) for held in _LEVELS},
+        random=torch.cat([each.random for each in found]),
+    )
 
 
 def intervene(
@@ -198,17 +234,18 @@ def intervene(
     transcoders: Sequence[Dictionary],
     *,
     features: Sequence[tuple[int, int, int]] | None = None,
-    n_features: int = 20,
+    n_features: int = 30,
     factor: float = 0.0,
     logit: int = 0,
     batch_size: int = 8,
+    seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Interventions:
     """Scale features one at a time, 0 ablates, and hold what happens to a logit against the graph.
 
     `features` are given as layer, position and number; without them as many are changed as have most influence. `logit` is its place
-    among the graph's. Active features that are no nodes respond in runs and not in predictions. Raises ValueError for a graph of
-    another model or of other transcoders, features that are no nodes, and a graph without any.
+    among the graph's, `seed` that of the random directions. Active features that are no nodes respond in runs and not in predictions.
+    Raises ValueError for a graph of another model or of other transcoders, features that are no nodes, and a graph without any.
     """
     model = model_of(lm)
     check_model(graph, model_sha256(model))
@@ -218,56 +255,53 @@ def intervene(
         raise ValueError(f"there is no logit {logit} in the graph; there are {len(graph.logits)}")
     tokens = torch.tensor([graph.tokens], device=model.embed.W_E.device)
     replacement = replace_mlps(model, tokens, by_layer(model, transcoders, model_sha256=graph.model_sha256), pos=graph.pos)
-    _check_transcoders(graph, replacement)
+    check_transcoders(graph, replacement)
     column = graph.n_features + logit
     changed = graph.strongest_features(n_features)
     if features is not None:
         changed = torch.tensor([graph.place(*each) for each in features], dtype=torch.long, device=changed.device)
     if not len(changed):
         raise ValueError("the graph has no feature to change: none is active on this prompt, or max_features left none")
-    every: tuple[Held, ...] = get_args(Held)
-    predicted: dict[str, Tensor] = {
-        held: predicted_changes(graph, changed, factor=factor, held=held)[:, column] for held in every[:2]
-    }
-    measured: dict[str, list[Tensor]] = {held: [] for held in every}
-    for start, chunk in enumerate(changed.split(batch_size)):
-        for held in every:
+    directions = _random_directions(replacement, graph, changed, seed)
+    measured: dict[Held, list[Tensor]] = {held: [] for held in _LEVELS}
+    random = []
+    for start, (chunk, other) in enumerate(zip(changed.split(batch_size), directions.split(batch_size), strict=True)):
+        for held in _LEVELS:
             measured[held].append(measured_changes(replacement, graph, chunk, factor=factor, held=held)[:, column])
+        random.append(measured_changes(replacement, graph, chunk, factor=factor, held="nothing", directions=other)[:, column])
         if progress is not None:
             progress(min((start + 1) * batch_size, len(changed)), len(changed))
     return Interventions(
         labels=tuple(graph.label(graph.nodes[place]) for place in changed.tolist()),
         target=f"logit {token_label(graph.logit_words[logit])}",
         factor=factor,
-        predicted=predicted,
+        frozen=graph.frozen,
+        direct=predicted_changes(graph, changed, factor=factor, held="features")[:, column],
+        predicted=predicted_changes(graph, changed, factor=factor)[:, column],
         measured={held: torch.cat(each) for held, each in measured.items()},
+        random=torch.cat(random),
     )
 
 
-def check_model(graph: AttributionGraph, sha256: str) -> None:
-    """Raise ValueError for a graph of another model's weights."""
-    if graph.model_sha256 != sha256:
-        raise ValueError(
-            f"the graph is of another model (weights {graph.model_sha256[:12]}) than this ({sha256[:12]}): load that model, or make a "
-            "graph of this one"
-        )
+def _random_directions(
+    replacement: Replacement, graph: AttributionGraph, changed: Int[Tensor, " change"], seed: int
+) -> Float[Tensor, "change d_model"]:
+    """Return directions drawn evenly from the sphere, as long as what the features write."""
+    written = written_by(replacement, graph, changed)
+    drawn = torch.randn(written.shape, generator=seeded_generator(seed), dtype=torch.float64).to(written)
+    scale: Tensor = written.norm(dim=1) / drawn.norm(dim=1)
+    return drawn * scale[:, None]
 
 
-def _check_transcoders(graph: AttributionGraph, replacement: Replacement) -> None:
-    """Raise ValueError where the features are not as the graph has them."""
-    found = {layer: each.config.name for layer, each in replacement.transcoders.items()}
-    is_same = found == graph.transcoders
-    if is_same:
-        sizes = [each.config.d_sae for each in replacement.transcoders.values()]
-        latents = [replacement.latents[layer][0] for layer in found]
-        for layer, (values, size) in zip(found, zip(latents, sizes, strict=True), strict=True):
-            places = graph.features[graph.features[:, 0] == layer]
-            held = graph.activations[graph.features[:, 0] == layer]
-            is_same &= not len(places) or int(places[:, 2].max()) < size
-            is_same = is_same and torch.allclose(values[places[:, 1], places[:, 2]], held, rtol=1e-3, atol=1e-5)
-    if not is_same:
-        raise ValueError("the graph was made with other transcoders: give those, in the folders that it names")
+def _correlation(x: Float[Tensor, " change"], y: Float[Tensor, " change"]) -> float | None:
+    pair = torch.stack([x, y]).double()
+    return None if any(len(each.unique()) < 2 for each in pair) else torch.corrcoef(pair)[0, 1].item()
 
 
 def _number(value: float | None) -> str:
     return "no number" if value is None else f"{value:.2f}"
+
+
+def _times(ratio: float) -> str:
+    """Return in words how much less random directions do than features, which do so many times as much."""
+    return f"{ratio:.1f} times less" if ratio >= 1 else f"{1 / max(ratio, 1e-300):.1f} times more"

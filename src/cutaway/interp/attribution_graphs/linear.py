@@ -3,7 +3,8 @@
     edge(source, target) = (activation x decoder) . d(encoder . read) / d(written)
 
 The derivative is taken at what each MLP layer writes, features and errors of all other layers being constants: an edge is a direct
-effect. One backward pass gives all edges into a target, and many targets share one.
+effect. Where norms or patterns are not frozen it goes through them too, at their values in the run. One backward pass gives all edges
+into a target, and many targets share one.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from einops import einsum
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from cutaway.interp.attribution_graphs.replacement import Replacement
+from cutaway.interp.attribution_graphs.replacement import Frozen, Replacement
 
 __all__ = ["Linearised"]
 
@@ -26,14 +27,14 @@ class Linearised:
     Sources stand in the order features (by layer, position, number), errors (by layer, position), tokens (by position).
     """
 
-    def __init__(self, replacement: Replacement) -> None:
+    def __init__(self, replacement: Replacement, *, frozen: Frozen = "both") -> None:
         self.replacement, self.model = replacement, replacement.model
         n_layers = self.model.config.n_layers
         with torch.enable_grad():
             self._start = replacement.start.detach().requires_grad_()
-            self._written = [torch.zeros_like(replacement.start).requires_grad_() for _ in range(n_layers)]
+            self._written = [replacement.written(layer).requires_grad_() for layer in range(n_layers)]
             self._stream = replacement.run(
-                self._start, lambda layer, read, x: self._written[layer] + replacement.constant(layer, read, x)
+                self._start, lambda layer, read, x: self._written[layer] + replacement.constant(layer, read, x), frozen=frozen
             )
 
     @cached_property

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -21,10 +22,13 @@ from cutaway.interp.sites import hook_order, site_of
 from cutaway.model import Transformer
 from cutaway.views import without_dropout
 
-__all__ = ["Replacement", "Stream", "Write", "replace_mlps", "by_layer"]
+__all__ = ["Frozen", "Replacement", "Stream", "Write", "replace_mlps", "by_layer"]
 
 Write = Callable[[int, Tensor | None, Tensor], Tensor]
 """What an MLP layer writes: of the layer, of what its transcoder reads (None without one), of what the MLP itself gives."""
+
+Frozen = Literal["both", "patterns", "nothing"]
+"""Attention patterns and the scales of norms both, patterns alone, or neither."""
 
 _HELD = ("blocks.*.attn.pattern", "blocks.*.scale", "ln_final.scale")
 
@@ -59,9 +63,10 @@ class Replacement:
     errors: Mapping[int, Float[Tensor, "1 pos d_model"]]
     """By layer what the MLP gives less what its transcoder predicts; all that it gives, where it has none."""
 
-    def run(self, start: Float[Tensor, "batch pos d_model"], write: Write, *, is_held: bool = True) -> Stream:
-        """Return what a run from `start` hands on, MLPs writing as `write` says, patterns and scales held or computed anew."""
-        held = {name: partial(_expanded, tensor) for name, tensor in self.held.items()} if is_held else {}
+    def run(self, start: Float[Tensor, "batch pos d_model"], write: Write, *, frozen: Frozen = "both") -> Stream:
+        """Return what a run from `start` hands on, MLPs writing as `write` says; what is not frozen is computed anew."""
+        names = [each for each in self.held if frozen == "both" or (frozen == "patterns" and each.endswith("attn.pattern"))]
+        held = {name: partial(_expanded, self.held[name]) for name in names}
         return _run(self.model, self.transcoders, start, self.pos, write, held)
 
     def constant(self, layer: int, read: Tensor | None, mlp_out: Tensor) -> Float[Tensor, "batch pos d_model"]:
@@ -70,6 +75,12 @@ class Replacement:
             return torch.zeros_like(mlp_out)
         transcoder = self.transcoders[layer]
         return transcoder.reconstruct(read, read.new_zeros(*read.shape[:-1], transcoder.config.d_sae))
+
+    @torch.no_grad()
+    def written(self, layer: int) -> Float[Tensor, "1 pos d_model"]:
+        """Return what a layer's features and error write."""
+        error = self.errors[layer]
+        return error + self.latents[layer] @ self.transcoders[layer].W_dec if layer in self.transcoders else error.clone()
 
     @torch.no_grad()
     def biases(self) -> Stream:

@@ -5,20 +5,21 @@ from __future__ import annotations
 import json
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
+from cutaway.interp.attribution_graphs.changes import check_model
 from cutaway.interp.attribution_graphs.graph import AttributionGraph
-from cutaway.interp.attribution_graphs.interventions import check_model
+from cutaway.interp.attribution_graphs.replacement import Frozen
 from cutaway.interp.rows import model_of
 from cutaway.language_model import LanguageModel
 from cutaway.model import Transformer
 from cutaway.runtime import atomic_path, atomic_write
 from cutaway.weights import model_sha256, save_tensors, stream_tensors
 
-__all__ = ["save_graph", "load_graph", "check_folder"]
+__all__ = ["save_graph", "load_graph", "name_of_model", "check_folder"]
 
 _DESCRIPTION, _TENSORS = "graph.json", "graph.safetensors"
 _NUMBERS = ("features", "activations", "errors", "probs", "edges", "biases", "left_out", "values")
@@ -26,10 +27,13 @@ _LISTS = ("tokens", "words", "logits", "logit_words")
 
 
 def save_graph(graph: AttributionGraph, folder: Path | str) -> Path:
-    """Write a graph into a folder of its own and return that; raises ValueError for a folder that holds anything else."""
+    """Write a graph into a folder of its own and return that; raises ValueError for a folder that holds anything else.
+
+    Pages that it leads to are not remembered.
+    """
     folder = Path(folder)
     check_folder(folder)
-    plain = {each.name: getattr(graph, each.name) for each in fields(graph) if each.name not in _NUMBERS}
+    plain = {each.name: getattr(graph, each.name) for each in fields(graph) if each.name not in (*_NUMBERS, "pages")}
     plain["transcoders"] = {str(layer): name for layer, name in graph.transcoders.items()}
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_path(folder / _TENSORS) as temporary:
@@ -41,20 +45,52 @@ def save_graph(graph: AttributionGraph, folder: Path | str) -> Path:
 def load_graph(folder: Path | str, lm: LanguageModel | Transformer) -> AttributionGraph:
     """Read a graph of this model; raises ValueError for one of another model, and for a folder that holds none or a damaged one."""
     folder, model = Path(folder), model_of(lm)
-    path = folder / _DESCRIPTION
-    if not path.is_file():
-        raise ValueError(f"{folder} holds no {_DESCRIPTION}, so it is no saved graph")
+    values = _description(folder)
     tensors = {name: tensor.to(model.embed.W_E.device) for name, tensor in stream_tensors(folder / _TENSORS)}
+    if unlike := sorted({*_NUMBERS} ^ tensors.keys()):
+        raise ValueError(f"{folder / _TENSORS} holds other tensors than those of a graph ({unlike[0]}): make the graph again")
     try:
-        values: dict[str, Any] = {**json.loads(path.read_text(encoding="utf-8"))}
         values |= {name: tuple(values[name]) for name in _LISTS}
+        values["folders"] = tuple(map(str, values.get("folders", ())))
         values["transcoders"] = {int(layer): str(name) for layer, name in values["transcoders"].items()}
+        _check_values(values)
         graph = AttributionGraph(**(values | tensors))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"{path} describes no graph that is read here: {error}") from None
+        raise ValueError(f"{folder / _DESCRIPTION} describes no graph that is read here: {error}") from None
     check_model(graph, model_sha256(model))
     _check_shapes(graph, folder / _TENSORS)
     return graph
+
+
+def name_of_model(folder: Path | str) -> str | None:
+    """Return what a saved graph's model is called, None where it does not say; raises ValueError for a folder that holds no graph."""
+    return str(_description(Path(folder)).get("model") or "") or None
+
+
+def _description(folder: Path) -> dict[str, Any]:
+    path = folder / _DESCRIPTION
+    if not path.is_file():
+        raise ValueError(f"{folder} holds no {_DESCRIPTION}, so it is no saved graph")
+    try:
+        return {**json.loads(path.read_text(encoding="utf-8"))}
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} describes no graph that is read here: {error}") from None
+
+
+def _check_values(values: dict[str, Any]) -> None:
+    """Raise ValueError for settings that no graph has; KeyError and TypeError for those that are missing, or of another kind."""
+    if values.get("frozen", "both") not in get_args(Frozen):
+        raise ValueError(f"frozen is {values['frozen']!r}; expected one of {', '.join(get_args(Frozen))}")
+    for name in ("node_threshold", "edge_threshold"):
+        if not 0 <= values.get(name, 0) <= 1:
+            raise ValueError(f"{name} is {values[name]}; expected a share, 0 to 1")
+    for name in ("tokens", "logits"):
+        if not values[name] or not all(isinstance(each, int) for each in values[name]):
+            raise ValueError(f"{name} are {list(values[name])[:3]}; expected ids of tokens")
+    if len(values["words"]) != len(values["tokens"]) or len(values["logit_words"]) != len(values["logits"]):
+        raise ValueError("tokens and logits have not each a word")
+    if not 0 <= values["pos"] < len(values["tokens"]):
+        raise ValueError(f"pos is {values['pos']} and there are {len(values['tokens'])} tokens")
 
 
 def check_folder(folder: Path) -> None:
@@ -81,3 +117,9 @@ def _check_shapes(graph: AttributionGraph, path: Path) -> None:
             raise ValueError(f"{path}: the shape of {name} is {tuple(tensor.shape)}; expected {shape}")
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise ValueError(f"{path}: {name} holds numbers that are not finite")
+    for name, places, bounds in (
+        ("features", graph.features[:, :2], (graph.n_layers, len(graph.tokens))),
+        ("errors", graph.errors, (graph.n_layers, len(graph.tokens))),
+    ):
+        if bool((places < 0).any()) or bool((places >= torch.tensor(bounds, device=places.device)).any()):
+            raise ValueError(f"{path}: {name} stand where the graph has no layer or position")

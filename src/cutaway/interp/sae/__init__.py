@@ -4,10 +4,11 @@ from cutaway.interp.sae.activations import ActivationSource, ModelActivations, S
 from cutaway.interp.sae.contexts import FeatureContexts, feature_density, find_contexts
 from cutaway.interp.sae.crosscoder import ModelComparison, compare_decoders
 from cutaway.interp.sae.curve import LearningCurve, Point
+from cutaway.interp.sae.curves import LearningCurves
 from cutaway.interp.sae.dictionary import BatchTopK, Dictionary, JumpReLU, ReLU, TopK, make_dictionary
 from cutaway.interp.sae.effects import FeatureEffect, FeatureEffects, feature_edits, feature_effects
 from cutaway.interp.sae.evaluation import Evaluation, evaluate
-from cutaway.interp.sae.folder import load_dictionary, save_dictionary, transformer_lens_name
+from cutaway.interp.sae.folder import dictionary_folders, load_dictionary, save_dictionary, transformer_lens_name
 from cutaway.interp.sae.logit_effects import logit_effects
 from cutaway.interp.sae.pages import AGREES_FROM, FeaturePages, FeatureSummary, describe_features
 from cutaway.interp.sae.reconstruction import Reconstruction, measure_reconstruction, pca_fvu, random_features
@@ -15,7 +16,7 @@ from cutaway.interp.sae.recovery import best_cosines, random_dictionary
 from cutaway.interp.sae.shape import DictionaryConfig, Kind
 from cutaway.interp.sae.sparse_probing import SparseProbe, sparse_probes
 from cutaway.interp.sae.splicing import FeatureChange, check_fits, edit_feature, splice, splice_transcoder
-from cutaway.interp.sae.training import SAEConfig, TrainProgress, train
+from cutaway.interp.sae.training import SAEConfig, TrainProgress, train, train_together
 from cutaway.interp.sae.windows import read_windows
 
 __all__ = [
@@ -29,8 +30,10 @@ __all__ = [
     "make_dictionary",
     "SAEConfig",
     "train",
+    "train_together",
     "TrainProgress",
     "LearningCurve",
+    "LearningCurves",
     "Point",
     "ActivationSource",
     "TensorActivations",
@@ -40,6 +43,7 @@ __all__ = [
     "read_windows",
     "save_dictionary",
     "load_dictionary",
+    "dictionary_folders",
     "transformer_lens_name",
     "evaluate",
     "Evaluation",

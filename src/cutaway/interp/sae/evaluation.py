@@ -152,8 +152,7 @@ def evaluate(
     config, n_pos = dictionary.config, tokens.shape[1]
     if n_pos <= max(first, 1):
         raise ValueError(f"the windows have {n_pos} tokens and the first {first} are left as they are: give longer ones")
-    names = [config.name, *([config.target] if config.target is not None and config.is_transcoder else [])]
-    source = ModelActivations(model, tokens, names, first=first)
+    source = ModelActivations(model, tokens, config.row_names, first=first)
     windows = tokens.split(max(1, _N_TOKENS // n_pos))
     n_done, losses = 0, torch.zeros(4, dtype=torch.float64)
     model = without_dropout(model)

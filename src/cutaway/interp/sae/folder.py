@@ -22,7 +22,7 @@ from cutaway.interp.sae.shape import DictionaryConfig, Kind
 from cutaway.runtime import atomic_path, atomic_write
 from cutaway.weights import save_tensors, stream_tensors
 
-__all__ = ["check_folder", "load_dictionary", "save_dictionary", "transformer_lens_name"]
+__all__ = ["check_folder", "dictionary_folders", "layer_folder", "load_dictionary", "save_dictionary", "transformer_lens_name"]
 
 _TENSORS, _DESCRIPTION, _CURVE = "sae_weights.safetensors", "cfg.json", "curve.json"
 _DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -110,6 +110,25 @@ def check_folder(folder: Path) -> None:
     known = {_TENSORS, _DESCRIPTION, _CURVE, "checkpoints"}
     if folder.is_dir() and (others := sorted({each.name for each in folder.iterdir()} - known)):
         raise ValueError(f"{folder} holds other things ({others[0]}): give a folder of its own to the dictionary")
+
+
+def layer_folder(folder: Path, layer: int) -> Path:
+    """Return where a layer's dictionary goes in a folder that holds one of each layer."""
+    return folder / f"layer-{layer:02d}"
+
+
+def dictionary_folders(folder: Path | str) -> list[Path]:
+    """Return the folders of all dictionaries in a folder: itself where it is one, and else those in it.
+
+    Raises ValueError for a folder with none.
+    """
+    folder = Path(folder)
+    if (folder / _DESCRIPTION).is_file():
+        return [folder]
+    found = sorted(each.parent for each in folder.glob(f"*/{_DESCRIPTION}"))
+    if not found:
+        raise ValueError(f"{folder} holds no {_DESCRIPTION}, so it is no saved dictionary, nor does any folder in it")
+    return found
 
 
 def transformer_lens_name(name: str) -> str:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from rich.console import RenderableType
 
-__all__ = ["FeaturePages", "FeatureSummary", "Ranked", "describe_features", "AGREES_FROM"]
+__all__ = ["FeaturePages", "FeatureSummary", "Ranked", "describe_features", "page_name", "AGREES_FROM"]
 
 Ranked = tuple[tuple[str, float], ...]
 """Tokens with what is added to their logits, the most first."""
@@ -160,7 +160,7 @@ class FeaturePages(Result):
         folder = Path(folder)
         if folder.exists() and not folder.is_dir():
             raise ValueError(f"{folder} is a file: give a folder to write the pages into")
-        names = [_page_name(each.feature) for each in self.features]
+        names = [page_name(each.feature) for each in self.features]
         for place, each in enumerate(self.features):
             ways = {"all features": "index.html"}
             ways |= {"the one before": names[place - 1]} if place else {}
@@ -289,5 +289,6 @@ def _percent(share: float) -> str:
     return f"{100 * share:.3g} %"
 
 
-def _page_name(feature: int) -> str:
+def page_name(feature: int) -> str:
+    """Return what the file of a feature's page is called."""
     return f"feature-{feature:06d}.html"

@@ -12,7 +12,7 @@ from torch import Tensor
 from cutaway.interp.sae.activations import ActivationSource
 from cutaway.interp.sae.shape import DictionaryConfig
 
-__all__ = ["Scales", "measure_scales"]
+__all__ = ["Scales", "first_rows", "measure_scales"]
 
 _N_BATCHES = 8
 
@@ -48,14 +48,17 @@ class Scales:
         return factors
 
 
-def measure_scales(
-    shape: DictionaryConfig, source: ActivationSource, *, batch_size: int, seed: int, max_norm: float | None
-) -> Scales:
-    """Return scales from the source's first batches; raises ValueError for rows of another width, or that are not finite."""
+def first_rows(source: ActivationSource, *, batch_size: int, seed: int) -> Float[Tensor, "row d"]:
+    """Return the rows of a source's first batches, from which scales are measured; raises ValueError where there are none."""
     first = [batch.flatten(1).float() for batch in islice(source.batches(batch_size, seed=seed), _N_BATCHES)]
     rows = torch.cat(first or [torch.empty(0, 0)])
     if not len(rows):
         raise ValueError("there are no activations to train on: the source gave no rows")
+    return rows
+
+
+def measure_scales(shape: DictionaryConfig, rows: Float[Tensor, "row d"], *, max_norm: float | None) -> Scales:
+    """Return scales from some rows; raises ValueError for rows of another width, or that are not finite."""
     if rows.shape[1] != shape.d_row:
         what = f"{shape.d_in} to read and {shape.d_out} to predict" if shape.is_transcoder else f"{shape.d_in}"
         raise ValueError(

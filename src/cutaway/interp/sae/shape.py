@@ -91,6 +91,11 @@ class DictionaryConfig:
         """Coordinates of a row to train on: what is read, and after it what is predicted where that is something else."""
         return self.d_in + self.d_out * self.is_transcoder
 
+    @property
+    def row_names(self) -> tuple[str, ...]:
+        """The activations of a row to train on: what is read, and after it what is predicted where that is something else."""
+        return (self.name, self.target) if self.target is not None and self.is_transcoder else (self.name,)
+
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as values that JSON can hold."""
         return asdict(self)

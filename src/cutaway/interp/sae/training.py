@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from itertools import islice
+from itertools import accumulate, islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,12 @@ from cutaway.interp.sae.activations import ActivationSource, TensorActivations
 from cutaway.interp.sae.curve import LearningCurve, Point
 from cutaway.interp.sae.dictionary import BatchTopK, Dictionary, JumpReLU, make_dictionary
 from cutaway.interp.sae.revival import auxiliary_loss, resample
-from cutaway.interp.sae.scales import Scales, measure_scales
+from cutaway.interp.sae.scales import Scales, first_rows, measure_scales
 from cutaway.interp.sae.shape import DictionaryConfig
 from cutaway.interp.sae.snapshots import read_snapshot, write_snapshot
 from cutaway.runtime import seeded_generator
 
-__all__ = ["SAEConfig", "TrainProgress", "train"]
+__all__ = ["SAEConfig", "TrainProgress", "train", "train_together"]
 
 TrainProgress = Callable[[int, int, Point], None]
 """Told after each step: the steps done, the steps in all, and the last point of the curve."""
@@ -128,35 +128,86 @@ def train(
         raise ValueError(
             f"the dictionary is for {config.dictionary.name!r} and the activations are {stored!r}: give those it is for"
         )
-    folder = None if checkpoints is None else Path(checkpoints)
-    state = _begin(config, source, torch.device(device))
-    if folder is not None and (found := read_snapshot(folder, config.to_dict())) is not None:
-        _restore(state, *found)
-    state.dictionary.train()
-    for rows in _rows(config, source, state):
-        point = _step(config, state, rows.flatten(1).to(device=device, dtype=torch.float32))
-        if point is not None:
-            state.points.append(point)
+    (trained,) = train_together(
+        [config], source, device=device, checkpoints=checkpoints, checkpoint_every=checkpoint_every,
+        progress=None if progress is None else lambda n_done, n_all, points: progress(n_done, n_all, points[0]),
+    )  # fmt: skip
+    return trained
+
+
+def train_together(
+    configs: Sequence[SAEConfig],
+    activations: ActivationSource | Float[Tensor, "row d"],
+    *,
+    device: torch.device | str = "cpu",
+    checkpoints: Path | str | None = None,
+    checkpoint_every: int = 500,
+    progress: Callable[[int, int, Sequence[Point]], None] | None = None,
+) -> list[tuple[Dictionary, LearningCurve]]:
+    """Train several dictionaries on one reading of activations, such as a transcoder for every layer, as `train` does each.
+
+    A row has what the first dictionary reads and predicts, then what the second does, and so on. Raises ValueError for none, for
+    dictionaries that are not to be trained for equally many steps on the same batches, and for what `train` refuses.
+    """
+    source = TensorActivations(activations) if isinstance(activations, Tensor) else activations
+    if len({(each.n_steps, each.batch_size, each.seed) for each in configs}) != 1:
+        raise ValueError(
+            "dictionaries trained together need one n_steps, one batch_size and one seed: give at least one, all alike"
+        )
+    folder, first = None if checkpoints is None else Path(checkpoints), configs[0]
+    spans = _spans([each.dictionary.d_row for each in configs])
+    states = _begin(configs, spans, source, torch.device(device))
+    if folder is not None and (found := read_snapshot(folder, _described(configs))) is not None:
+        _restore(states, *found)
+    for rows in _rows(first, source, states[0]):
+        for config, state, span in zip(configs, states, spans, strict=True):
+            point = _step(config, state, rows.flatten(1)[:, span].to(device=device, dtype=torch.float32))
+            if point is not None:
+                state.points.append(point)
+        n_done = states[0].step
         if progress is not None:
-            progress(state.step, config.n_steps, state.points[-1])
-        if folder is not None and state.step % checkpoint_every == 0 and state.step < config.n_steps:
-            _write(folder, config, state)
-    dictionary = state.dictionary.eval()
+            progress(n_done, first.n_steps, [state.points[-1] for state in states])
+        if folder is not None and n_done % checkpoint_every == 0 and n_done < first.n_steps:
+            _write(folder, configs, states)
+    return [_finish(config, state) for config, state in zip(configs, states, strict=True)]
+
+
+def _spans(widths: Sequence[int]) -> list[slice]:
+    ends = list(accumulate(widths, initial=0))
+    return [slice(start, end) for start, end in pairwise(ends)]
+
+
+def _finish(config: SAEConfig, state: _State) -> tuple[Dictionary, LearningCurve]:
+    """Return a dictionary of the activations as they come, and its curve."""
+    shape, dictionary = config.dictionary, state.dictionary.eval()
     dictionary.fold_scales(state.scales.read, state.scales.predicted)
-    if config.dictionary.n_models > 1:  # whoever compares its models asks for them
-        dictionary.config = replace(config.dictionary, scales=tuple(state.scales.of_models()))
+    if shape.n_models > 1:  # whoever compares its models asks for them
+        dictionary.config = replace(shape, scales=tuple(state.scales.of_models()))
     curve = LearningCurve(
-        kind=config.dictionary.kind, name=config.dictionary.name, target=config.dictionary.target, d_sae=config.dictionary.d_sae,
-        n_steps=config.n_steps, batch_size=config.batch_size, points=tuple(state.points), n_left_out=state.n_left_out,
+        kind=shape.kind, name=shape.name, target=shape.target, d_sae=shape.d_sae, n_steps=config.n_steps,
+        batch_size=config.batch_size, points=tuple(state.points), n_left_out=state.n_left_out,
         scales=tuple(state.scales.of_models()), settings=config.to_dict(),
     )  # fmt: skip
     return dictionary.requires_grad_(False), curve
 
 
-def _begin(config: SAEConfig, source: ActivationSource, device: torch.device) -> _State:
+def _begin(configs: Sequence[SAEConfig], spans: Sequence[slice], source: ActivationSource, device: torch.device) -> list[_State]:
+    rows = first_rows(source, batch_size=configs[0].batch_size, seed=configs[0].seed)
+    if len(configs) > 1 and len(rows) and rows.shape[1] != spans[-1].stop:
+        raise ValueError(
+            f"the activations have {rows.shape[1]} coordinates and the dictionaries read and predict {spans[-1].stop}: give what each "
+            "is for, side by side"
+        )
+    return [
+        _begin_one(config, rows if len(configs) == 1 else rows[:, span], device)
+        for config, span in zip(configs, spans, strict=True)
+    ]
+
+
+def _begin_one(config: SAEConfig, rows: Float[Tensor, "row d"], device: torch.device) -> _State:
     shape = config.dictionary
-    dictionary = make_dictionary(shape, generator=seeded_generator(config.seed)).to(device)
-    scales = measure_scales(shape, source, batch_size=config.batch_size, seed=config.seed, max_norm=config.max_norm).to(device)
+    dictionary = make_dictionary(shape, generator=seeded_generator(config.seed)).to(device).train()
+    scales = measure_scales(shape, rows, max_norm=config.max_norm).to(device)
     with torch.no_grad():
         dictionary.b_dec.copy_(scales.mean * scales.predicted)
     optimizer = torch.optim.Adam(dictionary.parameters(), lr=config.learning_rate, fused=True)
@@ -246,23 +297,36 @@ def _point(step: int, loss: Tensor, y: Tensor, error: Tensor, latents: Tensor, i
     )
 
 
-def _write(folder: Path, config: SAEConfig, state: _State) -> None:
-    tensors = {f"weights.{name}": tensor for name, tensor in state.dictionary.state_dict().items()}
-    for name, weight in state.dictionary.named_parameters():
-        tensors |= {f"adam.{name}.{part}": each for part, each in state.optimizer.state[weight].items()}
-    tensors["n_since"] = state.n_since
-    about = {"counters": state.counters(), "config": config.to_dict(), "points": [asdict(point) for point in state.points]}
-    write_snapshot(folder, state.step, tensors, about)
+def _described(configs: Sequence[SAEConfig]) -> dict[str, Any]:
+    """Return what a snapshot is compared with: the one config, or each by its place."""
+    return configs[0].to_dict() if len(configs) == 1 else {str(place): config.to_dict() for place, config in enumerate(configs)}
 
 
-def _restore(state: _State, tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
-    device = state.n_since.device
-    weights = {name.removeprefix("weights."): each for name, each in tensors.items() if name.startswith("weights.")}
-    state.dictionary.load_state_dict(weights)
-    for name, weight in state.dictionary.named_parameters():
-        parts = {part: tensors[f"adam.{name}.{part}"].to(device) for part in ("step", "exp_avg", "exp_avg_sq")}
-        state.optimizer.state[weight] = parts
-    state.n_since = tensors["n_since"].to(device)
-    for name, count in about["counters"].items():
-        setattr(state, name, count)
-    state.points = [Point(**point) for point in about["points"]]
+def _write(folder: Path, configs: Sequence[SAEConfig], states: Sequence[_State]) -> None:
+    tensors: dict[str, Tensor] = {}
+    for place, state in enumerate(states):
+        tensors |= {f"{place}.weights.{name}": tensor for name, tensor in state.dictionary.state_dict().items()}
+        for name, weight in state.dictionary.named_parameters():
+            tensors |= {f"{place}.adam.{name}.{part}": each for part, each in state.optimizer.state[weight].items()}
+        tensors[f"{place}.n_since"] = state.n_since
+    about = {
+        "config": _described(configs),
+        "counters": [state.counters() for state in states],
+        "points": [[asdict(point) for point in state.points] for state in states],
+    }
+    write_snapshot(folder, states[0].step, tensors, about)
+
+
+def _restore(states: Sequence[_State], tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
+    for place, state in enumerate(states):
+        device, start = state.n_since.device, f"{place}.weights."
+        state.dictionary.load_state_dict(
+            {name.removeprefix(start): each for name, each in tensors.items() if name.startswith(start)}
+        )
+        for name, weight in state.dictionary.named_parameters():
+            parts = {part: tensors[f"{place}.adam.{name}.{part}"].to(device) for part in ("step", "exp_avg", "exp_avg_sq")}
+            state.optimizer.state[weight] = parts
+        state.n_since = tensors[f"{place}.n_since"].to(device)
+        for name, count in about["counters"][place].items():
+            setattr(state, name, count)
+        state.points = [Point(**point) for point in about["points"][place]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,44 +19,50 @@ if TYPE_CHECKING:
 __all__ = ["train_on", "train_from", "given_or_sketch"]
 
 _SKETCH: dict[str, Any] = {"n_steps": 100, "batch_size": 256, "dead_after": 5000, "log_every": 10}
+_N_BUFFERED = 2**15  # rows that are mixed where memory allows
 _SKETCH_TOKENS, _SKETCH_WIDTH = 2048, 2
 
 
 def train_on(
     lm: LanguageModel,
-    config: SAEConfig,
+    configs: Sequence[SAEConfig],
     tokens: Int[Tensor, "window pos"],
     *,
     first: int,
     memory_gib: float,
     checkpoints: Path | None,
-) -> tuple[Dictionary, LearningCurve]:
-    """Train on the windows' activations, held in memory where they fit, computed anew each epoch where they do not."""
+) -> list[tuple[Dictionary, LearningCurve]]:
+    """Train on the windows' activations, held in memory where they fit, computed anew each epoch where they do not.
+
+    One run of the model gives what all dictionaries learn from.
+    """
     from cutaway.interp import sae
 
-    shape = config.dictionary
-    names = [shape.name, *([shape.target] if shape.target is not None and shape.is_transcoder else [])]
-    running = sae.ModelActivations(lm.model, tokens, names, first=first)
-    fits = tokens.numel() * shape.d_row * 4 <= memory_gib * 2**30
+    shapes = [config.dictionary for config in configs]
+    names = [name for shape in shapes for name in shape.row_names]
+    memory, d_row = memory_gib * 2**30, sum(shape.d_row for shape in shapes)
+    n_buffered = min(_N_BUFFERED, int(memory / (4 * d_row)))
+    running = sae.ModelActivations(lm.model, tokens, names, first=first, n_buffered=n_buffered)
     source: sae.ActivationSource = running
-    if fits:
+    if tokens.numel() * d_row * 4 <= memory:
         with count_progress("windows") as counted:
             source = sae.TensorActivations.of(running, progress=counted)
-    return train_from(lm, config, source, checkpoints=checkpoints)
+    return train_from(lm, configs, source, checkpoints=checkpoints)
 
 
 def train_from(
-    lm: LanguageModel, config: SAEConfig, source: ActivationSource, *, checkpoints: Path | None
-) -> tuple[Dictionary, LearningCurve]:
+    lm: LanguageModel, configs: Sequence[SAEConfig], source: ActivationSource, *, checkpoints: Path | None
+) -> list[tuple[Dictionary, LearningCurve]]:
     """Train on the rows of a source, and show on a terminal how far it is."""
     from cutaway.interp import sae
 
     with step_progress() as progress:
 
-        def show(n_done: int, n_total: int, point: Point) -> None:
-            progress(n_done, n_total, f"{100 * point.fvu:.1f} % unexplained, {point.l0:.0f} latents")
+        def show(n_done: int, n_total: int, points: Sequence[Point]) -> None:
+            fvu, l0 = (sum(getattr(point, name) for point in points) / len(points) for name in ("fvu", "l0"))
+            progress(n_done, n_total, f"{100 * fvu:.1f} % unexplained, {l0:.0f} latents")
 
-        return sae.train(config, source, device=lm.model.embed.W_E.device, checkpoints=checkpoints, progress=show)
+        return sae.train_together(configs, source, device=lm.model.embed.W_E.device, checkpoints=checkpoints, progress=show)
 
 
 def given_or_sketch(lm: LanguageModel, folder: Path | None, corpus: str, *, n_pos: int, seed: int) -> Dictionary:
@@ -70,4 +77,5 @@ def given_or_sketch(lm: LanguageModel, folder: Path | None, corpus: str, *, n_po
     sentence = f"No dictionary was given (--sae): a sketch of {name} is trained on {tokens.numel():,} tokens.\n"
     stderr_console().print(sentence, style="dim", markup=False, soft_wrap=True)
     config = sae.SAEConfig(dictionary=shape, seed=seed, **_SKETCH)
-    return train_on(lm, config, tokens, first=min(1, tokens.shape[1] - 1), memory_gib=1.0, checkpoints=None)[0]
+    ((dictionary, _),) = train_on(lm, [config], tokens, first=min(1, tokens.shape[1] - 1), memory_gib=1.0, checkpoints=None)
+    return dictionary

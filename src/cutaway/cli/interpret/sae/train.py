@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from cutaway.cli.command import excludes, needs_one_of
+from cutaway.cli.errors import UsageError
 from cutaway.cli.interpret.options import analysis
 from cutaway.report import stderr_console
 
@@ -22,13 +24,13 @@ _SPARSITY = {"relu": 0.1, "jumprelu": 0.005}
 
 @needs_one_of("corpus", "store")
 @excludes("store", "corpus", "tokens", "n_pos", "first", "memory", why="a store has its own rows, on the disk")
-@analysis(corpus="stdlib", tokens=4096, steps=100, batch_size=256, width=2, k=16, layer=9)
+@analysis(corpus="stdlib", tokens=4096, steps=100, batch_size=256, width=2, k=16, layer="9")
 def train(
     lm: LanguageModel,
     *,
     corpus: str | None = None,
     store: Path | None = None,
-    layer: int | None = None,
+    layer: str | None = None,
     site: str = "resid_post",
     target: str | None = None,
     skip: bool = False,
@@ -55,7 +57,8 @@ def train(
     Args:
         corpus TEXT: a file, a folder, a glob, or stdlib, shakespeare, tinyshakespeare
         store FOLDER: activations of this model on the disk, instead of a corpus
-        layer: the layer, counted from 0; a third of the way up unless given, or the one that the store holds
+        layer N: the layer, counted from 0, or all, each with a dictionary of its own from one run of the model; a third of the way up
+            unless given, or the one that the store holds
         site NAME: which activation of it: resid_post, mlp_out, attn_out, attn.z, ...
         target NAME: the activation of the layer that is predicted, where that is another: a transcoder's
         skip: a linear map beside the latents, for a transcoder
@@ -71,13 +74,14 @@ def train(
         learning_rate: that of Adam, after the warm-up and before the decay
         memory: GiB that activations may take; computed anew each epoch where they need more
         seed: of weights and order
-        save FOLDER: where the dictionary goes, in the format of SAELens
+        save FOLDER: where the dictionary goes, in the format of SAELens; with all layers a folder of such folders, layer-00 and so on
         resume FOLDER: where the training is kept while it runs, and goes on from if it was interrupted
 
     Examples:
         cutaway interpret sae train --demo
         cutaway interpret sae train smollm2-135m --corpus shakespeare --layer 9 --save sae-9
         cutaway interpret sae train smollm2-135m --store smollm2-activations --save sae-9
+        cutaway interpret sae train runs/demo --corpus shakespeare --layer all --site ln2.normalized --target mlp_out --save transcoders
 
     In Python:
         shape = sae.DictionaryConfig(kind="topk", d_in=576, d_sae=4608, k=32, name="blocks.9.resid_post")
@@ -87,30 +91,53 @@ def train(
     """
     from cutaway.cli.interpret.sae.corpus import train_from, train_on
     from cutaway.interp import sae
-    from cutaway.interp.sae.folder import check_folder
 
-    if save is not None:
-        check_folder(save)
     kept = None if store is None else _open(lm, store)
-    if kept is not None and layer is None:
-        layer = _layer_of(kept, lm, site)
-    shape = _shape(lm, layer, site, target, skip=skip, kind=kind, width=width, k=k)
+    layers = _layers(layer, lm, site, kept)
+    folders = _folders(save, layers, is_many=layer == "all")
+    shapes = [_shape(lm, each, site, target, skip=skip, kind=kind, width=width, k=k) for each in layers]
     penalty = sparsity if sparsity is not None else _SPARSITY.get(kind, 0.0)
     recipe = {"n_steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "sparsity": penalty, "seed": seed}
     recipe |= {"log_every": max(1, steps // 40)}
-    config = sae.SAEConfig(dictionary=shape, **recipe)  # type: ignore[arg-type]
+    configs = [sae.SAEConfig(dictionary=shape, **recipe) for shape in shapes]  # type: ignore[arg-type]
     if kept is not None:
-        dictionary, curve = train_from(lm, config, _rows(kept, shape), checkpoints=resume)
+        trained = train_from(lm, configs, _rows(kept, shapes), checkpoints=resume)
     else:
         assert corpus is not None  # one of them is needed
         windows = sae.read_windows(lm, corpus, n_pos=n_pos, n_tokens=tokens, held_out=False)
-        dictionary, curve = train_on(lm, config, windows, first=first, memory_gib=memory, checkpoints=resume)
-    said = "The dictionary is not saved: --save FOLDER does that."
-    if save is not None:
-        sae.save_dictionary(dictionary, save, curve=curve.to_json())
-        said = f"The dictionary is in {save}."
+        trained = train_on(lm, configs, windows, first=first, memory_gib=memory, checkpoints=resume)
+    what = "The dictionary is" if layer != "all" else "The dictionaries are"
+    said = f"{what} not saved: --save FOLDER does that."
+    for folder, (dictionary, curve) in zip(folders, trained, strict=False):
+        sae.save_dictionary(dictionary, folder, curve=curve.to_json())
+        said = f"{what} in {save}."
     stderr_console().print(f"{said}\n", style="dim", markup=False, soft_wrap=True)
-    return curve
+    return trained[0][1] if layer != "all" else sae.LearningCurves(curves=tuple(curve for _, curve in trained))
+
+
+def _layers(layer: str | None, lm: LanguageModel, site: str, store: ActivationStore | None) -> Sequence[int]:
+    """Return the layers that get a dictionary; raises UsageError for what is no layer's number, nor `all`."""
+    if layer == "all":
+        return range(lm.config.n_layers)
+    if layer is None:
+        return [lm.config.n_layers // 3 if store is None else _layer_of(store, lm, site)]
+    if not layer.isdecimal():
+        raise UsageError(f"--layer is {layer!r}; expected a layer's number, counted from 0, or all")
+    return [int(layer)]
+
+
+def _folders(save: Path | None, layers: Sequence[int], *, is_many: bool) -> list[Path]:
+    """Return where each dictionary goes, checked before any is trained; none where nothing is saved."""
+    from cutaway.interp.sae.folder import check_folder, layer_folder
+
+    if save is None:
+        return []
+    folders = [layer_folder(save, layer) for layer in layers] if is_many else [save]
+    if is_many and (others := sorted(each.name for each in save.glob("*") if each not in folders)):
+        raise ValueError(f"{save} holds other things ({others[0]}): give a folder of its own to the dictionaries")
+    for folder in folders:
+        check_folder(folder)
+    return folders
 
 
 def _open(lm: LanguageModel, folder: Path) -> ActivationStore:
@@ -133,18 +160,17 @@ def _layer_of(store: ActivationStore, lm: LanguageModel, site: str) -> int:
     return layers[0]
 
 
-def _rows(store: ActivationStore, shape: DictionaryConfig) -> ActivationSource:
-    """Return the rows of a store that a dictionary reads, with what it predicts beside them where that is something else."""
+def _rows(store: ActivationStore, shapes: Sequence[DictionaryConfig]) -> ActivationSource:
+    """Return the rows of a store that dictionaries read, with what each predicts beside them where that is something else."""
     from cutaway.interp import sae
 
-    read = store[shape.name].flattened()
-    if shape.target is None or not shape.is_transcoder:
-        return read
-    return sae.SideBySide([read, store[shape.target].flattened()])
+    names = [name for shape in shapes for name in shape.row_names]
+    stored = [store[name].flattened() for name in names]
+    return stored[0] if len(stored) == 1 else sae.SideBySide(stored)
 
 
 def _shape(
-    lm: LanguageModel, layer: int | None, site: str, target: str | None, *, skip: bool, kind: str, width: int, k: int
+    lm: LanguageModel, layer: int, site: str, target: str | None, *, skip: bool, kind: str, width: int, k: int
 ) -> DictionaryConfig:
     """Return the dictionary's shape; raises ValueError for activations that the model has not."""
     from cutaway.interp import sae
@@ -152,9 +178,8 @@ def _shape(
     from cutaway.interp.sites import full_name
     from cutaway.weights import model_sha256
 
-    at = lm.config.n_layers // 3 if layer is None else layer
-    name = full_name(lm.config, site, at)
-    onto = None if target is None else full_name(lm.config, target, at)
+    name = full_name(lm.config, site, layer)
+    onto = None if target is None else full_name(lm.config, target, layer)
     d_in = width_of(lm.model, name)
     return sae.DictionaryConfig(
         kind=kind,  # type: ignore[arg-type]
