@@ -10,7 +10,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from cutaway.config import ModelConfig
 from cutaway.measure import bytes_a_token, bytes_of_weights, next_token, reading_weights, seconds_in_turn
 from cutaway.model import Transformer
-from cutaway.runtime import evaluating, seeded_generator
+from cutaway.runtime import seeded_generator
 
 LENGTH = 32
 
@@ -36,8 +36,8 @@ def main() -> None:
     config = ModelConfig.preset(arguments.preset)
     prompt = list(range(LENGTH))
     for dtype in (torch.float32, torch.bfloat16):
-        model = Transformer(config, generator=seeded_generator(0)).to(dtype)
-        with evaluating(model):
+        model = Transformer(config, generator=seeded_generator(0)).to(dtype).eval()
+        with torch.inference_mode():
             functions = {"compiled": next_token(model, prompt, compile=True), "as it is": next_token(model, prompt)}
             if arguments.preset == "gpt2":
                 functions["transformers, float32"] = transformers_token(LENGTH)

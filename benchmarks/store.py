@@ -22,7 +22,7 @@ from cutaway import store
 from cutaway.data import write_shard
 from cutaway.interp.store.forward import run_until
 from cutaway.measure import seconds_in_turn
-from cutaway.runtime import evaluating, seeded_generator
+from cutaway.runtime import seeded_generator
 
 N_CTX = 128
 
@@ -70,7 +70,7 @@ def speed(layer: int, n_tokens: int, n_rounds: int) -> None:
 
     def run(whole: bool) -> Times:
         started = now()
-        with evaluating(lm.model):
+        with torch.inference_mode():
             for batch in batches:
                 lm.model(batch) if whole else run_until(lm.model, batch, {name: lambda *_: None})
         return since(started)

@@ -19,7 +19,7 @@ SOURCE = ROOT / "src" / "cutaway"
 FLOORS = {
     0: {"presets", "config", "values", "hooks", "runtime", "assets", "plots", "report"},
     1: {"model", "tokenizers"},
-    2: {"weights", "runs", "data", "generation"},
+    2: {"views", "weights", "runs", "data", "generation"},
     3: {"language_model"},
     4: {"evaluation", "training", "measure", "interp"},
     5: {"experiments"},

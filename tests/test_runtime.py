@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
 
 from cutaway.runtime import (
     atomic_path,
@@ -16,7 +15,6 @@ from cutaway.runtime import (
     compiler,
     describe_device,
     did_you_mean,
-    evaluating,
     free_memory_gib,
     peak_memory_gib,
     pick_device,
@@ -120,22 +118,6 @@ def test_a_seeded_generator_is_its_own() -> None:
     for seed in (-(2**63) - 1, 2**64):
         with pytest.raises(ValueError, match=f"seed is {seed}; expected a whole number of 64 bits"):
             seeded_generator(seed)
-
-
-@pytest.mark.parametrize("was_training", [True, False])
-def test_evaluating_gives_the_mode_back(was_training: bool) -> None:
-    model = nn.Dropout().train(was_training)
-
-    def evaluate_and_fail() -> None:
-        with evaluating(model):
-            assert not model.training
-            assert torch.is_inference_mode_enabled()
-            raise KeyError("a failure inside")
-
-    with pytest.raises(KeyError):
-        evaluate_and_fail()
-    assert model.training is was_training
-    assert not torch.is_inference_mode_enabled()
 
 
 # --- files

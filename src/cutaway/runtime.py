@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:  # torch takes two seconds to import: only the functions that need it do
     import torch
-    from torch import nn
 
 __all__ = [
     "SEEDS_END",
@@ -36,7 +35,6 @@ __all__ = [
     "atomic_write",
     "name_file",
     "remove_path",
-    "evaluating",
     "did_you_mean",
 ]
 
@@ -198,20 +196,6 @@ def seeded_generator(seed: int, device: torch.device | str = "cpu") -> torch.Gen
     if not -SEEDS_END // 2 <= seed < SEEDS_END:
         raise ValueError(f"seed is {seed}; expected a whole number of 64 bits, less than 2^64")
     return torch.Generator(device).manual_seed(seed)
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Run without dropout and without gradients, and leave the model in the mode it was in."""
-    import torch
-
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode():
-            yield
-    finally:
-        model.train(was_training)
 
 
 def file_sha256(path: Path) -> str:

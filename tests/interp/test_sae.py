@@ -7,8 +7,9 @@ from itertools import islice
 import pytest
 import torch
 
-from cutaway import run_with_cache, sae
+from cutaway import run_with_cache, sae, store
 from cutaway.interp.sae.revival import auxiliary_loss, resample
+from interp.models import small_model
 
 KINDS = {"relu": {}, "topk": {"k": 3}, "batchtopk": {"k": 3}, "jumprelu": {}}
 
@@ -395,14 +396,61 @@ def test_a_models_rows_come_once_an_epoch_and_are_those_of_its_runs(tiny_model, 
     assert not torch.equal(rows, torch.cat(list(source.batches(8, seed=1))))
 
 
-def test_sources_side_by_side_stay_aligned():
+def side_by_side(kinds, tmp_path):
+    """Return two activations of the same rows beside each other, which tell their row in their first coordinate."""
+    model = small_model(n_layers=1, d_vocab=200).float()
+    tokens = torch.randint(200, (150, 16), generator=torch.Generator().manual_seed(0))
+    name, sources = "embed", []
+    for number, kind in enumerate(kinds):
+        if kind == "runs":
+            sources.append(sae.ModelActivations(model, tokens, name, first=0))
+            continue
+        kept = store.collect(model, tokens, name, tmp_path / str(number), dtype=getattr(torch, kind.removesuffix(" in memory")))
+        sources.append(sae.TensorActivations(kept[name][:]) if kind.endswith("in memory") else kept[name])
+    return sae.SideBySide(sources)
+
+
+@pytest.mark.parametrize(
+    "kinds",
+    [
+        ("float32", "float32"),
+        ("float32", "bfloat16"),
+        ("float32", "float32 in memory"),
+        ("bfloat16 in memory", "float32 in memory"),
+        ("runs", "runs"),
+    ],
+)
+def test_sources_side_by_side_stay_aligned(kinds, tmp_path):
+    """Whatever each is stored in: every row beside its own, once an epoch, in an order that the seed gives."""
+    source = side_by_side(kinds, tmp_path)
+    batches = list(source.batches(500, seed=3, n_epochs=2))
+    assert [len(batch) for batch in batches] == [500, 500, 500, 500, 400] * 2
+    first, second = torch.cat(batches).chunk(2, dim=1)
+    torch.testing.assert_close(first, second, rtol=2**-7, atol=0)  # as far apart as bfloat16 rounds
+    order = torch.cat(batches)[:, 0]
+    assert torch.equal(order[:2400].sort().values, order[2400:].sort().values)
+    assert not torch.equal(order[:2400], order[2400:])
+    assert torch.equal(next(source.batches(500, seed=3)), batches[0])
+
+
+def test_sources_of_different_rows_are_not_put_side_by_side(tmp_path):
     rows = torch.arange(10.0)[:, None]
-    source = sae.SideBySide([sae.TensorActivations(rows), sae.TensorActivations(10 * rows)])
-    for batch in source.batches(4, seed=0):
-        assert torch.equal(batch[:, 1], 10 * batch[:, 0])
-    uneven = sae.SideBySide([sae.TensorActivations(rows), sae.TensorActivations(rows[:7])])
     with pytest.raises(ValueError, match="do not have the same rows"):
-        list(uneven.batches(4, seed=0))
+        sae.SideBySide([sae.TensorActivations(rows), sae.TensorActivations(rows[:7])])
+    model, tokens = small_model(), torch.zeros(4, 9, dtype=torch.long)
+    runs = sae.ModelActivations(model, tokens, "embed")
+    for other in (
+        sae.ModelActivations(model, tokens, "embed", n_buffered=512),
+        sae.ModelActivations(model, tokens, "embed", first=2),
+        sae.ModelActivations(model, tokens + 1, "embed"),
+        sae.TensorActivations.of(runs),
+    ):
+        with pytest.raises(
+            ValueError, match="of ModelActivations come in an order of their own"
+        ):
+            sae.SideBySide([runs, other])
+    with pytest.raises(ValueError, match="rows of SyntheticFeatures come in an order of their own"):
+        sae.SideBySide([sae.TensorActivations(rows), sae.SyntheticFeatures.random(4, 2, probability=0.1, seed=0)])
 
 
 # --- measures
@@ -584,5 +632,5 @@ def test_whatever_has_batches_is_trained_on():
     assert sae.train(small_config(name="blocks.3.hook_resid_post"), named)[1].points == flat.points
     with pytest.raises(ValueError, match=r"is for 'blocks.2.resid_post' and the activations are 'blocks.3.resid_post'"):
         sae.train(small_config(name="blocks.2.resid_post"), named)
-    with pytest.raises(ValueError, match="rows of 4 and 8 coordinates, which may come in different orders"):
+    with pytest.raises(ValueError, match="rows of _Stored come in an order of their own"):
         sae.SideBySide([_Stored(rows), _Stored(rows[:, :4])])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -14,8 +14,8 @@ from torch import Tensor
 from cutaway.evaluation.encoding import text_ids
 from cutaway.hooks import Hooks, recording
 from cutaway.language_model import LanguageModel
-from cutaway.runtime import evaluating
 from cutaway.tokenizers import tokenizer_hash
+from cutaway.views import without_dropout
 
 __all__ = ["Comparison", "Position", "Difference", "compare", "relative_difference"]
 
@@ -126,7 +126,8 @@ def compare(
     tokens = torch.tensor(text_ids(a, text, bos=bos))
     n_ctx = min(a.config.n_ctx, b.config.n_ctx)
     positions: list[Position] = []
-    with evaluating(a.model), evaluating(b.model):
+    a, b = (replace(each, model=without_dropout(each.model)) for each in (a, b))
+    with torch.inference_mode():
         for start in range(0, len(tokens) - 1, n_ctx):
             positions += _positions(a, b, tokens[start : start + n_ctx + 1])
         beginning = tokens[: min(n_ctx, _ACTIVATIONS_AT_MOST)]

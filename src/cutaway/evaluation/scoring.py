@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from cutaway.model import Transformer
-from cutaway.runtime import evaluating
+from cutaway.views import without_dropout
 
 __all__ = ["Request", "Score", "Scores", "check_request", "default_n_batch_tokens", "score_batches", "score_continuations"]
 
@@ -81,11 +81,12 @@ def score_batches(
     context or continuation, a continuation of more than `n_ctx` tokens, and a model that does not predict its next token.
     """
     _check(model, requests)
+    model = without_dropout(model)
     rows = [_rows(request, model.config.n_ctx) for request in requests]
     for batch in _batches(rows, n_batch_tokens or default_n_batch_tokens(model)):
         if done.issuperset(batch):
             continue
-        with evaluating(model):  # not around the yield: whoever reads the scores keeps their own modes
+        with torch.inference_mode():  # not around the yield: whoever reads the scores keeps their own modes
             scored = iter(_score_rows(model, [row for number in batch for row in rows[number]]))
         yield {number: _scores(requests[number], rows[number], scored) for number in batch}
 

@@ -7,12 +7,13 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from cutaway.generation.cached import CachedDecoder
 from cutaway.generation.sampling import without
 from cutaway.model import Transformer
-from cutaway.runtime import evaluating
+from cutaway.views import without_dropout
 
 __all__ = ["Beam", "beam_search"]
 
@@ -53,7 +54,8 @@ def beam_search(
     if not math.isfinite(length_penalty):
         raise ValueError(f"length_penalty is {length_penalty}; expected a number, 0 to compare sums alone")
     going, ended = [Beam((), 0.0)], list[Beam]()
-    with evaluating(model):
+    model = without_dropout(model)
+    with torch.inference_mode():
         decoder = CachedDecoder(model, [prompt], max_new_tokens=max_new_tokens, tell=tell)
         for step in range(max_new_tokens):
             logits = decoder.read_prompts() if step == 0 else decoder.append([beam.tokens[-1] for beam in going])

@@ -5,11 +5,13 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 
+import torch
+
 from cutaway.generation.cached import CachedDecoder
 from cutaway.generation.compiled import CompiledDecoder
 from cutaway.generation.sampling import RowStreams, Sampling, draw, shaped_log_probs, without
 from cutaway.model import Transformer
-from cutaway.runtime import evaluating
+from cutaway.views import without_dropout
 
 __all__ = ["decode"]
 
@@ -32,11 +34,11 @@ def decode(
     depend on the other rows. `tell` hears once of anything that changes the cost. Raises ValueError for `compile` with several prompts.
     """
     make_decoder = CompiledDecoder if compile else CachedDecoder
-    decoder = make_decoder(model, prompts, max_new_tokens=max_new_tokens, tell=tell)
+    decoder = make_decoder(without_dropout(model), prompts, max_new_tokens=max_new_tokens, tell=tell)
     streams = RowStreams(seed, [tuple(prompt) for prompt in prompts])
     going, tokens = list(range(len(prompts))), list[int]()  # the rows that the decoder holds, and what each got last
     for step in range(max_new_tokens):
-        with evaluating(model):  # not around the yield: whoever reads the tokens keeps their own modes
+        with torch.inference_mode():  # not around the yield: whoever reads the tokens keeps their own modes
             logits = decoder.read_prompts() if step == 0 else decoder.append(tokens)
             log_probs = shaped_log_probs(without(logits, never), sampling, seen=decoder.rows)
             tokens = draw(log_probs, streams.uniforms(going)).tolist()

@@ -20,7 +20,7 @@ from cutaway.interp.running import run_with_cache
 from cutaway.language_model import LanguageModel
 from cutaway.model import Transformer
 from cutaway.report import attention_map, format_share, grid, table, token_label
-from cutaway.runtime import evaluating
+from cutaway.views import without_dropout
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -282,7 +282,8 @@ def attention_patterns(
     layers = _numbers(layer, config.n_layers, "layer")
     heads = _numbers(head, config.n_heads, "head")
     names = [f"blocks.{each}.attn.{part}" for each in layers for part in ("pattern", "v")]
-    with evaluating(model):
+    model = without_dropout(model)
+    with torch.inference_mode():
         _, cache = run_with_cache(model, tokens, names, stop_after_layer=max(layers))
         patterns = {each: cache["pattern", each] for each in layers}  # batch head q_pos k_pos
         weighted = {each: weighted_pattern(model, each, patterns[each], cache["v", each], weighting=weighting) for each in layers}

@@ -11,7 +11,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cutaway.interp.dropout import without_dropout
 from cutaway.interp.refactoring import centre_unembed, centre_writing_weights, fold_norm
 from cutaway.interp.result import Result
 from cutaway.interp.rows import token_texts
@@ -20,6 +19,7 @@ from cutaway.model import Transformer
 from cutaway.report import fields_table, token_label
 from cutaway.runtime import atomic_path, seeded_generator
 from cutaway.tokenizers import NoTokenizer
+from cutaway.views import without_dropout
 from cutaway.weights import save_model
 
 if TYPE_CHECKING:
@@ -134,8 +134,8 @@ def fold(
     for _, change in chosen:
         new = change(new)
     tokens = _tokens(lm, text, seed)
-    with without_dropout(model), without_dropout(new), torch.no_grad():
-        logits, others = model(tokens)[0], new(tokens)[0]
+    with torch.no_grad():
+        logits, others = (without_dropout(each)(tokens)[0] for each in (model, new))
     if centre_vocabulary:
         logits, others = logits.log_softmax(-1), others.log_softmax(-1)
     if folder is not None:

@@ -40,7 +40,7 @@ class EditedTransformer(Transformer):
         self.placed = [placed for edit in edits if (placed := _from(edit, from_pos, model.config)) is not None]
         self.embed, self.unembed, self.blocks = model.embed, model.unembed, model.blocks
         self.qk_positions, self.rotary = model.qk_positions, model.rotary
-        self.train(model.training)
+        self.training = model.training  # and not train(), which would reach into modules that are not its own
 
     def run_blocks(
         self,

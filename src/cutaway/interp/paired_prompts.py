@@ -9,11 +9,11 @@ from typing import Any
 import torch
 
 from cutaway.interp.alignment import Alignment
-from cutaway.interp.dropout import without_dropout
 from cutaway.interp.patching import MetricName, Question, align_prompts, check_gap, read_question
 from cutaway.interp.prompts import Prompts, Target, read_prompts
 from cutaway.interp.rows import Texts
 from cutaway.language_model import LanguageModel
+from cutaway.views import without_dropout
 
 __all__ = ["PairedPrompts", "read_paired"]
 
@@ -58,8 +58,9 @@ def read_paired(
     rows = read_prompts(lm, clean), read_prompts(lm, corrupted)
     alignments = align_prompts(lm, *rows, pairs)
     question = read_question(lm, correct, wrong, after=rows[0], metric=metric)
-    with without_dropout(lm.model), torch.no_grad():
-        logits, other_logits = (lm.model(each.tokens) for each in rows)
+    model = without_dropout(lm.model)
+    with torch.no_grad():
+        logits, other_logits = (model(each.tokens) for each in rows)
         base, other = question.metric(logits, rows[0].lengths), question.metric(other_logits, rows[1].lengths)
     check_gap(base, other, logits, question.words, is_prob=question.name == "prob")
     return PairedPrompts(*rows, tuple(alignments), question)

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from cutaway.model import Transformer
+from cutaway.views import original
 
 __all__ = ["PlainRun", "Provenance", "Weights", "n_changes"]
 
@@ -20,6 +21,7 @@ class Weights:
     """A model's weights as they were at some time; equal to those of another time if nobody changed them in between."""
 
     model: Transformer
+    """The model itself, where they are seen through a view of it."""
     n_changes: int | None
     """How often they were changed in place; None for weights made under inference mode, which do not count it."""
 
@@ -28,7 +30,7 @@ class Weights:
         """Return a model's weights as they are now."""
         each = [n_changes(weight) for weight in model.parameters()]
         counts = [n for n in each if n is not None]
-        return cls(model, sum(counts) if len(counts) == len(each) else None)
+        return cls(original(model), sum(counts) if len(counts) == len(each) else None)
 
 
 @dataclass(frozen=True, eq=False)

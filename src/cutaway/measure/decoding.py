@@ -14,7 +14,7 @@ from cutaway.config import ModelConfig
 from cutaway.generation import CachedDecoder, CompiledDecoder
 from cutaway.measure.timing import seconds, seconds_in_turn
 from cutaway.model import Transformer
-from cutaway.runtime import compile_obstacle, evaluating, seeded_generator
+from cutaway.runtime import compile_obstacle, seeded_generator
 
 __all__ = ["DecodeRate", "decode_rates", "next_token", "reading_weights", "bytes_of_weights", "bytes_a_token"]
 
@@ -54,7 +54,7 @@ def decode_rates(
     for length in lengths or doubling:
         prompt = [token % config.d_vocab for token in range(length)]
         tokens = torch.tensor([prompt], device=device)
-        with evaluating(model):
+        with torch.inference_mode():
             uncached_s = seconds(lambda tokens=tokens: model(tokens)[0, 0, 0].item(), n_rounds=3)  # type: ignore[misc]
             steps = {"cached": next_token(model, prompt)}
             steps |= {f"reading {is_compiled}": reading_weights(model, compile=is_compiled) for is_compiled in (True, False)}

@@ -17,7 +17,7 @@ from cutaway.data import Loader, TokenArray, validation_batches
 from cutaway.language_model import LanguageModel
 from cutaway.model import Transformer
 from cutaway.runs import Run
-from cutaway.runtime import evaluating, peak_memory_gib, pick_device, seeded_generator
+from cutaway.runtime import peak_memory_gib, pick_device, seeded_generator
 from cutaway.training.checkpoint import TrainState, clear_unfinished, load_checkpoint, save_checkpoint
 from cutaway.training.interrupt import stop_request
 from cutaway.training.log import Listener, MetricsFile, TensorBoard
@@ -27,6 +27,7 @@ from cutaway.training.progress import ProgressLine, describe_run
 from cutaway.training.schedule import learning_rate
 from cutaway.training.setup import Materials
 from cutaway.training.step import TrainStep, next_token_loss
+from cutaway.views import without_dropout
 from cutaway.weights import assemble
 
 __all__ = ["TrainingError", "run_training", "validation_loss"]
@@ -110,7 +111,8 @@ def validation_loss(
     batch_size = batch_size or max(1, min(64, _MOST_LOGITS // (n_window * model.config.d_vocab_out)))
     total, n_tokens = 0.0, 0
     device = model.embed.W_E.device
-    with evaluating(model):
+    model = without_dropout(model)
+    with torch.inference_mode():
         for inputs, targets in validation_batches(tokens, batch_size=batch_size, n_ctx=n_window, max_windows=max_windows):
             loss = next_token_loss(model, inputs.to(device), targets.to(device))
             total, n_tokens = total + loss.item() * targets.numel(), n_tokens + targets.numel()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -18,7 +19,7 @@ from cutaway.interp.rows import Reference, Rows, Texts, model_of, rows_of, token
 from cutaway.interp.sweep import AnyMetric, sweep
 from cutaway.language_model import LanguageModel
 from cutaway.model import Transformer
-from cutaway.runtime import evaluating
+from cutaway.views import without_dropout
 
 __all__ = ["HeadSet", "ablate", "ablate_heads", "head_edits"]
 
@@ -62,7 +63,8 @@ def ablate(
     chosen = chosen_layers(model.config, layers)
     units = units_of(model.config, what, chosen, positions=_positions(rows, what, pos))
     names = {layer: written_by(model.config, what, layer) for layer in chosen}
-    with evaluating(model):
+    model = without_dropout(model)
+    with torch.inference_mode():
         source = None if reference is None else rows_of(lm, reference)
         flat = [name for each in names.values() for name in each]
         replacement = make_replacement(model, rows, flat, how=how, reference=source, by_position=by_position, seed=seed)
@@ -104,7 +106,8 @@ def ablate_heads(
     """
     model, rows = model_of(lm), rows_of(lm, texts)
     sets = dict(heads) if isinstance(heads, Mapping) else {_set_label(heads): heads}
-    with evaluating(model):
+    model = without_dropout(model)
+    with torch.inference_mode():
         source = None if reference is None else rows_of(lm, reference)
         names = sorted({f"blocks.{layer}.attn.z" for each in sets.values() for layer, _ in _checked(model, each)})
         replacement = make_replacement(model, rows, names, how=how, reference=source, by_position=by_position, seed=seed)

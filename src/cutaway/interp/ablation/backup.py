@@ -24,7 +24,7 @@ from cutaway.interp.running import run_with_cache
 from cutaway.language_model import LanguageModel
 from cutaway.model import NoNorm, Transformer
 from cutaway.report import grid, table
-from cutaway.runtime import evaluating
+from cutaway.views import without_dropout
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -199,7 +199,8 @@ def backup_effects(
     prompts = Prompts.of(lm, rows.tokens, pos=pos)
     model, (layer, index) = prompts.model, _checked(prompts.model, head)
     name, at = f"blocks.{layer}.attn.z", prompts.positions[0]
-    with evaluating(model):
+    model = without_dropout(model)
+    with torch.inference_mode():
         source = None if reference is None else rows_of(lm, reference)
         replacement = make_replacement(model, rows, [name], how=how, reference=source, seed=seed)
         edit = replacement.edit(name, head=index, pos=None if everywhere else at)

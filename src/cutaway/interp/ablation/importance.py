@@ -14,7 +14,6 @@ from cutaway.interp.ablation.ablate import ablate
 from cutaway.interp.ablation.measure import measure_of
 from cutaway.interp.ablation.replacement import How
 from cutaway.interp.attention import head_label
-from cutaway.interp.dropout import without_dropout
 from cutaway.interp.metrics import Metric
 from cutaway.interp.prompts import Target
 from cutaway.interp.ranks import rank_correlation
@@ -25,6 +24,7 @@ from cutaway.interp.sweep import AnyMetric
 from cutaway.language_model import LanguageModel
 from cutaway.model import Transformer
 from cutaway.report import grid, table
+from cutaway.views import without_dropout
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -217,8 +217,8 @@ def gradient_importance(
         raise ValueError(f"per is {per!r}; expected 'row' or 'position'")
     model, rows = model_of(lm), rows_of(lm, texts)
     measure = measure_of(lm, rows, metric, correct, wrong)
-    with without_dropout(model):
-        _, z, dz = gradients(model, rows.tokens, _of_logits(rows, measure.metric), "blocks.*.attn.z")
+    model = without_dropout(model)
+    _, z, dz = gradients(model, rows.tokens, _of_logits(rows, measure.metric), "blocks.*.attn.z")
     products = (z.stack("z") * dz.stack("z")).sum(dim=-1)  # layer batch pos head
     switches = products.sum(dim=2).abs() if per == "row" else products.abs().sum(dim=2)  # layer batch head
     scores = switches.mean(dim=1)

@@ -13,7 +13,6 @@ from cutaway.config import ModelConfig
 from cutaway.interp.attribution.estimates import Completeness, along_activations, along_inputs, first_order, through_softmax
 from cutaway.interp.attribution.nodes import ActivationNode, NodeKind, PerNode, checked_kinds, names_of, replaced_by
 from cutaway.interp.attribution.result import AttributionPatching
-from cutaway.interp.dropout import without_dropout
 from cutaway.interp.edits import Edit
 from cutaway.interp.patching.grid import Pairs
 from cutaway.interp.refactoring import ungroup_heads
@@ -21,6 +20,7 @@ from cutaway.interp.running import gradients
 from cutaway.interp.sweep import AnyMetric, sweep
 from cutaway.interp.two_runs import TwoRuns, run_two, scored
 from cutaway.model import Transformer
+from cutaway.views import without_dropout
 
 __all__ = ["Along", "attribute_patches"]
 
@@ -79,14 +79,14 @@ def attribute_patches(
 
     other_names = {name for kind in kinds for name in names_of(config, kind)} | ({"embed"} if along == "inputs" else set())
     names = other_names | (_made_of_scores(config) if fixed else set())
-    with without_dropout(model):
-        runs = run_two(
-            model, tokens, other_tokens, metric, names,
-            other_names=other_names, pairs=pairs, lengths=lengths, other_lengths=other_lengths,
-        )  # fmt: skip
-        estimates, completeness = _estimated(runs, measured, kinds, fixed, along=along, steps=steps, by_position=by_position)
-        tried = _to_try(runs, estimates, by_position, top=exact_top, is_all=exact_all)
-        base, exact = _tried(runs, tried, metric, progress=progress)
+    model = without_dropout(model)
+    runs = run_two(
+        model, tokens, other_tokens, metric, names,
+        other_names=other_names, pairs=pairs, lengths=lengths, other_lengths=other_lengths,
+    )  # fmt: skip
+    estimates, completeness = _estimated(runs, measured, kinds, fixed, along=along, steps=steps, by_position=by_position)
+    tried = _to_try(runs, estimates, by_position, top=exact_top, is_all=exact_all)
+    base, exact = _tried(runs, tried, metric, progress=progress)
     return AttributionPatching(
         estimates=estimates,
         exact=exact,

@@ -22,7 +22,6 @@ from torch import Tensor
 
 from cutaway.interp.attribution_graphs.graph import AttributionGraph
 from cutaway.interp.attribution_graphs.replacement import Frozen, Replacement, Stream
-from cutaway.interp.dropout import without_dropout
 
 __all__ = ["Held", "RESPONDS", "predicted_changes", "measured_changes", "written_by", "check_model", "check_transcoders"]
 
@@ -106,10 +105,9 @@ def measured_changes(
         latents[here, at[:, 1], at[:, 2]] = factor * plain[0, at[:, 1], at[:, 2]]
         return transcoder.reconstruct(read, latents) + error
 
-    with without_dropout(replacement.model):
-        start = replacement.start.expand(len(features), -1, -1)
-        frozen = max(graph.frozen, _FROZEN.get(held, "both"), key=_LOOSER.index)
-        stream = replacement.run(start, write, frozen=frozen)
+    start = replacement.start.expand(len(features), -1, -1)
+    frozen = max(graph.frozen, _FROZEN.get(held, "both"), key=_LOOSER.index)
+    stream = replacement.run(start, write, frozen=frozen)
     return _read(replacement, graph, stream) - graph.values
 
 

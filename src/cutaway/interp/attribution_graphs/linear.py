@@ -17,7 +17,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from cutaway.interp.attribution_graphs.replacement import Frozen, Replacement
-from cutaway.interp.dropout import without_dropout
 
 __all__ = ["Linearised"]
 
@@ -31,7 +30,7 @@ class Linearised:
     def __init__(self, replacement: Replacement, *, frozen: Frozen = "both") -> None:
         self.replacement, self.model = replacement, replacement.model
         n_layers = self.model.config.n_layers
-        with torch.enable_grad(), without_dropout(self.model):
+        with torch.enable_grad():
             self._start = replacement.start.detach().requires_grad_()
             self._written = [replacement.written(layer).requires_grad_() for layer in range(n_layers)]
             self._stream = replacement.run(

@@ -17,10 +17,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from cutaway.hooks import Hook, Hooks
-from cutaway.interp.dropout import without_dropout
 from cutaway.interp.sae import Dictionary, check_fits
 from cutaway.interp.sites import hook_order, site_of
 from cutaway.model import Transformer
+from cutaway.views import without_dropout
 
 __all__ = ["Frozen", "Replacement", "Stream", "Write", "replace_mlps", "by_layer"]
 
@@ -48,6 +48,7 @@ class Replacement:
     """One prompt's run of a model, taken apart by transcoders."""
 
     model: Transformer
+    """Without dropout."""
     transcoders: Mapping[int, Dictionary]
     """By the layer of the MLP."""
     tokens: Int[Tensor, "1 pos"]
@@ -84,8 +85,7 @@ class Replacement:
     @torch.no_grad()
     def biases(self) -> Stream:
         """Return what encoders and unembedding are handed where no node writes: what biases alone come to."""
-        with without_dropout(self.model):
-            return self.run(torch.zeros_like(self.start), self.constant)
+        return self.run(torch.zeros_like(self.start), self.constant)
 
 
 @torch.no_grad()
@@ -110,9 +110,9 @@ def replace_mlps(
             errors[layer] = mlp_out - transcoders[layer].reconstruct(read, latents[layer])
         return mlp_out
 
-    with without_dropout(model):
-        start = model.embed(tokens)
-        stream = _run(model, transcoders, start, pos % n_pos, take_apart, dict.fromkeys(_HELD, keep))
+    model = without_dropout(model)
+    start = model.embed(tokens)
+    stream = _run(model, transcoders, start, pos % n_pos, take_apart, dict.fromkeys(_HELD, keep))
     return Replacement(model, transcoders, tokens, pos % n_pos, start, held, stream, latents, errors)
 
 

@@ -10,9 +10,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from cutaway.interp.ablation import How
-from cutaway.interp.dropout import without_dropout
 from cutaway.interp.running import means, run_with_cache
 from cutaway.model import Transformer
+from cutaway.views import without_dropout
 
 __all__ = ["Ablated", "ablated_outputs"]
 
@@ -74,7 +74,8 @@ def ablated_outputs(
     """
     if how not in get_args(How):
         raise ValueError(f"there is no ablation {how!r}; give one of {', '.join(get_args(How))}")
-    with without_dropout(model), torch.no_grad():
+    model = without_dropout(model)
+    with torch.no_grad():
         if how == "zero":
             return _zeros(model)
         if how == "resample":

@@ -16,7 +16,6 @@ from cutaway.interp.ablation import How
 from cutaway.interp.circuits.ablated import Ablated, ablated_outputs
 from cutaway.interp.circuits.circuit import Circuit
 from cutaway.interp.circuits.graph import Graph
-from cutaway.interp.dropout import without_dropout
 from cutaway.interp.factored import block_of
 from cutaway.interp.metrics import Metric
 from cutaway.interp.sweep import AnyMetric
@@ -24,6 +23,7 @@ from cutaway.interp.sweep.reading import read_resid
 from cutaway.interp.two_runs import scored
 from cutaway.model import Block, Transformer
 from cutaway.model.attention import fused_attend
+from cutaway.views import without_dropout
 
 __all__ = ["CircuitRuns", "RunOptions", "run_circuit", "circuit_metric"]
 
@@ -86,6 +86,9 @@ class CircuitRuns:
     ablated: Ablated
     memory_gib: float = _MEMORY_GIB
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "model", without_dropout(self.model))
+
     @classmethod
     def of(
         cls,
@@ -109,7 +112,7 @@ class CircuitRuns:
 
     def logits(self, kept: Bool[Tensor, "sender receiver"]) -> Float[Tensor, "batch pos d_vocab"]:
         """Return the logits with these edges kept."""
-        with without_dropout(self.model), torch.no_grad():
+        with torch.no_grad():
             return torch.cat([self.model.unembed(resid) for _, resid in self._read(kept, 0)])
 
     def metric(self, kept: Bool[Tensor, "sender receiver"], metric: AnyMetric) -> Float[Tensor, " batch"]:
@@ -121,7 +124,7 @@ class CircuitRuns:
         positions = metric.positions(self.tokens.shape[1])
         first = min(self.ablated.n_same, *positions)
         read = [pos - first for pos in positions]
-        with without_dropout(self.model), torch.no_grad():
+        with torch.no_grad():
             return torch.cat(
                 [
                     read_resid(self.model, metric, resid[None, i, read], rows.start + i, positions)

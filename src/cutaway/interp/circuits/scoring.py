@@ -16,12 +16,12 @@ from cutaway.interp.circuits.exact import try_all, try_largest
 from cutaway.interp.circuits.graph import Graph
 from cutaway.interp.circuits.pair import MeanScores, Pair, RowSums
 from cutaway.interp.circuits.result import EdgeMethod, EdgeScores
-from cutaway.interp.dropout import without_dropout
 from cutaway.interp.metrics import Metric
 from cutaway.interp.nodes import KVInputs
 from cutaway.interp.sites import norm_scales
 from cutaway.interp.sweep import AnyMetric
 from cutaway.model import Transformer
+from cutaway.views import without_dropout
 
 __all__ = ["score_edges"]
 
@@ -65,13 +65,13 @@ def score_edges(
     _check_options(method, kv, steps, exact_top)
     _check_runs(tokens, other_tokens, metric, lengths, d_vocab=model.config.d_vocab_out)
     pair = Pair(
-        model=model, tokens=tokens, other_tokens=other_tokens, metric=metric, graph=Graph(model.config, kv),
+        model=without_dropout(model), tokens=tokens, other_tokens=other_tokens, metric=metric, graph=Graph(model.config, kv),
         frozen=norm_scales(model.config, frozen), lengths=lengths, memory_gib=memory_gib,
     )  # fmt: skip
     n_tried = min(exact_top or 0, pair.graph.n_edges)
     n_cells = pair.graph.n_edges if method == "exact" else n_tried
     told = _Told(progress, n_runs=_n_runs(method, pair.graph, steps) * len(tokens), n_cells=n_cells * len(tokens))
-    with without_dropout(model), torch.no_grad():
+    with torch.no_grad():
         found = try_all(pair, told.of_cells) if method == "exact" else _estimated(pair, method, steps, told.of_runs)
         exact = try_largest(pair, found.scores, n_tried, told.of_cells)
     return EdgeScores(

@@ -17,7 +17,7 @@ from cutaway.interp.heads.scores import THRESHOLD, HeadKind, HeadScores
 from cutaway.interp.rows import model_of
 from cutaway.language_model import LanguageModel
 from cutaway.model import Transformer
-from cutaway.runtime import evaluating
+from cutaway.views import without_dropout
 
 __all__ = ["detect_heads"]
 
@@ -46,10 +46,10 @@ def detect_heads(
     Patterns are reduced to these numbers layer by layer and never kept. Raises ValueError for lengths that do not fit.
     Source: Olsson et al. 2022, "Prefix matching"; they leave out common and rare tokens, and repeat 25 four times.
     """
-    model = model_of(lm)
+    model = without_dropout(model_of(lm))
     drawn = repeated_tokens(lm, n_sequences=n_sequences, seq_length=seq_length, seed=seed, bos=bos)
     counter = _Counter(model, drawn)
-    with evaluating(model):
+    with torch.inference_mode():
         for tokens in drawn.tokens.split(batch_size):
             counter.run(tokens)
     scores = counter.scores()

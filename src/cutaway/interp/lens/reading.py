@@ -17,7 +17,7 @@ from cutaway.interp.targets import single_token
 from cutaway.language_model import LanguageModel
 from cutaway.report.numbers import format_fixed
 from cutaway.report.tokens import token_label
-from cutaway.runtime import evaluating
+from cutaway.views import without_dropout
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -56,8 +56,8 @@ def lens_scores(
     """Return what a lens reads at these states of a run, on the CPU; the logits of one state are held at a time."""
     top_k = min(top_k, lm.config.d_vocab_out)
     parts: list[dict[str, Tensor]] = []
-    with evaluating(lm.model):
-        for part in distributions(lm.model, tokens, names, norm=norm, translate=translate):
+    with torch.inference_mode():
+        for part in distributions(without_dropout(lm.model), tokens, names, norm=norm, translate=translate):
             followed = _followed(lm, tokens, part, target)
             of_states = [_scores(log_probs, part.final, followed, top_k) for log_probs in part.by_state]
             stacked = {name: torch.stack([each[name] for each in of_states]).cpu() for name in of_states[0]}

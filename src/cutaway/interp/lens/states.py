@@ -16,7 +16,7 @@ from cutaway.interp.running import run_with_cache
 from cutaway.interp.sites import site_of
 from cutaway.model import Transformer
 from cutaway.model.norms import at_least_float32
-from cutaway.runtime import evaluating
+from cutaway.views import without_dropout
 
 __all__ = [
     "LensNorm",
@@ -120,7 +120,8 @@ def mean_kl(
 ) -> Float[Tensor, " layer"]:
     """Return KL(final || lens) in nats at each state, averaged over rows and positions."""
     sums = torch.zeros(len(names), dtype=torch.float64)
-    with evaluating(model):
+    model = without_dropout(model)
+    with torch.inference_mode():
         for part in distributions(model, tokens, names, translate=translate):
             sums += torch.stack([kl_nats(part.final, lens).sum().cpu().double() for lens in part.by_state])
     return sums / tokens.numel()

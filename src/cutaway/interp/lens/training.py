@@ -13,12 +13,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from cutaway.data import Loader
-from cutaway.interp.dropout import without_dropout
 from cutaway.interp.lens.states import state_label, state_place
 from cutaway.interp.result import Result
 from cutaway.interp.running import run_with_cache
 from cutaway.model import Transformer
 from cutaway.report.numbers import format_fixed
+from cutaway.views import without_dropout
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -137,20 +137,20 @@ def train_translators(
     sizes: list[Tensor] = []
     rate = recipe.learning_rate * (1 - recipe.momentum)
     optimizer = torch.optim.SGD([*A, *b], lr=rate, momentum=recipe.momentum, nesterov=True)
-    with without_dropout(model):
-        for step in range(recipe.n_steps):
-            tokens, _ = loader.next_batch(device)
-            states, final = _states(model, tokens, names)
-            sizes = sizes or [_usual_size(state.to(dtype)) for state in states]
-            optimizer.zero_grad()
-            kl = _accumulate_gradients(model, states, final, A, b, sizes)
-            for pair in zip(A, b, strict=True):
-                torch.nn.utils.clip_grad_norm_(pair, recipe.max_grad_norm)
-            for group in optimizer.param_groups:
-                group["lr"] = rate * (1 - step / recipe.n_steps)
-            optimizer.step()
-            if progress is not None:
-                progress(step + 1, recipe.n_steps, kl)
+    model = without_dropout(model)
+    for step in range(recipe.n_steps):
+        tokens, _ = loader.next_batch(device)
+        states, final = _states(model, tokens, names)
+        sizes = sizes or [_usual_size(state.to(dtype)) for state in states]
+        optimizer.zero_grad()
+        kl = _accumulate_gradients(model, states, final, A, b, sizes)
+        for pair in zip(A, b, strict=True):
+            torch.nn.utils.clip_grad_norm_(pair, recipe.max_grad_norm)
+        for group in optimizer.param_groups:
+            group["lr"] = rate * (1 - step / recipe.n_steps)
+        optimizer.step()
+        if progress is not None:
+            progress(step + 1, recipe.n_steps, kl)
     biases = [size * each.detach() for size, each in zip(sizes, b, strict=True)]
     return torch.stack([each.detach() for each in A]), torch.stack(biases)
 

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from cutaway.interp.alignment import Alignment, align
-from cutaway.interp.dropout import without_dropout
 from cutaway.interp.patching.grid import Cell, cached_part, grid_with_base
 from cutaway.interp.patching.questions import MetricName, check_gap, read_question
 from cutaway.interp.patching.recovery import PatchResult
@@ -14,6 +13,7 @@ from cutaway.interp.prompts import Prompts, Target, read_prompts
 from cutaway.interp.rows import Texts
 from cutaway.interp.running import run_with_cache
 from cutaway.language_model import LanguageModel
+from cutaway.views import without_dropout
 
 __all__ = ["Direction", "patch", "align_prompts"]
 
@@ -59,12 +59,12 @@ def patch(
     source, into = (clean_rows, corrupted_rows) if is_denoising else (corrupted_rows, clean_rows)
     oriented = [[pair if is_denoising else pair[::-1] for pair in each.pairs] for each in alignments]
 
-    with without_dropout(lm.model):
-        logits, cache = run_with_cache(lm.model, source.tokens, cached_part(lm.model, site))
+    model = without_dropout(lm.model)
+    logits, cache = run_with_cache(model, source.tokens, cached_part(model, site))
     assert logits is not None
     other = question.metric(logits, source.lengths)
     where: dict[str, Any] = {"site": site, "by": by, "pairs": oriented, "lengths": into.ragged_lengths}
-    grid = grid_with_base(lm.model, into.tokens, cache, question.metric, **where, progress=progress)
+    grid = grid_with_base(model, into.tokens, cache, question.metric, **where, progress=progress)
     check_gap(grid.base, other, logits, question.words, is_prob=question.name == "prob")
     return PatchResult(
         site=site,

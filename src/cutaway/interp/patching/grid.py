@@ -13,12 +13,12 @@ from torch import Tensor
 
 from cutaway.interp import edits
 from cutaway.interp.cache import ActivationCache
-from cutaway.interp.dropout import without_dropout
 from cutaway.interp.edits import Edit
 from cutaway.interp.running import run_with_cache
 from cutaway.interp.sites import full_name, site_of
 from cutaway.interp.sweep import AnyMetric, sweep
 from cutaway.model import Transformer
+from cutaway.views import without_dropout
 
 __all__ = [
     "Cell",
@@ -93,7 +93,7 @@ def grid_with_base(
     progress: Callable[[int, int], None] | None,
 ) -> Grid:
     """Return the grid of `patch_grid` with the metric of the run without patches."""
-    config = model.config
+    model, config = without_dropout(model), model.config
     names = [full_name(config, site, layer) for layer in range(config.n_layers)]
     by = _checked_by(site, site_of(names[0]).axes, by)
     n_rows, n_pos = tokens.shape
@@ -105,8 +105,7 @@ def grid_with_base(
             raise ValueError(
                 f"by={by!r} needs rows that align alike, of one length each; these do not: patch by head or by layer, or row by row"
             )
-        with without_dropout(model):
-            cache, rows = _merged(model, tokens, cache, names, rows), [[(pos, pos) for pos in range(n_pos)]]
+        cache, rows = _merged(model, tokens, cache, names, rows), [[(pos, pos) for pos in range(n_pos)]]
     is_whole = rows[0] == [(pos, pos) for pos in range(max(n_pos, cache.tokens.shape[1]))]
     places = _places(rows[0], by, is_whole=is_whole)
     heads = _heads(model, site_of(names[0]).axes, by)
@@ -116,8 +115,7 @@ def grid_with_base(
         for head in heads
         for src, dst in places
     ]
-    with without_dropout(model):
-        scores = sweep(model, tokens, [*cells, []], metric, lengths=lengths, progress=progress)
+    scores = sweep(model, tokens, [*cells, []], metric, lengths=lengths, progress=progress)
     shape = [len(heads)] * ("head" in by) + [len(places)] * ("position" in by)
     return Grid(
         scores=scores[:-1].unflatten(0, (config.n_layers, *shape)),

@@ -22,7 +22,7 @@ from cutaway.interp.sites import hook_order, norm_scales
 from cutaway.interp.sweep import AnyMetric, sweep
 from cutaway.interp.two_runs import TwoRuns, run_two
 from cutaway.model import Transformer
-from cutaway.runtime import evaluating
+from cutaway.views import without_dropout
 
 __all__ = ["patch_paths"]
 
@@ -81,7 +81,8 @@ def patch_paths(
     frozen = norm_scales(config, frozen_norms)
     noting = list(dict.fromkeys(node for receiver in reading for node in receiver.nodes))
     written = names_of_senders(writing)
-    with evaluating(model), torch.no_grad():
+    model = without_dropout(model)
+    with torch.inference_mode():
         names = written | names_of_receivers(noting, config.n_layers) | names_on_the_way(model, frozen)
         runs = run_two(
             model, tokens, other_tokens, metric, names,

@@ -11,13 +11,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from cutaway.interp.cache import ActivationCache, cache_gib, cached_names
-from cutaway.interp.dropout import without_dropout
 from cutaway.interp.probing.task import Label, Task
 from cutaway.interp.rows import Rows, model_of
 from cutaway.interp.running import run_with_cache
 from cutaway.interp.sites import site_of
 from cutaway.language_model import LanguageModel
 from cutaway.model import Transformer
+from cutaway.views import without_dropout
 
 __all__ = ["Labels", "Place", "Spots", "labelled_spots", "activations_of", "activations_in", "cache_rows"]
 
@@ -121,15 +121,15 @@ def activations_of(
     stop = None if None in layers and wanted != ["embed"] else max((layer or 0 for layer in layers), default=0)
     kept: dict[str, list[list[Tensor]]] = {name: [[] for _ in spots] for name in wanted}
     size = max(1, _TOKENS_A_RUN // rows.tokens.shape[1])
-    with without_dropout(model):
-        for start in range(0, len(rows.tokens), size):
-            here = slice(start, start + size)
-            lengths = None if rows.is_even else rows.lengths[here]
-            _, cache = run_with_cache(model, rows.tokens[here], wanted, lengths=lengths, stop_after_layer=stop)
-            for name in wanted:
-                for number, each in enumerate(spots):
-                    chosen = (each.row >= start) & (each.row < start + size)
-                    kept[name][number].append(_rows_at(cache[name], each.row[chosen] - start, each.at[chosen]))
+    model = without_dropout(model)
+    for start in range(0, len(rows.tokens), size):
+        here = slice(start, start + size)
+        lengths = None if rows.is_even else rows.lengths[here]
+        _, cache = run_with_cache(model, rows.tokens[here], wanted, lengths=lengths, stop_after_layer=stop)
+        for name in wanted:
+            for number, each in enumerate(spots):
+                chosen = (each.row >= start) & (each.row < start + size)
+                kept[name][number].append(_rows_at(cache[name], each.row[chosen] - start, each.at[chosen]))
     return {name: [torch.cat(parts) for parts in each] for name, each in kept.items()}
 
 

@@ -11,7 +11,6 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from cutaway.interp import edits
-from cutaway.interp.dropout import without_dropout
 from cutaway.interp.edits import Edit
 from cutaway.interp.metrics import Metric, logit_diff
 from cutaway.interp.probing.activations import Spots, activations_of, labelled_spots
@@ -26,6 +25,7 @@ from cutaway.interp.sweep import AnyMetric, sweep
 from cutaway.language_model import LanguageModel
 from cutaway.model import Transformer
 from cutaway.runtime import seeded_generator
+from cutaway.views import without_dropout
 
 __all__ = ["cause", "cause_held_out"]
 
@@ -138,7 +138,8 @@ def _outcome(
     randoms = _random_directions(x.shape[1], n_random, seed)
     variants = [[], *moves.along_own(strengths), *(edit for each in randoms for edit in moves.along_random(each, strengths))]
     lengths = None if rows.is_even else rows.lengths
-    with without_dropout(model), torch.no_grad():
+    model = without_dropout(model)
+    with torch.no_grad():
         scores = sweep(model, rows.tokens, variants, behaviour.metric, lengths=lengths, progress=progress)
     return _Outcome(*behaviour.flips(scores.cpu()), moves.gap, behaviour.words)
 

@@ -24,7 +24,7 @@ from cutaway.interp.tensors import finite_or_none
 from cutaway.language_model import LanguageModel
 from cutaway.model import NoNorm, Transformer
 from cutaway.report import format_share, grid, table
-from cutaway.runtime import evaluating
+from cutaway.views import without_dropout
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -208,7 +208,8 @@ def attribute(
         raise ValueError(f"by is {by!r}; expected one of {', '.join(map(repr, _COLUMN))}")
     prompts = Prompts.of(lm, tokens, pos=pos)
     model, kept = prompts.model, sorted(set(prompts.positions))
-    with evaluating(model), torch.no_grad():
+    model = without_dropout(model)
+    with torch.inference_mode():
         logits, cache = run_with_cache(
             model, prompts.tokens, names_needed(model.config, by), pos=None if by == "position" else kept
         )

@@ -20,7 +20,7 @@ from cutaway.interp.sites import hook_names, site_of
 from cutaway.language_model import LanguageModel
 from cutaway.model import Transformer
 from cutaway.report import format_share, grid, table
-from cutaway.runtime import evaluating
+from cutaway.views import without_dropout
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -207,7 +207,8 @@ def stream(lm: LanguageModel | Transformer, tokens: Texts) -> ResidualStream:
         raise ValueError("the text is one token, and the first position is left out of the means; give a longer one")
     prompts = Prompts.of(lm, rows.tokens)
     model = prompts.model
-    with evaluating(model), torch.no_grad():
+    model = without_dropout(model)
+    with torch.inference_mode():
         names = [name for name in hook_names(model.config) if site_of(name).part in _NEEDED]
         _, cache = run_with_cache(model, prompts.tokens, names)
         streams, parts = accumulated_resid(cache), decompose_resid(cache)

@@ -6,9 +6,10 @@ a crosscoder is the activations of its models.
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import zip_longest
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -16,12 +17,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from cutaway.hooks import canonical_name
-from cutaway.interp.dropout import without_dropout
 from cutaway.interp.running import run_with_cache
 from cutaway.interp.sites import check_names, row_shape, site_of
+from cutaway.interp.store.shuffling import shuffled_batches
 from cutaway.language_model import LanguageModel
 from cutaway.model import Transformer
 from cutaway.runtime import seeded_generator
+from cutaway.views import without_dropout
 
 __all__ = [
     "ActivationSource",
@@ -80,29 +82,91 @@ class TensorActivations:
 
 @dataclass(frozen=True, eq=False)
 class SideBySide:
-    """Rows of several sources beside each other, which must be stored row for row alike: a transcoder's input and its target.
+    """Rows of several sources beside each other, row for row as they are numbered: a transcoder's input and its target.
 
-    What is stored on disk is shuffled by stretches of bytes, so that rows of one width alone come in one order. Raises ValueError for
-    sources of different widths, but for tensors.
+    Stores and tensors are asked for the same numbers, drawn in one order, so that neither their dtypes nor their widths matter;
+    models for windows of the same tokens. Raises ValueError for sources of different rows, and for any others, which come in orders of
+    their own.
     """
 
     sources: Sequence[ActivationSource]
 
     def __post_init__(self) -> None:
-        widths = {source.d for source in self.sources if hasattr(source, "d")}
-        if len(widths) > 1 and not all(isinstance(source, TensorActivations) for source in self.sources):
+        if self._are_runs():
+            return
+        numbered = [_numbered(each) for each in self.sources]
+        if others := [type(each).__name__ for each, rows in zip(self.sources, numbered, strict=True) if rows is None]:
             raise ValueError(
-                f"the sources have rows of {' and '.join(map(str, sorted(widths)))} coordinates, which may come in different orders: "
-                "hold them as tensors, or give ModelActivations both names"
+                f"rows of {' and '.join(dict.fromkeys(others))} come in an order of their own, not in that of what is beside them: "
+                "give one ModelActivations all names or models, or hold each as a tensor (TensorActivations.of)"
             )
+        data = [each for each in (getattr(source, "training_data", None) for source in self.sources) if each is not None]
+        if len({len(rows) for rows in numbered if rows is not None}) > 1 or any(each != data[0] for each in data):
+            raise ValueError("the activations side by side do not have the same rows: store them from one corpus together")
 
     def batches(self, batch_size: int, *, seed: int, n_epochs: int = 1) -> Iterator[Float[Tensor, "batch d"]]:
-        """Yield rows joined; raises ValueError where one source has fewer."""
-        each = [source.batches(batch_size, seed=seed, n_epochs=n_epochs) for source in self.sources]
-        for rows in zip_longest(*each):
-            if len({None if part is None else len(part) for part in rows}) > 1:
-                raise ValueError("the activations side by side do not have the same rows: store them from one corpus together")
-            yield torch.cat([part.flatten(1) for part in rows], dim=-1)
+        """Yield every row once an epoch, joined; the last batch of an epoch may be smaller."""
+        if not self._are_runs():
+            joined = _Joined([rows for rows in map(_numbered, self.sources) if rows is not None])
+            yield from shuffled_batches(joined, batch_size, seed=seed, n_epochs=n_epochs)
+            return
+        for parts in zip(*(each.batches(batch_size, seed=seed, n_epochs=n_epochs) for each in self.sources), strict=True):
+            yield torch.cat([part.flatten(1) for part in parts], dim=-1)
+
+    def _are_runs(self) -> bool:
+        """Whether all are runs of the same windows, which come in one order."""
+        first = self.sources[0]
+        return isinstance(first, ModelActivations) and all(
+            isinstance(each, ModelActivations)
+            and (each.first, each.n_buffered) == (first.first, first.n_buffered)
+            and torch.equal(each.tokens, first.tokens)
+            for each in self.sources
+        )
+
+
+@runtime_checkable
+class NumberedRows(Protocol):
+    """Rows that are there to be asked for by number, as a tensor's and a stored activation's are."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What they are in."""
+        ...
+
+    @property
+    def shape(self) -> torch.Size:
+        """The rows, and the shape of one."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: slice, /) -> Float[Tensor, "row ..."]: ...
+
+
+def _numbered(source: ActivationSource) -> NumberedRows | None:
+    """Return the rows of a source that can be asked for by number; None for another."""
+    rows = source.rows if isinstance(source, TensorActivations) else source
+    return rows if isinstance(rows, NumberedRows) else None
+
+
+class _Joined:
+    """Numbered rows of several sources beside each other, in the widest of their dtypes."""
+
+    def __init__(self, parts: Sequence[NumberedRows]) -> None:
+        self._parts, self._widths = parts, [math.prod(part.shape[1:]) for part in parts]
+        self.dtype = functools.reduce(torch.promote_types, (part.dtype for part in parts))
+        self.shape = (sum(self._widths),)
+        self.row_bytes = self.shape[0] * self.dtype.itemsize
+
+    def __len__(self) -> int:
+        return len(self._parts[0])
+
+    def span(self, start: int, stop: int, into: Tensor | None = None) -> Tensor:
+        """Return the rows from one up to another, in memory that is given or new."""
+        x = torch.empty(stop - start, *self.shape, dtype=self.dtype) if into is None else into
+        for part, columns in zip(self._parts, x.split(self._widths, dim=1), strict=True):
+            columns.copy_(part[start:stop].flatten(1))
+        return x
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +194,7 @@ class ModelActivations:
             check_names(model.config, names)
         if not 0 <= self.first < self.tokens.shape[1]:
             raise ValueError(f"first is {self.first} and the windows have {self.tokens.shape[1]} tokens: leave some of them")
-        object.__setattr__(self, "_models", models)
+        object.__setattr__(self, "_models", tuple(map(without_dropout, models)))
         object.__setattr__(self, "_names", tuple(map(canonical_name, names)))
 
     @property
@@ -168,9 +232,8 @@ class ModelActivations:
         """Return the rows of some windows in their order."""
         parts = []
         for model in self._models:
-            with without_dropout(model):
-                last = max(layer_of(model, name) for name in self._names)
-                _, cache = run_with_cache(model, tokens, self._names, stop_after_layer=last)
+            last = max(layer_of(model, name) for name in self._names)
+            _, cache = run_with_cache(model, tokens, self._names, stop_after_layer=last)
             parts += [as_vectors(cache[name], name)[:, self.first :].flatten(0, 1) for name in self._names]
         return torch.cat(parts, dim=-1)
 

@@ -16,7 +16,7 @@ from cutaway.interp.sae.reconstruction import random_features
 from cutaway.interp.sae.splicing import check_fits
 from cutaway.language_model import LanguageModel
 from cutaway.model import Transformer
-from cutaway.runtime import evaluating, seeded_generator
+from cutaway.runtime import seeded_generator
 
 __all__ = ["FeatureContexts", "find_contexts", "feature_density"]
 
@@ -89,7 +89,7 @@ def find_contexts(
     size = max(1, min(int(max_gib * 2**30 // bytes_each), 2048 // n_pos))
     parts = torch.arange(len(tokens)).split(size)
     n_passes = 1 if features is not None else 2
-    with evaluating(model):
+    with torch.inference_mode():
         if features is None:
             density = _density(dictionary, source, parts, _scaled(progress, 0, n_passes))
             features = random_features(density, n_features, seed=seed)
@@ -105,7 +105,7 @@ def feature_density(
     model = lm.model if isinstance(lm, LanguageModel) else lm
     check_fits(dictionary, model)
     source = ModelActivations(model, tokens, dictionary.config.name, first=first)
-    with evaluating(model):
+    with torch.inference_mode():
         return _density(dictionary, source, torch.arange(len(tokens)).split(max(1, 2048 // tokens.shape[1])), None)
 
 

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from cutaway.interp import edits
 from cutaway.interp.ablation.measure import Measure, measure_of
-from cutaway.interp.dropout import without_dropout
 from cutaway.interp.edits import Edit
 from cutaway.interp.prompts import Target
 from cutaway.interp.ranks import rank_correlation
@@ -27,6 +26,7 @@ from cutaway.interp.sweep import AnyMetric, sweep
 from cutaway.language_model import LanguageModel
 from cutaway.model import Transformer
 from cutaway.report import table
+from cutaway.views import without_dropout
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -166,16 +166,16 @@ def feature_effects(
     measure = measure_of(lm, rows, metric, correct, wrong)
     spliced = splice(dictionary, with_error=with_error)
     lengths = None if rows.is_even else rows.lengths
-    with without_dropout(model):
-        base, _, grads = gradients(model, rows.tokens, measure.metric, spliced.name, edits=[spliced], lengths=lengths)
-        clean = sweep(model, rows.tokens, [[]], measure.metric, lengths=lengths)[0]
-        values, latents = _spliced(model, dictionary, rows, spliced)
-        fires = (latents > 0).any(0).any(0)
-        firing = fires.nonzero()[:, 0]
-        towards = as_vectors(grads[spliced.name], spliced.name).to(latents) @ dictionary.W_dec[firing].T
-        estimates = -(latents[..., firing] * towards).sum(1).T
-        chosen = _chosen(dictionary, features, firing, estimates, exact_top)
-        exact = _exact(model, dictionary, rows, measure, spliced, values, latents, chosen, progress=progress)
+    model = without_dropout(model)
+    base, _, grads = gradients(model, rows.tokens, measure.metric, spliced.name, edits=[spliced], lengths=lengths)
+    clean = sweep(model, rows.tokens, [[]], measure.metric, lengths=lengths)[0]
+    values, latents = _spliced(model, dictionary, rows, spliced)
+    fires = (latents > 0).any(0).any(0)
+    firing = fires.nonzero()[:, 0]
+    towards = as_vectors(grads[spliced.name], spliced.name).to(latents) @ dictionary.W_dec[firing].T
+    estimates = -(latents[..., firing] * towards).sum(1).T
+    chosen = _chosen(dictionary, features, firing, estimates, exact_top)
+    exact = _exact(model, dictionary, rows, measure, spliced, values, latents, chosen, progress=progress)
     return FeatureEffects(
         said=f"the dictionary of {spliced.name} spliced in" + (" and its error kept" if with_error else ""), metric=measure.name,
         notes=measure.said, base=base, clean=clean, features=tuple(firing.tolist()), estimates=estimates.detach(), exact=exact,

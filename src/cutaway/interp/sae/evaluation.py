@@ -22,7 +22,7 @@ from cutaway.interp.sweep import sweep
 from cutaway.language_model import LanguageModel
 from cutaway.model import Transformer
 from cutaway.report import filled_table
-from cutaway.runtime import evaluating
+from cutaway.views import without_dropout
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -155,7 +155,8 @@ def evaluate(
     source = ModelActivations(model, tokens, config.row_names, first=first)
     windows = tokens.split(max(1, _N_TOKENS // n_pos))
     n_done, losses = 0, torch.zeros(4, dtype=torch.float64)
-    with evaluating(model):
+    model = without_dropout(model)
+    with torch.inference_mode():
         told = None if progress is None else lambda n, n_all: progress(n, 2 * n_all)
         found = measure_reconstruction(dictionary, source.in_order(told))
         variants = _variants(model, dictionary, tokens, first)

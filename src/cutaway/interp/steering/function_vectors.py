@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from einops import rearrange
@@ -12,7 +13,6 @@ from torch import Tensor
 
 from cutaway.interp import edits, metrics
 from cutaway.interp.attention import head_label
-from cutaway.interp.dropout import without_dropout
 from cutaway.interp.edits import Edit
 from cutaway.interp.metrics import Metric
 from cutaway.interp.rows import Rows, rows_of
@@ -23,6 +23,7 @@ from cutaway.interp.steering.vector import SteeringVector
 from cutaway.interp.sweep import sweep
 from cutaway.language_model import LanguageModel
 from cutaway.model import Attention
+from cutaway.views import without_dropout
 from cutaway.weights import model_sha256
 
 __all__ = ["function_vector"]
@@ -59,7 +60,8 @@ def function_vector(
     if not 1 <= n_heads <= config.n_layers * config.n_heads:
         raise ValueError(f"n_heads is {n_heads}; expected 1 to the {config.n_layers * config.n_heads} heads of the model")
     clean, shuffled = zip(*(_prompts(drawn, learned, n_shots) for _ in range(n_prompts)), strict=True)
-    with without_dropout(lm.model), torch.no_grad():
+    lm = replace(lm, model=without_dropout(lm.model))
+    with torch.no_grad():
         means = _mean_z(lm, rows_of(lm, [prompt for prompt, _ in clean]))
         base, scores = _effects(lm, shuffled, means, progress)
         effects = rearrange((scores - base).mean(dim=1), "(layer head) -> layer head", head=config.n_heads).cpu()

@@ -8,7 +8,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cutaway.interp.dropout import without_dropout
 from cutaway.interp.probing.activations import Spots, activations_of
 from cutaway.interp.rows import Texts, model_of, rows_of
 from cutaway.interp.running import run_with_cache
@@ -16,6 +15,7 @@ from cutaway.interp.sites import full_name
 from cutaway.interp.steering.vector import SteeringVector
 from cutaway.language_model import LanguageModel
 from cutaway.model import Transformer
+from cutaway.views import without_dropout
 from cutaway.weights import model_sha256
 
 __all__ = ["difference_of_means", "differences_of_means", "activation_addition"]
@@ -77,8 +77,8 @@ def activation_addition(lm: LanguageModel, towards: str, away: str, layer: int, 
         )
     width = max(map(len, rows))
     tokens = torch.tensor([row + space * (width - len(row)) for row in rows], device=model.embed.W_E.device)
-    with without_dropout(model):
-        _, cache = run_with_cache(model, tokens, name)
+    model = without_dropout(model)
+    _, cache = run_with_cache(model, tokens, name)
     vector = cache[name][0] - cache[name][1]
     made = f"{towards!r} less {away!r}, position by position"
     return SteeringVector(name, vector, made, model_sha256(model))

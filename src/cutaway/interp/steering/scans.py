@@ -11,7 +11,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from cutaway.interp.ablation.measure import measure_of
-from cutaway.interp.dropout import without_dropout
 from cutaway.interp.edits import Edit
 from cutaway.interp.prompts import Target
 from cutaway.interp.result import Result
@@ -22,6 +21,7 @@ from cutaway.interp.sweep import AnyMetric, sweep
 from cutaway.language_model import LanguageModel
 from cutaway.model import Transformer
 from cutaway.report import grid
+from cutaway.views import without_dropout
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -198,7 +198,8 @@ def scan_strengths(
         for made in (one, *random)
     ]
     lengths = None if rows.is_even else rows.lengths
-    with without_dropout(model), torch.no_grad():
+    model = without_dropout(model)
+    with torch.no_grad():
         scores = sweep(model, rows.tokens, variants, measure.metric, lengths=lengths, progress=progress)
     by_vector = scores[1:].reshape(len(each), len(strengths), 1 + n_random, -1)
     return StrengthScan(

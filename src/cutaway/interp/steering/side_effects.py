@@ -11,7 +11,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from cutaway.interp.dropout import without_dropout
 from cutaway.interp.editing import run_with_edits
 from cutaway.interp.edits import Edit
 from cutaway.interp.result import Result
@@ -21,6 +20,7 @@ from cutaway.language_model import LanguageModel
 from cutaway.model import Transformer
 from cutaway.model.norms import at_least_float32
 from cutaway.report import filled_table
+from cutaway.views import without_dropout
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -199,7 +199,8 @@ def measure_damage(
     model = model_of(lm)
     n_runs, n_predicted = len(rows.lengths) * (len(variants) + 1), sum(rows.lengths) - len(rows.lengths)
     base_loss, kl, loss = 0.0, [0.0] * len(variants), [0.0] * len(variants)
-    with without_dropout(model), torch.no_grad():
+    model = without_dropout(model)
+    with torch.no_grad():
         for row, length in enumerate(rows.lengths):
             tokens = rows.tokens[row : row + 1, :length]
             base = at_least_float32(model(tokens)).log_softmax(-1)

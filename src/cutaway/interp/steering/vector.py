@@ -22,6 +22,7 @@ from cutaway.interp.sites import check_names, hook_names, site_of
 from cutaway.interp.tensors import from_json, to_json
 from cutaway.model import Transformer
 from cutaway.runtime import atomic_write, seeded_generator
+from cutaway.views import without_dropout
 from cutaway.weights import model_sha256
 
 __all__ = ["SteeringVector", "stream_names"]
@@ -94,7 +95,7 @@ class SteeringVector:
             return x - amounts[name][..., None] * along
 
         with torch.no_grad():
-            model(tokens, hooks=Hooks(dict.fromkeys(stream_names(model.config), take_away)))
+            without_dropout(model)(tokens, hooks=Hooks(dict.fromkeys(stream_names(model.config), take_away)))
         return [edits.add(name, -by[..., None] * other.direction) for name, by in amounts.items()]
 
     def random(self, *, seed: int) -> Self:

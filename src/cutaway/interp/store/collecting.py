@@ -23,7 +23,8 @@ from cutaway.interp.store.stream import Data, TokenStream, open_stream
 from cutaway.language_model import LanguageModel
 from cutaway.model import Transformer
 from cutaway.report.numbers import format_bytes
-from cutaway.runtime import atomic_path, evaluating, file_sha256, free_memory_gib, remove_path
+from cutaway.runtime import atomic_path, file_sha256, free_memory_gib, remove_path
+from cutaway.views import without_dropout
 from cutaway.weights import save_tensors
 
 __all__ = ["Progress", "collect"]
@@ -75,7 +76,7 @@ def collect(
         with _alone_in(folder):
             _clear_unfinished(folder)
             manifest.write()
-            _Collection(model, stream, plan, manifest, progress or _say_nothing).run(missing)
+            _Collection(without_dropout(model), stream, plan, manifest, progress or _say_nothing).run(missing)
     return open_store(folder)
 
 
@@ -122,7 +123,7 @@ class _Collection:
         """Run the model over a shard's windows; return its tensors, in this memory."""
         device, rows, tokens = self.model.embed.W_E.device, self.plan.shard_rows(shard), self.plan.shard_tokens(shard)
         kept = {name: x[: len(rows)] for name, x in memory.items()}
-        with evaluating(self.model):
+        with torch.inference_mode():
             for windows in self.plan.batches(shard):
                 start = self.plan.rows_before(windows.start) - rows.start
                 record_batch(self.model, read_windows(self.stream, windows, device), self.plan, kept, start)

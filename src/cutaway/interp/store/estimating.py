@@ -18,7 +18,7 @@ from cutaway.interp.store.stream import Data, TokenStream, open_stream
 from cutaway.language_model import LanguageModel
 from cutaway.model import Transformer
 from cutaway.report.numbers import format_bytes, format_duration
-from cutaway.runtime import evaluating
+from cutaway.views import without_dropout
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -121,7 +121,8 @@ def _measured(model: Transformer, stream: TokenStream, plan: StorePlan) -> tuple
     batches = list(islice(plan.batches(0), 1 + _MOST_BATCHES))
     rows = allocated(plan, plan.batch_size * plan.n_ctx, device)
     n_tokens, time_s = 0, 0.0
-    with evaluating(model):
+    model = without_dropout(model)
+    with torch.inference_mode():
         record_batch(model, read_windows(stream, batches[0], device), plan, rows, 0)
         for windows in batches[1:] or batches:
             started = time.perf_counter()

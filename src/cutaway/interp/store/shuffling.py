@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from cutaway.interp.store.shards import ShardedRows
-
-__all__ = ["shuffled_batches"]
+__all__ = ["Rows", "shuffled_batches"]
 
 _BLOCK_BYTES = 2**18
 """What is read in one piece: enough for a disk to read at full speed, little beside the buffer."""
@@ -19,7 +18,33 @@ _BUFFER_BYTES = 2**27
 """Of the blocks that are mixed with one another, which come from anywhere in the store."""
 
 
-def shuffled_batches(rows: ShardedRows, batch_size: int, *, seed: int, n_epochs: int) -> Iterator[Tensor]:
+@runtime_checkable
+class Rows(Protocol):
+    """Rows end to end, stretches of which are read into memory."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """That of one row."""
+        ...
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What they are in."""
+        ...
+
+    @property
+    def row_bytes(self) -> int:
+        """The bytes of one row."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def span(self, start: int, stop: int, into: Tensor | None = None) -> Tensor:
+        """Return the rows from one up to another, in memory that is given or new."""
+        ...
+
+
+def shuffled_batches(rows: Rows, batch_size: int, *, seed: int, n_epochs: int) -> Iterator[Tensor]:
     """Yield every row once an epoch, `batch_size` at a time, the last batch of an epoch perhaps smaller.
 
     Blocks come in an order drawn from the seed and the epoch, over all shards; so many as the buffer holds are mixed row by row, while
@@ -52,7 +77,7 @@ def shuffled_batches(rows: ShardedRows, batch_size: int, *, seed: int, n_epochs:
                 yield rest
 
 
-def _read(rows: ShardedRows, blocks: Sequence[range], buffer: Tensor) -> Tensor:
+def _read(rows: Rows, blocks: Sequence[range], buffer: Tensor) -> Tensor:
     """Return the rows of these blocks, end to end, at the beginning of the buffer."""
     done = 0
     for block in blocks:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -15,7 +15,6 @@ from torch import Tensor
 from cutaway.interp import edits
 from cutaway.interp.alignment import Alignment, n_shared
 from cutaway.interp.cache import ActivationCache
-from cutaway.interp.dropout import without_dropout
 from cutaway.interp.edits import Edit
 from cutaway.interp.metrics import Metric
 from cutaway.interp.patching import BANDS_IN_WORDS, MetricName, align_prompts, band, check_gap, read_question
@@ -27,6 +26,7 @@ from cutaway.interp.sweep import sweep
 from cutaway.language_model import LanguageModel
 from cutaway.report.tokens import token_label
 from cutaway.runtime import seeded_generator
+from cutaway.views import without_dropout
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -253,10 +253,10 @@ def trace(
     else:
         corruption = _replaced(lm, prompts, text, subject, replacement)
     names = [full_name(lm.config, site, layer) for site in sites for layer in range(lm.config.n_layers)]
-    with without_dropout(lm.model):
-        logits, cache = run_with_cache(lm.model, prompts.tokens, names)
-        assert logits is not None
-        scores = _scores(lm, cache, corruption, windows, question.metric, progress)
+    lm = replace(lm, model=without_dropout(lm.model))
+    logits, cache = run_with_cache(lm.model, prompts.tokens, names)
+    assert logits is not None
+    scores = _scores(lm, cache, corruption, windows, question.metric, progress)
     base, clean = scores[-1], question.metric(logits)
     check_gap(base, clean, logits, question.words, is_prob=question.name == "prob")
     by_site = scores[:-1].unflatten(0, (len(windows), lm.config.n_layers, len(corruption.pairs)))  # site layer pos draw
