@@ -16,7 +16,8 @@ from cutaway.interp.sae.shape import DictionaryConfig, Kind
 from cutaway.interp.sae.sparse_probing import SparseProbe, sparse_probes
 from cutaway.interp.sae.splicing import FeatureChange, check_fits, edit_feature, splice, splice_transcoder
 from cutaway.interp.sae.training import SAEConfig, TrainProgress, train
-from cutaway.interp.sae.windows import read_windows
+from cutaway.interp.sae.windows import corpus_data, read_windows
+from cutaway.interp.training_data import TrainingData
 
 __all__ = [
     "DictionaryConfig",
@@ -38,6 +39,8 @@ __all__ = [
     "SideBySide",
     "SyntheticFeatures",
     "read_windows",
+    "corpus_data",
+    "TrainingData",
     "save_dictionary",
     "load_dictionary",
     "transformer_lens_name",

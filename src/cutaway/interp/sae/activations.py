@@ -19,6 +19,7 @@ from cutaway.hooks import canonical_name
 from cutaway.interp.dropout import without_dropout
 from cutaway.interp.running import run_with_cache
 from cutaway.interp.sites import check_names, row_shape, site_of
+from cutaway.interp.training_data import TrainingData
 from cutaway.language_model import LanguageModel
 from cutaway.model import Transformer
 from cutaway.runtime import seeded_generator
@@ -95,6 +96,12 @@ class SideBySide:
                 f"the sources have rows of {' and '.join(map(str, sorted(widths)))} coordinates, which may come in different orders: "
                 "hold them as tensors, or give ModelActivations both names"
             )
+
+    @property
+    def training_data(self) -> TrainingData | None:
+        """What is learned from, where the first source knows it."""
+        data: TrainingData | None = getattr(self.sources[0], "training_data", None)
+        return data
 
     def batches(self, batch_size: int, *, seed: int, n_epochs: int = 1) -> Iterator[Float[Tensor, "batch d"]]:
         """Yield rows joined; raises ValueError where one source has fewer."""

@@ -120,6 +120,8 @@ def train(
 
     A row of a transcoder is what it reads and after it what it predicts. Everything follows from the config's seed. With `checkpoints`,
     a folder, the state is written there every so many steps, and a training that was interrupted goes on from it to the same result.
+    What stored rows are of is kept with the dictionary as `trained_on`: give the first part of `StoredActivation.split`, and the other
+    is left to measure on.
     Raises ValueError for activations of another name or width, for rows that are not finite, and for checkpoints of another training.
     """
     source = TensorActivations(activations) if isinstance(activations, Tensor) else activations
@@ -128,6 +130,9 @@ def train(
         raise ValueError(
             f"the dictionary is for {config.dictionary.name!r} and the activations are {stored!r}: give those it is for"
         )
+    data = getattr(source, "training_data", None)
+    if data is not None and config.dictionary.trained_on is None:
+        config = replace(config, dictionary=replace(config.dictionary, trained_on=data))
     folder = None if checkpoints is None else Path(checkpoints)
     state = _begin(config, source, torch.device(device))
     if folder is not None and (found := read_snapshot(folder, config.to_dict())) is not None:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cutaway.interp.store.shards import ShardedRows
+from cutaway.interp.store.shards import RowRange, ShardedRows
 
 __all__ = ["shuffled_batches"]
 
@@ -19,7 +19,7 @@ _BUFFER_BYTES = 2**27
 """Of the blocks that are mixed with one another, which come from anywhere in the store."""
 
 
-def shuffled_batches(rows: ShardedRows, batch_size: int, *, seed: int, n_epochs: int) -> Iterator[Tensor]:
+def shuffled_batches(rows: ShardedRows | RowRange, batch_size: int, *, seed: int, n_epochs: int) -> Iterator[Tensor]:
     """Yield every row once an epoch, `batch_size` at a time, the last batch of an epoch perhaps smaller.
 
     Blocks come in an order drawn from the seed and the epoch, over all shards; so many as the buffer holds are mixed row by row, while
@@ -52,7 +52,7 @@ def shuffled_batches(rows: ShardedRows, batch_size: int, *, seed: int, n_epochs:
                 yield rest
 
 
-def _read(rows: ShardedRows, blocks: Sequence[range], buffer: Tensor) -> Tensor:
+def _read(rows: ShardedRows | RowRange, blocks: Sequence[range], buffer: Tensor) -> Tensor:
     """Return the rows of these blocks, end to end, at the beginning of the buffer."""
     done = 0
     for block in blocks:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -11,7 +12,7 @@ from cutaway.report import stderr_console
 
 if TYPE_CHECKING:
     from cutaway.interp.result import Result
-    from cutaway.interp.sae import ActivationSource, DictionaryConfig
+    from cutaway.interp.sae import ActivationSource, Dictionary, DictionaryConfig, LearningCurve
     from cutaway.interp.store import ActivationStore
     from cutaway.language_model import LanguageModel
 
@@ -50,7 +51,7 @@ def train(
     """Train a sparse dictionary of one activation, or from one to another, and show its learning curve.
 
     Bricken et al. 2023 (relu); Gao et al. 2024 (topk); Bussmann et al. 2024 (batchtopk); Rajamanoharan et al. 2024 (jumprelu). The last
-    tenth of a corpus is kept from it, for `evaluate`; of a store, which `cutaway interpret store` writes, all rows are learned from.
+    tenth of a corpus, or of the windows of a store, which `cutaway interpret store` writes, is kept from it, for `evaluate`.
 
     Args:
         corpus TEXT: a file, a folder, a glob, or stdlib, shakespeare, tinyshakespeare
@@ -95,22 +96,29 @@ def train(
     if kept is not None and layer is None:
         layer = _layer_of(kept, lm, site)
     shape = _shape(lm, layer, site, target, skip=skip, kind=kind, width=width, k=k)
-    penalty = sparsity if sparsity is not None else _SPARSITY.get(kind, 0.0)
-    recipe = {"n_steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "sparsity": penalty, "seed": seed}
-    recipe |= {"log_every": max(1, steps // 40)}
-    config = sae.SAEConfig(dictionary=shape, **recipe)  # type: ignore[arg-type]
+    config = sae.SAEConfig(
+        dictionary=shape, n_steps=steps, batch_size=batch_size, learning_rate=learning_rate, seed=seed, log_every=max(1, steps // 40),
+        sparsity=_SPARSITY.get(kind, 0.0) if sparsity is None else sparsity,
+    )  # fmt: skip
     if kept is not None:
         dictionary, curve = train_from(lm, config, _rows(kept, shape), checkpoints=resume)
     else:
         assert corpus is not None  # one of them is needed
         windows = sae.read_windows(lm, corpus, n_pos=n_pos, n_tokens=tokens, held_out=False)
+        config = replace(config, dictionary=replace(shape, trained_on=sae.corpus_data(lm, corpus)))
         dictionary, curve = train_on(lm, config, windows, first=first, memory_gib=memory, checkpoints=resume)
-    said = "The dictionary is not saved: --save FOLDER does that."
-    if save is not None:
-        sae.save_dictionary(dictionary, save, curve=curve.to_json())
-        said = f"The dictionary is in {save}."
-    stderr_console().print(f"{said}\n", style="dim", markup=False, soft_wrap=True)
+    stderr_console().print(f"{_saved(dictionary, curve, save)}\n", style="dim", markup=False, soft_wrap=True)
     return curve
+
+
+def _saved(dictionary: Dictionary, curve: LearningCurve, folder: Path | None) -> str:
+    """Save the dictionary where a folder is given, and return a sentence on where it is."""
+    from cutaway.interp.sae import save_dictionary
+
+    if folder is None:
+        return "The dictionary is not saved: --save FOLDER does that."
+    save_dictionary(dictionary, folder, curve=curve.to_json())
+    return f"The dictionary is in {folder}."
 
 
 def _open(lm: LanguageModel, folder: Path) -> ActivationStore:
@@ -134,13 +142,17 @@ def _layer_of(store: ActivationStore, lm: LanguageModel, site: str) -> int:
 
 
 def _rows(store: ActivationStore, shape: DictionaryConfig) -> ActivationSource:
-    """Return the rows of a store that a dictionary reads, with what it predicts beside them where that is something else."""
+    """Return the rows of a store to learn from, all but the last tenth of its windows, with what is predicted beside them.
+
+    Raises ValueError for a store of too few windows to hold some out.
+    """
     from cutaway.interp import sae
 
-    read = store[shape.name].flattened()
+    read, _ = store[shape.name].flattened().split()
     if shape.target is None or not shape.is_transcoder:
         return read
-    return sae.SideBySide([read, store[shape.target].flattened()])
+    predicted, _ = store[shape.target].flattened().split()
+    return sae.SideBySide([read, predicted])
 
 
 def _shape(
