@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 
@@ -106,6 +107,44 @@ def test_pairs_that_it_was_found_with_are_left_out_where_there_are_others(cutawa
     assert cutaway("interpret", "circuit", "find", *ASKED, "--n-edges", "9", "--out", "c.json")[0] == 0
     scores = json.loads(cutaway(*score, *ASKED)[1])
     assert scores["n_known_pairs"] == 1, "where there are no others, it is said"
+
+
+def test_a_file_is_run_and_scored_with_the_prompts_that_it_keeps(cutaway, run, pairs, tmp_path):
+    assert cutaway("interpret", "circuit", "find", *pairs, "--n-edges", "9", "--out", "c.json")[0] == 0
+    (tmp_path / "pairs.jsonl").unlink()
+    kept = Circuit.load("c.json").prompts
+    assert (len(kept.found_with), len(kept.held_out), kept.source, kept.metric) == (2, 2, "pairs.jsonl", "logit_diff")
+    assert {pair.text for pair in (*kept.found_with, *kept.held_out)} == {each["clean"] for each in PAIRS}
+    code, out, err = cutaway("interpret", "circuit", "run", "c.json")
+    assert code == 0, err
+    assert "It was found with other prompts." in " ".join(out.split())
+    assert "those of the circuit's file are taken, held out when the circuit was found." in " ".join(out.split())
+    found = json.loads(cutaway("interpret", "circuit", "run", "c.json", "--json")[1])
+    assert {each["text"] for each in found["prompts"]} == {pair.text for pair in kept.held_out}
+    assert found["n_known_pairs"] == 0
+    score = ["interpret", "circuit", "score", "c.json", "--n-random", "0", "--n-subsets", "0", "--unit", "none", "--json"]
+    scores = json.loads(cutaway(*score)[1])
+    assert (scores["n_known_pairs"], len(scores["ablations"][0]["circuit"])) == (0, 2)
+    curve = json.loads(cutaway(*score, "--curve", "--least-gap", "0")[1])
+    assert curve["notes"][-1].startswith("Edges were scored by eap-ig-inputs on 2 other pairs")
+    prob = json.loads(cutaway(*score, "--metric", "prob")[1])
+    assert prob["metric"].startswith("probability")
+
+
+def test_a_file_without_prompts_asks_for_some(cutaway, run, pairs):
+    assert cutaway("interpret", "circuit", "find", *ASKED, "--n-edges", "9", "--out", "one.json")[0] == 0
+    out = cutaway("interpret", "circuit", "run", "one.json")[1]
+    assert "those of the circuit's file are taken, those that the circuit was found with." in " ".join(out.split())
+    assert "It was found with them: give others to see whether it holds." in " ".join(out.split())
+    err = cutaway("interpret", "circuit", "score", "one.json", "--curve")[2]
+    assert "the circuit holds no prompts of the part held_out: it was found with all 1 of its pairs" in " ".join(err.split())
+    replace(Circuit.load("one.json"), prompts=None).save("old.json")
+    code, out, err = cutaway("interpret", "circuit", "run", "old.json")
+    assert (code, out) == (2, "")
+    assert (
+        "the circuit holds no prompts (it comes from an older version, or was not found with prompts): give --prompts FILE"
+        in " ".join(err.split())
+    )
 
 
 def test_edges_are_tried_beside_their_scores(cutaway, run, pairs):

@@ -63,9 +63,10 @@ def test_it_is_shown_printed_and_written(cutaway, words, command, tmp_path):
 
 
 def test_a_probe_is_put_to_the_test(cutaway, words, tmp_path):
-    lines = [json.dumps({"text": f"The {word}", "label": word}) for word in ("cat", "dog") for _ in range(5)]
+    before = ("The cats", "The dogs", "here", "there", "was", "were", "is", "are", "The", "cat", "dog", "was here")
+    lines = [json.dumps({"text": f"{first} The {word}", "label": word}) for word in ("cat", "dog") for first in before]
     (tmp_path / "pets.jsonl").write_text("\n".join(lines))
-    cat, dog = (words.model(words.tokens(f"The {word}"))[0, -1] for word in ("cat", "dog"))
+    cat, dog = (words.model(words.tokens(f"The The {word}"))[0, -1] for word in ("cat", "dog"))
     ids = {letter: words.tokenizer.encode(letter)[0] for letter in string.ascii_letters}
     of_cat, of_dog = next(
         (a, b) for a in ids for b in ids if cat[ids[a]] > cat[ids[b]] and dog[ids[b]] > dog[ids[a]]
@@ -74,7 +75,9 @@ def test_a_probe_is_put_to_the_test(cutaway, words, tmp_path):
     code, out, err = cutaway("interpret", "probe", "words", "--data", "pets.jsonl", *answers, "--json")
     assert code == 0, err
     causes = json.loads(out)["causes"]
-    assert causes["n_counted"] == 10
+    assert causes["chosen"]["n_places"] == 2
+    assert causes["chosen"]["n_texts"] == causes["n_texts"] == 12
+    assert causes["n_counted"] >= 1
     assert [each["label"] for each in causes["interventions"]] == ["push 0.5", "push 1", "push 2", "push 4", "remove", "flip"]
 
 
@@ -118,7 +121,7 @@ FILES = {
         ("nested", "a label is {}"),
         ("grouped", "has no 'group', and others have"),
         ("one", "all 2 labels are 'x': a probe tells classes apart"),
-        ("short", "there are 2 texts and 5 folds"),
+        ("short", "there are 2 texts (the same ones, and those of a group, count once) and 5 folds"),
         ("long", "tokens and 9 labels"),
         ("typo", "has 'gruop': expected text, perhaps label, labels, group"),
         ("absent", "there is no file absent.jsonl"),

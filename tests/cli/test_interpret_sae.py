@@ -89,7 +89,21 @@ def test_a_dictionary_is_trained_from_a_store(cutaway, words, tmp_path, names, o
     assert said in " ".join(out.split()), out
     assert narrow_enough(out)
     about = json.loads((tmp_path / "made" / "cfg.json").read_text())["metadata"]["cutaway"]
-    assert about["model_sha256"] == json.loads((tmp_path / "kept" / "manifest.json").read_text())["model"]["sha256"]
+    manifest = json.loads((tmp_path / "kept" / "manifest.json").read_text())
+    assert about["model_sha256"] == manifest["model"]["sha256"]
+    n_tokens = manifest["data"]["n_tokens"]
+    n_learned = int(0.9 * n_tokens) // 16 * 16
+    data = {"source": "text.txt", "sha256": manifest["data"]["sha256"], "n_tokens": n_tokens, "n_learned": n_learned}
+    assert about["trained_on"] == data
+    assert f"of which the last {n_tokens - n_learned:,} were held out" in " ".join(out.split())
+    evaluate = ["interpret", "sae", "evaluate", "words", "--sae", "made"]
+    for where in (["--store", "kept"], ["--corpus", "text.txt", "--n-pos", "16"]):
+        code, out, err = cutaway(*evaluate, *where)
+        assert code == 0, err
+        assert "which were held out from training." in " ".join(out.split()), out
+    (tmp_path / "more.txt").write_text("London is the capital\n" * 80)
+    found = json.loads(cutaway(*evaluate, "--corpus", "more.txt", "--n-pos", "16", "--json")[1])
+    assert "whether these tokens were among them is not known" in found["measured_on"]
 
 
 TRANSCODERS = ["--layer", "all", "--site", "ln2.normalized", "--target", "mlp_out"]
@@ -143,10 +157,14 @@ def test_layers_that_are_not_there_are_refused(cutaway, words, options, sentence
         (["words", "--store", "kept", "--tokens", "9"], "do not go together"),
         (["words", "--store", "nowhere"], "holds no manifest.json"),
         (["words"], "--corpus or --store is missing"),
+        (["words", "--store", "short"], "too few windows to hold some out: collect more tokens"),
     ],
 )
 def test_stores_that_do_not_fit_are_refused(cutaway, words, options, sentence):
     assert cutaway(*STORE, "--names", "blocks.*.resid_post")[0] == 0
+    if "short" in options:
+        short = [*STORE[:-1], "short", "--max-tokens", "16"]
+        assert cutaway(*short, "--names", "blocks.1.resid_post")[0] == 0
     code, out, err = cutaway("interpret", "sae", "train", *options)
     assert code in (1, 2)
     assert sentence in " ".join(err.split()), err

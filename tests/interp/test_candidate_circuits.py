@@ -39,7 +39,7 @@ INDUCTION = [name for name in HANDMADE if name.startswith("induction")]
 GROUPED = [name for name in INDUCTION if "grouped" in name]
 
 
-@pytest.mark.parametrize("name", sorted(set(INDUCTION) - set(GROUPED)))
+@pytest.mark.parametrize("name", INDUCTION)
 def test_circuits_made_by_hand_are_the_only_candidates(name: str) -> None:
     known = {(edge.sender, edge.receiver) for edge in built(name).circuit.head_edges()}
     result = found(name)
@@ -51,13 +51,11 @@ def test_circuits_made_by_hand_are_the_only_candidates(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", GROUPED)
-def test_keys_that_are_shared_compose_less(name: str) -> None:
-    """Half of what a group of two keeps is its other head's, so the known pair is the foremost and stays below what chance scores."""
-    ((before, inducing),) = {(edge.sender, edge.receiver) for edge in built(name).circuit.head_edges()}
-    foremost = found(name).pairs[0]
-    assert (foremost.previous, foremost.induction, foremost.rank) == (before, inducing, 1)
-    assert foremost.excess < 0
-    assert found(name).candidates == ()
+def test_keys_that_are_shared_compose_as_the_heads_own(name: str) -> None:
+    """What the group's other head reads is not the induction head's: the score is that of the same circuit without groups."""
+    apart = {"induction, grouped": "induction", "induction, rotary, grouped, RMSNorm": "induction, rotary"}[name]
+    assert found(name).candidates[0].composition == pytest.approx(found(apart).candidates[0].composition, abs=1e-3)
+    assert found(name).candidates[0].deviations > 5
 
 
 def test_decoys_are_paired_and_compose_less_than_chance() -> None:
@@ -97,10 +95,6 @@ def test_pairs_hold_what_composition_and_detection_say(make_model: MakeModel, ti
     assert [pair.excess for pair in result.pairs] == sorted((pair.excess for pair in result.pairs), reverse=True)
     finite = composition.scores["k"][composition.scores["k"].isfinite()]
     assert result.share_of_all == sum(value > composition.baseline for value in finite.tolist()) / len(finite)
-    queries_of_a_group = {
-        pair.composition for pair in result.pairs if pair.previous == (0, 1) and pair.induction in ((2, 2), (2, 3))
-    }
-    assert len(queries_of_a_group) == 1
 
 
 def test_a_model_of_one_layer_has_none(tiny_model: Transformer) -> None:

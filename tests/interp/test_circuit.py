@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from cutaway.interp.circuits import Circuit, Graph, compare, hash_tokens
+from cutaway.interp.circuits import Circuit, Graph, StoredPair, StoredPrompts, compare, hash_pairs, hash_tokens
 from cutaway.weights import model_sha256
 from interp.models import small_model
 
@@ -85,12 +85,76 @@ def test_hashes_of_tokens_tell_them_apart():
     assert len({hash_tokens(rows), hash_tokens(rows.T), hash_tokens(rows, rows), hash_tokens(rows + 1)}) == 4
 
 
+PROMPTS = StoredPrompts.of(
+    "logit_diff",
+    [StoredPair((1, 2, 3), (1, 5, 3), 7, 8, "a b c", "a [\n  4\n] c")],
+    [StoredPair((4, 2, 3), (4, 5, 3), 8, 7)],
+    source="pairs.jsonl",
+)
+
+
+def circuit_with_prompts():
+    hashes = hash_pairs(torch.tensor([[1, 2, 3]]), torch.tensor([[1, 5, 3]]))
+    return circuit_of(*EDGES, pair_hashes=hashes, prompts=PROMPTS)
+
+
+def test_prompts_are_kept_a_line_each_and_come_back():
+    circuit = circuit_with_prompts()
+    text = circuit.to_json()
+    assert '"clean": [1, 2, 3],' in text
+    assert Circuit.from_json(text).prompts == PROMPTS
+    assert Circuit.from_json(text) == circuit
+    assert circuit.connected().prompts == PROMPTS
+
+
+def test_a_file_of_the_first_version_is_read_without_prompts():
+    circuit = circuit_of(*EDGES, data_hash="ab", pair_hashes=("cd",))
+    values = json.loads(circuit.to_json())
+    values["version"] = 1
+    del values["data"]["prompts"]
+    again = Circuit.from_json(json.dumps(values))
+    assert again == circuit
+    assert again.prompts is None
+
+
+def test_very_many_prompts_are_left_out_in_a_sentence():
+    pair = StoredPair(tuple(range(50)), tuple(range(50)), 1, 2)
+    kept = StoredPrompts.of("log_prob", [pair] * 1000, [pair] * 1000, source="all.jsonl")
+    assert (len(kept), kept.left_out) == (2000, "")
+    too_many = StoredPrompts.of("log_prob", [pair] * 1000, [pair] * 1001, source="all.jsonl")
+    said = "its 2,001 pairs have 200,100 tokens, and up to 200,000 are kept with a circuit; they are from all.jsonl"
+    assert (len(too_many), too_many.left_out) == (0, said)
+    assert Circuit.from_json(circuit_of(*EDGES, prompts=too_many).to_json()).prompts == too_many
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda text: text.replace("[1, 2, 3]", "[1, 9, 3]"), "its prompts were changed: they are not those of the hashes"),
+        (lambda text: text.replace("[4, 5, 3]", "[4, 5]"), "its prompts have 2, 3 tokens; expected one length"),
+        (lambda text: text.replace("[4, 5, 3]", "[4, 5, 99]"), "a prompt has the token 99; expected an id from 0 to 49"),
+        (lambda text: text.replace("[4, 5, 3]", '["x"]'), "a prompt has the token 'x'"),
+        (lambda text: text.replace('"correct": 8', '"correct": -1'), "a prompt has the token -1"),
+        (lambda text: text.replace('"held_out"', '"others"'), "lacks a field or has one of the wrong kind: 'held_out'"),
+        (lambda text: text.replace('"correct"', '"right"'), "lacks a field or has one of the wrong kind: .*'right'"),
+    ],
+)
+def test_prompts_that_are_none_are_said(change, said):
+    text = circuit_with_prompts().to_json()
+    assert change(text) != text
+    with pytest.raises(ValueError, match=said):
+        Circuit.from_json(change(text))
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
         (lambda text: text[:100], "it is not JSON"),
         (lambda text: "[1]", "it is JSON but no circuit"),
-        (lambda text: text.replace('"version": 1', '"version": 9'), "it is JSON but no circuit"),
+        (
+            lambda text: text.replace('"version": 2', '"version": 9'),
+            "it is a circuit of version 9, and this cutaway reads 1 and 2: take",
+        ),
         (lambda text: text.replace('"kv": "group"', '"kv": "heads"'), "kv is 'heads'"),
         (lambda text: text.replace("L2H3->logits", "L9H3->logits"), "there is no layer 9"),
         (lambda text: text.replace("L2H3->logits", "L2H3->L1H0.q"), "writes after"),

@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable
 from functools import partial
 from io import StringIO
+from itertools import product
 
 import pytest
 import torch
@@ -47,8 +48,7 @@ def ratio(a: Tensor, b: Tensor) -> float:
 def test_scores_are_the_norms_of_whole_matrices(variant: ModelConfig, make_model: MakeModel) -> None:
     model = make_model(variant)
     found = composition_scores(model)
-    group = variant.n_heads // variant.n_kv_heads
-    is_rotary = variant.position == "rotary"
+    kinds = "v" if variant.position == "rotary" else "qkv"  # the turn between queries and keys has tests of its own
     for layer in range(variant.n_layers):
         for later in range(variant.n_layers):
             for head in range(variant.n_heads):
@@ -57,16 +57,38 @@ def test_scores_are_the_norms_of_whole_matrices(variant: ModelConfig, make_model
                     continue
                 W_OV = whole_matrices(model, layer, head)[2]
                 for reader in range(variant.n_heads):
-                    W_Q, W_K, _ = whole_matrices(model, later, reader)
-                    expected = ratio(W_OV, W_Q if is_rotary else W_Q @ W_K.T)
-                    assert found.score("q", (layer, head), (later, reader)) == pytest.approx(expected, abs=1e-12)
-                for kv_head in range(variant.n_kv_heads):
-                    parts = [whole_matrices(model, later, reader) for reader in range(kv_head * group, (kv_head + 1) * group)]
-                    keys = parts[0][1] if is_rotary else torch.cat([W_K @ W_Q.T for W_Q, W_K, _ in parts], dim=1)
-                    values = torch.cat([W_OV2 for _, _, W_OV2 in parts], dim=1)
-                    for kind, read in (("k", keys), ("v", values)):
-                        score = found.score(kind, (layer, head), (later, kv_head * group + group - 1))
-                        assert score == pytest.approx(ratio(W_OV, read), abs=1e-12), kind
+                    W_Q, W_K, values = whole_matrices(model, later, reader)
+                    read = {"q": W_Q @ W_K.T, "k": W_K @ W_Q.T, "v": values}
+                    for kind in kinds:
+                        score = found.score(kind, (layer, head), (later, reader))
+                        assert score == pytest.approx(ratio(W_OV, read[kind]), abs=1e-12), kind
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("rotary_dim", [4, 2])
+def test_without_an_offset_it_is_the_mean_over_all_turns(rotary_dim: int, make_model: MakeModel, tiny_config: ModelConfig) -> None:
+    """Each plane's angle at four even steps: the mean of a square, of the second degree in the turn, is that of all angles."""
+    choices = {"norm": "rmsnorm", "norm_bias": False, "n_kv_heads": 2}
+    model = make_model(tiny_config.replace(position="rotary", rotary_dim=rotary_dim, **choices))
+    found, half = composition_scores(model), rotary_dim // 2
+    quarter = torch.tensor([[0.0, -1.0], [1.0, 0.0]], dtype=torch.float64)
+    for head, reader in ((1, 2), (3, 0)):
+        W_OV = whole_matrices(model, 0, head)[2]
+        W_Q, W_K, values = whole_matrices(model, 1, reader)
+        above = {"q": 0.0, "k": 0.0}
+        below = 0.0
+        for turns in product(range(4), repeat=half):
+            R = torch.eye(4, dtype=torch.float64)
+            for i, n in enumerate(turns):
+                R[[[i], [i + half]], [i, i + half]] = torch.linalg.matrix_power(quarter, n)
+            M = W_Q @ R @ W_K.T
+            above["q"] += (W_OV @ M).square().sum()
+            above["k"] += (W_OV @ M.T).square().sum()
+            below += M.square().sum()
+        for kind, square in above.items():
+            expected = (square / below).sqrt() / W_OV.norm()
+            assert found.score(kind, (0, head), (1, reader)) == pytest.approx(expected.item(), abs=1e-12)
+        assert found.score("v", (0, head), (1, reader)) == pytest.approx(ratio(W_OV, values), abs=1e-12)
 
 
 @torch.no_grad()
@@ -76,7 +98,7 @@ def test_at_an_offset_the_rotary_circuit_is_read(make_model: MakeModel, tiny_con
     W_OV = whole_matrices(model, 0, 1)[2]
     circuits = [factored.qk_circuit(model, 1, head, offset=3, with_norm=True).AB for head in range(4)]
     assert found.score("q", (0, 1), (1, 2)) == pytest.approx(ratio(W_OV, circuits[2]), abs=1e-12)
-    assert found.score("k", (0, 1), (1, 2)) == pytest.approx(ratio(W_OV, torch.cat([circuits[2].T, circuits[3].T], 1)), abs=1e-12)
+    assert found.score("k", (0, 1), (1, 2)) == pytest.approx(ratio(W_OV, circuits[2].T), abs=1e-12)
     assert found.offset == 3
 
 
@@ -113,6 +135,47 @@ def test_the_baseline_is_the_root_mean_square_of_random_heads(norm: str, tiny_co
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("norm", ["layernorm", "rmsnorm"])
+def test_deviations_are_those_of_a_head_turned_at_random(norm: str, tiny_config: ModelConfig) -> None:
+    """A head's W_O turned in the space that it writes to: the squares' mean and deviation are as they are said to be."""
+    model = Transformer(tiny_config.replace(norm=norm, norm_bias=False), generator=torch.Generator().manual_seed(3)).double()
+    generator, W_O = torch.Generator().manual_seed(4), model.blocks[0].attn.W_O
+    model.blocks[0].attn.W_V.weight[:2] *= 20  # spectra that are not even
+    space = torch.eye(16, dtype=torch.float64)
+    if norm == "layernorm":
+        W_O.weight -= W_O.weight.mean(0)
+        space = torch.linalg.qr(torch.cat([torch.ones(16, 1, dtype=torch.float64), space[:, :15]], 1))[0][:, 1:]
+    own, found = W_O.weight.clone(), composition_scores(model, ("k",))
+    squares = []
+    for _ in range(1000):
+        drawn = torch.randn(space.shape[1], space.shape[1], generator=generator, dtype=torch.float64)
+        Q, R = torch.linalg.qr(drawn)
+        W_O.weight.copy_(space @ (Q * R.diagonal().sign()) @ space.T @ own)
+        squares.append(composition_scores(model, ("k",)).scores["k"][0, :, 1].square())
+    drawn = torch.stack(squares)  # draw head later_head
+    z = (found.scores["k"][0, :, 1].square() - drawn.mean(0)) / drawn.std(0)
+    # 1,000 draws: a mean is off by 1/32 of a deviation, a deviation by some 4 %; of 16 each, 4 standard errors are allowed
+    torch.testing.assert_close(
+        drawn.mean(0), torch.full((4, 4), found.baseline**2, dtype=torch.float64), rtol=0, atol=4 * float(drawn.std(0).max()) / 32
+    )
+    torch.testing.assert_close(found.deviations["k"][0, :, 1], z, rtol=0.16, atol=4 / 32)
+
+
+@torch.no_grad()
+def test_what_a_group_keeps_for_another_head_does_not_count(make_model: MakeModel, tiny_config: ModelConfig) -> None:
+    """Keys of a group that one of its heads does not look at may be as long as they like."""
+    model = make_model(tiny_config.replace(n_kv_heads=2, norm="rmsnorm", norm_bias=False))
+    attn = model.blocks[1].attn
+    attn.W_Q.weight[:2] = 0  # head 0 looks at the last two coordinates of the keys that it shares with head 1
+    before = composition_scores(model, ("k",))
+    attn.W_K.weight[:2] *= 100
+    after = composition_scores(model, ("k",))
+    for head in range(4):
+        assert after.score("k", (0, head), (1, 0)) == pytest.approx(before.score("k", (0, head), (1, 0)), abs=1e-12)
+        assert abs(after.score("k", (0, head), (1, 1)) - before.score("k", (0, head), (1, 1))) > 1e-3
+
+
+@torch.no_grad()
 def test_a_planted_composition_is_found(tiny_config: ModelConfig) -> None:
     model = Transformer(tiny_config.replace(norm="rmsnorm", norm_bias=False), generator=torch.Generator().manual_seed(0)).double()
     written = model.blocks[0].attn.W_O.weight[:, 8:12]  # d_model d_head: what head 2 writes
@@ -142,12 +205,13 @@ def test_what_cannot_be_asked(tiny_model: Transformer, without_type_checks: None
         composition_scores(tiny_model).score("k", (1, 0), (0, 0))
 
 
-def test_grouped_heads_are_named(make_model: MakeModel, tiny_config: ModelConfig) -> None:
+def test_every_query_head_of_a_group_has_a_score(make_model: MakeModel, tiny_config: ModelConfig) -> None:
     found = composition_scores(make_model(tiny_config.replace(n_kv_heads=2, n_layers=3)))
-    assert found.scores["k"].shape == (3, 4, 3, 2)
-    assert found.scores["q"].shape == (3, 4, 3, 4)
-    assert {row[2][2:4] for row in found.table()[1] if row[0] == "K-composition"} == {"KV"}
-    assert len(found.strongest("k", n_pairs=1000)) == 3 * 4 * 2
+    for kind in ("q", "k", "v"):
+        assert found.scores[kind].shape == found.deviations[kind].shape == (3, 4, 3, 4)
+        assert len(found.strongest(kind, n_pairs=1000)) == 3 * 4 * 4
+    best = found.strongest("k", n_pairs=1)[0]
+    assert best.deviations == found.deviations["k"][best[:4]].item()
 
 
 def test_a_result_is_data_and_shows_itself(make_model: MakeModel, tiny_config: ModelConfig) -> None:

@@ -1,6 +1,7 @@
 """Probes: closed forms and gradients as oracles, and a model in which a feature was planted."""
 
 import itertools
+import json
 import math
 from dataclasses import replace
 from functools import partial
@@ -13,9 +14,11 @@ from torch import Tensor
 import cutaway
 from cutaway import LanguageModel, metrics, probing
 from cutaway.hooks import Hooks, recording
-from cutaway.interp.probing import MLP, LinearProbe, Logistic, MeanDifference, Ridge, Task, text_folds
+from cutaway.interp.probing import MLP, LinearProbe, Logistic, MeanDifference, Ridge, Task, choosing, text_folds
+from cutaway.interp.probing.activations import labelled_spots
 from cutaway.interp.probing.causing import _Moves
 from cutaway.interp.probing.logistic import fit_logistic
+from cutaway.interp.rows import Rows
 from cutaway.model import Transformer
 from cutaway.tokenizers import CharTokenizer
 from interp.models import small_model
@@ -338,6 +341,57 @@ def test_held_out_causes_are_those_of_probes_fitted_on_other_folds(planted: tupl
     assert "fitted on other texts" in found.summary()
 
 
+def test_the_place_is_chosen_on_other_texts_than_it_is_tested_on(
+    planted: tuple[Transformer, Tensor, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, tokens, labels = planted
+    seen: dict[str, Tensor] = {}
+    monkeypatch.setattr(
+        choosing, "probe", lambda lm, texts, *a, **k: seen.update(chosen=texts) or probing.probe(lm, texts, *a, **k)
+    )
+    monkeypatch.setattr(
+        choosing, "cause", lambda lm, probe, texts, *a, **k: seen.update(tested=texts) or probing.cause(lm, probe, texts, *a, **k)
+    )
+    settings: dict[str, Any] = {"answers": {"on": ON, "off": OFF}, "n_random": 2, "seed": 3}
+    names = ["embed", "blocks.0.resid_post"]
+    found = probing.choose_and_cause(model, tokens, labels, names=names, pos=[-1, 1], **settings)
+    chosen, tested = ({tuple(row) for row in seen[part].tolist()} for part in ("chosen", "tested"))
+    assert chosen | tested == {tuple(row) for row in tokens.tolist()}
+    assert not chosen & tested
+    assert len(seen["chosen"]) == len(seen["tested"]) == 30
+    assert found.name == "blocks.0.resid_post"
+    assert found.chosen is not None
+    assert (found.chosen.n_places, found.chosen.n_texts, found.n_texts, found.is_held_out) == (4, 30, 30, True)
+    assert found.chosen.accuracy.value >= 0.9
+    assert found.at("flip").flipped >= 0.8
+    best = probing.probe(
+        model,
+        seen["chosen"],
+        [labels[tokens.tolist().index(row)] for row in seen["chosen"].tolist()],
+        names=names,
+        pos=[-1, 1],
+        seed=3,
+    ).best
+    assert (found.name, found.pos) == (best.place.name, best.place.pos)
+    assert "on 30 of them the place was chosen among 4 and the probe fitted; the other 30 had no part in that" in found.summary()
+    assert json.loads(found.to_json())["chosen"]["n_texts"] == 30
+
+
+def test_texts_that_are_the_same_are_learned_or_tested_together() -> None:
+    """A label that nothing in the text says is read at chance, though every text comes twice."""
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(50, (60, 6), generator=generator).repeat(2, 1)
+    labels = (torch.rand(60, generator=generator) < 0.5).long().repeat(2).tolist()
+    found = probing.probe(small_model(), tokens, labels, n_nulls=1)
+    assert {each.validation.held_out.value < 0.75 for each in found.scores} == {True}  # 0.5 and four standard errors of 60 texts
+    assert (found.n_rows, found.n_groups) == (120, 60)
+    rows = Rows(torch.tensor([[1, 2], [1, 2], [3, 0], [3, 4], [5, 6], [1, 2]]), (2, 2, 1, 2, 2, 2))
+    _, task = labelled_spots(rows, ["a", "b"] * 3, pos=-1, groups=["x", "y", "z", "y", "w", "v"])
+    assert task.groups.tolist() == [0, 0, 1, 0, 2, 0]  # the same text joins x, y and v; the third is shorter than the fourth
+    _, task = labelled_spots(rows, ["a", "b"] * 3, pos=-1)
+    assert task.groups.tolist() == [0, 0, 1, 2, 3, 0]
+
+
 def test_uneven_texts_are_edited_at_their_own_ends() -> None:
     tokenizer = CharTokenizer("abcdefghijklmnopqrstuvwxyz ")
     lm = LanguageModel(small_model(d_vocab=27), tokenizer)
@@ -440,7 +494,10 @@ X, TEXTS = normal(12, 3), torch.randint(N_WORDS, (12, N_POS), generator=torch.Ge
         (lambda: probing.probe_rows(X, [1.0] * 12, kind="ridge"), "all 12 labels are 1.0: a probe tells numbers apart"),
         (lambda: probing.probe_rows(X, [*range(11), "x"], kind="ridge"), "'x' is no number"),
         (lambda: probing.probe_rows(X, list(range(12))), "for numbers give the kind 'ridge'"),
-        (lambda: probing.probe_rows(X, ["a", "b"] * 6, groups=[0, 1, 2] * 4), "there are 3 texts and 5 folds"),
+        (
+            lambda: probing.probe_rows(X, ["a", "b"] * 6, groups=[0, 1, 2] * 4),
+            "there are 3 texts (the same ones, and those of a group, count once) and 5 folds",
+        ),
         (lambda: probing.probe_rows(X, ["a", "b"] * 5), "there are 12 rows and 10 labels"),
         (lambda: probing.probe_rows(X, ["a"] + ["b"] * 11), "the label 'a' is of too few texts"),
         (lambda: probing.probe_rows(X, ["a", "b"] * 6, n_folds=1), "n_folds is 1"),

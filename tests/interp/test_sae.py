@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+from dataclasses import replace
+from functools import partial
 from itertools import islice
 
 import pytest
@@ -9,6 +11,8 @@ import torch
 
 from cutaway import run_with_cache, sae, store
 from cutaway.interp.sae.revival import auxiliary_loss, resample
+from cutaway.interp.store import collect
+from cutaway.interp.store.shards import RowRange
 from interp.models import small_model
 
 KINDS = {"relu": {}, "topk": {"k": 3}, "batchtopk": {"k": 3}, "jumprelu": {}}
@@ -445,9 +449,7 @@ def test_sources_of_different_rows_are_not_put_side_by_side(tmp_path):
         sae.ModelActivations(model, tokens + 1, "embed"),
         sae.TensorActivations.of(runs),
     ):
-        with pytest.raises(
-            ValueError, match="of ModelActivations come in an order of their own"
-        ):
+        with pytest.raises(ValueError, match="of ModelActivations come in an order of their own"):
             sae.SideBySide([runs, other])
     with pytest.raises(ValueError, match="rows of SyntheticFeatures come in an order of their own"):
         sae.SideBySide([sae.TensorActivations(rows), sae.SyntheticFeatures.random(4, 2, probability=0.1, seed=0)])
@@ -634,3 +636,52 @@ def test_whatever_has_batches_is_trained_on():
         sae.train(small_config(name="blocks.2.resid_post"), named)
     with pytest.raises(ValueError, match="rows of _Stored come in an order of their own"):
         sae.SideBySide([_Stored(rows), _Stored(rows[:, :4])])
+
+
+def test_a_dictionary_knows_what_of_a_store_it_did_not_learn_from(tiny_model, tmp_path):
+    ids = torch.randint(31, (400,), generator=torch.Generator().manual_seed(0))
+    kept = collect(tiny_model, ids, ["blocks.0.resid_post", "blocks.1.resid_post"], tmp_path / "kept", ctx=10)
+    learned, _ = kept["blocks.1.resid_post"].split()
+    shape = sae.DictionaryConfig(kind="topk", d_in=16, d_sae=20, k=3, name="blocks.1.resid_post")
+    config = sae.SAEConfig(dictionary=shape, n_steps=5, batch_size=20)
+    made, curve = sae.train(config, learned)
+    assert (
+        made.config.trained_on
+        == kept.training_data
+        == sae.TrainingData(source="token ids", n_tokens=400, n_learned=360, sha256=kept.manifest["data"]["sha256"])
+    )
+    assert "The text is token ids (400 tokens, of which the last 40 were held out)." in curve.summary()
+    again = sae.load_dictionary(sae.save_dictionary(made, tmp_path / "made"))
+    assert again.config == made.config
+
+    windows = kept.tokens.of_windows(kept.held_out_windows)
+    ask = partial(sae.evaluate, tiny_model, tokens=windows)
+    said = ask(again, data=kept.training_data).summary()
+    assert said.endswith("Measured on the last 40 of the 400 tokens of token ids, which were held out from training.")
+    everything, _ = sae.train(config, kept["blocks.1.resid_post"])
+    said = ask(everything, data=kept.training_data).summary()
+    assert said.endswith("tokens of token ids, of which the dictionary may have learned from 40.")
+    unknown, _ = sae.train(config, learned[:])
+    assert unknown.config.trained_on is None
+    assert ask(unknown, data=kept.training_data).measured_on.endswith("the dictionary does not say what it learned from.")
+    other = replace(kept.training_data, sha256="0", source="other")
+    assert "whether these tokens were among them is not known" in ask(made, data=other).measured_on
+    assert ask(made).measured_on == ""
+    across = sae.DictionaryConfig(kind="topk", d_in=16, d_sae=20, k=3, name="blocks.0.resid_post", target="blocks.1.resid_post")
+    sources = sae.SideBySide([kept["blocks.0.resid_post"].split()[0], learned])
+    both, _ = sae.train(sae.SAEConfig(dictionary=across, n_steps=3, batch_size=20), sources)
+    assert both.config.trained_on == kept.training_data
+
+
+def test_training_never_sees_rows_that_are_held_out(tiny_model, tmp_path, monkeypatch):
+    """Every row that goes into a step or a scale is one of the first part."""
+    ids = torch.randint(31, (400,), generator=torch.Generator().manual_seed(0))
+    kept = collect(tiny_model, ids, "blocks.1.resid_post", tmp_path / "kept", ctx=10)
+    learned, held_out = kept["blocks.1.resid_post"].split()
+    asked = []
+    span = RowRange.span
+    monkeypatch.setattr(RowRange, "span", lambda self, *a, **k: asked.append(self.start + a[1]) or span(self, *a, **k))
+    shape = sae.DictionaryConfig(kind="topk", d_in=16, d_sae=20, k=3, name="blocks.1.resid_post")
+    sae.train(sae.SAEConfig(dictionary=shape, n_steps=60, batch_size=20), learned)
+    assert max(asked) == 360 == len(learned)
+    assert len(held_out) == 40

@@ -178,6 +178,40 @@ def test_shuffled_batches_hold_every_row_once_an_epoch(tiny_model, tmp_path, mon
         x.batches(0, seed=0)
 
 
+@pytest.mark.parametrize("skip_first", [False, True])
+def test_the_last_tenth_of_the_windows_is_held_out(tiny_model, tmp_path, skip_first):
+    kept = collect(tiny_model, IDS, NAMES, tmp_path / "kept", ctx=5, batch_size=3, skip_first=skip_first, shard_gib=SMALL_SHARDS)
+    name, per_window = kept.names[2], 5 - skip_first
+    learned, held_out = kept[name].split()
+    assert len(learned) == 21 * per_window  # 117 tokens: the first 105 are 21 windows, and the 22nd reaches into the last tenth
+    assert torch.equal(torch.cat([learned[:], held_out[:]]), kept[name][:])
+    assert torch.equal(held_out[torch.tensor([3, 0])], kept[name][torch.tensor([len(learned) + 3, len(learned)])])
+    for part in (learned, held_out):
+        epoch = torch.cat(list(part.batches(7, seed=1)))
+        assert torch.equal(epoch[epoch[:, 0].argsort()], part[:][part[:][:, 0].argsort()])
+    assert torch.equal(held_out.mean(), held_out[:].mean(0))
+    z, _ = kept[kept.names[0]].split()
+    assert z.flattened().shape == (21 * per_window, 16)
+    assert torch.equal(z.flattened()[:], z[:].flatten(1))
+
+    data = kept.training_data
+    assert (data.n_tokens, data.n_learned, data.sha256) == (117, 105, kept.manifest["data"]["sha256"])
+    assert learned.training_data == z.flattened().training_data == data
+    assert held_out.training_data is None
+    assert kept[name].training_data.n_learned == 117
+    assert kept.held_out_windows == range(21, 24)
+    assert torch.equal(kept.tokens.of_windows(kept.held_out_windows), IDS[105:115].view(2, 5))  # the last has 2 tokens
+    assert kept.tokens.windows()[len(learned)] == 21
+    with pytest.raises(ValueError, match="a part of a store already"):
+        learned.split()
+
+
+def test_a_store_of_one_window_has_none_to_hold_out(tiny_model, tmp_path):
+    kept = collect(tiny_model, IDS[:10], NAMES, tmp_path / "kept", ctx=10)
+    with pytest.raises(ValueError, match="10 rows in too few windows to hold some out: collect more tokens"):
+        kept[kept.names[0]].split()
+
+
 def test_text_files_and_shards_of_it_give_the_same_rows(lm, tmp_path, monkeypatch):
     monkeypatch.setenv("CUTAWAY_CACHE", str(tmp_path / "cache"))
     (tmp_path / "text").mkdir()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Int
@@ -66,7 +66,8 @@ class IOIPrompts:
     def pairs(self, lm: LanguageModel, *, metric: MetricName | None = None) -> PromptPairs:
         """Return them as circuits are found and scored with them."""
         right, wrong = ([lm.text([token]) for token in tokens] for tokens in (self.answers, self.wrong_answers))
-        return read_pairs(lm, self.texts, self.corrupted_texts, right, wrong, metric=metric)
+        pairs = read_pairs(lm, self.texts, self.corrupted_texts, right, wrong, metric=metric)
+        return replace(pairs, source=f"{len(self.texts)} made prompts about an indirect object")
 
 
 def ioi_prompts(lm: LanguageModel, n_prompts: int = 32, *, seed: int = 0, templates: Sequence[str] | None = None) -> IOIPrompts:

@@ -27,9 +27,9 @@ def composition(
 ) -> Result:
     """Pair previous-token heads with the induction heads whose keys may read them, by K-composition.
 
-    Heads are found on random tokens that come twice; composition is read from the weights, norm gains folded, once for a group of heads
-    that share keys, less what a head turned at random in the residual stream would score. With --kind the composition of all heads is
-    shown instead, through queries, keys or values. Elhage et al. 2021.
+    Heads are found on random tokens that come twice; composition is read from the weights, norm gains folded, with what each
+    head's own queries make of the keys that it may share, less what a head turned at random in the residual stream would score. With
+    --kind the composition of all heads is shown instead, through queries, keys or values. Elhage et al. 2021.
 
     Args:
         kind: what of a later head reads the earlier one; all two heads of the model, whatever they do

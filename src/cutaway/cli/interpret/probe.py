@@ -38,8 +38,9 @@ def probe(
 ) -> Result:
     """Show where a label can be read from activations, on texts held out, beside what shuffled labels and word types alone give.
 
-    With --answer the direction read at the best place is put to the test too, on texts held out: activations are pushed along it, lose
-    it, and are moved to the other class; how often the model's answer flips is shown beside the same moves along random directions.
+    With --answer the direction is put to the test too: on half of the texts the place is chosen and the probe fitted, and on the others
+    activations are pushed along it, lose it, and are moved to the other class; how often the model's answer flips is shown beside the
+    same moves along random directions. Texts that come twice, and those of a group, are learned or tested together.
     Alain and Bengio 2016; Hewitt and Liang 2019.
 
     Args:
@@ -50,7 +51,7 @@ def probe(
         pos: the position that is read, from the end where negative; may be given again. The last unless given
         kind: of the probe; ridge predicts numbers
         l2: the penalty on the weights of logistic and ridge probes; 0.01 unless given
-        control: give each word type a random label too, and show the selectivity
+        control: give each word type, the token that is read at, a random label too, and show the selectivity
         folds: into so many parts the texts are dealt; each is tested once
         nulls: so many draws of labels shuffled over texts, whole groups where each has one label, and of control tasks
         answer CLASS=TOKEN: what the model says of a class; give one for each of two classes
@@ -92,11 +93,13 @@ def probe(
             progress=progress,
             **settings,
         )
-    return found if not asked else _with_causes(lm, found, given, asked, chosen, {"n_folds": folds, "seed": seed})
+    if not asked:
+        return found
+    return _with_causes(lm, found, given, asked, {"kind": chosen, "n_folds": folds, "seed": seed})
 
 
 def _with_causes(
-    lm: LanguageModel, found: ProbeScores, given: LabelledFile, answers: dict[str, str], kind: Any, settings: dict[str, Any]
+    lm: LanguageModel, found: ProbeScores, given: LabelledFile, answers: dict[str, str], settings: dict[str, Any]
 ) -> Result:
     from cutaway.interp import probing
 
@@ -110,12 +113,14 @@ def _with_causes(
     labelled = [row for row in zip(given.texts, given.labels, groups, strict=True) if row[1] in pair]
     texts, labels, groups = zip(*labelled, strict=True)
     of_class: Any = {label: answers[str(label)] for label in pair}
-    name, pos = found.best.place.name, found.best.place.pos
-    assert pos is not None
-    with count_progress("folds") as progress:
-        causes = probing.cause_held_out(
-            lm, texts, labels, name=name, pos=pos, groups=groups, kind=kind, answers=of_class, progress=progress, **settings
-        )
+    asked: dict[str, Any] = {"groups": groups, "answers": of_class, **settings}
+    places = [each.place for each in found.scores]
+    names, positions = list(dict.fromkeys(each.name for each in places)), [pos for pos in found.positions if pos is not None]
+    with count_progress("probes") as progress:
+        if len(places) == 1:
+            causes = probing.cause_held_out(lm, texts, labels, name=names[0], pos=positions[0], progress=progress, **asked)
+        else:
+            causes = probing.choose_and_cause(lm, texts, labels, names=names, pos=positions, progress=progress, **asked)
     return replace(found, causes=causes)
 
 

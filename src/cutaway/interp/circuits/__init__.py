@@ -16,12 +16,13 @@ from cutaway.interp.circuits.finding import FoundCircuit, Selection, find_circui
 from cutaway.interp.circuits.graph import Edge, Graph
 from cutaway.interp.circuits.minimising import minimise
 from cutaway.interp.circuits.next_tokens import CircuitRun, run_on_prompts
-from cutaway.interp.circuits.prompts import PromptPairs, read_pairs, read_pairs_file
+from cutaway.interp.circuits.prompts import PromptPairs, StoredPart, pairs_to_store, read_pairs, read_pairs_file, stored_pairs
 from cutaway.interp.circuits.pruning import PRUNINGS, Pruned, Pruning, Ranking, prune_by_threshold, prune_greedily
 from cutaway.interp.circuits.random_circuits import random_circuit, random_circuits
 from cutaway.interp.circuits.result import EdgeMethod, EdgeScore, EdgeScores
 from cutaway.interp.circuits.running import CircuitRuns, RunOptions, circuit_metric, run_circuit
 from cutaway.interp.circuits.scoring import score_edges
+from cutaway.interp.circuits.stored_prompts import MOST_TOKENS, StoredPair, StoredPrompts
 
 __all__ = [
     "Graph",
@@ -56,6 +57,12 @@ __all__ = [
     "PromptPairs",
     "read_pairs",
     "read_pairs_file",
+    "StoredPair",
+    "StoredPrompts",
+    "StoredPart",
+    "MOST_TOKENS",
+    "pairs_to_store",
+    "stored_pairs",
     "Selection",
     "FoundCircuit",
     "find_circuit",

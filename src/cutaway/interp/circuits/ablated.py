@@ -39,6 +39,13 @@ class Ablated:
     """The keys there, turned, by layer."""
     same_v: tuple[Float[Tensor, "batch same_pos kv_head d_head"], ...] = ()
 
+    def by_name(self) -> dict[str, Float[Tensor, "#batch #pos ..."]]:
+        """Return what is written by the names of activations."""
+        of_layers = (("attn.z", self.z), ("mlp_out", self.mlp_out))
+        return {"blocks.0.resid_pre": self.embed} | {
+            f"blocks.{i}.{part}": x for part, layers in of_layers for i, x in enumerate(layers)
+        }
+
     def part(self, rows: slice, first: int) -> Ablated:
         """Return that of some rows, from one of the positions where the runs may differ on; keys and values are of those before."""
 

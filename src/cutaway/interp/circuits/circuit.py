@@ -16,6 +16,7 @@ from torch import Tensor
 
 from cutaway.config import ModelConfig
 from cutaway.interp.circuits.graph import Edge, Graph
+from cutaway.interp.circuits.stored_prompts import StoredPrompts, one_line_lists
 from cutaway.interp.nodes import KVInputs, Node
 from cutaway.model import Transformer
 from cutaway.runtime import atomic_write
@@ -23,7 +24,9 @@ from cutaway.weights import model_sha256
 
 __all__ = ["Circuit", "hash_tokens", "hash_pairs"]
 
-_FORMAT, _VERSION = "cutaway circuit", 1
+_FORMAT, _VERSION = "cutaway circuit", 2
+_READ = (1, _VERSION)
+"""The versions that are read; the first kept hashes of prompts alone."""
 _SHAPE = ("n_layers", "n_heads", "n_kv_heads", "block")
 
 
@@ -46,6 +49,8 @@ class Circuit:
     """Of the prompts, as `hash_tokens` gives it."""
     pair_hashes: tuple[str, ...] = field(default=(), repr=False)
     """Of each pair of prompts, as `hash_pairs` gives them."""
+    prompts: StoredPrompts | None = field(default=None, repr=False)
+    """The pairs themselves, and those it was checked on; None for a circuit that came without them."""
     method: str = ""
     command: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict, hash=False)
@@ -157,14 +162,18 @@ class Circuit:
             "format": _FORMAT,
             "version": _VERSION,
             "model": {"name": self.model, "sha256": self.model_hash, "config": self.graph.config.to_dict()},
-            "data": {"sha256": self.data_hash, "pairs": list(self.pair_hashes)},
+            "data": {
+                "sha256": self.data_hash,
+                "pairs": list(self.pair_hashes),
+                "prompts": None if self.prompts is None else self.prompts.to_dict(),
+            },
             "method": self.method,
             "settings": dict(self.settings),
             "command": self.command,
             "kv": self.graph.kv,
             "edges": {str(edge): score for edge, score in zip(self.edges, scores, strict=True)},
         }
-        return json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        return one_line_lists(json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False)) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> Circuit:
@@ -173,12 +182,18 @@ class Circuit:
             values = json.loads(text)
         except json.JSONDecodeError as error:
             raise ValueError(f"it is not JSON (line {error.lineno}): give a file that `circuit find --out` wrote") from None
-        if not isinstance(values, dict) or values.get("format") != _FORMAT or values.get("version") != _VERSION:
-            raise ValueError(f"it is JSON but no circuit, which begins with {_FORMAT!r} and version {_VERSION}")
+        if not isinstance(values, dict) or values.get("format") != _FORMAT:
+            raise ValueError(f"it is JSON but no circuit, which begins with the format {_FORMAT!r}")
+        if values.get("version") not in _READ:
+            raise ValueError(
+                f"it is a circuit of version {values.get('version')}, and this cutaway reads {' and '.join(map(str, _READ))}: take the "
+                "cutaway that wrote it, or find the circuit again"
+            )
         try:
             model, edges, kv = values["model"], values["edges"], values["kv"]
             graph = Graph(ModelConfig.from_dict(model["config"]), _checked_kv(kv))
             scores = None if None in edges.values() else tuple(map(float, edges.values()))
+            hashes, prompts = tuple(values["data"]["pairs"]), values["data"].get("prompts")
             return cls(
                 graph,
                 tuple(map(graph.parse, edges)),
@@ -186,7 +201,8 @@ class Circuit:
                 model=model["name"],
                 model_hash=model["sha256"],
                 data_hash=values["data"]["sha256"],
-                pair_hashes=tuple(values["data"]["pairs"]),
+                pair_hashes=hashes,
+                prompts=None if prompts is None else _checked_prompts(prompts, hashes, graph.config.d_vocab),
                 method=values["method"],
                 command=values["command"],
                 settings=values["settings"],
@@ -222,6 +238,16 @@ def hash_tokens(*rows: Int[Tensor, "batch pos"]) -> str:
 def hash_pairs(tokens: Int[Tensor, "batch pos"], other_tokens: Int[Tensor, "batch other_pos"]) -> tuple[str, ...]:
     """Return a short hash of each pair of prompts, by which a pair is known again among others."""
     return tuple(hash_tokens(*pair)[:16] for pair in zip(tokens.split(1), other_tokens.split(1), strict=True))
+
+
+def _checked_prompts(values: Mapping[str, Any], hashes: tuple[str, ...], d_vocab: int) -> StoredPrompts:
+    """Return the prompts of a file; raises ValueError where those that it was found with are not those of the hashes."""
+    prompts = StoredPrompts.from_dict(values, d_vocab)
+    if pairs := prompts.found_with:
+        found = hash_pairs(torch.tensor([pair.clean for pair in pairs]), torch.tensor([pair.corrupted for pair in pairs]))
+        if found != hashes:
+            raise ValueError("its prompts were changed: they are not those of the hashes that stand beside them")
+    return prompts
 
 
 def _checked_kv(kv: Any) -> KVInputs:

@@ -22,16 +22,19 @@ from cutaway.model.norms import at_least_float32
 
 __all__ = ["names_to_record", "along_inputs", "along_activations"]
 
+_EMBED = "blocks.0.resid_pre"
+"""What the embedding writes, positions included."""
+
 
 def names_to_record(config: ModelConfig, frozen: Sequence[str]) -> tuple[set[str], set[str]]:
     """Return the activations of the run that scores are computed from, and those of the other run."""
     layers = range(config.n_layers)
-    written = {"embed"} | {f"blocks.{layer}.attn.z" for layer in layers}
+    written = {_EMBED} | {f"blocks.{layer}.attn.z" for layer in layers}
     written |= {f"blocks.{layer}.mlp_out" for layer in layers if config.d_mlp}
     middle = {f"blocks.{layer}.resid_mid" for layer in layers if config.d_mlp and config.block == "sequential"}
     streams = {f"blocks.{layer}.resid_pre" for layer in layers} | {f"blocks.{config.n_layers - 1}.resid_post"}
     attention = {f"blocks.{layer}.attn.{part}" for layer in layers for part in (keys_name(config), "v")}
-    return written | middle | streams | attention | set(frozen), written
+    return written | middle | streams | attention | {"embed", *frozen}, written
 
 
 def along_inputs(
@@ -46,7 +49,7 @@ def along_inputs(
     runs, graph, places, scores = rows.runs, rows.graph, list(places_of(rows.graph)), _no_scores(rows)
     if not rows.meetings():
         return scores
-    stream, moved = runs.cache["blocks.0.resid_pre"], runs.moved("embed")
+    stream, moved = runs.cache[_EMBED], runs.moved(_EMBED)
     for share in shares:
         found = stream_gradients(rows, stream + share * moved, Entry(0, 0))
         for kept in rows.meetings():
@@ -98,7 +101,7 @@ def _all_changes(runs: TwoRuns, graph: Graph, kept: Int[Tensor, " kept_pos"]) ->
     Heads go through W_O here, once for all receivers; a receiver's gradient would go through that of every layer before it.
     """
     model, config = runs.model, runs.model.config
-    embed = at_least_float32(runs.moved("embed")[:, kept])
+    embed = at_least_float32(runs.moved(_EMBED)[:, kept])
     changed = embed.new_empty(len(embed), len(graph.senders), *embed.shape[1:])
     changed[:, 0] = embed
     at = 1
@@ -118,7 +121,7 @@ def _all_changes(runs: TwoRuns, graph: Graph, kept: Int[Tensor, " kept_pos"]) ->
 def _change(runs: TwoRuns, sender: Node) -> Float[Tensor, "batch pos d_model"]:
     """Return what one sender writes in the other run less what it writes in the run."""
     if sender.kind == "embed":
-        return runs.moved("embed")
+        return runs.moved(_EMBED)
     if sender.kind == "mlp":
         return runs.moved(f"blocks.{sender.layer}.mlp_out")
     z = runs.moved(f"blocks.{sender.layer}.attn.z")

@@ -17,7 +17,7 @@ from cutaway.interp.circuits.circuit_scores import CircuitScores
 from cutaway.interp.circuits.drawing import CircuitDrawing
 from cutaway.interp.circuits.evaluation import evaluate_circuit
 from cutaway.interp.circuits.graph import Graph
-from cutaway.interp.circuits.prompts import PromptPairs
+from cutaway.interp.circuits.prompts import PromptPairs, pairs_to_store
 from cutaway.interp.circuits.pruning import PRUNINGS, Pruned, Pruning
 from cutaway.interp.circuits.result import EdgeMethod, EdgeScores
 from cutaway.interp.circuits.running import CircuitRuns
@@ -143,7 +143,7 @@ def find_circuit(
     settings = {"selection": selection, "kv": kv, "ablation": ablation, "metric": pairs.measured} | chosen.settings
     circuit = Circuit.of_mask(
         graph, chosen.pruned.kept, chosen.scores, model=name, model_hash=model_sha256(lm.model), data_hash=finding.data_hash,
-        pair_hashes=finding.hashes,
+        pair_hashes=finding.hashes, prompts=pairs_to_store(lm, finding, None if others is finding else others),
         method=chosen.said, command=command, settings={**settings, "held_out": held_out, "seed": seed, "n_pairs": len(finding)},
     )  # fmt: skip
     scores = evaluate_circuit(

@@ -44,6 +44,9 @@ class CircuitRun(Result):
     measured: str
     texts: tuple[str, ...]
     """The prompts."""
+    n_known_pairs: int = 0
+    """How many of the pairs the circuit was found with."""
+    notes: tuple[str, ...] = ()
     metric: Float[Tensor, "run batch"]
     """Of model, circuit and empty circuit."""
     tokens: tuple[tuple[tuple[str, ...], ...], ...]
@@ -58,8 +61,18 @@ class CircuitRun(Result):
         n_same = sum(a[0] == b[0] for a, b in zip(self.tokens[0], self.tokens[1], strict=True))
         return (
             f"Everything outside the circuit ({self.circuit}) is ablated: {self.said}. The {self.measured} is, of {', '.join(means)}. "
-            f"Circuit and model say the same next token after {n_same} of {n} prompt{'s' * (n > 1)}."
+            f"Circuit and model say the same next token after {n_same} of {n} prompt{'s' * (n > 1)}.{self._known_said()}"
+            + "".join(f" {note.rstrip('.')}." for note in self.notes)
         )
+
+    def _known_said(self) -> str:
+        """Return a sentence on whether the circuit was found with these pairs, where that is known."""
+        if not self.circuit.pair_hashes:
+            return ""
+        n, n_known = len(self.texts), self.n_known_pairs
+        if not n_known:
+            return " It was found with other prompts."
+        return f" It was found with {'them' if n_known == n else f'{n_known} of them'}: give others to see whether it holds."
 
     def to_dict(self) -> dict[str, Any]:
         """Return metric and next tokens of every prompt and run."""
@@ -67,6 +80,8 @@ class CircuitRun(Result):
             "metric": self.measured,
             "ablation": self.how,
             "n_edges": len(self.circuit),
+            "n_known_pairs": self.n_known_pairs,
+            "notes": list(self.notes),
             "prompts": [
                 {"text": text}
                 | {
@@ -129,6 +144,7 @@ def run_on_prompts(
         said=runs.ablated.said,
         measured=pairs.measured,
         texts=tuple(lm.text(ids) for ids in pairs.tokens.tolist()),
+        n_known_pairs=sum(each in circuit.pair_hashes for each in pairs.hashes),
         metric=torch.stack([runs.metric(mask, pairs.metric) for mask in masks]),
         tokens=tuple(tuple(tuple(token_texts(lm, ids)) for ids in rows) for rows in top.indices),
         probs=top.values,

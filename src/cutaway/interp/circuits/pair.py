@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -10,14 +10,18 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from cutaway.interp.cache import ActivationCache
+from cutaway.interp.circuits.ablated import Ablated
 from cutaway.interp.circuits.budget import Portion, portion_of
 from cutaway.interp.circuits.estimates import names_to_record
 from cutaway.interp.circuits.graph import Graph
 from cutaway.interp.circuits.rows import RowsMetric, RowsToScore
+from cutaway.interp.circuits.running import CircuitRuns
 from cutaway.interp.metrics import Metric
 from cutaway.interp.refactoring import ungroup_heads
+from cutaway.interp.running import run_with_cache
 from cutaway.interp.sweep import AnyMetric
-from cutaway.interp.two_runs import run_two
+from cutaway.interp.two_runs import TwoRuns, run_two, scored
 from cutaway.model import Transformer
 
 __all__ = ["MeanScores", "Pair", "RowSums"]
@@ -25,7 +29,7 @@ __all__ = ["MeanScores", "Pair", "RowSums"]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Pair:
-    """A run that everything starts from, and another that is patched from."""
+    """A run that everything starts from, and what senders write in its place: in another run, or when they are ablated."""
 
     model: Transformer
     tokens: Int[Tensor, "batch pos"]
@@ -36,6 +40,8 @@ class Pair:
     """The scales of norms that are held."""
     lengths: Sequence[int] | None
     memory_gib: float | None
+    ablated: Ablated | None = None
+    """What senders write instead; None for what they write in the run of the other tokens."""
 
     def portion(self) -> Portion:
         """Return how much is computed at once; raises ValueError for a budget too small for one row."""
@@ -52,8 +58,34 @@ class Pair:
         for first in range(0, len(self.tokens), portion.n_rows):
             chunk = slice(first, first + portion.n_rows)
             measured = RowsMetric(self.metric, range(len(self.tokens))[chunk], self.lengths)
-            runs = run_two(model, self.tokens[chunk], self.other_tokens[chunk], measured, names, other_names=other_names)
+            if self.ablated is None:
+                runs = run_two(model, self.tokens[chunk], self.other_tokens[chunk], measured, names, other_names=other_names)
+            else:
+                runs = self._beside_ablated(model, chunk, measured, names, self.ablated.part(chunk, 0))
             yield RowsToScore(runs, self.graph, measured, self.frozen, n_runs=portion.n_runs, n_positions=portion.n_positions)
+
+    def _beside_ablated(
+        self, model: Transformer, rows: slice, metric: RowsMetric, names: Collection[str], ablated: Ablated
+    ) -> TwoRuns:
+        """Return a run of some rows, and beside it what senders write when ablated, as if it were written in a run of no tokens."""
+        tokens = self.tokens[rows]
+        nowhere = torch.full_like(tokens, -1)  # no position reads the same
+        logits, cache = run_with_cache(model, tokens, sorted(names))
+        assert logits is not None
+        written = {name: x.expand(*tokens.shape, *x.shape[2:]) for name, x in ablated.by_name().items()}
+        runs = CircuitRuns(self.model, tokens, self.graph, ablated)
+        n_pos = tokens.shape[1]
+        return TwoRuns(
+            model=model,
+            tokens=tokens,
+            other_tokens=nowhere,
+            lengths=tuple([n_pos] * len(tokens) if metric.lengths is None else [int(metric.lengths[row]) for row in metric.rows]),
+            pairs=(tuple((pos, pos) for pos in range(n_pos)),) * len(tokens),
+            cache=cache,
+            other_cache=ActivationCache(written, model=model, tokens=nowhere, derives="nothing"),
+            base=scored(metric, logits),
+            other=runs.metric(runs.nothing, metric),
+        )
 
 
 class MeanScores(NamedTuple):

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from cutaway.interp.alignment import Alignment, align
-from cutaway.interp.circuits.circuit import hash_pairs, hash_tokens
+from cutaway.interp.circuits.circuit import Circuit, hash_pairs, hash_tokens
+from cutaway.interp.circuits.stored_prompts import StoredPair, StoredPrompts
 from cutaway.interp.json_lines import read_text_columns
 from cutaway.interp.metrics import Metric
 from cutaway.interp.patching import MetricName, Question, Targets, metric_of, read_question
@@ -20,7 +22,10 @@ from cutaway.interp.prompts import read_prompts
 from cutaway.language_model import LanguageModel
 from cutaway.runtime import seeded_generator
 
-__all__ = ["PromptPairs", "read_pairs", "read_pairs_file"]
+__all__ = ["PromptPairs", "StoredPart", "read_pairs", "read_pairs_file", "pairs_to_store", "stored_pairs"]
+
+StoredPart = Literal["found_with", "held_out"]
+"""The parts of the prompts in a circuit's file."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +36,8 @@ class PromptPairs:
     other_tokens: Int[Tensor, "batch pos"]
     """The corrupted prompts."""
     question: Question
+    source: str = ""
+    """Where they are from: a file, or what made them."""
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -70,7 +77,7 @@ class PromptPairs:
         assert correct is not None
         metric, words = metric_of(self.question.name, correct, wrong)
         question = Question(metric, self.question.name, words, correct, wrong)
-        return PromptPairs(self.tokens[list(rows)], self.other_tokens[list(rows)], question)
+        return PromptPairs(self.tokens[list(rows)], self.other_tokens[list(rows)], question, self.source)
 
     def split(self, share: float = 0.5, *, seed: int = 0) -> tuple[PromptPairs, PromptPairs]:
         """Return a random part of the pairs to find a circuit with, and the others to score it on.
@@ -128,7 +135,59 @@ def read_pairs_file(lm: LanguageModel, path: Path | str, *, metric: MetricName |
     file.
     """
     columns = read_text_columns(path, needed=("clean", "corrupted", "correct"), optional=("wrong",))
-    return read_pairs(lm, **columns, metric=metric)
+    return replace(read_pairs(lm, **columns, metric=metric), source=str(path))
+
+
+def pairs_to_store(lm: LanguageModel, found_with: PromptPairs, held_out: PromptPairs | None) -> StoredPrompts:
+    """Return both parts of prompt pairs as a circuit's file keeps them."""
+    question = found_with.question
+    parts = [[] if part is None else list(_stored(lm, part)) for part in (found_with, held_out)]
+    return StoredPrompts.of(question.name, *parts, source=found_with.source)
+
+
+def stored_pairs(
+    lm: LanguageModel, circuit: Circuit, part: StoredPart | None = None, *, metric: MetricName | None = None
+) -> PromptPairs:
+    """Return the prompts that a circuit's file keeps: those held out, where there are any, unless a part is named.
+
+    Raises ValueError for a circuit that came without them, saying why, and for a model with other tokens.
+    """
+    kept = circuit.prompts
+    if kept is None or not len(kept):
+        why = "it comes from an older version, or was not found with prompts" if kept is None else kept.left_out
+        raise ValueError(f"the circuit holds no prompts ({why}): give --prompts FILE, --ioi N or --text, or PromptPairs in Python")
+    rows = getattr(kept, part) if part else kept.held_out or kept.found_with
+    if not rows:
+        raise ValueError(f"the circuit holds no prompts of the part {part}: it was found with all {len(kept)} of its pairs")
+
+    if (largest := max(max(*pair.clean, *pair.corrupted) for pair in rows)) >= lm.config.d_vocab:
+        raise ValueError(
+            f"the circuit's prompts have the token {largest}, and this model reads {lm.config.d_vocab}: give prompts of its own"
+        )
+
+    def targets(ids: Sequence[int]) -> Targets:
+        return Targets(tuple(ids), tuple(lm.text([token]) for token in ids), ())
+
+    correct = targets([pair.correct for pair in rows])
+    others = [pair.wrong for pair in rows if pair.wrong is not None]
+    wrong = targets(others) if len(others) == len(rows) else None
+    name: MetricName = metric or kept.metric  # type: ignore[assignment]  # metric_of refuses another
+    question = Question(*_measured(name, correct, wrong), correct, wrong)
+    device = lm.model.embed.W_E.device
+    clean, corrupted = (torch.tensor([getattr(pair, side) for pair in rows], device=device) for side in ("clean", "corrupted"))
+    return PromptPairs(clean, corrupted, question, kept.source)
+
+
+def _measured(name: MetricName, correct: Targets, wrong: Targets | None) -> tuple[Metric, MetricName, str]:
+    metric, words = metric_of(name, correct, wrong)
+    return metric, name, words
+
+
+def _stored(lm: LanguageModel, pairs: PromptPairs) -> Iterator[StoredPair]:
+    wrong = pairs.question.wrong
+    for row, (clean, corrupted) in enumerate(zip(pairs.tokens.tolist(), pairs.other_tokens.tolist(), strict=True)):
+        answers = pairs.question.correct.ids[row], None if wrong is None else wrong.ids[row]
+        yield StoredPair(tuple(clean), tuple(corrupted), *answers, lm.text(clean), lm.text(corrupted))
 
 
 def _check_lengths(lm: LanguageModel, which: str, one: list[int], other: list[int], row: int) -> None:

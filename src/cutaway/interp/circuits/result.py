@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from cutaway.interp.ablation import How
 from cutaway.interp.attribution.estimates import Completeness
 from cutaway.interp.circuits.graph import Edge, Graph
 from cutaway.interp.ranks import EffectAgreement, compare_effects
@@ -31,7 +32,7 @@ _N_SHOWN, _N_BARS = 10, 20
 _N_DRAWN, _N_GRID = 48, 16  # senders or receivers that a map and a terminal show one by one
 _HOW: Mapping[EdgeMethod, str] = {
     "eap": "Each edge is scored to first order, by the gradient in the run",
-    "eap-ig-inputs": "Each edge is scored by the gradient averaged over {steps} points of the line between the two runs' embeddings",
+    "eap-ig-inputs": "Each edge is scored by the gradient averaged over {steps} points of the line of the embeddings",
     "eap-ig-activations": "Each edge is scored by the gradient averaged over {steps} points of the line of its sender's output",
     "exact": "Each edge is patched by itself",
 }
@@ -47,7 +48,7 @@ class EdgeScore(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class EdgeScores(Result):
-    """What the metric gains, or is estimated to gain, when each edge alone carries what it does in another run."""
+    """What the metric gains, or is estimated to gain, when each edge alone carries what it does in another run, or ablated."""
 
     title: ClassVar[str] = "Edge scores"
     source: ClassVar[str] = (
@@ -66,12 +67,16 @@ class EdgeScores(Result):
     base: Float[Tensor, " batch"]
     """The metric of the run that everything starts from."""
     other: Float[Tensor, " batch"]
-    """The metric of the run that is patched from."""
+    """The metric of the run that is patched from, or with everything ablated."""
     exact: Mapping[Edge, float] = field(repr=False)
     """The exact gain, averaged over rows, of the edges that were tried beside their scores; with method exact all scores are exact."""
     threshold: float
     """The share of the difference between the runs from which on an edge counts."""
     frozen: tuple[str, ...] = ()
+    ablation: How = "resample"
+    """What an edge carries: what its sender writes in the other run, or nothing, or a mean."""
+    replacement: str = ""
+    """In words, where it is not the other run."""
     measured: str = "metric"
     """The metric in words."""
     notes: tuple[str, ...] = ()
@@ -84,8 +89,8 @@ class EdgeScores(Result):
     @property
     def completeness(self) -> Completeness | None:
         """The sum of the embedding's scores and what it comes to as points grow, where the line is that of the embeddings."""
-        if self.method != "eap-ig-inputs" or self.frozen:
-            return None
+        if self.method != "eap-ig-inputs" or self.frozen or self.ablation != "resample":
+            return None  # the line then ends at no run of tokens
         return Completeness(self.scores[0].nansum().item(), self.gap)
 
     def score(self, edge: Edge | str) -> float:
@@ -122,7 +127,7 @@ class EdgeScores(Result):
         """Return the metric of both runs, how edges were scored, the strongest, and how scores and exact effects agree."""
         rows = f" (mean of {len(self.base)} prompts)" if len(self.base) > 1 else ""
         sentences = [
-            f"The {self.measured}{rows} is {_number(self.base.mean())} in the run and {_number(self.other.mean())} in the other.",
+            f"The {self.measured}{rows} is {_number(self.base.mean())} in the run and {_number(self.other.mean())} {self._other_said}.",
             f"{_HOW[self.method].format(steps=self.steps)}: {self.graph.n_edges:,} edges.",
         ]
         if best := self.ranked(1):
@@ -149,6 +154,7 @@ class EdgeScores(Result):
             "method": self.method,
             "steps": self.steps,
             "kv": self.graph.kv,
+            "ablation": self.ablation,
             "frozen_norms": list(self.frozen),
             "threshold": self.threshold,
             "completeness": None if self.completeness is None else self.completeness._asdict(),
@@ -204,6 +210,11 @@ class EdgeScores(Result):
         for each in self.ranked(n_edges):
             shown.add_row(*self._row(each)[:n])
         return shown
+
+    @property
+    def _other_said(self) -> str:
+        """The other run in words."""
+        return f"with everything ablated ({self.replacement})" if self.replacement else "in the other"
 
     def _n_counted(self) -> int:
         """Return how many edges matter, by their exact effect where that is known."""

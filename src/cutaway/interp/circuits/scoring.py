@@ -10,7 +10,9 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from cutaway.interp.ablation import How
 from cutaway.interp.attribution.estimates import middles
+from cutaway.interp.circuits.ablated import Ablated, ablated_outputs
 from cutaway.interp.circuits.estimates import along_activations, along_inputs
 from cutaway.interp.circuits.exact import try_all, try_largest
 from cutaway.interp.circuits.graph import Graph
@@ -33,6 +35,7 @@ def score_edges(
     metric: AnyMetric,
     *,
     method: EdgeMethod = "eap",
+    ablation: How | Ablated = "resample",
     kv: KVInputs = "group",
     steps: int = 5,
     exact_top: int | None = None,
@@ -51,6 +54,10 @@ def score_edges(
     by, as steps grow. `eap-ig-activations` averages it over runs in which one sender's output lies on its line: each sender's scores
     sum to what patching it whole does. `exact_top` tries so many edges of the largest scores for themselves.
 
+    With `ablation` "zero" or "mean" an edge carries not the other run's output but nothing, or the mean over the other tokens at each
+    position (or what `ablated_outputs` gave, for another mean); the line of the embeddings then ends there, and an edge is tried as a
+    circuit of all others. So circuits that run under an ablation are chosen by what that ablation does.
+
     Where heads share keys and values, an edge enters those of the group, or with `kv="query-head"` of one query head, as if it had its
     own. Norms in `frozen`, by name or glob, divide by the run's own scale whatever comes in. `lengths` are each row's tokens, in both
     runs, where rows are filled up on the right; `threshold` is the share of the difference between the runs from which on an edge
@@ -63,10 +70,14 @@ def score_edges(
     >>> found.ranked()[0], found.agreement()  # doctest: +SKIP
     """
     _check_options(method, kv, steps, exact_top)
+    how = ablation.how if isinstance(ablation, Ablated) else ablation
+    held = norm_scales(model.config, frozen)
+    if held and how != "resample" and (method == "exact" or exact_top):
+        raise ValueError(f"edges are tried under {how} ablation with live norms: leave frozen out, or take another method")
     _check_runs(tokens, other_tokens, metric, lengths, d_vocab=model.config.d_vocab_out)
     pair = Pair(
         model=without_dropout(model), tokens=tokens, other_tokens=other_tokens, metric=metric, graph=Graph(model.config, kv),
-        frozen=norm_scales(model.config, frozen), lengths=lengths, memory_gib=memory_gib,
+        frozen=held, lengths=lengths, memory_gib=memory_gib, ablated=_ablated(model, tokens, other_tokens, ablation),
     )  # fmt: skip
     n_tried = min(exact_top or 0, pair.graph.n_edges)
     n_cells = pair.graph.n_edges if method == "exact" else n_tried
@@ -81,8 +92,17 @@ def score_edges(
         exact=exact,
         threshold=threshold,
         frozen=pair.frozen,
+        ablation=how,
+        replacement="" if pair.ablated is None else pair.ablated.said,
         **found._asdict(),
     )
+
+
+def _ablated(model: Transformer, tokens: Tensor, other_tokens: Tensor, ablation: How | Ablated) -> Ablated | None:
+    """Return what senders write when ablated; None for what they write in the run of the other tokens."""
+    if isinstance(ablation, Ablated):
+        return ablation
+    return None if ablation == "resample" else ablated_outputs(model, tokens, ablation, other_tokens=other_tokens)
 
 
 def _estimated(pair: Pair, method: EdgeMethod, steps: int, done: Callable[[int], None]) -> MeanScores:

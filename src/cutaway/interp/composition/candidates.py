@@ -40,9 +40,11 @@ class CandidateCircuit(NamedTuple):
     induction_score: float
     """Its prefix matching."""
     composition: float
-    """The K-composition of the two, shared by all query heads of a group."""
+    """The K-composition of the two."""
     excess: float
     """The same less what a head turned at random in the stream scores."""
+    deviations: float
+    """How far its square lies above that of a head turned at random, in standard deviations of the latter."""
     rank: int
     """The place of this previous-token head among all heads before the induction head, by composition with it; 1 is the strongest."""
     n_before: int
@@ -107,8 +109,8 @@ class CandidateCircuits(Result):
         return (
             f"{counted}; {len(self.candidates)} of {len(self.pairs)} pairs are candidates, {rule}. Most of all the keys of "
             f"{head_label(*best.induction)} read {head_label(*best.previous)} ({best.composition:.3f}; a head turned at random "
-            f"{self.composition.baseline:.3f}; rank {best.rank} of {best.n_before}). Weights alone make candidates: path patching "
-            "shows what is used."
+            f"{self.composition.baseline:.3f}, {best.deviations:.0f} standard deviations below; rank {best.rank} of {best.n_before}). "
+            "Weights alone make candidates: path patching shows what is used."
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -194,9 +196,10 @@ def candidate_circuits(
 ) -> CandidateCircuits:
     """Pair every previous-token head with every induction head of a later layer, and score how the two compose.
 
-    Heads are found as `detect_heads` does, from `threshold` on. K-composition is that of `composition_scores`: by weights alone, once
-    for a group of heads that share keys, norm gains folded, less what a head turned at random scores. With rotary positions keys are
-    read before they are turned. Layers between the two heads are left out. Raises ValueError for a model of one layer.
+    Heads are found as `detect_heads` does, from `threshold` on. K-composition is that of `composition_scores`: by weights alone, with
+    what the induction head's own queries make of the keys that it may share, norm gains folded, less what a head turned at random
+    scores; with rotary positions as a mean over all turns. Layers between the two heads are left out. Raises ValueError for a model of
+    one layer.
     Source: Elhage et al. 2021, "Three Kinds of Composition" and "Induction Heads".
     """
     model = model_of(lm)
@@ -219,7 +222,7 @@ def _n_first(n_before: int) -> int:
 def _pair(composition: CompositionScores, previous: HeadScore, induction: HeadScore) -> CandidateCircuit:
     earlier, later = (previous.layer, previous.head), (induction.layer, induction.head)
     score = composition.score("k", earlier, later)
-    all_before = composition.scores["k"][: later[0], :, later[0], later[1] // composition.group]  # layer head
+    all_before = composition.scores["k"][: later[0], :, later[0], later[1]]  # layer head
     return CandidateCircuit(
         previous=earlier,
         induction=later,
@@ -227,6 +230,7 @@ def _pair(composition: CompositionScores, previous: HeadScore, induction: HeadSc
         induction_score=induction.score,
         composition=score,
         excess=score - composition.baseline,
+        deviations=composition.deviations["k"][(*earlier, *later)].item(),
         rank=1 + int(torch.gt(all_before, score).sum()),
         n_before=all_before.numel(),
     )

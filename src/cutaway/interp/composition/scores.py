@@ -32,9 +32,9 @@ _N_SHOWN = 10
 
 
 class ComposedPair(NamedTuple):
-    """An earlier head, what of a later layer reads it, and how strongly; `excess` is the score less the baseline.
+    """An earlier head, the later head that reads it, and how strongly; `excess` is the score less the baseline.
 
-    `later_head` is a query head for Q-composition, else a head of keys and values, which a group of query heads may share.
+    `deviations` says how far the score's square lies above that of a head turned at random, in standard deviations of the latter.
     """
 
     layer: int
@@ -43,6 +43,7 @@ class ComposedPair(NamedTuple):
     later_head: int
     score: float
     excess: float
+    deviations: float
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -53,22 +54,22 @@ class CompositionScores(Result):
     source: ClassVar[str] = 'Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits"'
 
     scores: Mapping[Composition, Float[Tensor, "layer head later_layer later_head"]]
-    """From 0 to 1, NaN where the second layer is not later; `later_head` is as in ComposedPair."""
+    """From 0 to 1, NaN where the second layer is not later."""
+    deviations: Mapping[Composition, Float[Tensor, "layer head later_layer later_head"]]
+    """How far each score's square lies above its mean when one of the two heads is turned at random, in standard deviations."""
     baseline: float
     """The root mean square of the score when one head is turned at random in the residual stream."""
-    group: int
-    """Query heads that share keys and values."""
     offset: int | None
-    """The q_pos - k_pos of rotary QK circuits, None where the other side of the circuit is left out, or nothing turns."""
+    """The q_pos - k_pos of rotary QK circuits, None for their mean over all turns, or where nothing turns."""
 
     def score(self, kind: Composition, earlier: tuple[int, int], later: tuple[int, int]) -> float:
-        """Return the score of two (layer, head), the later a query head, which has the keys and values of its group.
+        """Return the score of two (layer, head).
 
         Raises ValueError when the second is not in a later layer.
         """
         if earlier[0] >= later[0]:
             raise ValueError(f"heads of layer {later[0]} read none of layer {earlier[0]}: give (layer, head) of the earlier first")
-        return self.scores[kind][(*earlier, later[0], later[1] // (1 if kind == "q" else self.group))].item()
+        return self.scores[kind][(*earlier, *later)].item()
 
     def strongest(self, kind: Composition, *, n_pairs: int = _N_SHOWN) -> list[ComposedPair]:
         """Return the pairs that compose most, the strongest first."""
@@ -77,15 +78,17 @@ class CompositionScores(Result):
         values, places = scores.nan_to_num(nan=-1.0).flatten().topk(n_pairs)
         axes = torch.stack(torch.unravel_index(places, scores.shape), dim=-1).tolist()  # pair axis
         return [
-            ComposedPair(layer, head, later_layer, later_head, value, value - self.baseline)
-            for (layer, head, later_layer, later_head), value in zip(axes, values.tolist(), strict=True)
+            ComposedPair(
+                layer, head, later, reader, value, value - self.baseline, self.deviations[kind][layer, head, later, reader].item()
+            )
+            for (layer, head, later, reader), value in zip(axes, values.tolist(), strict=True)
         ]
 
     def summary(self) -> str:
         """Return the strongest pair of each kind beside the baseline."""
         best = [
-            f"{_reader(kind, pair.later_layer, pair.later_head, self.group)} reads {_writer(pair.layer, pair.head)} "
-            f"through its {_WORDS[kind]} ({pair.score:.3f})"
+            f"{_label(pair.later_layer, pair.later_head)} reads {_label(pair.layer, pair.head)} through its {_WORDS[kind]} "
+            f"({pair.score:.3f}, {pair.deviations:.0f} standard deviations above chance)"
             for kind in self.scores
             for pair in self.strongest(kind, n_pairs=1)
         ]
@@ -96,7 +99,6 @@ class CompositionScores(Result):
         return {
             "baseline": self.baseline,
             "offset": self.offset,
-            "heads_per_group": self.group,
             "strongest": {kind: [pair._asdict() for pair in self.strongest(kind)] for kind in self.scores},
             "scores": {kind: finite_or_none(scores.tolist()) for kind, scores in self.scores.items()},
         }
@@ -110,10 +112,8 @@ class CompositionScores(Result):
                 rearrange(scores[:-1, :, 1:] - self.baseline, "layer head later reader -> (layer head) (later reader)").numpy(
                     force=True
                 ),
-                rows=[_writer(layer, head) for layer in range(scores.shape[0] - 1) for head in range(scores.shape[1])],
-                columns=[
-                    _reader(kind, layer, head, self.group) for layer in range(1, len(scores)) for head in range(scores.shape[3])
-                ],
+                rows=[_label(layer, head) for layer in range(scores.shape[0] - 1) for head in range(scores.shape[1])],
+                columns=[_label(layer, head) for layer in range(1, len(scores)) for head in range(scores.shape[3])],
                 title=f"{kind.upper()}-composition",
                 row_title="writes",
                 column_title=f"reads through {_WORDS[kind]}",
@@ -127,7 +127,7 @@ class CompositionScores(Result):
         """Return for each kind the strongest pairs, and the strongest of every two layers."""
         views: list[RenderableType] = []
         for kind, scores in self.scores.items():
-            headers = ("writes", "reads", "score", "less baseline")
+            headers = ("writes", "reads", "score", "less baseline", "deviations")
             pairs = table(
                 *headers, right=headers[2:], title=f"{kind.upper()}-composition: {_WORDS[kind]} that read an earlier head"
             )
@@ -150,15 +150,16 @@ class CompositionScores(Result):
     def table(self) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
         """Return the strongest pairs of every kind."""
         rows = [(f"{kind.upper()}-composition", *row) for kind in self.scores for row in self._rows(kind)]
-        return ("kind", "writes", "reads", "score", "less baseline"), rows
+        return ("kind", "writes", "reads", "score", "less baseline", "deviations"), rows
 
-    def _rows(self, kind: Composition) -> list[tuple[str, str, str, str]]:
+    def _rows(self, kind: Composition) -> list[tuple[str, ...]]:
         return [
             (
-                _writer(pair.layer, pair.head),
-                _reader(kind, pair.later_layer, pair.later_head, self.group),
+                _label(pair.layer, pair.head),
+                _label(pair.later_layer, pair.later_head),
                 f"{pair.score:.3f}",
                 f"{pair.excess:+.3f}",
+                f"{pair.deviations:.1f}",
             )
             for pair in self.strongest(kind)
         ]
@@ -174,12 +175,15 @@ def composition_scores(
     The linear parts of ln1 are folded into all that reads (and with LayerNorm the mean taken off all that is written), so that
     weights of one function have one score; layers between the heads are left out.
 
-    - Heads that share keys or values: K and V are scored once for the group, with its `W_Q` (for V its `W_O`) stacked.
+    - Heads that share keys or values: each query head is scored with what its own `W_Q` (for V its `W_O`) makes of them, so that what
+      the group keeps for its other heads does not count.
     - Rotary positions: the turn stands between `W_Q` and `W_K` and depends on the offset. With `offset` (q_pos - k_pos) `M` is the QK
-      circuit there; without, `M` is `W_K` (for Q, `W_Q`) alone, which no turn makes longer or shorter: what is read, whatever it is
-      then compared with.
+      circuit there; without, squares of norms are means over all turns, each plane's angle drawn evenly: a plane counts by the length
+      of the keys times that of the queries in it.
     - Baseline: if one of the heads is turned at random in the stream, as independent Gaussian factors are, the mean of the square is
-      exactly `1 / d_model` for any two spectra (`d_model - 1` with LayerNorm). Its root is a little above the mean of the score.
+      exactly `1 / d_model` for any two spectra (`d_model - 1` with LayerNorm). Its root is a little above the mean of the score. The
+      standard deviation of the square depends on the spectra, and `deviations` are measured in it: it is
+      `sqrt(2 (x - 1/d) (y - 1/d) / ((d - 1) (d + 2)))`, x and y the sums of the fourth powers of the singular values of unit norm.
 
     No d_model x d_model matrix is formed: with `A = Q R`, `||A B|| = ||R B||`, so a head writes through `R_V W_O` and reads through
     `W_K R_Q^T`, thin both. Computed in float32 or more. Raises ValueError for a model of fewer than two layers.
@@ -191,9 +195,13 @@ def composition_scores(
     if unknown := [kind for kind in kinds if kind not in _WORDS]:
         raise ValueError(f"there is no composition {unknown[0]!r}; give some of {', '.join(map(repr, _WORDS))}")
     writing = [_writing(model, layer) for layer in range(config.n_layers)]
-    scores = {kind: _scores(writing, [_READING[kind](model, layer, offset) for layer in range(config.n_layers)]) for kind in kinds}
-    baseline = 1 / math.sqrt(config.d_model - (config.norm == "layernorm"))
-    return CompositionScores(scores, baseline, config.n_heads // config.n_kv_heads, offset if model.rotary is not None else None)
+    d = config.d_model - (config.norm == "layernorm")
+    scores, deviations = {}, {}
+    for kind in kinds:
+        reading = [_READING[kind](model, layer, offset) for layer in range(config.n_layers)]
+        scores[kind] = _scores(writing, reading)
+        deviations[kind] = (scores[kind].square() - 1 / d) / _deviation(writing, reading, d)
+    return CompositionScores(scores, deviations, 1 / math.sqrt(d), offset if model.rotary is not None else None)
 
 
 _WORDS: dict[Composition, str] = {"q": "queries", "k": "keys", "v": "values"}
@@ -217,6 +225,20 @@ def _scores(
     return scores
 
 
+def _deviation(
+    writing: Sequence[Float[Tensor, "head d_write d_model"]], reading: Sequence[Float[Tensor, "later_head d_model d_read"]], d: int
+) -> Float[Tensor, "layer head later_layer later_head"]:
+    """Return the standard deviation of the squared score of every two heads when one is turned at random.
+
+    Symmetric matrices without a trace are an irreducible representation of the rotations, of (d - 1)(d + 2) / 2 dimensions: so the
+    product of one, turned, with another has as mean square the product of their squared norms over that number.
+    """
+    written = torch.stack([torch.linalg.matrix_norm(W @ W.mT).square() for W in map(_unit, writing)])  # layer head
+    read = torch.stack([torch.linalg.matrix_norm(W.mT @ W).square() for W in map(_unit, reading)])  # later_layer later_head
+    apart = (written - 1 / d).clamp(min=0)[:, :, None, None] * (read - 1 / d).clamp(min=0)
+    return (2 * apart / ((d - 1) * (d + 2))).sqrt()
+
+
 def _writing(model: Transformer, layer: int) -> Float[Tensor, "head d_write d_model"]:
     """Return a matrix with the norms of `W_V W_O` for every head: `R_V W_O`."""
     norm = block_of(model, layer).ln1
@@ -225,25 +247,39 @@ def _writing(model: Transformer, layer: int) -> Float[Tensor, "head d_write d_mo
 
 def _reading_of_queries(model: Transformer, layer: int, offset: int | None) -> Float[Tensor, "head d_model d_read"]:
     queries, keys = _queries_and_keys(model, layer, offset)
-    return queries if model.rotary is not None and offset is None else queries @ _r(keys).mT
+    return _met(model, queries, keys, is_turned=offset is not None)
 
 
-def _reading_of_keys(model: Transformer, layer: int, offset: int | None) -> Float[Tensor, "kv_head d_model d_read"]:
+def _reading_of_keys(model: Transformer, layer: int, offset: int | None) -> Float[Tensor, "head d_model d_read"]:
     queries, keys = _queries_and_keys(model, layer, offset)
-    keys = _of_groups(model, keys)
-    if model.rotary is not None and offset is None:
-        return keys
-    stacked = rearrange(queries, "(kv_head group) d_model d_head -> kv_head (group d_model) d_head", kv_head=len(keys))
-    return keys @ _r(stacked).mT
+    return _met(model, keys, queries, is_turned=offset is not None)
 
 
-def _reading_of_values(model: Transformer, layer: int, _offset: int | None) -> Float[Tensor, "kv_head d_model d_read"]:
+def _reading_of_values(model: Transformer, layer: int, _offset: int | None) -> Float[Tensor, "head d_model d_read"]:
     norm = block_of(model, layer).ln1
-    values = _of_groups(model, at_least_float32(read_through(norm, W_V(model, layer))))
-    stacked = rearrange(
-        centred(norm, W_O(model, layer)), "(kv_head group) d_head d_model -> kv_head (group d_model) d_head", kv_head=len(values)
-    )
-    return values @ _r(stacked).mT
+    values = at_least_float32(read_through(norm, W_V(model, layer)))
+    return values @ _r(centred(norm, W_O(model, layer)).mT).mT
+
+
+def _met(
+    model: Transformer,
+    reading: Float[Tensor, "head d_model d_head"],
+    other: Float[Tensor, "head d_model d_head"],
+    *,
+    is_turned: bool,
+) -> Float[Tensor, "head d_model d_read"]:
+    """Return a matrix with the norms of `reading other^T` under every product from the left.
+
+    Where a turn that is not known stands between them it has the root of their mean square over all turns: the mean of `R^T X R` over
+    the angles of a plane is half the trace of X, and planes do not mix.
+    """
+    if model.rotary is None or is_turned:
+        return reading @ _r(other).mT
+    n = model.rotary.rotary_dim
+    planes = other[..., :n].square().sum(1).unflatten(-1, (2, n // 2)).sum(1)  # head pair: coordinates i and i + n / 2
+    weights = (planes / 2).sqrt().repeat(1, 2)
+    turned = reading[..., :n] * weights[:, None]
+    return torch.cat([turned, reading[..., n:] @ _r(other[..., n:]).mT], dim=-1) if n < reading.shape[-1] else turned
 
 
 _READING = {"q": _reading_of_queries, "k": _reading_of_keys, "v": _reading_of_values}
@@ -254,10 +290,6 @@ def _queries_and_keys(
 ) -> tuple[Float[Tensor, "head d_model d_head"], Float[Tensor, "head d_model d_head"]]:
     circuit = qk_circuit(model, layer, offset=offset or 0, with_norm=True)
     return at_least_float32(circuit.A), at_least_float32(circuit.B.mT)
-
-
-def _of_groups(model: Transformer, W: Float[Tensor, "head d_model d_head"]) -> Float[Tensor, "kv_head d_model d_head"]:
-    return W[:: model.config.n_heads // model.config.n_kv_heads]
 
 
 def _r(W: Float[Tensor, "head d_in d_head"]) -> Float[Tensor, "head d_small d_head"]:
@@ -272,9 +304,5 @@ def _unit(W: Float[Tensor, "head row column"]) -> Float[Tensor, "head row column
     return W / torch.where(norm > 0, norm, 1.0)
 
 
-def _writer(layer: int, head: int) -> str:
+def _label(layer: int, head: int) -> str:
     return f"L{layer}H{head}"
-
-
-def _reader(kind: Composition, layer: int, head: int, group: int) -> str:
-    return f"L{layer}H{head}" if kind == "q" or group == 1 else f"L{layer}KV{head}"

@@ -1,8 +1,9 @@
 """What can be read from an activation, how much that is worth, and whether it causes what it reads."""
 
 from cutaway.interp.probing.activations import Labels, Place
-from cutaway.interp.probing.causation import Causation, Intervention
+from cutaway.interp.probing.causation import Causation, Choice, Intervention
 from cutaway.interp.probing.causing import cause, cause_held_out
+from cutaway.interp.probing.choosing import choose_and_cause
 from cutaway.interp.probing.kinds import MLP, Kind, KindName, Logistic, MeanDifference, Ridge, fit, kind_of
 from cutaway.interp.probing.labelled_file import LabelledFile, read_labelled
 from cutaway.interp.probing.path import RegularizationPath, regularization_path, text_path
@@ -46,6 +47,8 @@ __all__ = [
     "RegularizationPath",
     "cause",
     "cause_held_out",
+    "choose_and_cause",
+    "Choice",
     "Causation",
     "Intervention",
 ]

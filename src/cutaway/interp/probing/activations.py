@@ -74,7 +74,8 @@ def labelled_spots(
 ) -> tuple[Spots, Task]:
     """Return the rows of labelled texts, at one position or with None at their labelled tokens, and what they are told apart by.
 
-    Raises ValueError for counts of labels that do not match, positions that a text lacks, and as `Task.of` does.
+    Texts of the same tokens belong together, whatever `groups` say besides: none of them is learned where another is tested. Raises
+    ValueError for counts of labels that do not match, positions that a text lacks, and as `Task.of` does.
     """
     n_texts = len(rows.tokens)
     each: list[Any] = labels.tolist() if isinstance(labels, Tensor) else list(labels)
@@ -96,6 +97,7 @@ def labelled_spots(
     of_text: list[Hashable] = (
         list(range(n_texts)) if groups is None else groups.tolist() if isinstance(groups, Tensor) else list(groups)
     )
+    of_text = _with_same_texts(rows, of_text)
     of_row = [of_text[text] for text in spots.row.tolist()]
     return spots, Task.of(flat, groups=of_row, words=spots.words, is_number=is_number)
 
@@ -159,6 +161,22 @@ def _checked_names(model: Transformer, names: str | Sequence[str]) -> list[str]:
     if wrong := [name for name in wanted if not _has_rows(name)]:
         raise ValueError(f"{wrong[0]!r} has no vector at each position of a text to be probed: take the residual stream, z, an MLP")
     return wanted
+
+
+def _with_same_texts(rows: Rows, groups: Sequence[Hashable]) -> list[Hashable]:
+    """Return for each text its group, those that have a text in common being one: the first of them."""
+    first: dict[Hashable, Hashable] = {}  # of a group, one that it belongs to
+
+    def root(group: Hashable) -> Hashable:
+        while first.get(group, group) != group:
+            group = first[group]
+        return group
+
+    seen: dict[tuple[int, ...], Hashable] = {}
+    for ids, length, group in zip(rows.tokens.tolist(), rows.lengths, groups, strict=True):
+        known = seen.setdefault(tuple(ids[:length]), group)
+        first[root(group)] = root(known)
+    return [root(group) for group in groups]
 
 
 def _labelled_tokens(rows: Rows, labels: Sequence[Sequence[Label | None]]) -> tuple[Spots, list[Label]]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from cutaway.interp.probing.validation import Score
 from cutaway.interp.result import Result
 from cutaway.report import filled_table
 
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from rich.console import RenderableType
 
-__all__ = ["Intervention", "Causation"]
+__all__ = ["Choice", "Intervention", "Causation"]
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,17 @@ class Intervention:
     def random_mean(self) -> float:
         """The mean share over random directions."""
         return sum(self.random) / len(self.random)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A place that was the best of several on some texts, with the probe that was fitted on them."""
+
+    n_places: int
+    n_texts: int
+    """The texts that it was chosen and fitted on, none of which it is tested on."""
+    accuracy: Score
+    """How often the probe reads the labels of the texts that it is tested on."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -54,6 +66,8 @@ class Causation(Result):
     n_counted: int
     """How many of the texts the model answers as their class wants without an edit; the others are not counted."""
     interventions: tuple[Intervention, ...]
+    chosen: Choice | None = None
+    """How the place was chosen, where it was chosen among several, on other texts."""
 
     def at(self, label: str) -> Intervention:
         """Return an intervention by its label; raises KeyError where there is none."""
@@ -67,11 +81,22 @@ class Causation(Result):
         flip, remove = self.at("flip"), self.at("remove")
         whose = "fitted on other texts" if self.is_held_out else "of these texts"
         return (
+            f"{self._choice_said()}"
             f"Moved along the direction of a probe {whose} at {self.name}, position {self.pos}, to the mean of the other class, "
             f"{self.behaviour} flips in {100 * flip.flipped:.0f} % of {self.n_counted} texts, and with the direction taken "
             f"away in {100 * remove.flipped:.0f} %; moved by the same amounts along random directions in "
             f"{100 * flip.random_mean:.0f} % and {100 * remove.random_mean:.0f} % (mean of {len(flip.random)} directions, at most "
             f"{100 * max(flip.random):.0f} % and {100 * max(remove.random):.0f} %).{self._left_out()}"
+        )
+
+    def _choice_said(self) -> str:
+        if self.chosen is None:
+            return ""
+        n_places, n_texts, accuracy = self.chosen.n_places, self.chosen.n_texts, self.chosen.accuracy
+        return (
+            f"For the test the texts were parted: on {n_texts} of them the place was chosen among {n_places} and the probe fitted; the "
+            f"other {self.n_texts} had no part in that, and it reads them with accuracy {accuracy.value:.3f} ± "
+            f"{accuracy.standard_error:.3f}. "
         )
 
     def _left_out(self) -> str:
@@ -90,6 +115,7 @@ class Causation(Result):
             "gap": self.gap,
             "n_texts": self.n_texts,
             "n_counted": self.n_counted,
+            "chosen": None if self.chosen is None else asdict(self.chosen),
             "interventions": [
                 {
                     "label": each.label,

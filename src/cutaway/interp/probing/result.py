@@ -113,7 +113,8 @@ class ProbeScores(Result):
         )
         if self.causes is None:
             return said
-        chosen = " That place was chosen by its score on these same texts." if n_places > 1 else ""
+        same = n_places > 1 and self.causes.chosen is None
+        chosen = " That place was chosen by its score on these same texts." if same else ""
         return f"{said} {self.causes.summary()}{chosen}"
 
     def _best_said(self) -> str:
@@ -134,7 +135,10 @@ class ProbeScores(Result):
     def _control_said(self, found: Validation) -> str:
         if found.control is None:
             return ""
-        said = f" On control tasks it has {found.control.value:.2f}: selectivity {format_fixed(found.selectivity or 0.0, 2)}."
+        said = (
+            f" On control tasks, which give each token type that is read at one random label, it has {found.control.value:.2f}: "
+            f"selectivity {format_fixed(found.selectivity or 0.0, 2)}."
+        )
         n_types, d = self.n_types or 0, self.scores[0].probe.d
         if self.n_rows < 2 * n_types:
             return f"{said} The {n_types} word types hardly come twice in {self.n_rows} rows, so there was little to memorise."

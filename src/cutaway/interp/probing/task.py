@@ -136,7 +136,10 @@ def text_folds(task: Task, n_folds: int, *, seed: int) -> Int[Tensor, " row"]:
     if n_folds < 2:
         raise ValueError(f"n_folds is {n_folds}: give at least 2, one to test on and the rest to learn from")
     if n_groups < n_folds:
-        raise ValueError(f"there are {n_groups} texts and {n_folds} folds: give more texts, or n_folds of at most {n_groups}")
+        raise ValueError(
+            f"there are {n_groups} texts (the same ones, and those of a group, count once) and {n_folds} folds: give more texts, or "
+            f"n_folds of at most {n_groups}"
+        )
     first = torch.full((n_groups,), len(task)).scatter_reduce(0, task.groups, torch.arange(len(task)), "amin")
     order = torch.randperm(n_groups, generator=seeded_generator(seed))
     if not task.is_number:

@@ -17,7 +17,8 @@ from cutaway.interp.sae.shape import DictionaryConfig, Kind
 from cutaway.interp.sae.sparse_probing import SparseProbe, sparse_probes
 from cutaway.interp.sae.splicing import FeatureChange, check_fits, edit_feature, splice, splice_transcoder
 from cutaway.interp.sae.training import SAEConfig, TrainProgress, train, train_together
-from cutaway.interp.sae.windows import read_windows
+from cutaway.interp.sae.windows import corpus_data, read_windows
+from cutaway.interp.training_data import TrainingData
 
 __all__ = [
     "DictionaryConfig",
@@ -41,6 +42,8 @@ __all__ = [
     "SideBySide",
     "SyntheticFeatures",
     "read_windows",
+    "corpus_data",
+    "TrainingData",
     "save_dictionary",
     "load_dictionary",
     "dictionary_folders",

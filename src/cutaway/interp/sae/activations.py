@@ -20,6 +20,7 @@ from cutaway.hooks import canonical_name
 from cutaway.interp.running import run_with_cache
 from cutaway.interp.sites import check_names, row_shape, site_of
 from cutaway.interp.store.shuffling import shuffled_batches
+from cutaway.interp.training_data import TrainingData
 from cutaway.language_model import LanguageModel
 from cutaway.model import Transformer
 from cutaway.runtime import seeded_generator
@@ -103,6 +104,12 @@ class SideBySide:
         data = [each for each in (getattr(source, "training_data", None) for source in self.sources) if each is not None]
         if len({len(rows) for rows in numbered if rows is not None}) > 1 or any(each != data[0] for each in data):
             raise ValueError("the activations side by side do not have the same rows: store them from one corpus together")
+
+    @property
+    def training_data(self) -> TrainingData | None:
+        """What is learned from, where the first source knows it."""
+        data: TrainingData | None = getattr(self.sources[0], "training_data", None)
+        return data
 
     def batches(self, batch_size: int, *, seed: int, n_epochs: int = 1) -> Iterator[Float[Tensor, "batch d"]]:
         """Yield every row once an epoch, joined; the last batch of an epoch may be smaller."""

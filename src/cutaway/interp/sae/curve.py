@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from cutaway.interp.result import Result
 from cutaway.interp.sae.shape import Kind
+from cutaway.interp.training_data import TrainingData
 from cutaway.report import table
 
 if TYPE_CHECKING:
@@ -85,8 +86,13 @@ class LearningCurve(Result):
         return (
             f"{self.d_sae:,} latents ({self.kind}) of {what}{f' to {self.target}' if self.target else ''}, trained {self.n_steps:,} "
             f"steps on {n_rows:,} rows. {when}, {100 * last.fvu:.1f} % of the variance is unexplained with {last.l0:.1f} "
-            f"latents a row, and {100 * last.dead:.1f} % of them are dead.{left_out}"
+            f"latents a row, and {100 * last.dead:.1f} % of them are dead.{left_out}{self._data_said()}"
         )
+
+    def _data_said(self) -> str:
+        """Return a sentence on the text and what of it was held out, where that is known."""
+        data = self.settings.get("dictionary", {}).get("trained_on")
+        return "" if data is None else f" The text is {TrainingData.from_dict(data)}."
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings and all points."""

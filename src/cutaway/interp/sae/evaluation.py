@@ -19,6 +19,7 @@ from cutaway.interp.sae.dictionary import Dictionary
 from cutaway.interp.sae.reconstruction import Reconstruction, measure_reconstruction
 from cutaway.interp.sae.splicing import check_fits, splice, splice_transcoder
 from cutaway.interp.sweep import sweep
+from cutaway.interp.training_data import TrainingData
 from cutaway.language_model import LanguageModel
 from cutaway.model import Transformer
 from cutaway.report import filled_table
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from rich.console import RenderableType
 
-__all__ = ["Evaluation", "evaluate"]
+__all__ = ["Evaluation", "evaluate", "said_of_data"]
 
 _LEAST_GAP = 0.1  # nats between the ablated and the clean loss, below which nothing is said to be recovered of it
 _N_TOKENS = 4096  # evaluated at once
@@ -56,6 +57,8 @@ class Evaluation(Result):
     """With zeros in the place of what is predicted."""
     mean_loss: float
     """With its mean over these rows there."""
+    measured_on: str = ""
+    """The text, and whether the dictionary learned from it, in a sentence."""
 
     @property
     def recovered_of_zero(self) -> float | None:
@@ -81,6 +84,7 @@ class Evaluation(Result):
             f"{100 * found.dead:.1f} % of the latents never fired. The loss is {self.loss:.4f} nats a token, {self.spliced_loss:.4f} "
             f"with the dictionary spliced in, {self.mean_loss:.4f} with the mean there and {self.zero_loss:.4f} with zeros: "
             f"recovered against the mean {_share(self.recovered_of_mean)}, against zeros {_share(self.recovered_of_zero)}."
+            + (f" {self.measured_on}" if self.measured_on else "")
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -89,6 +93,7 @@ class Evaluation(Result):
         return {
             "dictionary": self.said,
             "n_tokens": self.n_tokens,
+            "measured_on": self.measured_on,
             "first": self.first,
             "fvu": found.fvu,
             "pca_fvu": found.pca_fvu,
@@ -138,14 +143,15 @@ def evaluate(
     tokens: Int[Tensor, "window pos"],
     *,
     first: int = 1,
+    data: TrainingData | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Return how well a dictionary predicts activations on windows of tokens, and what it costs the model in loss.
 
     The first `first` positions are left as they are: the stream of a trained model is often many times longer at the first than
     anywhere else, and a dictionary trained without it knows nothing of it. Their loss counts all the same. Loss recovered is
-    `(L_ablated - L_spliced) / (L_ablated - L_clean)`. Raises ValueError for a dictionary that does not fit the model, and for windows
-    of one token.
+    `(L_ablated - L_spliced) / (L_ablated - L_clean)`. With `data`, of whose held-out part the windows are, the result says whether the
+    dictionary may have learned from them. Raises ValueError for a dictionary that does not fit the model, and for windows of one token.
     """
     model = lm.model if isinstance(lm, LanguageModel) else lm
     check_fits(dictionary, model)
@@ -169,7 +175,7 @@ def evaluate(
     clean, spliced, zero, mean = (losses / len(tokens)).tolist()
     return Evaluation(
         said=_said(dictionary), n_tokens=tokens.numel(), first=first, reconstruction=found, loss=clean, spliced_loss=spliced,
-        zero_loss=zero, mean_loss=mean,
+        zero_loss=zero, mean_loss=mean, measured_on="" if data is None else said_of_data(config.trained_on, data),
     )  # fmt: skip
 
 
@@ -180,6 +186,21 @@ def _variants(model: Transformer, dictionary: Dictionary, tokens: Int[Tensor, "w
     spliced = splice_transcoder(dictionary, pos=pos) if config.is_transcoder else [splice(dictionary, pos=pos)]
     mean = means(model, tokens, name, over_positions=False)[name][first:].mean(0)
     return [[], spliced, [edits.zero(name, pos=pos)], [edits.mean(name, mean, pos=pos)]]
+
+
+def said_of_data(learned: TrainingData | None, measured: TrainingData) -> str:
+    """Return a sentence on what is measured on, the held-out part of a text, and whether a dictionary learned from it."""
+    part = (
+        f"Measured on the last {measured.n_tokens - measured.n_learned:,} of the {measured.n_tokens:,} tokens of {measured.source}"
+    )
+    if learned is None:
+        return f"{part}; the dictionary does not say what it learned from."
+    if learned.sha256 is None or learned.sha256 != measured.sha256:
+        return f"{part}. The dictionary learned from {learned}: whether these tokens were among them is not known."
+    n_seen = learned.n_learned - measured.n_learned
+    if n_seen <= 0:
+        return f"{part}, which were held out from training."
+    return f"{part}, of which the dictionary may have learned from {n_seen:,}."
 
 
 def _said(dictionary: Dictionary) -> str:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
 from cutaway.hooks import canonical_name
+from cutaway.interp.training_data import TrainingData
 
 __all__ = ["DictionaryConfig", "Kind"]
 
@@ -41,6 +42,8 @@ class DictionaryConfig:
     """How wide about its threshold JumpReLU lets gradients through while it is trained, where `|x|^2` is `d_in` in the mean."""
     model_sha256: str | None = None
     """That of the model it was trained on (`weights.model_sha256`), where that is known."""
+    trained_on: TrainingData | None = None
+    """The text it learned from, and which part of that was held out, where that is known."""
     scales: tuple[float, ...] | None = None
     """What each model's activations were multiplied with while a crosscoder was trained: training fills them in."""
 
@@ -105,5 +108,9 @@ class DictionaryConfig:
         """Return what `to_dict` wrote; raises ValueError for fields that are not there."""
         if unknown := values.keys() - {each.name for each in fields(cls)}:
             raise ValueError(f"a dictionary has no field {', '.join(sorted(unknown))}")
-        scales = values.get("scales")
-        return cls(**{**values, "scales": None if scales is None else tuple(scales)})
+        scales, data = values.get("scales"), values.get("trained_on")
+        known = {
+            "scales": None if scales is None else tuple(scales),
+            "trained_on": None if data is None else TrainingData.from_dict(data),
+        }
+        return cls(**{**values, **known})

@@ -19,6 +19,7 @@ from cutaway.interp.sae.revival import auxiliary_loss, resample
 from cutaway.interp.sae.scales import Scales, first_rows, measure_scales
 from cutaway.interp.sae.shape import DictionaryConfig
 from cutaway.interp.sae.snapshots import read_snapshot, write_snapshot
+from cutaway.interp.training_data import TrainingData
 from cutaway.runtime import seeded_generator
 
 __all__ = ["SAEConfig", "TrainProgress", "train", "train_together"]
@@ -120,6 +121,8 @@ def train(
 
     A row of a transcoder is what it reads and after it what it predicts. Everything follows from the config's seed. With `checkpoints`,
     a folder, the state is written there every so many steps, and a training that was interrupted goes on from it to the same result.
+    What stored rows are of is kept with the dictionary as `trained_on`: give the first part of `StoredActivation.split`, and the other
+    is left to measure on.
     Raises ValueError for activations of another name or width, for rows that are not finite, and for checkpoints of another training.
     """
     source = TensorActivations(activations) if isinstance(activations, Tensor) else activations
@@ -154,6 +157,7 @@ def train_together(
         raise ValueError(
             "dictionaries trained together need one n_steps, one batch_size and one seed: give at least one, all alike"
         )
+    configs = [_knowing(each, getattr(source, "training_data", None)) for each in configs]
     folder, first = None if checkpoints is None else Path(checkpoints), configs[0]
     spans = _spans([each.dictionary.d_row for each in configs])
     states = _begin(configs, spans, source, torch.device(device))
@@ -170,6 +174,13 @@ def train_together(
         if folder is not None and n_done % checkpoint_every == 0 and n_done < first.n_steps:
             _write(folder, configs, states)
     return [_finish(config, state) for config, state in zip(configs, states, strict=True)]
+
+
+def _knowing(config: SAEConfig, data: TrainingData | None) -> SAEConfig:
+    """Return a configuration that says what is learned from, where it does not already."""
+    if data is None or config.dictionary.trained_on is not None:
+        return config
+    return replace(config, dictionary=replace(config.dictionary, trained_on=data))
 
 
 def _spans(widths: Sequence[int]) -> list[slice]:

@@ -13,6 +13,7 @@ from cutaway.config import ModelConfig
 from cutaway.interp.cache import cached_names
 from cutaway.interp.sites import row_shape, site_of
 from cutaway.interp.store.stream import TokenStream
+from cutaway.interp.training_data import HELD_OUT
 from cutaway.model import Transformer
 
 __all__ = ["DTYPES", "StorePlan", "Windows", "plan_store"]
@@ -73,6 +74,16 @@ class StorePlan:
     def n_bytes(self) -> int:
         """The bytes of all rows, with the tokens beside them."""
         return self.n_rows * self.row_bytes + 4 * self.n_tokens
+
+    @property
+    def n_windows(self) -> int:
+        """How many windows there are, the last perhaps shorter."""
+        return -(-self.n_tokens // self.n_ctx)
+
+    @property
+    def n_windows_learned(self) -> int:
+        """How many windows training reads: the first, none of which reaches into the last tenth of the tokens."""
+        return int(self.n_tokens * (1 - HELD_OUT)) // self.n_ctx
 
     def rows_before(self, token: int) -> int:
         """Return how many rows the tokens of the stream before this one have."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from cutaway.hooks import canonical_name, nearest_names
 from cutaway.interp.rows import model_of
 from cutaway.interp.store.manifest import Manifest, shard_name
 from cutaway.interp.store.plan import StorePlan
-from cutaway.interp.store.shards import ShardedRows
+from cutaway.interp.store.shards import RowRange, ShardedRows
 from cutaway.interp.store.shuffling import shuffled_batches
+from cutaway.interp.training_data import TrainingData
 from cutaway.language_model import LanguageModel
 from cutaway.model import Transformer
 from cutaway.runtime import file_sha256
@@ -38,8 +40,16 @@ class StoredActivation:
     >>> x[0], x[100:200], x[torch.tensor([5, 3])], x.mean()  # doctest: +SKIP
     """
 
-    def __init__(self, name: str, rows: ShardedRows, *, is_flat: bool = False) -> None:
-        self.name, self._rows, self._is_flat = name, rows, is_flat
+    def __init__(
+        self,
+        name: str,
+        rows: ShardedRows | RowRange,
+        *,
+        n_learned: int,
+        data: TrainingData,
+        is_flat: bool = False,
+    ) -> None:
+        self.name, self._rows, self._n_learned, self._data, self._is_flat = name, rows, n_learned, data, is_flat
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -64,7 +74,29 @@ class StoredActivation:
 
     def flattened(self) -> StoredActivation:
         """Return the same with rows of one axis: those of heads, `"token head d_head"`, as `"token d"`."""
-        return StoredActivation(self.name, self._rows, is_flat=True)
+        return self._of(self._rows, is_flat=True)
+
+    @property
+    def training_data(self) -> TrainingData | None:
+        """What is learned from by who learns from these rows; None for those that are held out."""
+        if isinstance(self._rows, RowRange):
+            return None if self._rows.start else self._data
+        return replace(self._data, n_learned=self._data.n_tokens)
+
+    def split(self) -> tuple[StoredActivation, StoredActivation]:
+        """Return the rows to learn from, and those of the last tenth of the windows, which are held out from it.
+
+        Raises ValueError for a store of so few windows that one part has none, and for rows that are a part already.
+        """
+        if isinstance(self._rows, RowRange):
+            raise ValueError("these rows are a part of a store already: split all of them")  # noqa: TRY004  (what a user did)
+        if not 0 < self._n_learned < len(self):
+            raise ValueError(f"the store has {len(self)} rows in too few windows to hold some out: collect more tokens")
+        learned, held_out = RowRange(self._rows, 0, self._n_learned), RowRange(self._rows, self._n_learned, len(self))
+        return self._of(learned, is_flat=self._is_flat), self._of(held_out, is_flat=self._is_flat)
+
+    def _of(self, rows: ShardedRows | RowRange, *, is_flat: bool) -> StoredActivation:
+        return StoredActivation(self.name, rows, n_learned=self._n_learned, data=self._data, is_flat=is_flat)
 
     def __getitem__(self, index: int | slice | Int[Tensor, " row"]) -> Float[Tensor, "..."]:
         """Return one row, a stretch of rows, or rows in any order; raises IndexError for one that is not there."""
@@ -116,6 +148,12 @@ class StoredTokens:
     def positions(self, rows: Int[Tensor, " row"] | None = None) -> Int[Tensor, " row"]:
         """Return at which position of its window each of these rows, or each there is, stood."""
         return self._all(rows) % self._per_window + self._plan.skip_first
+
+    def of_windows(self, windows: range) -> Int[Tensor, "window pos"]:
+        """Return all ids of these windows, also of positions that have no row, leaving out a shorter one at the end."""
+        n_ctx = self._plan.n_ctx
+        stop = min(windows.stop, len(self._ids) // n_ctx)
+        return self._ids.span(windows.start * n_ctx, stop * n_ctx).long().view(-1, n_ctx)
 
     def context(self, row: int, *, before: int = 10, after: int = 5) -> tuple[Int[Tensor, " pos"], int]:
         """Return the ids around a row's token, as far as its window goes, and where among them its own stands."""
@@ -193,7 +231,20 @@ class ActivationStore:
             held = ", ".join(self.names) if len(self.names) <= 6 else f"{len(self.names)} others{nearest_names([full], self.names)}"
             raise ValueError(f"the store in {self.folder} holds no {full!r}; it holds {held}: name one of these, or collect it")
         ends = [self._plan.shard_rows(shard).stop for shard in range(self._plan.n_shards)]
-        return StoredActivation(full, self._rows(full, self._plan.shapes[full], self.dtype, ends))
+        rows = self._rows(full, self._plan.shapes[full], self.dtype, ends)
+        n_learned = self._plan.rows_before(self._plan.n_windows_learned * self._plan.n_ctx)
+        return StoredActivation(full, rows, n_learned=n_learned, data=self.training_data)
+
+    @property
+    def training_data(self) -> TrainingData:
+        """What is learned from, where the last tenth of the windows is held out from it."""
+        data, n_learned = self.manifest["data"], self._plan.n_windows_learned * self._plan.n_ctx
+        return TrainingData(source=data["source"], sha256=data["sha256"], n_tokens=data["n_tokens"], n_learned=n_learned)
+
+    @property
+    def held_out_windows(self) -> range:
+        """The windows that are held out from training: the last tenth."""
+        return range(self._plan.n_windows_learned, self._plan.n_windows)
 
     def check_model(self, lm: LanguageModel | Transformer) -> None:
         """Raise ValueError unless these are the activations of this model, by its hash."""
@@ -248,7 +299,7 @@ def _numbers(index: int | slice | Tensor, n: int) -> np.ndarray:
     return np.where(rows < 0, rows + n, rows)
 
 
-def _read(rows: ShardedRows, index: int | slice | Tensor) -> Tensor:
+def _read(rows: ShardedRows | RowRange, index: int | slice | Tensor) -> Tensor:
     if isinstance(index, slice) and index.step in (None, 1):
         start, stop, _ = index.indices(len(rows))
         return rows.span(start, max(start, stop))

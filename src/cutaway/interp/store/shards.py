@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-__all__ = ["ShardedRows"]
+__all__ = ["RowRange", "ShardedRows"]
 
 _NUMPY = {torch.float64: "<f8", torch.float32: "<f4", torch.float16: "<f2", torch.bfloat16: "<u2", torch.int32: "<i4"}
 """What a dtype is to numpy; bfloat16, which it lacks, its bits."""
@@ -87,6 +87,41 @@ class ShardedRows:
             n_rows = self.ends[shard] - self._begin(shard)
             self._offsets[shard] = _offset_of(self.paths[shard], self.name, (n_rows, *self.shape), self.row_bytes)
         return self._offsets[shard]
+
+
+@dataclass(frozen=True, eq=False)
+class RowRange:
+    """Some of these rows, from one up to another, read as all of them are."""
+
+    rows: ShardedRows
+    start: int
+    stop: int
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """That of one row."""
+        return self.rows.shape
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What they are stored in."""
+        return self.rows.dtype
+
+    @property
+    def row_bytes(self) -> int:
+        """The bytes of one row."""
+        return self.rows.row_bytes
+
+    def span(self, start: int, stop: int, into: Tensor | None = None) -> Tensor:
+        """Return the rows from one up to another, counted from the first of these."""
+        return self.rows.span(self.start + start, self.start + stop, into)
+
+    def take(self, rows: npt.NDArray[np.int64]) -> Tensor:
+        """Return rows in any order, counted from the first of these."""
+        return self.rows.take(rows + self.start)
 
 
 _MAKE_ANEW = "remove it, and collect again with the same arguments, which makes it anew"

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from cutaway.interp.circuits import Circuit, EdgeMethod, PromptPairs
     from cutaway.language_model import LanguageModel
 
-__all__ = ["DEMO", "DEMO_PAIRS", "model_of_circuit", "given_pairs", "other_pairs", "given_circuit"]
+__all__ = ["DEMO", "DEMO_PAIRS", "model_of_circuit", "given_pairs", "other_pairs", "stored_said", "stored_parts", "given_circuit"]
 
 DEMO = "demo"
 """The circuit that is found on the spot, as `circuit find --demo` finds it."""
@@ -37,10 +37,14 @@ def given_pairs(
     target: str | None,
     wrong: str | None,
     metric: str | None,
+    circuit: Circuit | None = None,
 ) -> PromptPairs:
-    """Return the prompts of a file, so many about an indirect object, or the one pair of options; raises ValueError for none."""
+    """Return the prompts of a file, so many about an indirect object, or the one pair of options; without these the circuit's own.
+
+    Raises ValueError for none.
+    """
     from cutaway.experiments.ioi import ioi_prompts
-    from cutaway.interp.circuits import read_pairs, read_pairs_file
+    from cutaway.interp.circuits import read_pairs, read_pairs_file, stored_pairs
 
     n_ways = (prompts is not None) + (ioi is not None) + (text is not None)
     if n_ways > 1:
@@ -50,6 +54,8 @@ def given_pairs(
         return read_pairs_file(lm, prompts, **asked)
     if ioi is not None:
         return ioi_prompts(lm, ioi, seed=ioi_seed, templates=_templates(ioi_template)).pairs(lm, **asked)
+    if n_ways == 0 and circuit is not None:
+        return stored_pairs(lm, circuit, metric=metric)  # type: ignore[arg-type]  # a name, which is checked
     if text is None or corrupted is None or target is None:
         raise ValueError("prompts are missing: give --prompts FILE, --ioi N, or --text, --corrupted and --target, perhaps --wrong")
     return read_pairs(lm, [text], [corrupted], [target], None if wrong is None else [wrong], **asked)
@@ -62,6 +68,23 @@ def other_pairs(pairs: PromptPairs, circuit: Circuit) -> tuple[PromptPairs, tupl
         return pairs, ()
     note = f"{len(pairs) - n} of the {len(pairs)} pairs were left out, as the circuit was found with them"
     return pairs.without(circuit.pair_hashes), (note,)
+
+
+def stored_said(circuit: Circuit, *given: object) -> tuple[str, ...]:
+    """Return a note that the prompts are the circuit's own, where no others were given."""
+    kept = circuit.prompts
+    if kept is None or any(each is not None for each in given):
+        return ()
+    what = "held out when the circuit was found" if kept.held_out else "those that the circuit was found with"
+    return (f"No prompts were given: those of the circuit's file are taken, {what}",)
+
+
+def stored_parts(lm: LanguageModel, circuit: Circuit, metric: str | None) -> tuple[PromptPairs, PromptPairs]:
+    """Return the prompts that a circuit was found with and those held out; raises ValueError for a file without either."""
+    from cutaway.interp.circuits import stored_pairs
+
+    found, held_out = (stored_pairs(lm, circuit, part, metric=metric) for part in ("found_with", "held_out"))  # type: ignore[arg-type]
+    return found, held_out
 
 
 def _templates(numbers: tuple[int, ...]) -> Sequence[str] | None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from cutaway.cli.command import needs_one_of
-from cutaway.cli.interpret.circuit.given import DEMO, DEMO_PAIRS, given_circuit, given_pairs, model_of_circuit
+from cutaway.cli.interpret.circuit.given import DEMO, DEMO_PAIRS, given_circuit, given_pairs, model_of_circuit, stored_said
 from cutaway.cli.interpret.options import analysis
 from cutaway.report.counting import count_progress
 
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 __all__ = ["run"]
 
 
-@needs_one_of("prompts", "ioi", "text")
 @analysis(circuit=DEMO, ioi=DEMO_PAIRS, source_of=model_of_circuit)
 def run(
     lm: LanguageModel,
@@ -43,7 +42,7 @@ def run(
 
     Args:
         circuit: a file that `circuit find --out` wrote; `demo` is found first
-        prompts FILE: pairs of prompts, JSON, one a line
+        prompts FILE: pairs of prompts, JSON, one a line; unless any are given, those in the circuit's file that were held out
         ioi N: so many prompts about who is given something, made here
         ioi_seed: of what these prompts are
         ioi_template N: 1 to 3, whose words they have, one for all unless given; may be given again for more of one length
@@ -57,6 +56,7 @@ def run(
 
     Examples:
         cutaway interpret circuit run --demo
+        cutaway interpret circuit run circuit.json
         cutaway interpret circuit run circuit.json --prompts pairs.jsonl --ablation mean
 
     In Python:
@@ -71,6 +71,7 @@ def run(
     known.check(lm.model, force=force)
     pairs = given_pairs(
         lm, prompts=prompts, ioi=ioi, ioi_seed=ioi_seed, ioi_template=ioi_template, text=text,
-        corrupted=corrupted, target=target, wrong=wrong, metric=metric
+        corrupted=corrupted, target=target, wrong=wrong, metric=metric, circuit=known
     )  # fmt: skip
-    return run_on_prompts(lm, pairs, known, ablation=ablation, force=True)
+    found = run_on_prompts(lm, pairs, known, ablation=ablation, force=True)
+    return replace(found, notes=(*pairs.question.notes, *stored_said(known, prompts, ioi, text)))

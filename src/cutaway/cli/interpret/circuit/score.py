@@ -6,8 +6,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from cutaway.cli.command import needs_one_of
-from cutaway.cli.interpret.circuit.given import DEMO, DEMO_PAIRS, given_circuit, given_pairs, model_of_circuit, other_pairs
+from cutaway.cli.interpret.circuit.given import (
+    DEMO,
+    DEMO_PAIRS,
+    given_circuit,
+    given_pairs,
+    model_of_circuit,
+    other_pairs,
+    stored_parts,
+    stored_said,
+)
 from cutaway.cli.interpret.options import analysis
 from cutaway.report.counting import count_progress
 
@@ -19,7 +27,6 @@ if TYPE_CHECKING:
 __all__ = ["score"]
 
 
-@needs_one_of("prompts", "ioi", "text")
 @analysis(circuit=DEMO, ioi=DEMO_PAIRS, n_random=10, n_subsets=3, unit="none", source_of=model_of_circuit)
 def score(
     lm: LanguageModel,
@@ -54,7 +61,7 @@ def score(
 
     Args:
         circuit: a file that `circuit find --out` wrote; `demo` is found first
-        prompts FILE: pairs of prompts, JSON, one a line
+        prompts FILE: pairs of prompts, JSON, one a line; unless any are given, those in the circuit's file that were held out
         ioi N: so many prompts about who is given something, made here
         ioi_seed: of what these prompts are
         ioi_template N: 1 to 3, whose words they have, one for all unless given; may be given again for more of one length
@@ -90,11 +97,14 @@ def score(
     known.check(lm.model, force=force)
     pairs = given_pairs(
         lm, prompts=prompts, ioi=ioi, ioi_seed=ioi_seed, ioi_template=ioi_template, text=text,
-        corrupted=corrupted, target=target, wrong=wrong, metric=metric
+        corrupted=corrupted, target=target, wrong=wrong, metric=metric, circuit=known
     )  # fmt: skip
+    stored = stored_said(known, prompts, ioi, text)
     if curve:
-        return _curve(lm, pairs, known, ablation or ("resample",), ranking, least_gap=least_gap, n_random=n_random, seed=seed)
-    pairs, notes = other_pairs(pairs, known)
+        parts = stored_parts(lm, known, metric) if stored else pairs.split(seed=seed)
+        return _curve(lm, *parts, known, ablation or ("resample",), ranking, least_gap=least_gap, n_random=n_random, seed=seed)
+    pairs, left_out = other_pairs(pairs, known)
+    notes = (*left_out, *stored)
     with count_progress("runs") as progress:
         scored = evaluate_circuit(
             lm.model, pairs.tokens, pairs.other_tokens, pairs.metric, known, ablations=ablation or ("resample",), n_random=n_random,
@@ -106,7 +116,8 @@ def score(
 
 def _curve(
     lm: LanguageModel,
-    pairs: PromptPairs,
+    finding: PromptPairs,
+    others: PromptPairs,
     circuit: Circuit,
     ablations: tuple[How, ...],
     ranking: Ranking,
@@ -114,10 +125,9 @@ def _curve(
     seed: int,
     **options: Any,
 ) -> Result:
-    """Return the curve of the circuit's method: edges scored on half of the pairs, circuits run on the others."""
+    """Return the curve of the circuit's method: edges scored on one half of the pairs, circuits run on the other."""
     from cutaway.interp.circuits import faithfulness_curve, score_edges
 
-    finding, others = pairs.split(seed=seed)
     settings = circuit.settings
     method, steps = settings.get("method", "eap-ig-inputs"), settings.get("steps") or 5
     pruning: Pruning = "threshold" if settings.get("selection") == "threshold" else "greedy"
@@ -130,9 +140,9 @@ def _curve(
         curve = faithfulness_curve(
             lm.model, others.tokens, others.other_tokens, others.metric, scored.graph, scored.scores,
             pruning=pruning, ranking=ranking, ablations=ablations, seed=seed,
-            measured=pairs.measured, progress=progress, **options,
+            measured=others.measured, progress=progress, **options,
         )  # fmt: skip
     note = (
         f"Edges were scored by {method} on {len(finding)} other pairs; the circuit itself keeps {100 * circuit.share:.2g} % of them"
     )
-    return replace(curve, notes=(*pairs.question.notes, note))
+    return replace(curve, notes=(*others.question.notes, note))

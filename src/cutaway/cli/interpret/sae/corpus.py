@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +15,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from cutaway.interp.sae import ActivationSource, Dictionary, LearningCurve, Point, SAEConfig
+    from cutaway.interp.training_data import TrainingData
     from cutaway.language_model import LanguageModel
 
-__all__ = ["train_on", "train_from", "given_or_sketch"]
+__all__ = ["train_on", "train_from", "given_or_sketch", "stored_windows"]
 
 _SKETCH: dict[str, Any] = {"n_steps": 100, "batch_size": 256, "dead_after": 5000, "log_every": 10}
 _N_BUFFERED = 2**15  # rows that are mixed where memory allows
@@ -76,6 +78,21 @@ def given_or_sketch(lm: LanguageModel, folder: Path | None, corpus: str, *, n_po
     tokens = sae.read_windows(lm, corpus, n_pos=n_pos, n_tokens=_SKETCH_TOKENS, held_out=False)
     sentence = f"No dictionary was given (--sae): a sketch of {name} is trained on {tokens.numel():,} tokens.\n"
     stderr_console().print(sentence, style="dim", markup=False, soft_wrap=True)
-    config = sae.SAEConfig(dictionary=shape, seed=seed, **_SKETCH)
+    config = sae.SAEConfig(dictionary=replace(shape, trained_on=sae.corpus_data(lm, corpus)), seed=seed, **_SKETCH)
     ((dictionary, _),) = train_on(lm, [config], tokens, first=min(1, tokens.shape[1] - 1), memory_gib=1.0, checkpoints=None)
     return dictionary
+
+
+def stored_windows(lm: LanguageModel, folder: Path, *, n_tokens: int) -> tuple[Int[Tensor, "window pos"], TrainingData]:
+    """Return windows spread over the part of a store that is held out from training, and what that part is of."""
+    import torch
+
+    from cutaway.interp.store import open_store
+
+    store = open_store(folder)
+    store.check_model(lm)
+    windows = store.tokens.of_windows(store.held_out_windows)
+    if not len(windows):
+        raise ValueError(f"the store in {folder} has too few windows to hold some out: collect more tokens, or give --corpus")
+    chosen = torch.linspace(0, len(windows) - 1, min(len(windows), max(1, n_tokens // windows.shape[1]))).long()
+    return windows[chosen].to(lm.model.embed.W_E.device), store.training_data

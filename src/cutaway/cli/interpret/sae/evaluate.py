@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cutaway.cli.command import excludes, needs_one_of
+from cutaway.cli.errors import UsageError
 from cutaway.cli.interpret.options import analysis
 from cutaway.report.counting import count_progress
 
@@ -15,11 +17,14 @@ if TYPE_CHECKING:
 __all__ = ["evaluate"]
 
 
+@needs_one_of("corpus", "store")
+@excludes("store", "corpus", "n_pos", why="a store has windows of its own")
 @analysis(corpus="stdlib", tokens=1024, n_pos=64)
 def evaluate(
     lm: LanguageModel,
     *,
-    corpus: str,
+    corpus: str | None = None,
+    store: Path | None = None,
     sae: Path | None = None,
     tokens: int = 8192,
     n_pos: int = 128,
@@ -28,13 +33,15 @@ def evaluate(
 ) -> Result:
     """Show how well a dictionary predicts activations, and what the model loses with it in their place.
 
-    On the last tenth of the text, which training does not see. Beside the variance unexplained stands that of as many principal
-    components as there are latents a row; beside the loss those with a mean and with zeros there.
+    On the last tenth of the text, or of a store's windows, which training does not see: the result says whether that is so. Beside the
+    variance unexplained stands that of as many principal components as there are latents a row; beside the loss those with a mean and
+    with zeros there.
 
     Args:
         corpus TEXT: a file, a folder, a glob, or stdlib, shakespeare, tinyshakespeare
+        store FOLDER: a store of this model's activations, on whose text instead
         sae FOLDER: a dictionary, saved here or by SAELens; a sketch is trained where none is given
-        tokens: how many of the corpus, spread over its last tenth
+        tokens: how many, spread over the last tenth of the corpus or the store
         n_pos: tokens of a window; the model's context where that is shorter
         first: so many first positions of a window are left as they are
         seed: of the sketch
@@ -42,16 +49,24 @@ def evaluate(
     Examples:
         cutaway interpret sae evaluate --demo
         cutaway interpret sae evaluate smollm2-135m --sae sae-9 --corpus shakespeare
+        cutaway interpret sae evaluate smollm2-135m --sae sae-9 --store smollm2-activations
 
     In Python:
         dictionary = sae.load_dictionary("sae-9")
         sae.evaluate(lm, dictionary, tokens).show()
     """
-    from cutaway.cli.interpret.sae.corpus import given_or_sketch
+    from cutaway.cli.interpret.sae.corpus import given_or_sketch, stored_windows
+    from cutaway.interp.sae import corpus_data, read_windows
     from cutaway.interp.sae import evaluate as evaluated
-    from cutaway.interp.sae import read_windows
 
-    dictionary = given_or_sketch(lm, sae, corpus, n_pos=n_pos, seed=seed)
-    windows = read_windows(lm, corpus, n_pos=n_pos, n_tokens=tokens, held_out=True)
+    if store is not None:
+        if sae is None:
+            raise UsageError("--store says on what is measured, and no dictionary was given: give --sae FOLDER")
+        dictionary = given_or_sketch(lm, sae, "", n_pos=n_pos, seed=seed)
+        windows, data = stored_windows(lm, store, n_tokens=tokens)
+    else:
+        assert corpus is not None  # one of them is needed
+        dictionary = given_or_sketch(lm, sae, corpus, n_pos=n_pos, seed=seed)
+        windows, data = read_windows(lm, corpus, n_pos=n_pos, n_tokens=tokens, held_out=True), corpus_data(lm, corpus)
     with count_progress("windows") as progress:
-        return evaluated(lm, dictionary, windows, first=first, progress=progress)
+        return evaluated(lm, dictionary, windows, first=first, data=data, progress=progress)

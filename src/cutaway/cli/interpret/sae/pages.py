@@ -71,8 +71,9 @@ def pages(
             lm, dictionary, windows, feature or None, n_features=features, n_contexts=contexts, first=first, max_gib=memory,
             seed=seed, progress=progress,
         )  # fmt: skip
+    seen = f"The text is the first nine tenths of {corpus}, which training may have seen."
     said = "--out FOLDER writes a page for each, with the texts where it is strongest; --report FILE has those of the first."
     if out is not None:
         said = f"The pages begin at {found.write(out, settings={'corpus': corpus})}."
-    stderr_console().print(f"{said}\n", style="dim", markup=False, soft_wrap=True)
+    stderr_console().print(f"{seen} {said}\n", style="dim", markup=False, soft_wrap=True)
     return found

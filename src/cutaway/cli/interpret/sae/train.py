@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -52,7 +53,7 @@ def train(
     """Train a sparse dictionary of one activation, or from one to another, and show its learning curve.
 
     Bricken et al. 2023 (relu); Gao et al. 2024 (topk); Bussmann et al. 2024 (batchtopk); Rajamanoharan et al. 2024 (jumprelu). The last
-    tenth of a corpus is kept from it, for `evaluate`; of a store, which `cutaway interpret store` writes, all rows are learned from.
+    tenth of a corpus, or of the windows of a store, which `cutaway interpret store` writes, is kept from it, for `evaluate`.
 
     Args:
         corpus TEXT: a file, a folder, a glob, or stdlib, shakespeare, tinyshakespeare
@@ -105,6 +106,7 @@ def train(
     else:
         assert corpus is not None  # one of them is needed
         windows = sae.read_windows(lm, corpus, n_pos=n_pos, n_tokens=tokens, held_out=False)
+        configs = [replace(each, dictionary=replace(each.dictionary, trained_on=sae.corpus_data(lm, corpus))) for each in configs]
         trained = train_on(lm, configs, windows, first=first, memory_gib=memory, checkpoints=resume)
     what = "The dictionary is" if layer != "all" else "The dictionaries are"
     said = f"{what} not saved: --save FOLDER does that."
@@ -161,11 +163,13 @@ def _layer_of(store: ActivationStore, lm: LanguageModel, site: str) -> int:
 
 
 def _rows(store: ActivationStore, shapes: Sequence[DictionaryConfig]) -> ActivationSource:
-    """Return the rows of a store that dictionaries read, with what each predicts beside them where that is something else."""
+    """Return the rows of a store to learn from, all but the last tenth of its windows, with what each predicts beside them.
+
+    Raises ValueError for a store of too few windows to hold some out.
+    """
     from cutaway.interp import sae
 
-    names = [name for shape in shapes for name in shape.row_names]
-    stored = [store[name].flattened() for name in names]
+    stored = [store[name].flattened().split()[0] for shape in shapes for name in shape.row_names]
     return stored[0] if len(stored) == 1 else sae.SideBySide(stored)
 
 
