@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 
 import torch
@@ -12,11 +13,15 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from cutaway.config import ModelConfig
+from cutaway.experiments.frame import Curves, Recipe, Trial
 from cutaway.language_model import LanguageModel
 from cutaway.model import Transformer
 from cutaway.tokenizers import WordTokenizer
 
 __all__ = [
+    "learn_sums",
+    "turn_gradients",
+    "along_waves",
     "Sums",
     "fourier_basis",
     "frequency_power",
@@ -25,6 +30,8 @@ __all__ = [
     "make_model",
     "sum_waves",
 ]
+
+_N_KEYS = 5  # frequencies that are counted as a model's own
 
 
 @dataclass(frozen=True)
@@ -53,9 +60,13 @@ class Sums:
         logits: Tensor = model(tokens)
         return logits[:, -1]
 
-    def loss(self, logits: Float[Tensor, "pair answer"], pairs: Int[Tensor, " some"]) -> Float[Tensor, ""]:
-        """Return the mean cross-entropy of some pairs in nats, from the logits of all; summed in float64, as it becomes very small."""
-        return F.cross_entropy(logits[pairs].double(), self.answers[pairs])
+    def loss_of(self, logits: Float[Tensor, "some answer"], pairs: Int[Tensor, " some"]) -> Float[Tensor, ""]:
+        """Return the mean cross-entropy of pairs in nats, from their logits; in float64, as it becomes very small."""
+        return F.cross_entropy(logits.double(), self.answers[pairs])
+
+    def loss(self, logits: Float[Tensor, "pair answer"], pairs: Int[Tensor, " some"]) -> float:
+        """Return the same for some pairs, from the logits of all."""
+        return self.loss_of(logits[pairs], pairs).item()
 
     def accuracy(self, logits: Float[Tensor, "pair answer"], pairs: Int[Tensor, " some"]) -> float:
         """Return the share of some pairs that are answered rightly, from the logits of all."""
@@ -88,7 +99,7 @@ def fourier_basis(prime: int) -> Float[Tensor, "wave number"]:
     frequencies = torch.arange(1, prime // 2 + 1, dtype=torch.float64)[:, None]
     waves = torch.stack([(frequencies * turns).cos(), (frequencies * turns).sin()], dim=1).flatten(0, 1)
     basis = torch.cat([torch.ones(1, prime, dtype=torch.float64), waves])
-    return basis / basis.norm(dim=1, keepdim=True)
+    return F.normalize(basis, dim=1)
 
 
 def frequency_power(W: Float[Tensor, "number d"]) -> Float[Tensor, " frequency"]:
@@ -98,11 +109,50 @@ def frequency_power(W: Float[Tensor, "number d"]) -> Float[Tensor, " frequency"]
     return each / each.sum()
 
 
-def key_frequencies(model: Transformer, n: int) -> list[int]:
-    """Return the n frequencies that have most of the embedding's power, the greatest first; the sign = is no number."""
-    power = frequency_power(model.embed.W_E[:-1])
-    found: list[int] = (power.topk(n).indices + 1).tolist()
+def key_frequencies(model: Transformer) -> list[int]:
+    """Return the five frequencies that have most of the embedding's power, the greatest first; the sign = is no number."""
+    found: list[int] = (frequency_power(model.embed.W_E[:-1]).topk(_N_KEYS).indices + 1).tolist()
     return found
+
+
+def learn_sums(
+    trial: Trial,
+    name: str,
+    model: Transformer,
+    sums: Sums,
+    recipe: Recipe,
+    *,
+    look_every: int,
+    keep: Container[int] = (),
+    adjust: Callable[[], None] = lambda: None,
+) -> Curves:
+    """Train a model on all its training sums at once; the curves are both accuracies, and the key frequencies' share of the power."""
+
+    def loss(step: int) -> Float[Tensor, ""]:  # noqa: ARG001
+        return sums.loss_of(sums.logits(model, sums.train), sums.train)
+
+    def watch(step: int) -> dict[str, float]:  # noqa: ARG001
+        logits = sums.logits(model)
+        return {
+            "train accuracy": sums.accuracy(logits, sums.train),
+            "test accuracy": sums.accuracy(logits, sums.test),
+            "power of the key frequencies": frequency_power(model.embed.W_E[:-1]).topk(_N_KEYS).values.sum().item(),
+        }
+
+    return trial.learn(name, model, loss, recipe, adjust=adjust, watch=watch, watch_every=look_every, keep=keep)
+
+
+def turn_gradients(model: Transformer) -> None:
+    """Take from each gradient what lies along its weights, and bring it to its length again, so that weights turn and hardly grow.
+
+    Source: Prieto et al. 2025, Grokking at the Edge of Numerical Stability.
+    """
+    for weight in model.parameters():
+        gradient, flat = weight.grad, weight.detach()
+        if gradient is None or not flat.any():
+            continue
+        across = gradient - (flat * gradient).sum() / (flat * flat).sum() * flat
+        weight.grad = across * (gradient.norm() / across.norm().clamp_min(1e-30))
 
 
 def sum_waves(prime: int, frequencies: list[int]) -> Float[Tensor, "wave pair"]:
@@ -111,7 +161,7 @@ def sum_waves(prime: int, frequencies: list[int]) -> Float[Tensor, "wave pair"]:
     total = (pair // prime + pair % prime).double()
     turns = 2 * math.pi / prime * torch.tensor(frequencies, dtype=torch.float64)[:, None] * total
     waves = torch.cat([turns.cos(), turns.sin()])
-    return waves / waves.norm(dim=1, keepdim=True)
+    return F.normalize(waves, dim=1)
 
 
 def along_waves(logits: Float[Tensor, "pair answer"], waves: Float[Tensor, "wave pair"]) -> Float[Tensor, "pair answer"]:

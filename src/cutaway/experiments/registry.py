@@ -16,6 +16,8 @@ __all__ = ["NAMES", "experiment", "run"]
 
 NAMES: tuple[str, ...] = (
     "superposition-geometry",
+    "grokking",
+    "grokking-without-decay",
 )  # fmt: skip
 """The experiments, in the order in which one might read them; each is the module of its name, `-` written `_`."""
 
