@@ -91,7 +91,7 @@ def test_pages_of_features_are_written_and_led_to(cutaway, words, tmp_path):
 
 
 def test_the_viewer_is_given_what_features_stand_for(cutaway, words, tmp_path):
-    code, _, err = cutaway(*GRAPH, "--transcoder", "tcs", "--out", "graph.json", "--corpus", "text.txt")
+    code, _, err = cutaway(*GRAPH, "--transcoder", "tcs", "--out", "graph.json", "--corpus", "text.txt", "--node-threshold", "1")
     assert code == 0, err
     graph = json.loads((tmp_path / "graph.json").read_text())
     assert graph["metadata"]["scan"] == "./data/graph-features"  # which its server finds beside the graphs
