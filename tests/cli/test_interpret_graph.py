@@ -90,6 +90,28 @@ def test_pages_of_features_are_written_and_led_to(cutaway, words, tmp_path):
     assert f'href="{pages[0].relative_to(tmp_path)}"' in (tmp_path / "graph.html").read_text()
 
 
+def test_the_viewer_is_given_what_features_stand_for(cutaway, words, tmp_path):
+    code, _, err = cutaway(*GRAPH, "--transcoder", "tcs", "--out", "graph.json", "--corpus", "text.txt", "--node-threshold", "1")
+    assert code == 0, err
+    graph = json.loads((tmp_path / "graph.json").read_text())
+    assert graph["metadata"]["scan"] == "./data/graph-features"  # which its server finds beside the graphs
+    files = {each.stem: json.loads(each.read_text()) for each in (tmp_path / "graph-features").iterdir()}
+    features = [node for node in graph["nodes"] if node["activation"] is not None]
+    strongest = min(features, key=lambda node: node["influence"])  # which is cumulative, from the strongest on
+    assert str(strongest["feature"]) in files
+    for values in files.values():
+        assert {type(values[name]) for name in ("act_min", "act_max", "activation_frequency")} == {float}
+        assert all(isinstance(text, str) for name in ("top_logits", "bottom_logits") for text in values[name])
+        assert values["quantile_values"] == sorted(values["quantile_values"])
+        assert len(values["quantile_values"]) == 100
+        assert sum(values["histogram"]) > 0
+        (quantile,) = values["examples_quantiles"]
+        for example in quantile["examples"]:
+            assert len(example["tokens"]) == len(example["tokens_acts_list"])
+            assert max(example["tokens_acts_list"]) == example["tokens_acts_list"][example["train_token_ind"]]
+            assert max(example["tokens_acts_list"]) <= values["act_max"]
+
+
 def test_edges_through_norms_are_said_to_be(cutaway, words):
     code, out, err = cutaway(*GRAPH, "--transcoder", "tcs", "--frozen", "patterns")
     assert code == 0, err
@@ -107,7 +129,7 @@ def test_edges_through_norms_are_said_to_be(cutaway, words):
         (["--saved", "made", "--node-threshold", "2"], "expected a share, 0 to 1"),
         (["--saved", "made", "--factor", "2"], "give --test N"),
         (["--saved", "made", "--pages", "words"], "has no page of any feature"),
-        (["--saved", "made", "--corpus", "text.txt"], "give --pages FOLDER"),
+        (["--saved", "made", "--corpus", "text.txt"], "give --pages FOLDER or --out FILE"),
         (["words"], "--text or --saved is missing"),
     ],
 )

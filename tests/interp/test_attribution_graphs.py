@@ -566,6 +566,61 @@ def test_the_file_for_circuit_tracer(graph, tmp_path):
     assert weight in graph.edges[graph.n_features].tolist()
 
 
+TYPES = {"cross layer transcoder", "mlp reconstruction error", "embedding", "logit"}
+FIELDS = {
+    "node_id": str, "feature": int, "layer": str, "ctx_idx": int, "feature_type": str, "token_prob": float, "is_target_logit": bool,
+    "run_idx": int, "reverse_ctx_idx": int, "jsNodeId": str, "clerp": str, "influence": float | None, "activation": float | None,
+}  # fmt: skip
+
+
+def test_every_field_is_as_the_viewer_reads_it(graph):
+    """What its code takes for granted of a file, node by node, where a mistake would show as an empty page."""
+    values = attribution_graphs.to_circuit_tracer(graph, slug="x")
+    metadata, nodes = values["metadata"], {node["node_id"]: node for node in values["nodes"]}
+    assert {name for name in metadata if name != "cutaway"} == {
+        "slug", "scan", "transcoder_list", "prompt_tokens", "prompt", "node_threshold", "schema_version",
+    }  # fmt: skip
+    assert metadata["schema_version"] == 1  # features are paired numbers
+    assert not metadata["scan"].startswith("custom-")  # whose transcoders would be looked for by layer
+    js_ids: dict[str, set[tuple]] = {}
+    for node in values["nodes"]:
+        assert node.keys() == FIELDS.keys()
+        assert all(isinstance(node[name], kind) for name, kind in FIELDS.items())
+        assert node["feature_type"] in TYPES
+        assert 0 <= node["ctx_idx"] < len(metadata["prompt_tokens"])
+        assert (node["layer"] == "E") == (node["feature_type"] == "embedding")
+        assert node["layer"] == "E" or 0 <= int(node["layer"]) <= graph.n_layers + 1
+        assert (node["influence"] is None) == (node["feature_type"] == "logit")  # what the slider hides by
+        assert node["influence"] is None or 0 < node["influence"] <= 1 + 1e-12
+        js_ids.setdefault(node["jsNodeId"], set()).add((node["layer"], node["feature"], node["feature_type"]))
+        _, number, pos = node["node_id"].split("_")
+        assert int(pos) == node["ctx_idx"]
+        if node["feature_type"] == "cross layer transcoder":
+            root = int(((8 * node["feature"] + 1) ** 0.5 - 1) // 2)  # the pairing undone
+            found = node["feature"] - root * (root + 1) // 2
+            assert (root - found, found) == (int(node["layer"]), int(number))
+            assert node["clerp"] == f"#{number}"
+            assert node["activation"] > 0
+        if node["feature_type"] == "logit":
+            word, probability = node["clerp"].split('"')[1], node["clerp"].split("(p=")[1].split(")")[0]
+            assert word == graph.logit_words[graph.logits.index(int(number))]
+            assert float(probability) == pytest.approx(node["token_prob"], abs=5e-4)
+    assert all(len(each) == 1 for each in js_ids.values())  # one name never stands for two things
+    assert sum(node["is_target_logit"] for node in nodes.values()) == 1
+    for link in values["links"]:
+        assert link.keys() == {"source", "target", "weight"}
+        source, target = nodes[link["source"]], nodes[link["target"]]
+        assert source["ctx_idx"] <= target["ctx_idx"]
+        assert source["feature_type"] != "logit"
+        assert target["feature_type"] in ("cross layer transcoder", "logit")
+        assert source["layer"] == "E" or int(source["layer"]) < int(target["layer"])
+        assert link["weight"] != 0
+    named = attribution_graphs.to_circuit_tracer(
+        graph, names={tuple(graph.features[graph.strongest_features(1)][0, [0, 2]].tolist()): "king"}
+    )
+    assert any(node["clerp"].endswith(" king") for node in named["nodes"])
+
+
 def test_the_viewer_finds_the_graphs_of_a_folder(graph, tmp_path):
     for name in ("one", "two", "one"):
         path = attribution_graphs.write_circuit_tracer(graph, tmp_path / f"{name}.json", scan=f"scan of {name}")

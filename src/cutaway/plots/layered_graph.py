@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, NamedTuple
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 __all__ = ["Point", "layered_graph"]
 
 _HIGHEST, _LOWEST, _HEIGHT = 0.75, 0.22, 8.0  # inches: a row, and what all rows take where they can
-_NARROWEST, _LETTER, _NAMED, _NODE = 0.25, 0.07, 0.62, 0.3  # inches: a column and its name, a node
+_NARROWEST, _LETTER, _NAMED = 0.25, 0.07, 0.62  # inches: a column, each letter of its name, the widest for its name's sake
+_NODE, _DIGIT = 0.1, 0.06  # inches: a node, each letter of its name
 _LABEL_SIZE, _NAME_SIZE = 8.5, 6.5  # points
 _WIDEST = 3.5  # points of a line
 _SIGNS = {True: "o", False: "s"}
@@ -86,10 +87,15 @@ def layered_graph(
 
 def _column_edges(points: Sequence[Point], columns: Sequence[str]) -> list[float]:
     """Return in inches where columns begin and the last ends, each as wide as its name, up to a limit, and its fullest cell need."""
-    counts = Counter((point.row, point.column) for point in points)
-    fullest = [max((n for (_, column), n in counts.items() if column == each), default=1) for each in range(len(columns))]
+    cells: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for point in points:
+        cells[point.row, point.column].append(len(point.name))
+    needed = [0.0] * len(columns)
+    for (_, column), lengths in cells.items():
+        node = min(_NAMED, _NODE + _DIGIT * max(lengths))
+        needed[column] = max(needed[column], node * len(lengths))
     named = [min(_NAMED, _NARROWEST + _LETTER * len(token_label(name))) for name in columns]
-    return [0.0, *accumulate(max(width, _NODE * n) for width, n in zip(named, fullest, strict=True))]
+    return [0.0, *accumulate(map(max, named, needed))]
 
 
 def _places(points: Sequence[Point], edges: Sequence[float]) -> list[tuple[float, float]]:

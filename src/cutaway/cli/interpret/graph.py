@@ -16,7 +16,7 @@ from cutaway.report.counting import count_progress
 if TYPE_CHECKING:
     from cutaway.interp.attribution_graphs import AttributionGraph
     from cutaway.interp.result import Result
-    from cutaway.interp.sae import Dictionary
+    from cutaway.interp.sae import Dictionary, FeaturePages
     from cutaway.language_model import LanguageModel
 
 __all__ = ["graph"]
@@ -82,7 +82,7 @@ def graph(
         out FILE: write the graph as circuit-tracer's viewer reads it, a .json
         save FOLDER: write the whole graph, for --saved and attribution_graphs.load_graph
         pages FOLDER: pages of features that --report leads to; with --corpus those of the strongest are written there first
-        corpus TEXT: what pages show features in: a file, a folder, a glob, or stdlib, shakespeare, tinyshakespeare
+        corpus TEXT: what pages and --out show features in: a file, a folder, a glob, or stdlib, shakespeare, tinyshakespeare
         seed: of the sketches
 
     Examples:
@@ -118,9 +118,7 @@ def graph(
             )  # fmt: skip
         found = replace(found, model=source, folders=tuple(map(str, transcoder)))
     found = found.with_thresholds(node=node_threshold, edge=edge_threshold)
-    _write(found, out, save)
-    if pages is not None:
-        found = _with_pages(lm, found, transcoders, pages, corpus)
+    found = _write(found, out, save, pages, None if corpus is None else _described(lm, found, transcoders, corpus))
     if test is None:
         return found
     with count_progress("features") as progress:
@@ -136,31 +134,36 @@ def _check_paths(out: Path | None, save: Path | None, pages: Path | None, corpus
         check_path(out)
     if save is not None:
         check_folder(save)
-    if corpus is not None and pages is None:
-        raise UsageError("--corpus is what pages of features show: give --pages FOLDER, where they go")
+    if corpus is not None and pages is None and out is None:
+        raise UsageError("--corpus is what pages of features show: give --pages FOLDER or --out FILE, where they go")
 
 
-def _write(graph: AttributionGraph, out: Path | None, save: Path | None) -> None:
+def _described(lm: LanguageModel, graph: AttributionGraph, transcoders: list[Dictionary], corpus: str) -> dict[int, FeaturePages]:
+    from cutaway.interp import attribution_graphs, sae
+
+    tokens = sae.read_windows(lm, corpus, n_pos=_PAGE_POS, n_tokens=_PAGE_TOKENS, held_out=False)
+    with count_progress("layers") as progress:
+        return attribution_graphs.describe_strongest(lm, graph, transcoders, tokens, progress=progress)
+
+
+def _write(
+    graph: AttributionGraph, out: Path | None, save: Path | None, pages: Path | None, described: dict[int, FeaturePages] | None
+) -> AttributionGraph:
+    """Write the graph where it is asked for, and return it with the pages that it leads to."""
     from cutaway.interp import attribution_graphs
 
     if out is not None:
-        written = attribution_graphs.write_circuit_tracer(graph, out)
+        written = attribution_graphs.write_circuit_tracer(graph, out, described=described)
         _say(f"The graph for circuit-tracer's viewer is {written}, and listed beside it in graph-metadata.json.")
     if save is not None:
         _say(f"The graph is in {attribution_graphs.save_graph(graph, save)}.")
-
-
-def _with_pages(
-    lm: LanguageModel, graph: AttributionGraph, transcoders: list[Dictionary], pages: Path, corpus: str | None
-) -> AttributionGraph:
-    """Return the graph with the pages of its features, written first from a corpus where one is given."""
-    from cutaway.interp import attribution_graphs, sae
-
-    if corpus is None:
-        return attribution_graphs.find_pages(graph, pages)
-    tokens = sae.read_windows(lm, corpus, n_pos=_PAGE_POS, n_tokens=_PAGE_TOKENS, held_out=False)
-    with count_progress("layers") as progress:
-        return attribution_graphs.write_pages(lm, graph, transcoders, tokens, pages, progress=progress)
+    if pages is None:
+        return graph
+    return (
+        attribution_graphs.find_pages(graph, pages)
+        if described is None
+        else attribution_graphs.write_pages(graph, described, pages)
+    )
 
 
 def _given(lm: LanguageModel, folders: tuple[Path, ...]) -> list[Dictionary]:

@@ -7,7 +7,7 @@ from cutaway.interp.attribution_graphs.graph import AttributionGraph, Path
 from cutaway.interp.attribution_graphs.influence import Pruning
 from cutaway.interp.attribution_graphs.interventions import Interventions, intervene, pool
 from cutaway.interp.attribution_graphs.nodes import Node
-from cutaway.interp.attribution_graphs.pages import find_pages, write_pages
+from cutaway.interp.attribution_graphs.pages import describe_strongest, find_pages, write_pages
 from cutaway.interp.attribution_graphs.replacement import Frozen, Replacement, replace_mlps
 from cutaway.interp.attribution_graphs.saved import load_graph, save_graph
 
@@ -26,6 +26,7 @@ __all__ = [
     "replace_mlps",
     "Replacement",
     "Frozen",
+    "describe_strongest",
     "find_pages",
     "write_pages",
     "save_graph",

@@ -13,12 +13,15 @@ Source: github.com/safety-research/circuit-tracer, frontend/graph_models.py, fro
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from cutaway.interp.attribution_graphs.graph import AttributionGraph
 from cutaway.interp.attribution_graphs.influence import cumulative
 from cutaway.interp.attribution_graphs.nodes import Kind, Node
+from cutaway.interp.attribution_graphs.viewer_features import names_of, paired, write_features
+from cutaway.interp.sae import FeaturePages
 from cutaway.runtime import atomic_write
 
 __all__ = ["to_circuit_tracer", "write_circuit_tracer", "check_path"]
@@ -38,18 +41,20 @@ def to_circuit_tracer(
     *,
     slug: str = "cutaway",
     scan: str = "custom",
+    names: Mapping[tuple[int, int], str] | None = None,
     transcoder_list: tuple[str, ...] = (),
     node_threshold: float | None = None,
     edge_threshold: float | None = None,
 ) -> dict[str, Any]:
     """Return the graph, pruned, as that file's values; `scan` names model and transcoders, by which the viewer finds features.
 
-    Without a `transcoder_list` it is the folders that the graph knows, without thresholds they are the graph's own.
+    `names`, by layer and number, are what features are called there. Without a `transcoder_list` it is the folders that the graph
+    knows, without thresholds they are the graph's own.
     """
     kept = graph.pruned(node_threshold=node_threshold, edge_threshold=edge_threshold)
     n_sources, spread, influence = graph.edges.shape[1], cumulative(graph.influence).tolist(), kept.sources.tolist()
     nodes = [
-        _node(graph, place, node, None if place >= n_sources else spread[place])
+        _node(graph, place, node, None if place >= n_sources else spread[place], names or {})
         for place, node in enumerate(graph.nodes)
         if place >= n_sources or influence[place]
     ]
@@ -73,14 +78,21 @@ def to_circuit_tracer(
     }
 
 
-def write_circuit_tracer(graph: AttributionGraph, path: Path | str, **settings: Any) -> Path:
+def write_circuit_tracer(
+    graph: AttributionGraph, path: Path | str, *, described: Mapping[int, FeaturePages] | None = None, **settings: Any
+) -> Path:
     """Write that file, list it in the `graph-metadata.json` beside it, as the viewer wants, and return where it is.
 
-    `settings` are those of `to_circuit_tracer`, but for the slug, which is the file's name. Raises ValueError for a file that does not
-    end in .json, one in a folder that is not there, and where the list is none.
+    What is `described` of features, by layer, goes into a folder beside it, which the viewer reads where it serves both. `settings`
+    are those of `to_circuit_tracer`, but for the slug, which is the file's name. Raises ValueError for a file that does not end in
+    .json, one in a folder that is not there, and where the list is none.
     """
     path = Path(path)
     check_path(path)
+    if described is not None:
+        features = path.with_name(f"{path.stem}-features")
+        write_features(described, features)
+        settings = {"scan": f"./data/{features.name}", "names": names_of(described), **settings}
     listed = [each for each in _listed(path.parent) if each.get("slug") != path.stem]
     values = to_circuit_tracer(graph, slug=path.stem, **settings)
     atomic_write(path, json.dumps(values, ensure_ascii=False, allow_nan=False))
@@ -108,8 +120,10 @@ def check_path(path: Path) -> None:
         raise ValueError(f"there is no folder {path.absolute().parent} to write {path.name} in")
 
 
-def _node(graph: AttributionGraph, place: int, node: Node, influence: float | None) -> dict[str, Any]:
-    node_id = _node_id(graph, node)
+def _node(
+    graph: AttributionGraph, place: int, node: Node, influence: float | None, names: Mapping[tuple[int, int], str]
+) -> dict[str, Any]:
+    node_id, name = _node_id(graph, node), names.get((node.layer or 0, node.number or 0), "")
     values: dict[str, Any] = {
         "node_id": node_id,
         "feature": _feature(node),
@@ -121,7 +135,7 @@ def _node(graph: AttributionGraph, place: int, node: Node, influence: float | No
         "run_idx": 0,
         "reverse_ctx_idx": 0,
         "jsNodeId": f"{node_id.rpartition('_')[0]}-{0 if node.kind == 'feature' else node.pos}",
-        "clerp": f"#{node.number}" if node.kind == "feature" else "",
+        "clerp": f"#{node.number} {name}".strip() if node.kind == "feature" else "",
         "influence": influence,
         "activation": graph.activations[place].item() if node.kind == "feature" else None,
     }
@@ -141,8 +155,7 @@ def _node_id(graph: AttributionGraph, node: Node) -> str:
 def _feature(node: Node) -> int:
     match node.kind:
         case "feature":
-            layer, number = node.layer or 0, node.number or 0
-            return (layer + number) * (layer + number + 1) // 2 + number
+            return paired(node.layer or 0, node.number or 0)
         case "token":
             return node.pos
         case "logit":

@@ -333,7 +333,7 @@ class AttributionGraph(Result):
             sorted(links, key=lambda link: -abs(link[2]))[:_N_LINKS],
             rows=rows,
             columns=self.words,
-            title=f"What leads to {', '.join(map(token_label, self.logit_words[:3]))}",
+            title=f"What leads to {', '.join(map(token_label, self.logit_words[:3]))}; open squares are errors",
         )
 
     def _point(self, node: Node, point: type[Point]) -> Point:

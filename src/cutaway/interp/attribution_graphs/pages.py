@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,12 +11,12 @@ from torch import Tensor
 
 from cutaway.interp.attribution_graphs.graph import AttributionGraph
 from cutaway.interp.attribution_graphs.replacement import by_layer
-from cutaway.interp.sae import Dictionary, describe_features
+from cutaway.interp.sae import Dictionary, FeaturePages, describe_features
 from cutaway.interp.sae.folder import layer_folder
 from cutaway.interp.sae.pages import page_name
 from cutaway.language_model import LanguageModel
 
-__all__ = ["find_pages", "write_pages"]
+__all__ = ["describe_strongest", "find_pages", "write_pages"]
 
 
 def find_pages(graph: AttributionGraph, folder: Path | str) -> AttributionGraph:
@@ -37,28 +37,33 @@ def find_pages(graph: AttributionGraph, folder: Path | str) -> AttributionGraph:
     return replace(graph, pages=found)
 
 
-def write_pages(
+def describe_strongest(
     lm: LanguageModel,
     graph: AttributionGraph,
     transcoders: Sequence[Dictionary],
     tokens: Int[Tensor, "window pos"],
-    folder: Path | str,
     *,
     n_features: int = 25,
     first: int = 1,
     progress: Callable[[int, int], None] | None = None,
-) -> AttributionGraph:
-    """Write pages of the features with most influence, from windows of tokens, and return the graph with them.
+) -> dict[int, FeaturePages]:
+    """Return what is to be said of the features with most influence, by layer, from windows of tokens.
 
     What transcoders are refused for is as in `attribute`.
     """
     strongest = {(layer, number) for layer, _, number in graph.features[graph.strongest_features(n_features)].tolist()}
     dictionaries = by_layer(lm.model, transcoders, model_sha256=graph.model_sha256)
-    layers = sorted({layer for layer, _ in strongest})
+    layers, found = sorted({layer for layer, _ in strongest}), {}
     for place, layer in enumerate(layers):
         numbers = sorted(number for each, number in strongest if each == layer)
-        described = describe_features(lm, dictionaries[layer], tokens, numbers, first=first)
-        described.write(layer_folder(Path(folder), layer), settings={"prompt": graph.prompt})
+        found[layer] = describe_features(lm, dictionaries[layer], tokens, numbers, first=first)
         if progress is not None:
             progress(place + 1, len(layers))
+    return found
+
+
+def write_pages(graph: AttributionGraph, described: Mapping[int, FeaturePages], folder: Path | str) -> AttributionGraph:
+    """Write pages of features, in a folder for each layer, and return the graph that leads to them."""
+    for layer, each in described.items():
+        each.write(layer_folder(Path(folder), layer), settings={"prompt": graph.prompt})
     return find_pages(graph, folder)
