@@ -11,6 +11,7 @@ import torch
 from cutaway.runtime import (
     atomic_path,
     atomic_write,
+    check_folder,
     compile_obstacle,
     compiler,
     describe_device,
@@ -245,3 +246,14 @@ def test_a_folder_is_removed_and_what_a_link_points_to_stays(tmp_path: Path) -> 
 def test_the_nearest_name_is_asked_about() -> None:
     assert did_you_mean("GPT2", ["gpt2", "gpt2-xl"]) == "did you mean 'gpt2'? "
     assert did_you_mean("mine", ["gpt2", "gpt2-xl"]) == ""
+
+
+def test_a_folder_is_checked_before_it_is_written_into(tmp_path: Path) -> None:
+    check_folder(tmp_path / "new", "the graph", {"graph.json"})
+    (tmp_path / "graph.json").touch()
+    (tmp_path / ".graph.json.123.tmp").touch()  # which a process that was killed leaves
+    check_folder(tmp_path, "the graph", {"graph.json"})
+    with pytest.raises(ValueError, match=r"holds other things \(graph.json\): give a folder of its own to the lens"):
+        check_folder(tmp_path, "the lens", {"lens.json"})
+    with pytest.raises(ValueError, match=r"graph.json is a file: give a folder to write the lens into"):
+        check_folder(tmp_path / "graph.json", "the lens", {"lens.json"})

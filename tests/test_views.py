@@ -50,6 +50,13 @@ def test_a_view_has_the_models_own_parameters() -> None:
     assert all(weight.grad is not None for weight in model.parameters())
 
 
+def test_a_compiled_models_view_is_not_the_model_again() -> None:
+    model = small_model(dropout=0.5)
+    expected = model(TOKENS)
+    model.compile(backend="eager")
+    assert torch.equal(without_dropout(model.train())(TOKENS), expected)
+
+
 def test_what_is_no_view_or_needs_none_is_itself() -> None:
     model = small_model().train()
     assert without_dropout(model) is model

@@ -9,7 +9,7 @@ import resource
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -33,6 +33,7 @@ __all__ = [
     "file_sha256",
     "atomic_path",
     "atomic_write",
+    "check_folder",
     "name_file",
     "remove_path",
     "did_you_mean",
@@ -224,6 +225,18 @@ def atomic_path(path: Path) -> Iterator[Path]:
         if isinstance(error, OSError):
             name_file(error, path)
         raise
+
+
+def check_folder(folder: Path, what: str, known: Collection[str]) -> None:
+    """Raise ValueError for a folder that `what` is not to be written into: a file, or one that holds more than the `known` names.
+
+    What begins with a dot does not count: an interrupted writing may have left it.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file: give a folder to write {what} into")
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if others := sorted(name for name in names.difference(known) if not name.startswith(".")):
+        raise ValueError(f"{folder} holds other things ({others[0]}): give a folder of its own to {what}")
 
 
 def name_file(error: OSError, path: Path) -> None:

@@ -39,4 +39,5 @@ def _in_evaluation_mode(module: _Module) -> _Module:
     view: _Module = object.__new__(type(module))
     parts = {name: part and _in_evaluation_mode(part) for name, part in module._modules.items()}
     vars(view).update(vars(module) | {"training": False, "_modules": parts})
+    vars(view).pop("_compiled_call_impl", None)  # what module.compile() leaves, which would call the module itself
     return view

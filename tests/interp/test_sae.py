@@ -257,6 +257,54 @@ def test_checkpoints_of_another_training_are_refused(tmp_path):
         sae.train(small_config(k=2), small_rows(), checkpoints=tmp_path)
 
 
+def test_checkpoints_of_other_activations_are_refused(tmp_path):
+    config, rows = small_config(n_steps=20), small_rows()
+
+    def stop(n_done, n_all, point):
+        if n_done == 13:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        sae.train(config, rows, checkpoints=tmp_path, checkpoint_every=5, progress=stop)
+    for other in (5 * rows + 3, small_rows(120), rows[:90], rows.flip(0)):
+        with pytest.raises(ValueError, match="holds a training on other activations than these: give the same"):
+            sae.train(config, other, checkpoints=tmp_path)
+    nearly = rows + 1e-3 * torch.randn(rows.shape, generator=torch.Generator().manual_seed(0))  # as computed elsewhere
+    _, curve = sae.train(config, nearly, checkpoints=tmp_path)
+    again, _ = sae.train(config, rows, checkpoints=tmp_path)
+    assert list(curve.scales) == list(sae.train(config, rows)[1].scales), "the scales are those that the weights were trained in"
+    assert torch.isfinite(again.W_dec).all()
+
+
+@pytest.mark.parametrize("what", ["autoencoder", "transcoder"])
+def test_batchtopk_ends_with_a_threshold_that_keeps_k(what):
+    """Also after a training too short for a running mean to arrive; the last point says what is measured with it."""
+    source = sae.SyntheticFeatures.random(64, 16, probability=0.05, seed=0, n_rows=2**14)
+    fields = {"name": "blocks.0.ln2.normalized", "target": "blocks.0.mlp_out"} if what == "transcoder" else {}
+    shape = sae.DictionaryConfig(kind="batchtopk", d_in=8 if fields else 16, d_sae=64, k=4, **fields)
+    config = sae.SAEConfig(dictionary=shape, n_steps=100, batch_size=256)
+    made, curve = sae.train(config, source)
+    rows = source.draw(20_000, torch.Generator().manual_seed(5))
+    found = sae.measure_reconstruction(made, [rows])
+    assert found.l0 == pytest.approx(4, abs=0.1)  # 16,384 rows gave the threshold: 4 to about 0.02
+    assert len(made.threshold.unique()) == 1
+    assert curve.last == curve.points[-1]
+    assert curve.last.step == 100
+    assert curve.last.l0 == pytest.approx(4, abs=1e-3)
+    assert curve.last.fvu == pytest.approx(found.fvu, rel=0.05)
+    assert "With the threshold that it ends with" in curve.summary()
+
+
+def test_a_threshold_is_that_of_the_rows_it_is_set_on():
+    made, x = a_dictionary("batchtopk").eval(), some_rows(50)
+    made.calibrate_threshold(x)
+    assert int((made.encode(x) > 0).sum()) == 3 * 50
+    few = a_dictionary("batchtopk", d_sae=3).eval()
+    few.calibrate_threshold(x)
+    assert few.threshold.tolist() == [0.0] * 3  # there are not three a row above zero: all of them are kept
+    torch.testing.assert_close(few.encode(x), few.pre_activations(x).relu(), atol=0, rtol=0)
+
+
 def test_training_follows_from_the_seed_alone():
     one, _ = sae.train(small_config(), small_rows())
     torch.manual_seed(99)
@@ -467,6 +515,14 @@ def test_reconstruction_by_hand():
     assert found.dead == pytest.approx((made.encode(rows) == 0).all(0).double().mean().item())
 
 
+def test_measuring_leaves_a_dictionary_in_its_mode():
+    made, rows = a_dictionary("topk").train(), some_rows(50)
+    sae.measure_reconstruction(made, [rows])
+    assert made.training
+    with pytest.raises(ValueError, match=r"in training mode, in which rows change each other's latents: call its eval\(\) first"):
+        sae.measure_reconstruction(a_dictionary("batchtopk").train(), [rows])
+
+
 def test_principal_components_as_svd_has_them():
     rows = some_rows(300) @ torch.diag(torch.arange(1, 7).double())
     centred = rows - rows.mean(0)
@@ -599,6 +655,40 @@ def test_a_curve_says_of_which_steps_its_last_numbers_are():
     points = tuple(dataclasses.replace(curve.points[0], step=step, fvu=step / 100) for step in range(30))
     assert "In the mean of the last 3 points, steps 27 to 29, 28.0 % of" in dataclasses.replace(curve, points=points).summary()
     assert "At step 9, 9.0 % of" in dataclasses.replace(curve, points=points[:10]).summary()
+
+
+def many_latents(n_steps=100, **settings):
+    source = sae.SyntheticFeatures.random(64, 16, probability=0.02, seed=0, n_rows=2**13)
+    shape = sae.DictionaryConfig(kind="topk", k=1, d_in=16, d_sae=1024)
+    return sae.SAEConfig(dictionary=shape, n_steps=n_steps, batch_size=64, **settings), source
+
+
+def test_what_is_dead_is_not_said_before_it_is_known(tmp_path):
+    config, source = many_latents(dead_after=100_000)
+    made, curve = sae.train(config, source)
+    assert {point.dead for point in curve.points} == {None}
+    assert "How many are dead is not known, as that takes 100,000 rows" in curve.summary()
+    assert f"{100 * curve.never_fired:.1f} % fired on none" in curve.summary()
+    rows = torch.cat(list(islice(source.batches(64, seed=1), 100)))  # those of the first epoch
+    never = (made.encode(rows) == 0).all(0).float().mean().item()
+    assert curve.never_fired > 0.05
+    assert curve.never_fired <= never + 0.05
+    assert json.loads(curve.to_json())["last"]["dead"] is None
+    assert curve.table()[1][-1][-1] == "not known"
+    assert len(curve.figures()) == 2
+
+
+def test_a_latent_is_dead_after_a_tenth_of_a_short_training():
+    config, source = many_latents()
+    assert config.dead_after == 640
+    assert many_latents(100_000)[0].dead_after == 100_000
+    curve = sae.train(config, source)[1]
+    assert curve.points[0].dead is None
+    assert curve.last.dead > 0
+    assert "of them are dead" in curve.summary()
+    unrevived = sae.train(dataclasses.replace(config, auxiliary=0.0), source)[1]
+    assert curve.points[0] == unrevived.points[0]
+    assert curve.last.fvu != unrevived.last.fvu, "what is dead has a loss of its own in it"
 
 
 def test_synthetic_rows_have_the_features_they_say():

@@ -148,6 +148,21 @@ def test_what_sae_lens_writes_is_computed_as_it_says(about, tensors, tmp_path):
         torch.testing.assert_close(found.W_dec.norm(dim=1), torch.ones(10))
 
 
+def test_thresholds_below_zero_and_rows_of_nothing_are_read_as_sae_lens_means_them(tmp_path):
+    about = {"architecture": "jumprelu", "apply_b_dec_to_input": False, "d_in": 6, "d_sae": 10, "dtype": "float32"}
+    tensors = weights(threshold=(10,))
+    tensors["threshold"][:5] = -0.5
+    tensors["W_dec"][3] = 0
+    found = sae.load_dictionary(write(tmp_path / "sae", about, tensors))
+    x = torch.randn(40, 6, generator=torch.Generator().manual_seed(3))
+    torch.testing.assert_close(found(x), theirs(about, tensors, x), atol=2e-5, rtol=1e-5)  # as above
+    assert found.encode(x).min() == 0
+    assert (found.encode(x)[:, 3] > 0).any()
+    expected = torch.ones(10)
+    expected[3] = 0
+    torch.testing.assert_close(found.W_dec.norm(dim=1), expected)
+
+
 def test_what_sae_lens_wrote_before_version_six_is_read(tmp_path):
     about = {
         "architecture": "standard", "d_in": 6, "d_sae": 10, "dtype": "torch.float32", "hook_name": "blocks.2.attn.hook_z",

@@ -410,3 +410,22 @@ def test_evaluations_are_shown_and_written(tiny_model, make_tokens, tmp_path):
     assert found.to_dict()["fvu"] == found.reconstruction.fvu
     assert (tmp_path / "page.html").exists() is False
     assert "<svg" in found.report(tmp_path / "page.html").read_text()
+
+
+def test_a_batchtopk_in_training_mode_is_not_put_into_runs(tiny_model, tokens):
+    """There the rows of a batch would change each other."""
+    made = a_dictionary(tiny_model, kind="batchtopk").train()
+    for ask in (
+        lambda: sae.splice(made),
+        lambda: sae.edit_feature(made, 0),
+        lambda: sae.evaluate(tiny_model, made, tokens),
+        lambda: sae.find_contexts(tiny_model, made, tokens),
+        lambda: sae.feature_effects(tiny_model, made, tokens),
+    ):
+        with pytest.raises(ValueError, match="the dictionary is in training mode, in which rows change each other's latents"):
+            ask()
+    assert made.training
+    sae.evaluate(tiny_model, made.eval(), tokens)
+    other = a_dictionary(tiny_model).train()
+    sae.evaluate(tiny_model, other, tokens)
+    assert other.training

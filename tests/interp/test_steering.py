@@ -76,6 +76,40 @@ def test_activation_addition_is_position_by_position() -> None:
         _ = found.direction
 
 
+def test_a_vector_of_positions_goes_as_far_as_a_text_does() -> None:
+    """On texts shorter than it, and to tokens of the prompt alone while text is written."""
+    lm = language_model()
+    vector = steering.activation_addition(lm, "love", "hate it", layer=1)
+    texts, strength = ["abc", "the weather is fine"], 3.0
+    kl = 0.0
+    for text in texts:
+        tokens = lm.tokens(text)
+        n = min(7, tokens.shape[1])
+
+        def add(x: Tensor, _name: str, n: int = n) -> Tensor:
+            return torch.cat([x[:, :n] + strength * vector.vector[:n], x[:, n:]], dim=1)
+
+        base, edited = (lm.model(tokens, hooks=hooks).log_softmax(-1) for hooks in (Hooks({}), Hooks({"blocks.1.resid_pre": add})))
+        kl += float((base.exp() * (base - edited)).sum())
+    found = steering.side_effects(lm, vector, strengths=[strength], texts=texts, n_random=1)
+    assert found.vector[0].kl == pytest.approx(kl / sum(map(len, texts)), abs=EXACT)
+
+    scan = steering.scan_strengths(lm, vector, ["abc", "xyz"], strengths=[strength], metric=metrics.log_prob(3), n_random=1)
+    by_hand = cutaway.run_with_edits(lm.model, lm.tokens(["abc", "xyz"]), vector.edits(strength, n_pos=3))
+    torch.testing.assert_close(scan.scores[0, 0], by_hand[:, -1].log_softmax(-1)[:, 3], rtol=0, atol=EXACT)
+    uneven = steering.scan_strengths(lm, vector, texts, strengths=[strength], metric=metrics.log_prob(3), n_random=1)
+    torch.testing.assert_close(uneven.scores[0, 0, 0], scan.scores[0, 0, 0], rtol=0, atol=EXACT)
+
+    written = steering.steer(
+        lm, vector, "ab", strengths=[strength], neutral=texts, n_random=1, max_new_tokens=6, temperature=0.0
+    ).steered[1]
+    rows, edits = lm.tokens("ab"), vector.edits(strength, n_pos=2)
+    for _ in range(6):
+        rows = torch.cat([rows, cutaway.run_with_edits(lm.model, rows, edits)[:, -1:].argmax(-1)], dim=1)
+    assert written.continuations == (lm.text(rows[0])[2:],)
+    assert written.damage.kl == pytest.approx(kl / sum(map(len, texts)), abs=EXACT)
+
+
 @pytest.mark.parametrize("variant", [name for name in VARIANTS if name != "bidirectional"])
 def test_ablation_is_a_model_that_cannot_write_the_direction(variant: str) -> None:
     """Arditi et al. 2024, section 4.1: every weight that writes to the stream is made orthogonal to the direction."""

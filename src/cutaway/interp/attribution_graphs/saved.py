@@ -10,6 +10,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
+from cutaway import runtime
 from cutaway.interp.attribution_graphs.changes import check_model
 from cutaway.interp.attribution_graphs.graph import AttributionGraph
 from cutaway.interp.attribution_graphs.replacement import Frozen
@@ -95,10 +96,7 @@ def _check_values(values: dict[str, Any]) -> None:
 
 def check_folder(folder: Path) -> None:
     """Raise ValueError for a folder that a graph is not to be written into: a file, or one that holds other things."""
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder} is a file: give a folder to write the graph into")
-    if folder.is_dir() and (others := sorted({each.name for each in folder.iterdir()} - {_DESCRIPTION, _TENSORS})):
-        raise ValueError(f"{folder} holds other things ({others[0]}): give a folder of its own to the graph")
+    runtime.check_folder(folder, "the graph", {_DESCRIPTION, _TENSORS})
 
 
 def _check_shapes(graph: AttributionGraph, path: Path) -> None:

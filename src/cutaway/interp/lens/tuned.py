@@ -14,6 +14,7 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from cutaway import runtime
 from cutaway.data import Loader, TokenArray, split_tokens
 from cutaway.interp.lens.reading import LensReading, read_text
 from cutaway.interp.lens.states import mean_kl, state_names
@@ -179,10 +180,7 @@ def tuned_lens(
 
 def check_folder(folder: Path) -> None:
     """Raise ValueError for a folder that a lens is not to be written into: a file, or one that holds other things."""
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder} is a file: give a folder to write the lens into")
-    if folder.is_dir() and (others := sorted({each.name for each in folder.iterdir()} - {_TENSORS, _DESCRIPTION})):
-        raise ValueError(f"{folder} holds other things ({others[0]}): give a folder of its own to the lens")
+    runtime.check_folder(folder, "the lens", {_TENSORS, _DESCRIPTION})
 
 
 def _split(

@@ -28,6 +28,7 @@ from cutaway.views import without_dropout
 
 __all__ = [
     "ActivationSource",
+    "NumberedRows",
     "TensorActivations",
     "ModelActivations",
     "SideBySide",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from cutaway.interp.result import Result
-from cutaway.interp.sae.curve import SOURCES, LearningCurve
+from cutaway.interp.sae.curve import SOURCES, LearningCurve, dead_label
 from cutaway.report import table
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class LearningCurves(Result):
         best, worst = (self.curves[unexplained.index(bound(unexplained))].name for bound in (min, max))
         return (
             f"{len(self.curves)} dictionaries of {first.d_sae:,} latents ({first.kind}), trained together {first.n_steps:,} steps on "
-            f"{first.n_steps * first.batch_size:,} rows. In the mean of the last points {100 * min(unexplained):.1f} % ({best}) to "
+            f"{first.n_steps * first.batch_size:,} rows. At the end {100 * min(unexplained):.1f} % ({best}) to "
             f"{100 * max(unexplained):.1f} % ({worst}) of the variance is unexplained."
         )
 
@@ -63,5 +63,5 @@ class LearningCurves(Result):
         rows = []
         for curve in self.curves:
             last = curve.last
-            rows.append([curve.name, f"{100 * last.fvu:.1f} %", f"{last.l0:.1f}", f"{100 * last.dead:.1f} %"])
+            rows.append([curve.name, f"{100 * last.fvu:.1f} %", f"{last.l0:.1f}", dead_label(last)])
         return ["of", "unexplained", "latents a row", "dead"], rows

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from cutaway.interp.sae.shape import DictionaryConfig, Kind
 
-__all__ = ["Dictionary", "unit_rows", "ReLU", "TopK", "BatchTopK", "JumpReLU", "make_dictionary"]
+__all__ = ["Dictionary", "unit_rows", "ReLU", "TopK", "BatchTopK", "JumpReLU", "check_mode", "make_dictionary"]
 
+_N_AT_ONCE = 2**23  # pre-activations
 _FIRST_THRESHOLD = 0.5  # of a pre-activation, whose standard deviation is near 1 where |x|^2 is d_in
 
 
@@ -170,7 +171,7 @@ class _WithThreshold(Dictionary):
 class BatchTopK(_WithThreshold):
     """The `k * batch` largest of a batch while it is trained; afterwards all above one threshold (Bussmann et al. 2024).
 
-    The threshold is a running mean of the smallest latent that a batch kept.
+    While it is trained the threshold follows the smallest latent that each batch kept; at the end it is set on rows of its own.
     """
 
     def __init__(self, config: DictionaryConfig, *, generator: torch.Generator | None = None) -> None:
@@ -195,6 +196,18 @@ class BatchTopK(_WithThreshold):
             least = kept.min()
             moved = least if not bool(self.threshold.any()) else torch.lerp(self.threshold[0], least, rate)
             self.threshold.fill_(moved)
+
+    @torch.no_grad()
+    def calibrate_threshold(self, x: Float[Tensor, "row d_in"]) -> None:
+        """Set the threshold so that of these rows `k` latents each are above it, in the mean."""
+        assert self.config.k is not None
+        n_wanted = self.config.k * len(x) + 1  # the last of them is the threshold itself
+        largest = x.new_empty(0)
+        for rows in x.split(max(1, _N_AT_ONCE // self.config.d_sae)):
+            pre = self.pre_activations(rows).flatten()
+            largest = torch.cat([largest, pre[pre > 0]])
+            largest = largest.topk(min(n_wanted, len(largest)), sorted=False).values
+        self.threshold.fill_(largest.min() if len(largest) == n_wanted else 0)
 
 
 class JumpReLU(_WithThreshold):
@@ -251,6 +264,12 @@ class _Step(torch.autograd.Function):
 def _through_window(pre: Tensor, threshold: Tensor, bandwidth: float, grad: Tensor) -> Tensor:
     near = (pre - threshold).abs() < bandwidth / 2
     return -(grad * near).flatten(0, -2).sum(0) / bandwidth
+
+
+def check_mode(dictionary: Dictionary) -> None:
+    """Raise ValueError for a dictionary in a mode of training that lets the rows of a batch change each other's latents."""
+    if dictionary.training and isinstance(dictionary, BatchTopK):
+        raise ValueError("the dictionary is in training mode, in which rows change each other's latents: call its eval() first")
 
 
 _KINDS: dict[Kind, type[Dictionary]] = {"relu": ReLU, "topk": TopK, "batchtopk": BatchTopK, "jumprelu": JumpReLU}

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cutaway import runtime
 from cutaway.hooks import canonical_name
 from cutaway.interp.sae.dictionary import Dictionary, make_dictionary
 from cutaway.interp.sae.shape import DictionaryConfig, Kind
@@ -78,9 +79,9 @@ def save_dictionary(dictionary: Dictionary, folder: Path | str, *, curve: str | 
 def load_dictionary(folder: Path | str, *, device: torch.device | str = "cpu") -> Dictionary:
     """Read a dictionary that we saved or SAELens did, in its own dtype; gradients are not asked of it.
 
-    Decoder rows that SAELens left at other lengths are given length 1 and the encoder makes up for it, where that changes nothing that
-    is computed; of a topk, whose choice it would change, they stay. Raises ValueError for what is none, is damaged, or does at run time
-    what a dictionary here does not.
+    Decoder rows that SAELens left at other lengths but 0 are given length 1 and the encoder makes up for it, where that changes
+    nothing that is computed; of a topk, whose choice it would change, they stay. Raises ValueError for what is none, is damaged, or
+    does at run time what a dictionary here does not.
     """
     folder = Path(folder)
     path = folder / _DESCRIPTION
@@ -98,6 +99,10 @@ def load_dictionary(folder: Path | str, *, device: torch.device | str = "cpu") -
     _check_tensors(dictionary, tensors, folder / _TENSORS)
     dictionary = dictionary.to_empty(device=device).to(dtype)
     dictionary.load_state_dict(tensors)
+    if isinstance(threshold := getattr(dictionary, "threshold", None), Tensor):
+        threshold.detach().clamp_(
+            min=0
+        )  # SAELens takes the ReLU of what is above a threshold, so that one below zero does as zero does
     if about.get("rescale_acts_by_decoder_norm") or (config.kind != "topk" and not _is_ours(about)):
         _fold_norms(dictionary)
     return dictionary.eval().requires_grad_(False)
@@ -105,11 +110,7 @@ def load_dictionary(folder: Path | str, *, device: torch.device | str = "cpu") -
 
 def check_folder(folder: Path) -> None:
     """Raise ValueError for a folder that a dictionary is not to be written into: a file, or one that holds other things."""
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder} is a file: give a folder to write the dictionary into")
-    known = {_TENSORS, _DESCRIPTION, _CURVE, "checkpoints"}
-    if folder.is_dir() and (others := sorted({each.name for each in folder.iterdir()} - known)):
-        raise ValueError(f"{folder} holds other things ({others[0]}): give a folder of its own to the dictionary")
+    runtime.check_folder(folder, "the dictionary", {_TENSORS, _DESCRIPTION, _CURVE, "checkpoints"})
 
 
 def layer_folder(folder: Path, layer: int) -> Path:
@@ -200,7 +201,8 @@ def _check_tensors(dictionary: Dictionary, tensors: dict[str, Tensor], path: Pat
 def _fold_norms(dictionary: Dictionary) -> None:
     """Give decoder rows length 1 and let the encoder make up for it: what is predicted stays the same."""
     norms = dictionary.W_dec.norm(dim=1)
-    if bool((norms == 0).any()) or torch.allclose(norms, torch.ones_like(norms), atol=1e-5, rtol=0):
+    norms = norms.where(norms > 0, 1)  # what died without a direction writes nothing at any length
+    if torch.allclose(norms, torch.ones_like(norms), atol=1e-5, rtol=0):
         return
     dictionary.W_dec.div_(norms[:, None])
     dictionary.W_enc.mul_(norms)

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from cutaway.interp.sae.dictionary import Dictionary
+from cutaway.interp.sae.dictionary import Dictionary, check_mode
 from cutaway.runtime import seeded_generator
 
 __all__ = ["Reconstruction", "measure_reconstruction", "pca_fvu", "random_features"]
@@ -60,11 +60,11 @@ class Reconstruction:
 def measure_reconstruction(dictionary: Dictionary, batches: Iterable[Float[Tensor, "_ d"]]) -> Reconstruction:
     """Return how well rows are predicted; those of a transcoder are what it reads and after it what it predicts.
 
-    Means and covariances are summed in float64. Raises ValueError for no rows, for rows of another width, and for
-    rows that are all the same.
+    Means and covariances are summed in float64. Raises ValueError for a batchtopk in training mode, for no rows, for rows of another
+    width, and for rows that are all the same.
     """
     config = dictionary.config
-    dictionary.eval()
+    check_mode(dictionary)
     device, dtype = dictionary.W_enc.device, dictionary.W_enc.dtype
     n_rows, squared_error = 0, 0.0
     n_fired = torch.zeros(config.d_sae, dtype=torch.long, device=device)

@@ -48,9 +48,9 @@ class Scales:
         return factors
 
 
-def first_rows(source: ActivationSource, *, batch_size: int, seed: int) -> Float[Tensor, "row d"]:
+def first_rows(source: ActivationSource, *, batch_size: int, seed: int, n_batches: int = _N_BATCHES) -> Float[Tensor, "row d"]:
     """Return the rows of a source's first batches, from which scales are measured; raises ValueError where there are none."""
-    first = [batch.flatten(1).float() for batch in islice(source.batches(batch_size, seed=seed), _N_BATCHES)]
+    first = [batch.flatten(1).float() for batch in islice(source.batches(batch_size, seed=seed), n_batches)]
     rows = torch.cat(first or [torch.empty(0, 0)])
     if not len(rows):
         raise ValueError("there are no activations to train on: the source gave no rows")

@@ -14,7 +14,7 @@ from cutaway import weights
 from cutaway.interp import edits
 from cutaway.interp.edits import Edit, Index
 from cutaway.interp.sae.activations import as_vectors, width_of
-from cutaway.interp.sae.dictionary import Dictionary
+from cutaway.interp.sae.dictionary import Dictionary, check_mode
 from cutaway.model import Transformer
 
 __all__ = ["FeatureChange", "splice", "splice_transcoder", "edit_feature", "check_fits"]
@@ -30,6 +30,9 @@ class _Spliced:
     dictionary: Dictionary
     with_error: bool
     change: Callable[[Tensor], Tensor] | None = None
+
+    def __post_init__(self) -> None:
+        check_mode(self.dictionary)
 
     def __call__(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Return it in the shape and dtype of `x`."""
@@ -51,7 +54,8 @@ def splice(dictionary: Dictionary, *, with_error: bool = False, pos: Index = Non
     """Return the edit that puts what an autoencoder makes of its activation in the place of that, at all positions or some.
 
     With the error nothing changes in the run but what gradients go through. A sweep goes on from the layer of the activation. Raises
-    ValueError for a transcoder, which reads one activation and writes another (`splice_transcoder`), and for a crosscoder.
+    ValueError for a transcoder, which reads one activation and writes another (`splice_transcoder`), for a crosscoder, and for a
+    batchtopk in training mode.
     """
     return edits.apply(_own_name(dictionary), _Spliced(dictionary, with_error), reads="selection", pos=pos)
 
@@ -107,6 +111,7 @@ def check_fits(dictionary: Dictionary, model: Transformer, *, model_sha256: str 
 
     The model's hash is compared with that of the dictionary's config, where that has one; `model_sha256` spares computing it again.
     """
+    check_mode(dictionary)
     config = dictionary.config
     if not config.name:
         raise ValueError("the dictionary does not say which activation it is for: give its config a name")

@@ -15,6 +15,7 @@ from torch import Tensor
 from cutaway.interp.sae.activations import ActivationSource, TensorActivations
 from cutaway.interp.sae.curve import LearningCurve, Point
 from cutaway.interp.sae.dictionary import BatchTopK, Dictionary, JumpReLU, make_dictionary
+from cutaway.interp.sae.reconstruction import measure_reconstruction
 from cutaway.interp.sae.revival import auxiliary_loss, resample
 from cutaway.interp.sae.scales import Scales, first_rows, measure_scales
 from cutaway.interp.sae.shape import DictionaryConfig
@@ -23,6 +24,12 @@ from cutaway.interp.training_data import TrainingData
 from cutaway.runtime import seeded_generator
 
 __all__ = ["SAEConfig", "TrainProgress", "train", "train_together"]
+
+_DEAD_AFTER = 100_000
+_N_CALIBRATING = 2**14  # rows on which a threshold is set
+_N_KNOWN_BY = 64  # rows by which a source is known again
+_ALIKE = 0.05  # of their length: computed anew on another machine in 16 bits, rows are that near, and other rows are not
+_SCALES = ("read", "predicted", "mean")
 
 TrainProgress = Callable[[int, int, Point], None]
 """Told after each step: the steps done, the steps in all, and the last point of the curve."""
@@ -46,8 +53,8 @@ class SAEConfig:
     """The share of the steps over which the learning rate rises from 0, and the penalty with it."""
     decay: float = 0.2
     """The share of the steps, the last ones, over which the learning rate falls to 0."""
-    dead_after: int = 100_000
-    """In so many rows without firing once a latent is dead."""
+    dead_after: int | None = None
+    """In so many rows without firing once a latent is dead; in a tenth of all there are, 100,000 at most, unless given."""
     auxiliary: float = 1 / 32
     """What the loss of the dead latents is multiplied with, in the kinds with k (Gao et al. 2024, appendix A.2)."""
     resample_at: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
@@ -58,6 +65,8 @@ class SAEConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if self.dead_after is None:
+            object.__setattr__(self, "dead_after", max(1, min(_DEAD_AFTER, self.n_steps * self.batch_size // 10)))
         for name in ("n_steps", "batch_size", "learning_rate", "dead_after", "log_every"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected more than 0")
@@ -82,6 +91,11 @@ class SAEConfig:
         """Whether dead latents begin anew after so many steps."""
         return self.dictionary.k is None and step in {round(share * self.n_steps) for share in self.resample_at}
 
+    def are_dead(self, n_since: Int[Tensor, " d_sae"]) -> Bool[Tensor, " d_sae"]:
+        """Return which latents are dead, given the rows since each fired."""
+        assert self.dead_after is not None  # filled in above
+        return n_since >= self.dead_after
+
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as values that JSON can hold."""
         return asdict(self)
@@ -96,16 +110,29 @@ class _State:
     n_since: Int[Tensor, " d_sae"]
     """Rows since each latent fired."""
     scales: Scales
+    first: Float[Tensor, "row d_row"]
+    """Rows that its source gives first, by which that is known again."""
     step: int = 0
     epoch: int = 0
     n_batches: int = 0
     """Batches of the epoch that are done."""
     n_left_out: int = 0
+    n_seen: int = 0
+    """Rows that were not."""
     points: list[Point] = field(default_factory=list)
 
     def counters(self) -> dict[str, int]:
         """Return what is counted, as JSON has it."""
-        return {name: getattr(self, name) for name in ("step", "epoch", "n_batches", "n_left_out")}
+        return {name: getattr(self, name) for name in ("step", "epoch", "n_batches", "n_left_out", "n_seen")}
+
+    def dead(self, config: SAEConfig) -> float | None:
+        """Return the share of latents that are dead; None before there were rows enough to say so of any."""
+        assert config.dead_after is not None
+        return config.are_dead(self.n_since).float().mean().item() if self.n_seen >= config.dead_after else None
+
+    def never_fired(self) -> float:
+        """Return the share of latents that fired on no row at all."""
+        return (self.n_since == self.n_seen).float().mean().item()
 
 
 def train(
@@ -122,8 +149,9 @@ def train(
     A row of a transcoder is what it reads and after it what it predicts. Everything follows from the config's seed. With `checkpoints`,
     a folder, the state is written there every so many steps, and a training that was interrupted goes on from it to the same result.
     What stored rows are of is kept with the dictionary as `trained_on`: give the first part of `StoredActivation.split`, and the other
-    is left to measure on.
-    Raises ValueError for activations of another name or width, for rows that are not finite, and for checkpoints of another training.
+    is left to measure on. The threshold of a batchtopk, which training follows at a distance, is set at the end on rows of its own.
+    Raises ValueError for activations of another name or width, for rows that are not finite, and for checkpoints of another training
+    or other activations.
     """
     source = TensorActivations(activations) if isinstance(activations, Tensor) else activations
     stored = getattr(source, "name", "")  # of a stored activation, which knows it
@@ -162,7 +190,7 @@ def train_together(
     spans = _spans([each.dictionary.d_row for each in configs])
     states = _begin(configs, spans, source, torch.device(device))
     if folder is not None and (found := read_snapshot(folder, _described(configs))) is not None:
-        _restore(states, *found)
+        _restore(folder, states, *found)
     for rows in _rows(first, source, states[0]):
         for config, state, span in zip(configs, states, spans, strict=True):
             point = _step(config, state, rows.flatten(1)[:, span].to(device=device, dtype=torch.float32))
@@ -173,6 +201,11 @@ def train_together(
             progress(n_done, first.n_steps, [state.points[-1] for state in states])
         if folder is not None and n_done % checkpoint_every == 0 and n_done < first.n_steps:
             _write(folder, configs, states)
+    if any(isinstance(state.dictionary, BatchTopK) for state in states):
+        n_batches = -(-_N_CALIBRATING // first.batch_size)
+        rows = first_rows(source, batch_size=first.batch_size, seed=first.seed, n_batches=n_batches)
+        for config, state, span in zip(configs, states, spans, strict=True):
+            _calibrate(config, state, rows[:, span].to(device=device))
     return [_finish(config, state) for config, state in zip(configs, states, strict=True)]
 
 
@@ -188,6 +221,19 @@ def _spans(widths: Sequence[int]) -> list[slice]:
     return [slice(start, end) for start, end in pairwise(ends)]
 
 
+def _calibrate(config: SAEConfig, state: _State, rows: Float[Tensor, "row d"]) -> None:
+    """Set the threshold of a batchtopk, and add a point that says what it does with that."""
+    shape, dictionary = config.dictionary, state.dictionary
+    if not isinstance(dictionary, BatchTopK):
+        return
+    x, y = state.scales.split(state.scales.kept(rows))
+    dictionary.eval()
+    dictionary.calibrate_threshold(x)
+    found = measure_reconstruction(dictionary, [torch.cat([x, y], dim=1) if shape.is_transcoder else x])
+    loss = found.squared_error / (found.n_rows * shape.d_out)
+    state.points.append(Point(step=state.step, loss=loss, fvu=found.fvu, l0=found.l0, dead=state.dead(config)))
+
+
 def _finish(config: SAEConfig, state: _State) -> tuple[Dictionary, LearningCurve]:
     """Return a dictionary of the activations as they come, and its curve."""
     shape, dictionary = config.dictionary, state.dictionary.eval()
@@ -197,7 +243,7 @@ def _finish(config: SAEConfig, state: _State) -> tuple[Dictionary, LearningCurve
     curve = LearningCurve(
         kind=shape.kind, name=shape.name, target=shape.target, d_sae=shape.d_sae, n_steps=config.n_steps,
         batch_size=config.batch_size, points=tuple(state.points), n_left_out=state.n_left_out,
-        scales=tuple(state.scales.of_models()), settings=config.to_dict(),
+        never_fired=state.never_fired(), scales=tuple(state.scales.of_models()), settings=config.to_dict(),
     )  # fmt: skip
     return dictionary.requires_grad_(False), curve
 
@@ -222,7 +268,8 @@ def _begin_one(config: SAEConfig, rows: Float[Tensor, "row d"], device: torch.de
     with torch.no_grad():
         dictionary.b_dec.copy_(scales.mean * scales.predicted)
     optimizer = torch.optim.Adam(dictionary.parameters(), lr=config.learning_rate, fused=True)
-    return _State(dictionary, optimizer, torch.zeros(shape.d_sae, dtype=torch.long, device=device), scales)
+    n_since = torch.zeros(shape.d_sae, dtype=torch.long, device=device)
+    return _State(dictionary, optimizer, n_since, scales, rows[:_N_KNOWN_BY].to(device))
 
 
 def _rows(config: SAEConfig, source: ActivationSource, state: _State) -> Iterator[Tensor]:
@@ -252,12 +299,12 @@ def _step(config: SAEConfig, state: _State, rows: Float[Tensor, "row d"]) -> Poi
     if config.sparsity:
         share = min(1.0, (state.step + 1) / max(config.warm_up * config.n_steps, 1))
         loss = loss + share * config.sparsity * dictionary.penalty(pre, latents)
-    is_dead = state.n_since >= config.dead_after
+    is_dead = config.are_dead(state.n_since)
     if shape.k is not None and config.auxiliary:
         loss = loss + config.auxiliary * auxiliary_loss(dictionary, pre, error.detach(), is_dead)
     point = None
     if state.step % config.log_every == 0 or state.step == config.n_steps - 1:
-        point = _point(state.step, loss, y, error, latents, is_dead)
+        point = _point(state.step, loss, y, error, latents, state.dead(config))
     _update(config, state, loss, latents)
     if config.resamples_at(state.step):
         resample(dictionary, state.optimizer, is_dead, x, error, generator=seeded_generator(config.seed + state.step))
@@ -281,6 +328,7 @@ def _update(config: SAEConfig, state: _State, loss: Float[Tensor, ""], latents: 
             dictionary.threshold.clamp_(min=0)
     has_fired = (latents.detach() > 0).any(0)
     state.n_since = torch.where(has_fired, 0, state.n_since + len(latents))
+    state.n_seen += len(latents)
     state.step += 1
 
 
@@ -293,7 +341,7 @@ def _stay_on_sphere(dictionary: Dictionary) -> None:
 
 
 @torch.no_grad()
-def _point(step: int, loss: Tensor, y: Tensor, error: Tensor, latents: Tensor, is_dead: Bool[Tensor, " d_sae"]) -> Point:
+def _point(step: int, loss: Tensor, y: Tensor, error: Tensor, latents: Tensor, dead: float | None) -> Point:
     if not bool(loss.isfinite()):
         raise ValueError(
             f"the loss of step {step} is {loss.item()}: the activations are not finite, or the learning rate is too high"
@@ -304,8 +352,14 @@ def _point(step: int, loss: Tensor, y: Tensor, error: Tensor, latents: Tensor, i
         loss=loss.item(),
         fvu=(error.square().sum() / variance).item(),
         l0=(latents > 0).sum(1).float().mean().item(),
-        dead=is_dead.float().mean().item(),
+        dead=dead,
     )
+
+
+def _are_alike(rows: Float[Tensor, "row d_row"], kept: Tensor | None) -> bool:
+    if kept is None or kept.shape != rows.shape:
+        return False
+    return bool((rows - kept.to(rows)).norm() <= _ALIKE * rows.norm())
 
 
 def _described(configs: Sequence[SAEConfig]) -> dict[str, Any]:
@@ -319,18 +373,27 @@ def _write(folder: Path, configs: Sequence[SAEConfig], states: Sequence[_State])
         tensors |= {f"{place}.weights.{name}": tensor for name, tensor in state.dictionary.state_dict().items()}
         for name, weight in state.dictionary.named_parameters():
             tensors |= {f"{place}.adam.{name}.{part}": each for part, each in state.optimizer.state[weight].items()}
-        tensors[f"{place}.n_since"] = state.n_since
+        tensors |= {f"{place}.n_since": state.n_since, f"{place}.first": state.first}
+        tensors |= {f"{place}.scales.{part}": getattr(state.scales, part) for part in _SCALES}
     about = {
         "config": _described(configs),
         "counters": [state.counters() for state in states],
+        "longest": [state.scales.longest for state in states],
         "points": [[asdict(point) for point in state.points] for state in states],
     }
     write_snapshot(folder, states[0].step, tensors, about)
 
 
-def _restore(states: Sequence[_State], tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
+def _restore(folder: Path, states: Sequence[_State], tensors: dict[str, Tensor], about: dict[str, Any]) -> None:
+    """Go on from a snapshot, in its scales; raises ValueError for one that was trained on other activations."""
     for place, state in enumerate(states):
         device, start = state.n_since.device, f"{place}.weights."
+        if not _are_alike(state.first, tensors.get(f"{place}.first")):
+            raise ValueError(
+                f"{folder} holds a training on other activations than these: give the same, or a folder of its own, or remove this one"
+            )
+        read, predicted, mean = (tensors[f"{place}.scales.{part}"].to(device) for part in _SCALES)
+        state.scales = Scales(state.scales.shape, read, predicted, mean, about["longest"][place])
         state.dictionary.load_state_dict(
             {name.removeprefix(start): each for name, each in tensors.items() if name.startswith(start)}
         )

@@ -63,8 +63,9 @@ def differences_of_means(
 def activation_addition(lm: LanguageModel, towards: str, away: str, layer: int, *, part: str = "resid_pre") -> SteeringVector:
     """Return the difference of two prompts' activations position by position, to be added at the beginning of other texts.
 
-    The shorter prompt is filled up on the right with spaces. Source: Turner et al. 2023, "Steering Language Models With Activation
-    Engineering" (ActAdd). Raises ValueError where they differ in length and a space is no token, and for prompts that are the same.
+    It is added as far as these go. The shorter prompt is filled up on the right with spaces. Source: Turner et al. 2023, "Steering
+    Language Models With Activation Engineering" (ActAdd). Raises ValueError where they differ in length and a space is no token,
+    and for prompts that are the same.
     """
     model, name = lm.model, full_name(lm.config, part, layer)
     rows = [lm.tokens(text)[0].tolist() for text in (towards, away)]

@@ -7,14 +7,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from cutaway.interp import edits
 from cutaway.interp.ablation.measure import measure_of
 from cutaway.interp.edits import Edit
 from cutaway.interp.prompts import Target
 from cutaway.interp.result import Result
-from cutaway.interp.rows import Texts, model_of, rows_of
+from cutaway.interp.rows import Rows, Texts, model_of, rows_of
 from cutaway.interp.sites import site_of
 from cutaway.interp.steering.vector import SteeringVector
 from cutaway.interp.sweep import AnyMetric, sweep
@@ -176,8 +178,9 @@ def scan_strengths(
 ) -> StrengthScan:
     """Return what a metric does under each vector, of one layer or several, at each strength.
 
-    The metric is `metric`; else at each text's end the log-probability of `correct`, or its logit less that of `wrong`; else the loss.
-    Vectors are added at every position, or at `pos`. Raises ValueError for a vector that was made for another model.
+    The metric is `metric`; else at each text's end the log-probability of `correct`, or its logit less that of `wrong`; else the
+    loss. Vectors are added at every position, or at `pos`; those for each of the first positions as far as the texts go. Raises
+    ValueError for a vector that was made for another model.
     """
     each = [vectors] if isinstance(vectors, SteeringVector) else list(vectors)
     if not each or not strengths or n_random < 1:
@@ -192,7 +195,7 @@ def scan_strengths(
     others = [[one.random(seed=seed + number) for number in range(n_random)] for one in each]
     variants: list[list[Edit]] = [[]]
     variants += [
-        made.edits(strength, pos=pos)
+        _adding(made, strength, rows, pos)
         for one, random in zip(each, others, strict=True)
         for strength in strengths
         for made in (one, *random)
@@ -212,3 +215,16 @@ def scan_strengths(
         pos=pos,
         said=measure.said,
     )
+
+
+def _adding(vector: SteeringVector, strength: float, rows: Rows, pos: int | None) -> list[Edit]:
+    """Return the edits that add a vector to each row, as far as that goes.
+
+    Where rows are filled up they name no positions, which shorter rows may not have: after the vector's own, zeros are added.
+    """
+    n_pos = rows.tokens.shape[1]
+    (edit,) = vector.edits(strength, pos=pos, n_pos=n_pos)
+    if vector.vector.ndim == 1 or rows.is_even:
+        return [edit]
+    assert edit.value is not None
+    return [edits.add(vector.name, F.pad(edit.value, (0, 0, 0, n_pos - len(edit.value))))]

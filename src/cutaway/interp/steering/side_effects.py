@@ -31,6 +31,7 @@ __all__ = [
     "Damage",
     "SideEffects",
     "Variant",
+    "adding",
     "measure_damage",
     "neutral_rows",
     "side_effects",
@@ -156,14 +157,14 @@ def side_effects(
 ) -> SideEffects:
     """Return KL and perplexity on neutral texts with a vector added at every position, beside `n_random` directions of its length.
 
-    The texts are `NEUTRAL_TEXTS` unless given. Raises ValueError for a model that the vector was not made for, and for texts
-    without a next token.
+    A vector for each of the first positions is added to these, as far as a text goes. The texts are `NEUTRAL_TEXTS` unless given.
+    Raises ValueError for a model that the vector was not made for, and for texts without a next token.
     """
     vector.check(model_of(lm))
     if n_random < 1:
         raise ValueError(f"n_random is {n_random}: give at least 1 random direction to compare with")
     others = [vector.random(seed=seed + number) for number in range(n_random)]
-    variants = [each.edits(strength) for strength in strengths for each in (vector, *others)]
+    variants = [adding(each, strength) for strength in strengths for each in (vector, *others)]
     rows = neutral_rows(lm, texts)
     base, found = measure_damage(lm, rows, variants, progress=progress)
     by_strength = [found[start : start + 1 + n_random] for start in range(0, len(found), 1 + n_random)]
@@ -176,6 +177,11 @@ def side_effects(
         random=tuple(tuple(each[1:]) for each in by_strength),
         n_tokens=sum(rows.lengths),
     )
+
+
+def adding(vector: SteeringVector, strength: float) -> Variant:
+    """Return what makes the edits of one text that add the vector to it, as far as the text goes."""
+    return lambda tokens: vector.edits(strength, n_pos=tokens.shape[1])
 
 
 def neutral_rows(lm: LanguageModel | Transformer, texts: Texts | None) -> Rows:

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from cutaway.interp.edits import Edit
 from cutaway.interp.generating import generate_with_edits
 from cutaway.interp.result import Result
 from cutaway.interp.rows import Texts
-from cutaway.interp.steering.side_effects import Damage, Variant, measure_damage, neutral_rows, shown_perplexity
+from cutaway.interp.steering.side_effects import Damage, Variant, adding, measure_damage, neutral_rows, shown_perplexity
 from cutaway.interp.steering.vector import SteeringVector
 from cutaway.language_model import LanguageModel
 from cutaway.report import table
@@ -155,10 +154,11 @@ def steer(
 ) -> Steering:
     """Return what the model writes after prompts as it is and with a vector added at every position, at each strength.
 
-    With `ablate` its direction is taken out of the stream at every layer and position instead. Beside the texts stand KL and
-    perplexity on `neutral` texts, `NEUTRAL_TEXTS` unless given, and those of `n_random` directions, added at the same length or with
-    `ablate` moved along by as much (`SteeringVector.ablation_along`). `options` are those of `lm.generate`, and the same seed is used
-    for every text. Raises ValueError for a vector that was made for another model.
+    A vector for each of the first positions is added to those of the prompt alone, not to what is written after it. With `ablate`
+    its direction is taken out of the stream at every layer and position instead. Beside the texts stand KL and perplexity on
+    `neutral` texts, `NEUTRAL_TEXTS` unless given, and those of `n_random` directions, added at the same length or with `ablate`
+    moved along by as much (`SteeringVector.ablation_along`). `options` are those of `lm.generate`, and the same seed is used for
+    every text. Raises ValueError for a vector that was made for another model.
     """
     vector.check(lm.model)
     if n_random < 1:
@@ -170,31 +170,35 @@ def steer(
     others = [vector.random(seed=seed + number) for number in range(n_random)]
     variants: list[Variant] = []
     for strength in chosen:
-        variants += [_edits_of(lm, vector, strength), *(_null_of(lm, vector, other, strength) for other in others)]
+        variants += [_variant_of(lm, vector, strength), *(_null_of(lm, vector, other, strength) for other in others)]
     rows = neutral_rows(lm, neutral)
     base, damages = measure_damage(lm, rows, variants, progress=progress)
     plain = Damage(0.0, base)
     steered = [SteeredText("0", 0.0, _written(lm, each, [], max_new_tokens, seed, options), plain, (plain,))]
     for number, strength in enumerate(chosen):
         of = damages[number * (1 + n_random) : (number + 1) * (1 + n_random)]
-        texts = _written(lm, each, _edits_of(lm, vector, strength), max_new_tokens, seed, options)
+        texts = _written(lm, each, _variant_of(lm, vector, strength), max_new_tokens, seed, options)
         steered.append(SteeredText("ablated" if strength is None else f"{strength:g}", strength, texts, of[0], tuple(of[1:])))
     return Steering(vector=vector, prompts=each, steered=tuple(steered), n_tokens=sum(rows.lengths))
 
 
-def _edits_of(lm: LanguageModel, vector: SteeringVector, strength: float | None) -> list[Edit]:
-    return vector.ablation(lm.config) if strength is None else vector.edits(strength)
+def _variant_of(lm: LanguageModel, vector: SteeringVector, strength: float | None) -> Variant:
+    return vector.ablation(lm.config) if strength is None else adding(vector, strength)
 
 
 def _null_of(lm: LanguageModel, vector: SteeringVector, other: SteeringVector, strength: float | None) -> Variant:
-    return partial(vector.ablation_along, other, lm.model) if strength is None else other.edits(strength)
+    return partial(vector.ablation_along, other, lm.model) if strength is None else adding(other, strength)
 
 
 def _written(
-    lm: LanguageModel, prompts: Sequence[str], edits: Sequence[Edit], max_new_tokens: int, seed: int, options: dict[str, Any]
+    lm: LanguageModel, prompts: Sequence[str], variant: Variant, max_new_tokens: int, seed: int, options: dict[str, Any]
 ) -> tuple[str, ...]:
     given = {"max_new_tokens": max_new_tokens, "seed": seed, **options}
-    return tuple(generate_with_edits(lm, prompt, edits, **given)[len(prompt) :] for prompt in prompts)
+    written = []
+    for prompt in prompts:
+        edits = variant(lm.tokens(prompt, bos=options.get("bos"))) if callable(variant) else variant
+        written.append(generate_with_edits(lm, prompt, edits, **given)[len(prompt) :])
+    return tuple(written)
 
 
 def _broken(text: str, width: int = 60) -> str:

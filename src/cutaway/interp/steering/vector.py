@@ -59,17 +59,18 @@ class SteeringVector:
         unit: Tensor = self.vector / self.vector.norm()
         return unit
 
-    def edits(self, strength: float = 1.0, *, pos: int | Sequence[int] | None = None) -> list[Edit]:
+    def edits(self, strength: float = 1.0, *, pos: int | Sequence[int] | None = None, n_pos: int | None = None) -> list[Edit]:
         """Return the edits that add it, `strength` times as long, at every position or at `pos`.
 
         Source: Turner et al. 2023, "Steering Language Models With Activation Engineering". A vector for each of the first positions
-        goes to these, and takes no `pos`.
+        goes to these, of a text of `n_pos` tokens to as many as it has, and takes no `pos`.
         """
         if self.vector.ndim == 1:
             return [edits.add(self.name, strength * self.vector, pos=pos)]
         if pos is not None:
             raise ValueError(f"this vector is for the first {len(self.vector)} positions: leave out pos")
-        return [edits.add(self.name, strength * self.vector, pos=range(len(self.vector)))]
+        cut = self.vector[:n_pos]
+        return [edits.add(self.name, strength * cut, pos=range(len(cut)))]
 
     def ablation(self, config: ModelConfig) -> list[Edit]:
         """Return the edits that take its direction out of the residual stream before every part that reads it, at all positions.

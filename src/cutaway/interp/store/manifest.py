@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from cutaway import runtime
 from cutaway.interp.store.plan import DTYPES, StorePlan
 from cutaway.interp.store.stream import TokenStream
 from cutaway.language_model import LanguageModel
@@ -128,12 +129,7 @@ def describe(lm: LanguageModel | Transformer, stream: TokenStream, plan: StorePl
 
 def check_folder(folder: Path, n_shards: int) -> None:
     """Raise ValueError for a folder that a store is not to be written into: a file, or one that holds other things."""
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder} is a file: give a folder to the store")
-    ours = {_FILE, *map(shard_name, range(n_shards))}
-    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-    if others := sorted(name for name in names if name not in ours and name[0] != "."):
-        raise ValueError(f"{folder} holds other things ({others[0]}): give a folder of its own to the store")
+    runtime.check_folder(folder, "the store", {_FILE, *map(shard_name, range(n_shards))})
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
