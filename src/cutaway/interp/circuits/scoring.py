@@ -166,6 +166,8 @@ def _check_options(method: str, kv: str, steps: int, exact_top: int | None) -> N
 
 def _check_runs(tokens: Tensor, other_tokens: Tensor, metric: AnyMetric, lengths: Sequence[int] | None, *, d_vocab: int) -> None:
     (n_rows, n_pos), (n_other_rows, n_other_pos) = tokens.shape, other_tokens.shape
+    if not n_rows or not n_pos:
+        raise ValueError(f"there are {n_rows} rows of {n_pos} tokens: give at least one of each")
     if n_pos != n_other_pos:
         raise ValueError(
             f"the runs have {n_pos} and {n_other_pos} tokens: edges are scored position by position, so give prompts of one length"
