@@ -22,7 +22,7 @@ N_FEATURES, D, PROBABILITY = 256, 64, 0.0117
 N_ROWS = 20_000  # on which dictionaries are measured
 RECIPES: Mapping[str, Mapping[str, Any]] = {
     "topk": {"n_steps": 700},
-    "batchtopk": {"n_steps": 700},
+    "batchtopk": {"n_steps": 1400},
     "jumprelu": {"n_steps": 1400, "sparsity": 0.02},
     "relu": {"n_steps": 1400, "sparsity": 0.2},
 }

@@ -136,7 +136,10 @@ def test_to_first_order_what_a_norm_divides_out_is_not_missed(
         assert ask(method=method).scores[0, first].abs().max() < 1e-8  # norm_eps is 1e-12, and embeddings about 1
     model = make_model(tiny_config.replace(norm="rmsnorm", norm_eps=1e-5, position="rotary"))  # what is 0 is divided by more than 0
     ask = partial(score_edges, model, tokens, other_tokens, METRIC, ablation="zero", steps=3)
-    assert ask().scores[0, first].abs().max() < 1e-3
+    found = ask()
+    assert found.scores[0, first].abs().max() < 1e-3
+    assert "an edge that carries most of it scores near 0 and may do much" in found.summary()
+    assert "may do much" not in ask(method="exact").summary()
     assert ask(method="exact").scores[0, first].abs().max() > 0.05
     assert score_edges(model, tokens, other_tokens, METRIC, ablation="resample").scores[0, first].abs().max() > 0.05
 

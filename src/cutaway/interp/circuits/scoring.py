@@ -56,7 +56,8 @@ def score_edges(
 
     With `ablation` "zero" or "mean" an edge carries not the other run's output but nothing, or the mean over the other tokens at each
     position (or what `ablated_outputs` gave, for another mean); the line of the embeddings then ends there, and an edge is tried as a
-    circuit of all others. So circuits that run under an ablation are chosen by what that ablation does.
+    circuit of all others. So circuits that run under an ablation are chosen by what that ablation does. To first order zero ablation
+    misses edges that carry most of what a norm reads, as it divides out their size: their gradient along themselves is 0.
 
     Where heads share keys and values, an edge enters those of the group, or with `kv="query-head"` of one query head, as if it had its
     own. Norms in `frozen`, by name or glob, divide by the run's own scale whatever comes in. `lengths` are each row's tokens, in both
