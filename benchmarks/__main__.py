@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 NAMES = ("startup", "forward", "decode", "load", "train", "loss", "circuits", "edges", "induction", "ioi", "sweep", "store")
-LONG = ("attribution_graphs", "circuit_faithfulness", "sae")
+LONG = ("attribution_graphs", "circuit_faithfulness", "known_features", "sae")
 """Those that take longest, up to half an hour: run when they are named."""
 
 

@@ -1,8 +1,9 @@
 """How faithful circuits of SmolLM2 are: indirect object identification on prompts that they were not found with, beside random ones.
 
-`python -m benchmarks.circuit_faithfulness [--prompts 32] [--random 50] [--method eap]`. Edges are scored on half of the prompt pairs;
-circuits of MIB's ten sizes are run on the other half, under zero, mean and resample ablation, with 95 % intervals over pairs. Beside
-five of the sizes stand random connected circuits with as many edges into each layer. About 6 minutes on two cores.
+`python -m benchmarks.circuit_faithfulness [--prompts 32] [--random 50] [--method eap] [--scored resample]`. Edges are scored on half of
+the prompt pairs, under resample ablation or with `--scored same` under the one that circuits run under; circuits of MIB's ten sizes are
+run on the other half, under zero, mean and resample ablation, with 95 % intervals over pairs. Beside five of the sizes stand random
+connected circuits with as many edges into each layer. About 6 minutes on two cores.
 """
 
 from __future__ import annotations
@@ -17,9 +18,12 @@ import torch
 import cutaway
 from cutaway.experiments.ioi import ioi_prompts
 from cutaway.interp import circuits
+from cutaway.interp.circuits import How
 from cutaway.interp.circuits.curve_result import area_from_one, area_under
+from cutaway.language_model import LanguageModel
 
 MODEL = "smollm2-135m"
+ALL: list[tuple[How, ...]] = [("zero",), ("mean",), ("resample",)]
 RANDOM_AT = (0.002, 0.005, 0.01, 0.02, 0.05)
 """The sizes, as shares of the edges, that random circuits stand beside."""
 
@@ -29,6 +33,9 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=32)
     parser.add_argument("--random", type=int, default=50)
     parser.add_argument("--method", default="eap", choices=["eap", "eap-ig-inputs", "eap-ig-activations"])
+    parser.add_argument(
+        "--scored", default="resample", choices=["resample", "same"], help="the ablation that edges are scored under"
+    )
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     lm = cutaway.load(MODEL, device="cpu")
@@ -36,20 +43,41 @@ def main() -> None:
     finding, others = pairs.split(0.5, seed=arguments.seed)
     print(f"{MODEL}, {len(finding)} pairs to find with and {len(others)} others, {torch.get_num_threads()} threads", flush=True)
 
-    started = time.perf_counter()
-    found = circuits.score_edges(lm.model, finding.tokens, finding.other_tokens, finding.metric, method=arguments.method)
-    print(f"{found.graph.n_edges} edges scored by {arguments.method} in {time.perf_counter() - started:.1f} s", flush=True)
+    for ablations in ALL if arguments.scored == "same" else [sum(ALL, ())]:
+        scored_under = ablations[0] if arguments.scored == "same" else "resample"
+        started = time.perf_counter()
+        found = circuits.score_edges(
+            lm.model, finding.tokens, finding.other_tokens, finding.metric, method=arguments.method, ablation=scored_under
+        )
+        time_s = time.perf_counter() - started
+        print(
+            f"\n{found.graph.n_edges} edges scored by {arguments.method} under {scored_under} ablation in {time_s:.1f} s",
+            flush=True,
+        )
+        run(lm, others, found, ablations, n_random=arguments.random, seed=arguments.seed)
 
+
+def run(
+    lm: LanguageModel,
+    others: circuits.PromptPairs,
+    found: circuits.EdgeScores,
+    ablations: tuple[How, ...],
+    *,
+    n_random: int,
+    seed: int,
+) -> None:
+    """Print the curves of circuits of the best edges under these ablations, and random circuits beside some of their sizes."""
     given = (lm.model, others.tokens, others.other_tokens, others.metric, found.graph, found.scores)
     started = time.perf_counter()
-    curve = circuits.faithfulness_curve(*given, seed=arguments.seed, measured=others.measured, progress=telling("sizes"))
+    curve = circuits.faithfulness_curve(*given, ablations=ablations, seed=seed, measured=others.measured, progress=telling("sizes"))
     print(f"the curve took {time.perf_counter() - started:.1f} s", flush=True)
     for line in curve_lines(curve):
         print(line, flush=True)
-
+    if not n_random:
+        return
     started = time.perf_counter()
     beside = circuits.faithfulness_curve(
-        *given, shares=RANDOM_AT, n_random=arguments.random, seed=arguments.seed, progress=telling("random circuits")
+        *given, shares=RANDOM_AT, ablations=ablations, n_random=n_random, seed=seed, progress=telling("random circuits")
     )
     print(f"random circuits took {time.perf_counter() - started:.1f} s", flush=True)
     for line in random_lines(beside):

@@ -121,6 +121,29 @@ def test_along_inputs_the_embeddings_edges_sum_to_the_run_from_their_mean(smooth
     assert found.completeness is None  # the gap to everything ablated is another
 
 
+def test_to_first_order_what_a_norm_divides_out_is_not_missed(
+    tiny_config: ModelConfig, make_model: MakeModel, make_tokens: Callable
+) -> None:
+    """The embedding is all that the first layer's norm reads: its size changes nothing, so that its gradient along itself is 0 (Euler).
+
+    Taken away altogether it changes much, which trying its edges shows and no score to first order does, on no point of the line.
+    """
+    model = make_model(tiny_config.replace(norm="rmsnorm", norm_eps=1e-12, position="rotary"))
+    tokens, other_tokens = pair(make_tokens)
+    first = [i for i, node in enumerate(Graph(model.config).receivers) if node.layer == 0 and node.kind == "head"]
+    ask = partial(score_edges, model, tokens, other_tokens, METRIC, ablation="zero", steps=3)
+    for method in ("eap", "eap-ig-inputs"):
+        assert ask(method=method).scores[0, first].abs().max() < 1e-8  # norm_eps is 1e-12, and embeddings about 1
+    model = make_model(tiny_config.replace(norm="rmsnorm", norm_eps=1e-5, position="rotary"))  # what is 0 is divided by more than 0
+    ask = partial(score_edges, model, tokens, other_tokens, METRIC, ablation="zero", steps=3)
+    found = ask()
+    assert found.scores[0, first].abs().max() < 1e-3
+    assert "an edge that carries most of it scores near 0 and may do much" in found.summary()
+    assert "may do much" not in ask(method="exact").summary()
+    assert ask(method="exact").scores[0, first].abs().max() > 0.05
+    assert score_edges(model, tokens, other_tokens, METRIC, ablation="resample").scores[0, first].abs().max() > 0.05
+
+
 def test_rows_are_scored_alike_together_and_apart(tiny_model: Transformer, make_tokens: Callable) -> None:
     tokens, other_tokens = pair(make_tokens)
     graph, metric = Graph(tiny_model.config), metrics.logit_diff([3, 4], [5, 6])

@@ -18,6 +18,8 @@ from cutaway.interp.circuits import (
     read_pairs,
     run_circuit,
     run_on_prompts,
+    score_edges,
+    stored_pairs,
 )
 from cutaway.tokenizers import CharTokenizer
 from interp.models import small_model
@@ -137,6 +139,37 @@ def test_a_circuit_is_found_on_one_part_of_the_pairs_and_scored_on_the_other(lm,
     assert tried.agreement().n_tried == 3
     with pytest.raises(ValueError, match="exact_top tries edges beside their scores"):
         find_circuit(lm, pairs, selection="acdc", exact_top=3)
+
+
+@pytest.mark.parametrize("how", ["zero", "mean"])
+def test_a_circuit_is_of_edges_scored_under_its_ablation(lm, pairs, how):
+    circuit = find_circuit(lm, pairs, method="eap", selection="threshold", n_edges=10**6, ablation=how, held_out=0).circuit
+    scores = score_edges(lm.model, pairs.tokens, pairs.other_tokens, pairs.metric, ablation=how)
+    assert list(circuit.scores) == [scores.score(edge) for edge in circuit.edges]
+    assert circuit.settings["ablation"] == how
+
+
+def test_prompts_of_a_circuit_are_the_pairs_again(lm, pairs, tmp_path):
+    circuit = find_circuit(lm, pairs, n_edges=20).circuit
+    finding, others = pairs.split(0.5)
+    again = Circuit.load(circuit.save(tmp_path / "circuit.json"))
+    for part, expected in (("found_with", finding), ("held_out", others), (None, others)):
+        found = stored_pairs(lm, again, part)
+        assert torch.equal(found.tokens, expected.tokens)
+        assert torch.equal(found.other_tokens, expected.other_tokens)
+        logits = lm.model(found.tokens)
+        assert torch.equal(found.metric(logits), expected.metric(logits))
+        assert found.measured == expected.measured
+    run = run_on_prompts(lm, stored_pairs(lm, again), again)
+    assert run.n_known_pairs == 0
+    assert "It was found with other prompts." in run.summary()
+    assert "found with 2 of them: give others" in run_on_prompts(lm, pairs, again).summary()
+    alone = find_circuit(lm, pairs.rows([0]), n_edges=20).circuit
+    assert (len(alone.prompts.found_with), alone.prompts.held_out) == (1, ())
+    with pytest.raises(ValueError, match="holds no prompts of the part held_out: it was found with all 1"):
+        stored_pairs(lm, alone, "held_out")
+    with pytest.raises(ValueError, match=r"the circuit holds no prompts \(it comes from an older version"):
+        stored_pairs(lm, replace(alone, prompts=None))
 
 
 def test_pairs_split_and_are_the_same_rows(lm, pairs):

@@ -14,10 +14,13 @@ from cutaway.interp.circuits import (
     Faithfulness,
     Graph,
     ablated_outputs,
+    circuit_metric,
     evaluate_circuit,
     faithfulness_curve,
     prune_greedily,
     ratio_interval,
+    run_circuit,
+    score_edges,
 )
 from cutaway.interp.circuits.bootstrap import interval_of, resampled_means
 from cutaway.interp.circuits.curve_result import AblationCurve, area_from_one, area_under
@@ -48,6 +51,61 @@ def test_a_small_denominator_is_refused():
     assert "differ by 0.05, less than 0.1, so no faithfulness is a share of it" in found.refusal
     assert faithfulness(rows(5, 1), rows(1.0, 1.0), rows(1.0, 0.9), least_gap=0.04).normalised == pytest.approx((3 - 0.95) / 0.05)
     assert faithfulness(rows(5), rows(2), rows(1)).interval is None, "one pair has no interval"
+
+
+def test_one_pair_and_a_denominator_that_may_be_0_have_no_interval():
+    one = faithfulness(rows(5), rows(2), rows(1))
+    assert (one.normalised, one.interval, one.no_interval) == (4, None, "one pair gives no interval")
+    with pytest.raises(ValueError, match="there is one row, and an interval is over several"):
+        ratio_interval(rows(1), rows(2), generator=torch.Generator())
+    unsure = faithfulness(rows(2, 1, 3), rows(5, -4, 2), rows(0, 0, 0))
+    assert unsure.normalised == 2
+    assert unsure.interval is None
+    assert "the difference between model and empty circuit may be 0 (95 % interval -4 to 5)" in unsure.no_interval
+    assert ratio_interval(rows(1, 2), rows(1, -1), generator=torch.Generator().manual_seed(0)) is None
+    sure = faithfulness(rows(2, 1, 3), rows(5, 4, 2), rows(0, 0, 0))
+    assert sure.no_interval is None
+    assert sure.interval.low <= sure.normalised <= sure.interval.high
+    assert json.loads(json.dumps(unsure.to_dict()))["no_interval"] == unsure.no_interval
+
+
+def test_no_denominator_at_all_is_refused_whatever_is_asked_for():
+    none = faithfulness(rows(5, 1), rows(1, 1), rows(1, 1), least_gap=0)
+    assert (none.normalised, none.interval) == (None, None)
+    assert "model and empty circuit do not differ" in none.refusal
+    for wrong in (-1.0, math.nan):
+        with pytest.raises(ValueError, match=f"least_gap is {wrong}; expected at least 0"):
+            faithfulness(rows(5, 1), rows(1, 1), rows(1, 1), least_gap=wrong)
+
+
+def test_one_pair_is_said_not_to_have_an_interval(found):
+    model, tokens, other, circuit, scores = found
+    given = (model, tokens[:1], other[:1], METRIC)
+    alone = evaluate_circuit(*given, circuit, n_random=0, n_subsets=0, units=None, least_gap=0)
+    assert alone.summary().endswith("One pair gives no interval.")
+    curve = faithfulness_curve(*given, circuit.graph, scores, shares=[0.1, 1.0], ablations=["resample"], least_gap=0)
+    assert "on 1 prompt pair; measured" in curve.summary()
+    assert curve.summary().endswith("; one pair gives no interval.")
+    assert curve.of("resample").intervals() is None
+
+
+def test_no_rows_are_said(found):
+    model, tokens, other, circuit, _ = found
+    with pytest.raises(ValueError, match="the tokens are 0 rows of 9: give at least one row"):
+        circuit_metric(model, tokens[:0], circuit, METRIC, other_tokens=other[:0])
+    with pytest.raises(ValueError, match="there are 0 rows of 9 tokens: give at least one of each"):
+        score_edges(model, tokens[:0], other[:0], METRIC)
+
+
+@pytest.mark.parametrize("pos", [-1, -2, 4, -9])
+def test_metrics_read_where_they_say_from_the_end_too(found, pos):
+    """Positions before the runs differ read the same whatever is kept; others are those of all logits."""
+    model, tokens, other, circuit, _ = found
+    metric = metrics.logit_diff(3, 7, pos=pos)
+    for how in ("zero", "mean", "resample"):
+        logits = run_circuit(model, tokens, circuit, ablation=how, other_tokens=other)
+        read = circuit_metric(model, tokens, circuit, metric, ablation=how, other_tokens=other)
+        torch.testing.assert_close(read, metric(logits), rtol=0, atol=1e-10)  # float64, logits below 100
 
 
 def test_the_areas_are_those_of_trapezoids():
@@ -135,7 +193,8 @@ def test_the_whole_model_is_complete_and_faithful(found):
     )
     assert scores.normalised == pytest.approx(1, abs=1e-10)
     assert scores.incompleteness == pytest.approx(0, abs=1e-10)
-    assert scores.interval == pytest.approx((1, 1))
+    assert scores.interval is None
+    assert "may be 0" in scores.no_interval, "three pairs in which the ablation goes this way and that"
 
 
 def test_an_edge_may_be_the_unit(found):

@@ -81,6 +81,8 @@ def ablated_outputs(
     """
     if how not in get_args(How):
         raise ValueError(f"there is no ablation {how!r}; give one of {', '.join(get_args(How))}")
+    if not tokens.numel():
+        raise ValueError(f"the tokens are {_size(tokens)}: give at least one row of one token")
     model = without_dropout(model)
     with torch.no_grad():
         if how == "zero":

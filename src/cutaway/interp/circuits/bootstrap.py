@@ -53,10 +53,15 @@ def ratio_interval(
     n_resamples: int = N_RESAMPLES,
     level: float = 0.95,
     generator: torch.Generator,
-) -> Interval:
+) -> Interval | None:
     """Return the percentile interval of the ratio of two means over the same rows.
 
+    It is None where the interval of the denominator's mean holds 0, as the ratio then has no ends (Fieller 1954, "Some Problems in
+    Interval Estimation"). Raises ValueError for one row, which does not vary.
     Source: Efron & Tibshirani 1993, "An Introduction to the Bootstrap", chapter 13.
     """
+    if len(denominator) < 2:
+        raise ValueError("there is one row, and an interval is over several: give at least 2")
     means = resampled_means(torch.stack([numerator, denominator]), n_resamples=n_resamples, generator=generator)
-    return interval_of(means[:, 0] / means[:, 1], level=level)
+    low, high = interval_of(means[:, 1], level=level)
+    return None if low <= 0 <= high else interval_of(means[:, 0] / means[:, 1], level=level)

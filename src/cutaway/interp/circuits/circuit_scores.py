@@ -59,8 +59,8 @@ class CircuitScores(Result):
         sentences = [self._said(each) for each in self.faithfulness]
         if self.n_known_pairs:
             sentences.append(f"{self.n_known_pairs} of the pairs it was found with: give others to see whether it holds.")
-        if len(self.faithfulness[0].circuit) == 1:
-            sentences.append("One pair gives no interval.")
+        unsure = {each.no_interval for each in self.faithfulness if each.no_interval and not each.refusal}
+        sentences += [f"{said[0].upper()}{said[1:]}." for said in sorted(unsure)]
         if self.faithfulness[0].random is not None and (n := len(self.circuit.connected())) < len(self.circuit):
             sentences.append(f"{len(self.circuit) - n} of its edges are on no path; random circuits match the other {n}.")
         return [*sentences, *(f"{note.rstrip('.')}." for note in self.notes)]

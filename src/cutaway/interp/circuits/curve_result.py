@@ -70,7 +70,7 @@ class AblationCurve(Endpoints):
         return float(area_from_one(self.shares, self.normalised))
 
     def intervals(self) -> list[Interval] | None:
-        """Return the 95 % interval of each size over prompt pairs; None where refused, and of one pair."""
+        """Return the 95 % interval of each size over prompt pairs; None where refused, as `no_interval` says."""
         if self._resampled is None:
             return None
         return [interval_of(each) for each in self._resampled.unbind(1)]
@@ -81,7 +81,7 @@ class AblationCurve(Endpoints):
 
     @cached_property
     def _resampled(self) -> Float[Tensor, "resample size"] | None:
-        if self.refusal or len(self.model) < 2:
+        if self.no_interval:
             return None
         rows = torch.cat([self.circuits - self.empty, (self.model - self.empty)[None]])
         means = resampled_means(rows, n_resamples=self.n_resamples, generator=seeded_generator(self.seed))
@@ -112,6 +112,7 @@ class AblationCurve(Endpoints):
             },
             "least_gap": self.least_gap,
             "is_refused": self.refusal is not None,
+            "no_interval": self.no_interval,
         }
 
 
@@ -154,7 +155,8 @@ class FaithfulnessCurve(Result):
         first = self.curves[0]
         sentences = [
             f"Circuits of {len(first.shares)} sizes, {100 * first.shares[0]:g} to {100 * first.shares[-1]:g} % of "
-            f"{self.n_edges_of_graph:,} edges, pruned by {self.pruning}, on {len(first.model)} prompt pairs; measured: "
+            f"{self.n_edges_of_graph:,} edges, pruned by {self.pruning}, on {len(first.model)} prompt "
+            f"pair{'s' * (len(first.model) > 1)}; measured: "
             f"{self.measured}.",
             "CPR is the area under the faithfulness, CMD that between it and 1, by trapezoids over the shares; edges are ranked by "
             + {"size": "the size of their scores, as MIB does for CMD.", "help": "how much they help, as MIB does for CPR."}[
@@ -169,7 +171,8 @@ class FaithfulnessCurve(Result):
                 f"{name} {value:.3f}" + (f" ({interval})" if (interval := each.area_interval(area)) else "")
                 for name, value, area in (("CPR", each.cpr, area_under), ("CMD", each.cmd, area_from_one))
             ]
-            sentences.append(f"Ablation {each.how}: {', '.join(areas)}.")
+            unsure = f"; {each.no_interval}" if each.no_interval else ""
+            sentences.append(f"Ablation {each.how}: {', '.join(areas)}{unsure}.")
         return " ".join([*sentences, *(f"{note.rstrip('.')}." for note in self.notes)])
 
     def to_dict(self) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cutaway.interp.ablation import How
-from cutaway.interp.circuits.bootstrap import N_RESAMPLES, Interval, ratio_interval
+from cutaway.interp.circuits.bootstrap import N_RESAMPLES, Interval, interval_of, ratio_interval, resampled_means
 from cutaway.interp.tensors import finite_or_none
 from cutaway.runtime import seeded_generator
 
@@ -57,6 +57,10 @@ class Endpoints:
     n_resamples: int = N_RESAMPLES
     seed: int = field(default=0, repr=False)
 
+    def __post_init__(self) -> None:
+        if not self.least_gap >= 0:
+            raise ValueError(f"least_gap is {self.least_gap}; expected at least 0, what the metric differs by at least")
+
     @property
     def gap(self) -> float:
         """`F(M) - F(empty)`, of the means."""
@@ -65,11 +69,29 @@ class Endpoints:
     @property
     def refusal(self) -> str | None:
         """Why nothing is divided by the gap; None where it is wide enough."""
-        if abs(self.gap) >= self.least_gap:
+        if abs(self.gap) >= self.least_gap and self.gap != 0:
             return None
+        if self.gap == 0:
+            return f"under {self.how} ablation model and empty circuit do not differ, so no faithfulness is a share of that"
         return (
             f"under {self.how} ablation model and empty circuit differ by {abs(self.gap):.3g}, less than {self.least_gap:g}, so no "
             "faithfulness is a share of it"
+        )
+
+    @property
+    def no_interval(self) -> str | None:
+        """Why shares have no interval over prompt pairs; None where they have."""
+        if self.refusal:
+            return self.refusal
+        if len(self.model) < 2:
+            return "one pair gives no interval"
+        gaps = self.model.double() - self.empty.double()
+        low, high = interval_of(resampled_means(gaps, n_resamples=self.n_resamples, generator=seeded_generator(self.seed)))
+        if not low <= 0 <= high:
+            return None
+        return (
+            f"under {self.how} ablation the difference between model and empty circuit may be 0 (95 % interval {low:.3g} to "
+            f"{high:.3g}), so shares of it have no interval"
         )
 
     def shares_of(self, rows: Float[Tensor, "*some batch"]) -> Float[Tensor, "*some"]:
@@ -100,8 +122,8 @@ class Faithfulness(Endpoints):
 
     @property
     def interval(self) -> Interval | None:
-        """The 95 % interval of the normalised faithfulness over prompt pairs; None where it is refused, and of one pair."""
-        if self.refusal or len(self.circuit) < 2:
+        """The 95 % interval of the normalised faithfulness over prompt pairs; None where it is refused, as `no_interval` says."""
+        if self.no_interval:
             return None
         return ratio_interval(
             self.circuit - self.empty, self.model - self.empty, n_resamples=self.n_resamples, generator=seeded_generator(self.seed)
@@ -141,6 +163,7 @@ class Faithfulness(Endpoints):
             "faithfulness": self.normalised,
             "interval": None if self.interval is None else list(self.interval),
             "refused": self.refusal,
+            "no_interval": self.no_interval,
             "least_gap": self.least_gap,
             "difference_from_model": self.difference,
             "random": None if self.random is None else self.random.tolist(),

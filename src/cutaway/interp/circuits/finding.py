@@ -129,8 +129,9 @@ def find_circuit(
     together, and one pair is used for both.
 
     `selection` prunes the scores of `method` to `n_edges`, or with `acdc` takes out each edge that matters less than `threshold`, which
-    needs no scores. `exact_top` tries so many edges of the largest scores, to see whether these are right. `ablation` is what runs put
-    in the place of what is outside. `name` and `command` are kept with the circuit. Raises ValueError as the parts do.
+    needs no scores. `exact_top` tries so many edges of the largest scores, to see whether these are right. `ablation` is what
+    edges are scored by, and what runs put in the place of what is outside. The circuit keeps both parts of the pairs, `name` and
+    `command`. Raises ValueError as the parts do.
     """
     finding, others = pairs.split(1 - held_out, seed=seed) if len(set(pairs.hashes)) > 1 and held_out else (pairs, pairs)
     graph = Graph(lm.config, kv)
@@ -139,7 +140,7 @@ def find_circuit(
             raise ValueError("exact_top tries edges beside their scores, and ACDC makes none: leave one of them out")
         chosen = _by_acdc(lm, finding, graph, threshold, divergence, ablation, progress)
     else:
-        chosen = _by_scores(lm, finding, graph, method, selection, n_edges, steps, exact_top, progress)
+        chosen = _by_scores(lm, finding, graph, method, ablation, selection, n_edges, steps, exact_top, progress)
     settings = {"selection": selection, "kv": kv, "ablation": ablation, "metric": pairs.measured} | chosen.settings
     circuit = Circuit.of_mask(
         graph, chosen.pruned.kept, chosen.scores, model=name, model_hash=model_sha256(lm.model), data_hash=finding.data_hash,
@@ -190,6 +191,7 @@ def _by_scores(
     pairs: PromptPairs,
     graph: Graph,
     method: EdgeMethod,
+    ablation: How,
     pruning: Pruning,
     n_edges: int,
     steps: int,
@@ -197,8 +199,8 @@ def _by_scores(
     progress: Callable[[int, int], None] | None,
 ) -> _Chosen:
     found = score_edges(
-        lm.model, pairs.tokens, pairs.other_tokens, pairs.metric, method=method, kv=graph.kv, steps=steps, exact_top=exact_top,
-        progress=progress,
+        lm.model, pairs.tokens, pairs.other_tokens, pairs.metric, method=method, ablation=ablation, kv=graph.kv, steps=steps,
+        exact_top=exact_top, progress=progress,
     )  # fmt: skip
     pruned = PRUNINGS[pruning](graph, found.scores, min(n_edges, graph.n_edges))
     settings = {"method": method, "n_edges": n_edges, "steps": found.steps}

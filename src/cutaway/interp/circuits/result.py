@@ -142,6 +142,11 @@ class EdgeScores(Result):
                 f"{_signed(self.completeness.difference)}."
             )
         sentences += self.agreement_said()
+        if self.ablation == "zero" and self.method != "exact" and self.graph.config.norm != "none":
+            sentences.append(
+                "Norms divide out the size of what they read, so an edge that carries most of it scores near 0 and may do much: try "
+                "edges exactly, or take mean or resample ablation."
+            )
         if self.frozen:
             sentences.append(f"Held norms: {', '.join(self.frozen)}.")
         return " ".join([*sentences, *(f"{note.rstrip('.')}." for note in self.notes)])

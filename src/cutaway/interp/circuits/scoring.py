@@ -56,7 +56,8 @@ def score_edges(
 
     With `ablation` "zero" or "mean" an edge carries not the other run's output but nothing, or the mean over the other tokens at each
     position (or what `ablated_outputs` gave, for another mean); the line of the embeddings then ends there, and an edge is tried as a
-    circuit of all others. So circuits that run under an ablation are chosen by what that ablation does.
+    circuit of all others. So circuits that run under an ablation are chosen by what that ablation does. To first order zero ablation
+    misses edges that carry most of what a norm reads, as it divides out their size: their gradient along themselves is 0.
 
     Where heads share keys and values, an edge enters those of the group, or with `kv="query-head"` of one query head, as if it had its
     own. Norms in `frozen`, by name or glob, divide by the run's own scale whatever comes in. `lengths` are each row's tokens, in both
@@ -166,6 +167,8 @@ def _check_options(method: str, kv: str, steps: int, exact_top: int | None) -> N
 
 def _check_runs(tokens: Tensor, other_tokens: Tensor, metric: AnyMetric, lengths: Sequence[int] | None, *, d_vocab: int) -> None:
     (n_rows, n_pos), (n_other_rows, n_other_pos) = tokens.shape, other_tokens.shape
+    if not n_rows or not n_pos:
+        raise ValueError(f"there are {n_rows} rows of {n_pos} tokens: give at least one of each")
     if n_pos != n_other_pos:
         raise ValueError(
             f"the runs have {n_pos} and {n_other_pos} tokens: edges are scored position by position, so give prompts of one length"

@@ -65,7 +65,7 @@ def find(
         select: the best edges from the logits up, the best anywhere, or ACDC, which runs a circuit for each edge of a small model
         n_edges: how many edges are taken, before those on no path are dropped
         threshold: ACDC keeps an edge that changes the next token's distribution by so much, in nats
-        ablation: what is put in the place of everything outside
+        ablation: what edges are scored by, and what is put in the place of everything outside
         kv: with grouped heads, whether an edge enters a group's keys and values or one head's
         steps: of the line that gradients are averaged over
         exact_top: so many edges of the largest scores are tried one by one, to see how scores agree with what they estimate

@@ -134,7 +134,7 @@ def _curve(
     with count_progress("edges") as progress:
         scored = score_edges(
             lm.model, finding.tokens, finding.other_tokens, finding.metric, method=method, kv=circuit.graph.kv, steps=steps,
-            progress=progress,
+            ablation=settings.get("ablation", "resample"), progress=progress,
         )  # fmt: skip
     with count_progress("runs") as progress:
         curve = faithfulness_curve(
