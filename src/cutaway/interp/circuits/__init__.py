@@ -22,10 +22,12 @@ from cutaway.interp.circuits.random_circuits import random_circuit, random_circu
 from cutaway.interp.circuits.result import EdgeMethod, EdgeScore, EdgeScores
 from cutaway.interp.circuits.running import CircuitRuns, RunOptions, circuit_metric, run_circuit
 from cutaway.interp.circuits.scoring import score_edges
+from cutaway.interp.feature_nodes import FeatureNodes
 
 __all__ = [
     "Graph",
     "Edge",
+    "FeatureNodes",
     "score_edges",
     "EdgeScores",
     "EdgeScore",

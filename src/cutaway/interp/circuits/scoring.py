@@ -17,6 +17,7 @@ from cutaway.interp.circuits.graph import Graph
 from cutaway.interp.circuits.pair import MeanScores, Pair, RowSums
 from cutaway.interp.circuits.result import EdgeMethod, EdgeScores
 from cutaway.interp.dropout import without_dropout
+from cutaway.interp.feature_nodes import FeatureNodes
 from cutaway.interp.metrics import Metric
 from cutaway.interp.nodes import KVInputs
 from cutaway.interp.sites import norm_scales
@@ -34,6 +35,7 @@ def score_edges(
     *,
     method: EdgeMethod = "eap",
     kv: KVInputs = "group",
+    features: Sequence[FeatureNodes] = (),
     steps: int = 5,
     exact_top: int | None = None,
     threshold: float = 0.05,
@@ -51,8 +53,9 @@ def score_edges(
     by, as steps grow. `eap-ig-activations` averages it over runs in which one sender's output lies on its line: each sender's scores
     sum to what patching it whole does. `exact_top` tries so many edges of the largest scores for themselves.
 
-    Where heads share keys and values, an edge enters those of the group, or with `kv="query-head"` of one query head, as if it had its
-    own. Norms in `frozen`, by name or glob, divide by the run's own scale whatever comes in. `lengths` are each row's tokens, in both
+    Where heads share keys and values, an edge enters those of the group, or with `kv="query-head"` of one query head, as if it had
+    its own. The `features` of dictionaries are senders and receivers beside what they leave of their MLPs (Marks et al. 2024).
+    Norms in `frozen`, by name or glob, divide by the run's own scale whatever comes in. `lengths` are each row's tokens, in both
     runs, where rows are filled up on the right; `threshold` is the share of the difference between the runs from which on an edge
     counts as one that matters. So many rows and positions are computed at once as take no more than `memory_gib`, 1 unless given; a
     metric that is a plain function gets all rows at once. Raises ValueError for runs of different shape, and for a budget too small
@@ -64,8 +67,9 @@ def score_edges(
     """
     _check_options(method, kv, steps, exact_top)
     _check_runs(tokens, other_tokens, metric, lengths, d_vocab=model.config.d_vocab_out)
+    graph = Graph(model.config, kv, tuple(features)).open(model)
     pair = Pair(
-        model=model, tokens=tokens, other_tokens=other_tokens, metric=metric, graph=Graph(model.config, kv),
+        model=model, tokens=tokens, other_tokens=other_tokens, metric=metric, graph=graph,
         frozen=norm_scales(model.config, frozen), lengths=lengths, memory_gib=memory_gib,
     )  # fmt: skip
     n_tried = min(exact_top or 0, pair.graph.n_edges)
