@@ -4,6 +4,7 @@ from cutaway.interp.ablation import How
 from cutaway.interp.circuits.ablated import Ablated, ablated_outputs
 from cutaway.interp.circuits.acdc import Divergence, find_by_acdc
 from cutaway.interp.circuits.bootstrap import Interval, ratio_interval
+from cutaway.interp.circuits.choosing import choose_features
 from cutaway.interp.circuits.circuit import Circuit, hash_pairs, hash_tokens
 from cutaway.interp.circuits.circuit_scores import CircuitScores
 from cutaway.interp.circuits.comparison import CircuitComparison, compare
@@ -28,6 +29,7 @@ __all__ = [
     "Graph",
     "Edge",
     "FeatureNodes",
+    "choose_features",
     "score_edges",
     "EdgeScores",
     "EdgeScore",
