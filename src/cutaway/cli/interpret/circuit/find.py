@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -90,8 +91,6 @@ def find(
         found = circuits.find_circuit(lm, pairs, n_edges=200)
         found.circuit.save("circuit.json")
     """
-    from dataclasses import replace
-
     from cutaway.interp.circuits import find_circuit
 
     if out is not None and not out.absolute().parent.is_dir():
