@@ -6,8 +6,9 @@ import json
 import pytest
 import torch
 
-from cutaway import LanguageModel, metrics, sae
+from cutaway import LanguageModel, metrics, run_with_cache, sae
 from cutaway.experiments.handmade import HANDMADE
+from cutaway.hooks import Hooks
 from cutaway.interp.circuits import (
     Circuit,
     CircuitRuns,
@@ -20,6 +21,7 @@ from cutaway.interp.circuits import (
     faithfulness_curve,
     find_by_acdc,
     find_circuit,
+    keep_features,
     minimise,
     prune_greedily,
     random_circuit,
@@ -148,6 +150,86 @@ def test_along_activations_a_features_edges_sum_to_its_patch():
     for place, node in enumerate(found.graph.senders):
         if node.kind == "feature":
             assert found.scores[place].nansum().item() == pytest.approx(patched.exact[node.index].mean().item(), abs=2e-3)
+
+
+# --- features alone
+
+
+@pytest.mark.parametrize("ablation", ["zero", "mean", "resample"])
+@pytest.mark.parametrize(
+    ("name", "target"),
+    [
+        ("blocks.0.resid_post", None),
+        ("blocks.2.resid_post", None),
+        ("blocks.1.attn.z", None),
+        ("blocks.1.mlp_out", None),
+        ("blocks.1.ln2.normalized", "blocks.1.mlp_out"),
+    ],
+)
+def test_kept_features_are_whole_runs_with_a_hook(name, target, ablation):
+    model, (tokens, other) = small_model(), two_runs(n_rows=3)
+    made, written = of_output(model, 1, name=name, target=target), target or name
+    _, there = run_with_cache(model, other, sorted({name, written}))
+
+    @torch.no_grad()
+    def by_hand(kept, keeps_rest):
+        seen = {}
+
+        def write(y, _name):
+            here, away = made.encode(seen[name].flatten(2)), made.encode(there[name].flatten(2))
+            whole = there[written].flatten(2)
+            if ablation == "mean":
+                away, whole = (x.mean(0).expand_as(x) for x in (away, whole))
+            if ablation == "zero":
+                away, whole = torch.zeros_like(away), torch.zeros_like(whole)
+            latents = away.clone()
+            latents[..., kept] = here[..., kept]
+            rest = y.flatten(2) - here @ made.W_dec if keeps_rest else whole - away @ made.W_dec
+            return (latents @ made.W_dec + rest).reshape(y.shape)
+
+        functions = {name: [lambda x, _name: seen.update({name: x})]}
+        functions.setdefault(written, []).append(write)
+        return METRIC(model(tokens, hooks=Hooks(functions)))
+
+    for keeps_rest in (True, False):
+        found = keep_features(
+            model, tokens, other, METRIC, made, ablation=ablation, sizes=[0, 1, 3], keeps_rest=keeps_rest, n_random=2
+        )
+        assert len(found.features) >= 3
+        for n, rows in zip(found.sizes, found.curve.circuits, strict=True):
+            torch.testing.assert_close(rows, by_hand(list(found.features[:n]), keeps_rest), rtol=0, atol=1e-10)
+        torch.testing.assert_close(found.curve.empty, by_hand([], False), rtol=0, atol=1e-10)
+    all_kept = keep_features(model, tokens, other, METRIC, made, ablation=ablation, least_gap=0)
+    torch.testing.assert_close(all_kept.curve.circuits[-1], METRIC(model(tokens)), rtol=0, atol=1e-10)
+    assert all_kept.curve.normalised[-1].item() == pytest.approx(1)
+
+
+def test_the_feature_that_carries_the_answer_is_enough(known):
+    made, transcoder, metric, feature, _ = known
+    found = keep_features(made.model, made.tokens, made.corrupted_tokens, metric, transcoder, keeps_rest=False, sizes=[0, 1])
+    assert f"mlp1.f{found.features[0]}" == feature
+    assert found.curve.normalised.tolist() == pytest.approx([0, 1])
+    assert "1 of them give 90 % of the way" in found.summary()
+    assert max(max(each, default=0) for each in found.curve.random_shares()) <= 1
+    given = keep_features(made.model, made.tokens, made.corrupted_tokens, metric, transcoder, features=found.features[1:4])
+    assert given.features == found.features[1:4]
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"sizes": [3, 40]}, r"40 features are to be kept and \d+ can be: give 0 to so many"),
+        ({"features": [12]}, "there is no feature 12; there are 12"),
+        ({"ablation": "noise"}, "there is no ablation 'noise'"),
+        ({"other_tokens": torch.zeros(2, 4, dtype=torch.long)}, "give as many of one length"),
+    ],
+)
+def test_features_that_cannot_be_kept(given, sentence, without_type_checks):
+    model, (tokens, other) = small_model(), two_runs()
+    with pytest.raises(ValueError, match=sentence):
+        keep_features(
+            model, **{"tokens": tokens, "other_tokens": other, "metric": METRIC, "dictionary": of_output(model, 1), **given}
+        )
 
 
 # --- paths

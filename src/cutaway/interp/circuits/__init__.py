@@ -15,6 +15,7 @@ from cutaway.interp.circuits.evaluation import evaluate_circuit
 from cutaway.interp.circuits.faithfulness import Faithfulness
 from cutaway.interp.circuits.finding import FoundCircuit, Selection, find_circuit
 from cutaway.interp.circuits.graph import Edge, Graph
+from cutaway.interp.circuits.kept_features import KeptFeatures, keep_features
 from cutaway.interp.circuits.minimising import minimise
 from cutaway.interp.circuits.next_tokens import CircuitRun, run_on_prompts
 from cutaway.interp.circuits.prompts import PromptPairs, read_pairs, read_pairs_file
@@ -30,6 +31,8 @@ __all__ = [
     "Edge",
     "FeatureNodes",
     "choose_features",
+    "KeptFeatures",
+    "keep_features",
     "score_edges",
     "EdgeScores",
     "EdgeScore",
