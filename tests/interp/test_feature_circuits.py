@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from cutaway import sae
-from cutaway.hooks import recording
+from cutaway import run_with_cache, sae
+from cutaway.hooks import Hooks
 from cutaway.interp import metrics
 from cutaway.interp.circuits import Circuit, CircuitRuns, FeatureNodes, Graph, run_circuit, score_edges
 from cutaway.interp.refactoring import ungroup_heads
@@ -47,14 +47,21 @@ def a_dictionary(model, layer, reads, kind, *, d_sae=12):
 @pytest.fixture(params=CASES)
 def case(request):
     """A model, dictionaries of two of its layers, and both as features."""
-    variant, reads, kind = CASES[request.param]
+    return made_case(request.param)
+
+
+def made_case(name):
+    variant, reads, kind = CASES[name]
     model = small_model(variant)
     made = {layer: a_dictionary(model, layer, reads, kind) for layer in FEATURES}
     return model, made, tuple(FeatureNodes.of(each, FEATURES[layer]) for layer, each in made.items())
 
 
-def by_receiver(model, tokens, graph, dictionaries, read):
-    """A run by the definition: a receiver after the other, each reading the stream that `read` gives it; returns logits and writes."""
+def by_receiver(model, tokens, graph, dictionaries, read, held=None):
+    """A run by the definition: a receiver after the other, each reading the stream that `read` gives it; returns logits and writes.
+
+    `held` are the scales of norms before MLPs, by layer.
+    """
     config, written, constant = model.config, {"embed": model.embed(tokens)}, torch.zeros((), dtype=torch.float64)
     offset = 0 if model.qk_positions is None else model.qk_positions(torch.arange(tokens.shape[1]))
     shared = graph.kv == "group" and config.n_kv_heads < config.n_heads
@@ -78,9 +85,11 @@ def by_receiver(model, tokens, graph, dictionaries, read):
         norm = block.ln2 or block.ln1
 
         def parts(receiver):
-            hooks, seen = recording("normalized") if config.norm != "none" else recording()
-            x = read(receiver, written, constant)
-            normed = norm(x, hooks=hooks)
+            x, seen = read(receiver, written, constant), {}
+            functions = {"normalized": lambda x, name: seen.update({name: x})}
+            if held:
+                functions["scale"] = lambda _x, _name: held[layer]
+            normed = norm(x, hooks=Hooks(functions))
             out = block.mlp(normed)
             if layer not in dictionaries:
                 return out, None
@@ -173,47 +182,65 @@ def test_a_circuit_is_what_its_receivers_read_one_by_one(case, how):
             assert not torch.allclose(expected, model(tokens), atol=1e-3), "the mask must matter"
 
 
-def test_attributions_are_those_of_a_model_with_a_stream_for_each_receiver(case):
+def check_attributions(case, frozen=()):
     model, made, features = case
     tokens, other = two_runs()
-    graph, leaves = Graph(model.config, features=features), {}
+    graph, leaves, held = Graph(model.config, features=features), {}, scales_of(model, tokens, frozen)
 
     def read(receiver, written, constant):
         for name, x in written.items():
             leaves.setdefault((name, receiver), torch.zeros_like(x, requires_grad=True))  # a group's heads read it in turn
         return constant + sum(x + leaves[name, receiver] for name, x in written.items())
 
-    logits, written = by_receiver(model, tokens, graph, made, read)
+    logits, written = by_receiver(model, tokens, graph, made, read, held)
     there = by_receiver(model, other, graph, made, plainly)[1]
     grads = torch.autograd.grad(METRIC(logits).mean(), list(leaves.values()))
-    found = score_edges(model, tokens, other, METRIC, features=features)
+    found = score_edges(model, tokens, other, METRIC, features=features, frozen=frozen)
     assert set(map(str, found.graph.edges())) == {f"{sender}->{receiver}" for sender, receiver in leaves}
     for (sender, receiver), grad in zip(leaves, grads, strict=True):
         expected = ((there[sender] - written[sender]) * grad).sum().detach()
         assert found.score(f"{sender}->{receiver}") == pytest.approx(expected.item(), abs=1e-10)
-    along = score_edges(model, tokens, other, METRIC, features=features, method="eap-ig-inputs", steps=1).scores
-    assert not torch.allclose(along.nan_to_num(), found.scores.nan_to_num(), atol=1e-6)
 
 
-def test_exact_scores_are_those_of_runs_with_one_edge_moved(case):
+@torch.no_grad()
+def check_exact(case, frozen=()):
     """Each edge by brute force: one receiver reads what one sender writes in the other run, all after it is computed anew."""
     model, made, features = case
     tokens, other = two_runs()
-    graph = Graph(model.config, features=features)
-    with torch.no_grad():
-        base, written = by_receiver(model, tokens, graph, made, plainly)
-        there = by_receiver(model, other, graph, made, plainly)[1]
-        found = score_edges(model, tokens, other, METRIC, features=features, method="exact")
-        edges = [edge for edge in graph.edges() if "f" in f"{edge}".replace("embed", "") or "mlp" in str(edge.receiver)]
-        for edge in edges[::5]:
-            sender, receiver = map(str, edge)
+    graph, held = Graph(model.config, features=features), scales_of(model, tokens, frozen)
+    base, written = by_receiver(model, tokens, graph, made, plainly)
+    there = by_receiver(model, other, graph, made, plainly)[1]
+    found = score_edges(model, tokens, other, METRIC, features=features, method="exact", frozen=frozen)
+    edges = [edge for edge in graph.edges() if "f" in f"{edge}".replace("embed", "") or "mlp" in str(edge.receiver)]
+    for edge in edges[::5]:
+        sender, receiver = map(str, edge)
 
-            def read(name, now, constant, sender=sender, receiver=receiver):
-                moved = there[sender] - written[sender] if name == receiver else 0
-                return constant + sum(now.values()) + moved
+        def read(name, now, constant, sender=sender, receiver=receiver):
+            moved = there[sender] - written[sender] if name == receiver else 0
+            return constant + sum(now.values()) + moved
 
-            effect = (METRIC(by_receiver(model, tokens, graph, made, read)[0]) - METRIC(base)).mean()
-            assert found.score(edge) == pytest.approx(effect.item(), abs=1e-10), str(edge)
+        effect = (METRIC(by_receiver(model, tokens, graph, made, read, held)[0]) - METRIC(base)).mean()
+        assert found.score(edge) == pytest.approx(effect.item(), abs=1e-10), str(edge)
+
+
+def scales_of(model, tokens, frozen):
+    cache = run_with_cache(model, tokens, list(frozen))[1] if frozen else {}
+    return {int(name.split(".")[1]): cache[name] for name in frozen}
+
+
+def test_attributions_are_those_of_a_model_with_a_stream_for_each_receiver(case):
+    check_attributions(case)
+
+
+def test_exact_scores_are_those_of_runs_with_one_edge_moved(case):
+    check_exact(case)
+
+
+@pytest.mark.parametrize("name", ["gpt2, relu of the output", "llama, jumprelu transcoder"])
+def test_scores_with_norms_held_are_too(name):
+    held = tuple(f"blocks.{layer}.ln2.scale" for layer in range(3))
+    check_attributions(made_case(name), held)
+    check_exact(made_case(name), held)
 
 
 def test_the_parts_of_an_mlp_sum_to_it(case):

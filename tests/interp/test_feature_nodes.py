@@ -118,7 +118,7 @@ def test_the_whole_way_of_a_circuit(known, tmp_path):
     assert feature in {each.unit for each in scores.of("resample").units}
     small = minimise(made.model, made.tokens, made.corrupted_tokens, metric, saved)
     assert set(map(str, small.edges)) == {f"embed->{before}.v", f"{before}->{feature}", f"{feature}->logits"}
-    assert "1 features" in draw_circuit(small, tmp_path / "small.svg").summary()
+    assert "1 feature," in draw_circuit(small, tmp_path / "small.svg").summary()
     assert feature in (tmp_path / "small.svg").read_text()
     assert compare(small, saved).only_first == ()
     assert [str(node) for node in small.nodes] == ["embed", before, feature, "logits"]
@@ -209,7 +209,7 @@ def test_the_feature_that_carries_the_answer_is_enough(known):
     found = keep_features(made.model, made.tokens, made.corrupted_tokens, metric, transcoder, keeps_rest=False, sizes=[0, 1])
     assert f"mlp1.f{found.features[0]}" == feature
     assert found.curve.normalised.tolist() == pytest.approx([0, 1])
-    assert "1 of them give 90 % of the way" in found.summary()
+    assert "With 1 kept or more it stays within 10 % of the model" in found.summary()
     assert max(max(each, default=0) for each in found.curve.random_shares()) <= 1
     given = keep_features(made.model, made.tokens, made.corrupted_tokens, metric, transcoder, features=found.features[1:4])
     assert given.features == found.features[1:4]

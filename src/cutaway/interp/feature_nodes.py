@@ -129,9 +129,13 @@ class FeatureNodes:
         features: Sequence[int] | None = None,
         *,
         scale: Float[Tensor, "*#batch 1"] | None = None,
+        output: Float[Tensor, "*batch d_model"] | None = None,
     ) -> Float[Tensor, "*batch feature"]:
-        """Return the latents as they read a residual stream, of all or of some of the features; `scale` is its norm's where held."""
-        return self.latents_of(self._read(block, stream, scale), features)
+        """Return the latents as they read a residual stream, of all or of some of the features.
+
+        `scale` is its norm's where that is held; `output` is the MLP's own for that stream where it is at hand, which spares it.
+        """
+        return self.latents_of(self._read(block, stream, scale, output), features)
 
     def latents_of(
         self, read: Float[Tensor, "*batch d_in"], features: Sequence[int] | None = None
@@ -155,16 +159,18 @@ class FeatureNodes:
         features = tuple(map(int, values["features"]))
         return cls(int(values["layer"]), features, str(values["sha256"]), str(values["path"]))
 
-    def _read(self, block: Block, stream: Tensor, scale: Tensor | None) -> Tensor:
+    def _read(self, block: Block, stream: Tensor, scale: Tensor | None, output: Tensor | None) -> Tensor:
         """Return what the encoder reads where the residual stream is this."""
         part = site_of(self.reads).part
         if part.startswith("resid"):
             return stream
+        if part == "mlp_out" and output is not None:
+            return output
         norm = block.ln1 if block.ln2 is None else block.ln2
         seen: dict[str, Tensor] = {}
         functions: dict[str, Hook] = {"normalized": lambda x, name: seen.update({name: x})} if part != "mlp_out" else {}
         if scale is not None:
-            functions["scale"] = lambda _x, _name: scale
+            functions["scale"] = lambda x, _name: scale.expand_as(x)
         normed = norm(stream, hooks=Hooks(functions))
         return block.mlp(normed) if part == "mlp_out" else seen["normalized"]  # type: ignore[misc]
 

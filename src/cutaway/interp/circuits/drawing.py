@@ -40,7 +40,7 @@ class CircuitDrawing(Result):
         circuit = self.circuit
         heads, mlps, features = (sum(node.kind == kind for node in circuit.nodes) for kind in ("head", "mlp", "feature"))
         share = f"{len(circuit):,} of {circuit.graph.n_edges:,} edges ({100 * circuit.share:.2g} %)"
-        of_features = f"{features} features, " if circuit.graph.features else ""
+        of_features = f"{features} feature{'s' * (features != 1)}, " if circuit.graph.features else ""
         said = [f"{share} between {heads} heads, {mlps} MLPs, {of_features}embedding and logits."]
         if circuit.model:
             said.append(f"Of {circuit.model}.")
@@ -125,7 +125,8 @@ class CircuitDrawing(Result):
 
     def views(self) -> list[RenderableType]:
         """Return the nodes by layer, and the edges of the largest scores."""
-        nodes = table("layer", "heads and MLPs", "edges in", right=["edges in"], title="Nodes")
+        kinds = "heads, MLPs and features" if self.circuit.graph.features else "heads and MLPs"
+        nodes = table("layer", kinds, "edges in", right=["edges in"], title="Nodes")
         histogram = self.circuit.layer_histogram
         for name, members in self.layers():
             layer = members[0].layer

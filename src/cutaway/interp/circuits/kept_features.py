@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["KeptFeatures", "keep_features"]
 
 _SIZES = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)
+_NEAR = 0.1  # of the way from the ablated activation to the model
 _VALUES_BYTES = 2**27  # of activations with some features kept, held at a time
 _SAID = {"zero": "nothing", "mean": "their mean over the rows of the other run", "resample": "what they are in the other run"}
 
@@ -57,7 +58,7 @@ class KeptFeatures(Result):
     measured: str = "metric"
 
     def summary(self) -> str:
-        """Return how many features there are, what is ablated, and from how many on most of the metric is there."""
+        """Return how many features there are, what is ablated, and from how many on the metric is nearly the model's."""
         curve, rest = self.curve, "kept" if self.keeps_rest else "ablated"
         said = [
             f"{len(self.features):,} features of {self.said} matter; some are kept, the best first, and the others are ablated to "
@@ -66,8 +67,13 @@ class KeptFeatures(Result):
         ]
         if curve.refusal:
             return " ".join([*said, f"{curve.refusal[0].upper()}{curve.refusal[1:]}."])
-        reached = [n for n, share in zip(self.sizes, curve.normalised.tolist(), strict=True) if share >= 0.9]
-        said.append(f"{reached[0]} of them give 90 % of the way." if reached else "No size gives 90 % of the way.")
+        far = (curve.normalised - 1).abs() > _NEAR
+        near = self.sizes[int(far.nonzero()[-1]) + 1 :] if bool(far.any()) else self.sizes
+        said.append(
+            f"With {near[0]:,} kept or more it stays within {100 * _NEAR:g} % of the model."
+            if near
+            else f"No size comes within {100 * _NEAR:g} % of the model and stays there."
+        )
         return " ".join(said)
 
     def to_dict(self) -> dict[str, Any]:

@@ -275,14 +275,14 @@ class _Walk:
             slots = [slot for slot, place in enumerate(places) if place == i]
             chosen = [used[slot] - 1 for slot in slots]  # among the features; -1 is the rest
             asked = range(len(features.features)) if -1 in chosen else chosen
-            now = (
-                features.latents(block, x, [features.features[each] for each in asked]).to(self.stream) - latents[:, :, list(asked)]
-            )
+            output = self._whole_mlp(block, x) if -1 in chosen else None
+            now = features.latents(block, x, [features.features[each] for each in asked], output=output).to(self.stream)
+            moved = now - latents[:, :, list(asked)]
             for slot, each in zip(slots, chosen, strict=True):
-                if each < 0:
-                    changes[slot] = self._whole_mlp(block, x).to(self.stream) - instead - features.written(now)
+                if output is not None and each < 0:
+                    changes[slot] = output.to(self.stream) - instead - features.written(moved)
                 else:
-                    changes[slot] = now[..., asked.index(each), None] * features.directions[each].to(now)
+                    changes[slot] = moved[..., asked.index(each), None] * features.directions[each].to(moved)
         return changes
 
     def _whole_mlp(self, block: Block, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:

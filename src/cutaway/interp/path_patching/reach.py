@@ -195,12 +195,13 @@ class _Walk:
         norm, stream = ("ln1", "resid_pre") if block.is_parallel else ("ln2", "resid_mid")
         scope, chosen = f"blocks.{receiver.layer}", None if receiver.kind == "mlp" else [receiver.index or 0]
         resid, scale = self.base(f"{scope}.{stream}") + moved, self.scales.get(f"{scope}.{norm}.scale")
-        latents = features.latents(block, resid, chosen, scale=scale)
+        output = block.mlp(normed) if receiver.kind == "mlp" else None
+        latents = features.latents(block, resid, chosen, scale=scale, output=output)
         latents = latents - features.latents_of(self.base(features.reads), chosen)
-        if receiver.kind == "mlp":
-            return self.whole_mlp(block, receiver.layer, normed, moved) - _where_moved(moved, features.written(latents), 0)
-        at, base = features.features.index(receiver.index or 0), self.base(f"{scope}.mlp_out")
-        change = latents * features.directions[at].to(latents)
+        base = self.base(f"{scope}.mlp_out")
+        if output is not None:
+            return _where_moved(moved, (output - features.written(latents)).to(base.dtype), base)
+        change = latents * features.directions[features.features.index(receiver.index or 0)].to(latents)
         return _where_moved(moved, (base + change).to(base.dtype), base)
 
     def whole_mlp(self, block: Block, layer: int, normed: _Moved, moved: _Moved) -> Float[Tensor, "sender batch kept_pos d_model"]:
