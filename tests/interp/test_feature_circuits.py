@@ -1,5 +1,6 @@
 """Features as nodes of circuits: beside a pass over receivers one by one, autograd, and brute force."""
 
+import copy
 import math
 
 import pytest
@@ -9,6 +10,7 @@ from cutaway import run_with_cache, sae
 from cutaway.hooks import Hooks
 from cutaway.interp import metrics
 from cutaway.interp.circuits import Circuit, CircuitRuns, FeatureNodes, Graph, run_circuit, score_edges
+from cutaway.interp.path_patching import patch_paths
 from cutaway.interp.refactoring import ungroup_heads
 from interp.models import small_model, two_runs
 
@@ -210,17 +212,17 @@ def check_exact(case, frozen=()):
     graph, held = Graph(model.config, features=features), scales_of(model, tokens, frozen)
     base, written = by_receiver(model, tokens, graph, made, plainly)
     there = by_receiver(model, other, graph, made, plainly)[1]
-    found = score_edges(model, tokens, other, METRIC, features=features, method="exact", frozen=frozen)
-    edges = [edge for edge in graph.edges() if "f" in f"{edge}".replace("embed", "") or "mlp" in str(edge.receiver)]
-    for edge in edges[::5]:
-        sender, receiver = map(str, edge)
+    edges = [edge for edge in graph.edges() if "f" in f"{edge}".replace("embed", "") or "mlp" in str(edge.receiver)][::7]
+    paths = [(str(edge.sender), str(edge.receiver)) for edge in edges]
+    found = patch_paths(model, tokens, other, METRIC, paths=paths, mlps="frozen", features=features, frozen_norms=frozen)
+    for sender, receiver in paths:
 
         def read(name, now, constant, sender=sender, receiver=receiver):
             moved = there[sender] - written[sender] if name == receiver else 0
             return constant + sum(now.values()) + moved
 
         effect = (METRIC(by_receiver(model, tokens, graph, made, read, held)[0]) - METRIC(base)).mean()
-        assert found.score(edge) == pytest.approx(effect.item(), abs=1e-10), str(edge)
+        assert found.effect(sender, receiver) == pytest.approx(effect.item(), abs=1e-10), f"{sender}->{receiver}"
 
 
 def scales_of(model, tokens, frozen):
@@ -253,3 +255,30 @@ def test_the_parts_of_an_mlp_sum_to_it(case):
         (row,), (column,) = whole.graph.mlp_senders(layer), whole.graph.mlp_receivers(layer)
         assert apart.scores[rows, -1].sum().item() == pytest.approx(whole.scores[row, -1].item(), abs=1e-10)
         assert apart.scores[0, columns].sum().item() == pytest.approx(whole.scores[0, column].item(), abs=1e-10)
+
+
+@pytest.mark.parametrize("name", ["gpt2, relu of the output", "llama, jumprelu transcoder"])
+@pytest.mark.parametrize("method", ["eap", "eap-ig-inputs", "eap-ig-activations"])
+def test_coarser_weights_give_nearly_the_same(name, method):
+    """A model in bfloat16 and its copy in float64, the dictionary in float32: 8 bits of each number are left."""
+    model, made, _ = made_case(name)
+    coarse = copy.deepcopy(model).bfloat16()
+    features = [FeatureNodes.of(each.float(), FEATURES[layer]) for layer, each in made.items()]
+    tokens, other = two_runs()
+    rough, exact = (
+        score_edges(each, tokens, other, METRIC, features=features, method=method, steps=2).scores.double().nan_to_num()
+        for each in (coarse, copy.deepcopy(coarse).double())
+    )
+    assert (rough - exact).norm() < 0.1 * exact.norm()
+
+
+@pytest.mark.parametrize("name", ["gpt2, relu of the output", "llama, jumprelu transcoder"])
+def test_half_precision_loses_no_more_than_the_model_does(name):
+    model, made, _ = made_case(name)
+    coarse = copy.deepcopy(model).bfloat16()
+    graph = Graph(model.config, features=tuple(FeatureNodes.of(each.float(), FEATURES[layer]) for layer, each in made.items()))
+    (tokens, other), exact = two_runs(), copy.deepcopy(coarse).double()
+    circuit = Circuit.of_mask(graph, random_mask(graph, 0.5))
+    found, truth = (run_circuit(each, tokens, circuit, other_tokens=other) for each in (coarse, exact))
+    assert found.dtype == torch.bfloat16
+    assert (found - truth).square().mean() <= 2 * (coarse(tokens) - exact(tokens)).square().mean()

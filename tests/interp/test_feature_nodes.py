@@ -251,11 +251,22 @@ def test_paths_lead_from_and_to_features():
     assert into.effects.abs().min() > 1e-6
 
 
+def test_features_are_found_by_their_names():
+    made = of_output(small_model(), 1)
+    assert FeatureNodes.named(made, ["embed", "mlp1.f7", "mlp1.3", "mlp2.f4", "mlp1.f2", "mlp11.f5"]).features == (2, 7)
+    with pytest.raises(
+        ValueError, match=r"the dictionary is of mlp1, and none of its features is named: name some, such as mlp1.f12"
+    ):
+        FeatureNodes.named(made, ["mlp2.f4", "logits"])
+    with pytest.raises(ValueError, match="there is no feature 12; there are 12"):
+        FeatureNodes.named(made, ["mlp1.f12"])
+
+
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
-        ({"senders": ["mlp1.f9"]}, r"mlp1.f9 is a feature, and its dictionary was not given"),
-        ({"senders": ["mlp0.f1"]}, r"mlp0.f1 is a feature, and its dictionary was not given"),
+        ({"senders": ["mlp1.f9"]}, r"mlp1.f9 is a feature, and no dictionary of mlp1 was given with it"),
+        ({"senders": ["mlp0.f1"]}, r"mlp0.f1 is a feature, and no dictionary of mlp0 was given with it"),
         ({"receivers": ["mlp1.f1+L2H0.q"]}, "parts of an MLP that is taken apart join no set"),
     ],
 )

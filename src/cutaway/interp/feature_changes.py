@@ -28,4 +28,4 @@ def change_of_mlp(runs: TwoRuns, features: FeatureNodes | None, node: Node) -> F
         return whole - features.written(latents).to(whole)
     at = features.features.index(node.index or 0)
     change: Tensor = latents[..., at, None] * features.directions[at].to(latents)
-    return change
+    return change.to(runs.model.embed.W_E.dtype)

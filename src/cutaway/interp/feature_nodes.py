@@ -10,6 +10,7 @@ dictionary.
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -64,6 +65,18 @@ class FeatureNodes:
         if not chosen:
             raise ValueError("no feature is named: give one at least, as sae.feature_effects ranks them")
         return cls(site.layer, tuple(chosen), dictionary_sha256(dictionary), str(path), dictionary)
+
+    @classmethod
+    def named(cls, dictionary: Dictionary, names: Sequence[str], *, path: Path | str = "") -> FeatureNodes:
+        """Return those features of a dictionary that names of nodes say, as `mlp3.f12`; raises ValueError for none, and as `of`."""
+        layer = cls.of(dictionary, [0]).layer
+        found = [int(each) for name in names for each in re.findall(rf"\bmlp{layer}\.f(\d+)", name)]
+        if not found:
+            raise ValueError(
+                f"the dictionary is of mlp{layer}, and none of its features is named: name some, such as mlp{layer}.f12, or leave it "
+                "out"
+            )
+        return cls.of(dictionary, found, path=path)
 
     def __str__(self) -> str:
         return f"{len(self.features)} feature{'s' * (len(self.features) > 1)} of mlp{self.layer}"
@@ -203,6 +216,6 @@ def check_known(nodes: Sequence[Node], features: Mapping[int, FeatureNodes]) -> 
     for node in nodes:
         if node.kind == "feature" and not (node.layer in features and node.index in features[node.layer].features):
             raise ValueError(
-                f"{node} is a feature, and its dictionary was not given, or without it: give features=[FeatureNodes.of(dictionary, "
-                f"[{node.index}])]"
+                f"{node} is a feature, and no dictionary of mlp{node.layer} was given with it: give features, as "
+                f"FeatureNodes.of(dictionary, [{node.index}]) makes them"
             )
