@@ -60,7 +60,7 @@ def test_features_are_named_beside_their_dictionary(cutaway, run):
     asked = ["interpret", "path-patch", *ASKED, "--sender", "mlp0.f3", "--sender", "mlp0", "--receiver", "L1H0.q"]
     found = json.loads(cutaway(*asked, "--features", "features", "--json")[1])
     assert found["senders"] == ["mlp0.f3", "mlp0"]
-    code, out, err = cutaway(*asked)
+    code, _, err = cutaway(*asked)
     assert (code, "mlp0.f3 is a feature, and no dictionary of mlp0 was given with it" in err) == (2, True)
 
 
