@@ -1,12 +1,15 @@
 """`cutaway interpret circuit`, on a tiny run."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 
 import pytest
+import torch
 
 import cutaway as package
+from cutaway import sae
 from cutaway.cli.interpret.circuit.given import DEMO, given_circuit
 from cutaway.interp.circuits import Circuit, CircuitDrawing, read_pairs
 from tiny_training import tiny_config, write_text
@@ -159,6 +162,37 @@ def test_edges_are_tried_beside_their_scores(cutaway, run, pairs):
     assert len(tried["exact"]) == 5
     assert "exact_top" not in (said := cutaway(*found, "--select", "acdc")[2])
     assert "--exact-top tries edges beside their scores" in said
+
+
+def test_features_of_a_dictionary_are_nodes(cutaway, run, pairs, tmp_path):
+    lm = package.load("play")
+    shape = sae.DictionaryConfig(kind="relu", d_in=lm.config.d_model, d_sae=16, name="blocks.0.mlp_out")
+    sae.save_dictionary(sae.make_dictionary(shape, generator=torch.Generator().manual_seed(0)), "features")
+    find = ["interpret", "circuit", "find", "play", *pairs, "--features", "features", "--n-features", "3", "--n-edges", "60"]
+    code, out, err = cutaway(*find, "--method", "eap", "--out", "c.json")
+    assert (code, err) == (0, "play\n\n"), err
+    assert re.search(r"heads, \d MLPs, [123] features?, embedding", " ".join(out.split()))
+    assert widest(out) <= 80
+    circuit = Circuit.load("c.json")
+    assert [(each.layer, len(each.features)) for each in circuit.graph.features] == [(0, 3)]
+    assert circuit.graph.features[0].path == str(tmp_path / "features")
+    asked = ["--n-random", "0", "--n-subsets", "0", "--unit", "none", "--json"]
+    for verb, options in {"run": ["--json"], "score": asked}.items():
+        code, out, err = cutaway("interpret", "circuit", verb, "c.json", *pairs, *options)
+        assert code == 0, err
+    assert cutaway("interpret", "circuit", "score", "c.json", *pairs, "--curve", "--json")[0] == 0
+    code, out, err = cutaway("interpret", "circuit", "draw", "c.json", "--out", "c.svg")
+    assert (code, widest(out) <= 80) == (0, True)
+    assert "mlp0.f" in (tmp_path / "c.svg").read_text()
+    code, out, err = cutaway("interpret", "circuit", "find", "play", *pairs, "--out", "plain.json")
+    code, out, err = cutaway("interpret", "circuit", "compare", "c.json", "plain.json")
+    assert (code, "3 features of mlp0" in err) == (2, True)
+    shutil.rmtree("features")
+    code, out, err = cutaway("interpret", "circuit", "run", "c.json", *pairs)
+    assert code == 2
+    assert "the dictionary of 3 features of mlp0 is not in" in err
+    code, out, err = cutaway(*find)
+    assert (code, "holds no cfg.json" in err) == (2, True)
 
 
 def test_the_curve_of_a_circuit_s_method(cutaway, run, pairs, tmp_path):

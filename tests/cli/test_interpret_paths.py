@@ -3,7 +3,10 @@
 import json
 
 import pytest
+import torch
 
+import cutaway as package
+from cutaway import sae
 from cutaway.report import token_label
 
 ASKED = ["--text", "the king", "--corrupted", "the wing", "--target", "s", "--wrong", "e"]
@@ -49,6 +52,16 @@ def test_options_arrive(cutaway, run):
 def test_receivers_are_patched_together(cutaway, run):
     found = json.loads(cutaway("interpret", "path-patch", *ASKED, "--receiver", "L1H0.q+L1G1.k", "--json")[1])
     assert found["receivers"] == ["L1H0.q+L1G1.k"]
+
+
+def test_features_are_named_beside_their_dictionary(cutaway, run):
+    shape = sae.DictionaryConfig(kind="relu", d_in=package.load("play").config.d_model, d_sae=16, name="blocks.0.mlp_out")
+    sae.save_dictionary(sae.make_dictionary(shape, generator=torch.Generator().manual_seed(0)), "features")
+    asked = ["interpret", "path-patch", *ASKED, "--sender", "mlp0.f3", "--sender", "mlp0", "--receiver", "L1H0.q"]
+    found = json.loads(cutaway(*asked, "--features", "features", "--json")[1])
+    assert found["senders"] == ["mlp0.f3", "mlp0"]
+    code, _, err = cutaway(*asked)
+    assert (code, "mlp0.f3 is a feature, and no dictionary of mlp0 was given with it" in err) == (2, True)
 
 
 def test_what_cannot_be_is_said(cutaway, run):

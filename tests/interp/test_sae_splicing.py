@@ -244,6 +244,61 @@ def test_effects_of_features_are_those_of_whole_runs(tiny_model, tokens, name, w
         torch.testing.assert_close(effect, expected, atol=EXACT, rtol=0)
 
 
+@pytest.mark.parametrize("reads", ["ln2.normalized", "resid_mid"])
+@pytest.mark.parametrize("has_skip", [False, True])
+@pytest.mark.parametrize("with_error", [False, True])
+def test_effects_of_a_transcoders_features_are_those_of_whole_runs(tiny_model, make_tokens, with_error, has_skip, reads):
+    """Each feature taken out, or given its latent of another run, by a hook that computes the whole MLP's output anew."""
+    tokens, other, metric = make_tokens(), make_tokens(seed=2), metrics.logit_diff(3, 5)
+    read, target = f"blocks.1.{reads}", "blocks.1.mlp_out"
+    made = a_dictionary(tiny_model, read, target=target, d_out=16, has_skip=has_skip)
+    _, there = cutaway.run_with_cache(tiny_model, other, read)
+
+    @torch.no_grad()
+    def by_hand(feature, others=None):
+        seen = {}
+
+        def write(y, name):
+            x = seen[read]
+            latents = made.encode(x)
+            error = y - made.reconstruct(x, latents)
+            if feature is not None:
+                latents[..., feature] = 0 if others is None else others[..., feature]
+            return made.reconstruct(x, latents) + (error if with_error else 0)
+
+        return metric(tiny_model(tokens, hooks=cutaway.Hooks({read: lambda x, name: seen.update({name: x}), target: write})))
+
+    for others in (None, other):
+        found = sae.feature_effects(
+            tiny_model, made, tokens, metric=metric, exact_top=1000, with_error=with_error, other_texts=others
+        )
+        torch.testing.assert_close(found.base, by_hand(None), atol=EXACT, rtol=0)
+        torch.testing.assert_close(found.clean, metric(tiny_model(tokens)), atol=EXACT, rtol=0)
+        assert set(found.exact) == set(found.features)
+        assert max(effect.abs().max() for effect in found.exact.values()) > 0.01
+        latents = None if others is None else made.encode(there[read])
+        for feature, effect in found.exact.items():
+            torch.testing.assert_close(effect, by_hand(feature, latents) - by_hand(None), atol=EXACT, rtol=0)
+
+
+def test_estimates_of_a_transcoders_features_are_exact_where_the_way_to_the_metric_is_linear(make_model, make_tokens, tiny_config):
+    model = make_model(tiny_config.replace(norm="none"))
+    made = a_dictionary(model, "blocks.1.resid_mid", target="blocks.1.mlp_out", d_out=16)
+    for others in (None, make_tokens(seed=2)):
+        found = sae.feature_effects(model, made, make_tokens(), metric=metrics.logit_diff(3, 5), exact_top=1000, other_texts=others)
+        assert len(found.features) > 5
+        for place, feature in enumerate(found.features):
+            torch.testing.assert_close(found.estimates[place], found.exact[feature], atol=EXACT, rtol=0)
+        assert ("the other texts" in found.summary()) == (others is not None)
+
+
+def test_other_texts_have_as_many_tokens(tiny_model, make_tokens):
+    with pytest.raises(ValueError, match="rows of 9, 9 tokens and the other texts of 8, 8: give another text of the same length"):
+        sae.feature_effects(
+            tiny_model, a_dictionary(tiny_model), make_tokens(), metric=metrics.log_prob(3), other_texts=make_tokens(n_pos=8)
+        )
+
+
 def test_rows_of_different_lengths_end_where_they_end(tiny_model, make_tokens):
     tokenizer = CharTokenizer("".join(map(chr, range(65, 96))))
     lm = LanguageModel(tiny_model, tokenizer)

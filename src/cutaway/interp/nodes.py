@@ -1,7 +1,7 @@
 """Who sends and who receives, as they are written.
 
-`L9H6` or 9.6 is a head, `L9H6.q` its queries, `L9G2.k` the keys that a group of heads shares, `mlp3` an MLP, `mlp3.17` a neuron;
-`L9H6.q+L9H9.q` are receivers that take what they receive together.
+`L9H6` or 9.6 is a head, `L9H6.q` its queries, `L9G2.k` the keys that a group of heads shares, `mlp3` an MLP, `mlp3.17` a neuron,
+`mlp3.f12` a feature of a dictionary there; `L9H6.q+L9H9.q` are receivers that take what they receive together.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ KVInputs = Literal["group", "query-head"]
 
 _HEAD = re.compile(r"(?:L(\d+)H(\d+)|(\d+)\.(\d+))(?:\.([qkv]))?")
 _GROUP = re.compile(r"L(\d+)G(\d+)\.([kv])")
-_MLP = re.compile(r"mlp(\d+)(?:\.(\d+))?")
+_MLP = re.compile(r"mlp(\d+)(?:\.(f?)(\d+))?")
 
 
 @dataclass(frozen=True)
 class Node:
     """A sender, or one input of a receiver."""
 
-    kind: Literal["embed", "head", "group", "mlp", "neuron", "logits"]
-    """A group is of heads that share keys and values; it receives alone."""
+    kind: Literal["embed", "head", "group", "mlp", "neuron", "feature", "logits"]
+    """A group is of heads that share keys and values; it receives alone. Beside features, an MLP is what they leave of it."""
     layer: int = -1
     index: int | None = None
-    """The head, counted among query heads, the group, or the neuron."""
+    """The head, counted among query heads, the group, the neuron, or the feature."""
     input: Literal["q", "k", "v"] | None = None
     """Which input of a head or group receives; None for other receivers, and for senders."""
 
@@ -48,12 +48,14 @@ class Node:
                 return f"mlp{self.layer}"
             case "neuron":
                 return f"mlp{self.layer}.{self.index}"
+            case "feature":
+                return f"mlp{self.layer}.f{self.index}"
         return self.kind
 
     @property
     def order(self) -> tuple[int, int]:
         """When in a forward pass it writes."""
-        return self.layer, int(self.kind in ("mlp", "neuron"))
+        return self.layer, int(self.kind in ("mlp", "neuron", "feature"))
 
     @property
     def nodes(self) -> tuple[Node, ...]:
@@ -71,17 +73,17 @@ class NodeSet:
         return "+".join(map(str, self.nodes))
 
 
-def all_senders(config: ModelConfig) -> list[Node]:
-    """Return the embedding, all heads and all MLPs, in the order of the computation."""
+def all_senders(config: ModelConfig, features: Sequence[Node] = ()) -> list[Node]:
+    """Return the embedding, all heads and all MLPs, each with those of the features that are its own, in the computation's order."""
     senders = [Node("embed")]
     for layer in range(config.n_layers):
         senders += [Node("head", layer, head) for head in range(config.n_heads)]
-        senders += [Node("mlp", layer)] if config.d_mlp else []
+        senders += _mlp(config, layer, features)
     return senders
 
 
-def all_receivers(config: ModelConfig, *, kv: KVInputs = "group") -> list[Node]:
-    """Return the queries, keys and values of all heads, or groups of them, all MLPs and the logits, in the order of the computation."""
+def all_receivers(config: ModelConfig, features: Sequence[Node] = (), *, kv: KVInputs = "group") -> list[Node]:
+    """Return queries, keys and values of all heads, or groups of them, all MLPs, each with its features, and the logits, in order."""
     receivers = []
     is_shared = kv == "group" and config.n_kv_heads < config.n_heads
     for layer in range(config.n_layers):
@@ -89,7 +91,7 @@ def all_receivers(config: ModelConfig, *, kv: KVInputs = "group") -> list[Node]:
         for each in ("k", "v"):
             n, kind = (config.n_kv_heads, "group") if is_shared else (config.n_heads, "head")
             receivers += [Node(kind, layer, index, each) for index in range(n)]  # type: ignore[arg-type]
-        receivers += [Node("mlp", layer)] if config.d_mlp else []
+        receivers += _mlp(config, layer, features)
     return [*receivers, Node("logits")]
 
 
@@ -97,7 +99,10 @@ def parse_sender(config: ModelConfig, text: str) -> Node:
     """Return the sender of this name; raises ValueError for one that the model does not have."""
     node = _parsed(config, text)
     if node is None or node.kind == "logits" or node.input is not None:
-        raise ValueError(f"{text!r} is no sender: expected embed, a head such as L0H3, an MLP such as mlp0 or its neuron mlp0.17")
+        raise ValueError(
+            f"{text!r} is no sender: expected embed, a head such as L0H3, an MLP such as mlp0, its neuron mlp0.17 or feature "
+            "mlp0.f17"
+        )
     return node
 
 
@@ -107,7 +112,7 @@ def parse_receivers(config: ModelConfig, text: str) -> Sequence[Node]:
     if node is None or node.kind == "embed":
         raise ValueError(
             f"{text!r} is no receiver: expected a head's input such as L1H2.q (or .k, .v; L1H2 is all three), an MLP such as mlp1, "
-            "its neuron mlp1.17, or logits"
+            "its neuron mlp1.17 or feature mlp1.f17, or logits"
         )
     if node.kind == "head" and node.input is None:
         return [Node("head", node.layer, node.index, each) for each in ("q", "k", "v")]
@@ -131,6 +136,10 @@ def parse_receiver_sets(config: ModelConfig, text: str) -> Sequence[Node | NodeS
     return [NodeSet(nodes)]
 
 
+def _mlp(config: ModelConfig, layer: int, features: Sequence[Node]) -> list[Node]:
+    return [Node("mlp", layer), *(each for each in features if each.layer == layer)] if config.d_mlp else []
+
+
 def _parsed(config: ModelConfig, text: str) -> Node | None:
     if text in ("embed", "logits"):
         return Node(text)  # type: ignore[arg-type]
@@ -149,10 +158,12 @@ def _parsed(config: ModelConfig, text: str) -> Node | None:
             raise ValueError(f"{text!r}: this model has no MLPs")
         layer = int(match[1])
         _check(text, "layer", layer, config.n_layers)
-        if match[2] is None:
+        if match[3] is None:
             return Node("mlp", layer)
-        _check(text, "neuron", int(match[2]), config.d_mlp)
-        return Node("neuron", layer, int(match[2]))
+        if match[2]:
+            return Node("feature", layer, int(match[3]))  # of how many its dictionary knows
+        _check(text, "neuron", int(match[3]), config.d_mlp)
+        return Node("neuron", layer, int(match[3]))
     return None
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -37,6 +37,8 @@ class TwoRuns:
     """The metric of the run."""
     other: Float[Tensor, " batch"]
     """The metric of the other run."""
+    other_latents: Mapping[int, Float[Tensor, "batch pos feature"]] = field(default_factory=dict)
+    """Latents of an MLP's features by its layer where they are none of what their encoder reads in the other run, as means are."""
 
     def incoming(self, name: str) -> Float[Tensor, "batch ..."]:
         """Return an activation of the run with the other's at paired positions, queries and keys alike.

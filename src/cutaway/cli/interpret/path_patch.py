@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from cutaway.cli.interpret.options import analysis
@@ -31,6 +32,7 @@ def path_patch(
     receiver: tuple[str, ...] = (),
     receiver_pos: int | None = None,
     mlps: Literal["frozen", "recomputed"] = "recomputed",
+    features: tuple[Path, ...] = (),
     frozen_norm: tuple[str, ...] = (),
     metric: Literal["logit_diff", "prob", "log_prob"] | None = None,
 ) -> Result:
@@ -46,11 +48,13 @@ def path_patch(
         corrupted TEXT: what the senders read instead; one for each text
         target TOKEN: the answer to the text; one for all texts, or one for each
         wrong TOKEN: another answer; the metric is then their logit difference
-        sender: embed, a head such as L3H7, an MLP such as mlp3 or its neuron mlp3.17; may be given again for more
+        sender: embed, a head such as L3H7, an MLP such as mlp3, its neuron mlp3.17, or with --features its feature mlp3.f12; may be
+            given again for more
         receiver: one input of a head such as L9H6.q (L9H6 is q, k and v), keys or values that a group of heads shares such as L9G2.k,
-            an MLP, a neuron or logits; several joined by + take it together; may be given again for more
+            an MLP, a neuron, a feature or logits; several joined by + take it together; may be given again for more
         receiver_pos: where receivers take it, counted from the end where negative; everywhere unless given
         mlps: held where they were, or recomputed, between sender and receiver
+        features FOLDER: a dictionary of an MLP's output, or a transcoder, of which features send or receive
         frozen_norm NAME: a norm whose scale is held, such as blocks.3.ln1 or ln_final; may be a glob, and given again for more
         metric: of the answer; logit_diff with a wrong one, else log_prob
 
@@ -66,10 +70,13 @@ def path_patch(
         found.ranked()[:5], found.recovery  # sender receiver
     """
     from cutaway.interp import path_patching
+    from cutaway.interp.circuits import FeatureNodes
+    from cutaway.interp.sae import load_dictionary
 
+    nodes = [FeatureNodes.named(load_dictionary(each), [*sender, *receiver], path=each) for each in features]
     with count_progress("paths") as progress:
         return path_patching.path_patch(
             lm, text, corrupted, target, wrong or None,
-            senders=sender or None, receivers=receiver or ("logits",), receiver_pos=receiver_pos, mlps=mlps, frozen_norms=frozen_norm,
-            metric=metric, progress=progress,
+            senders=sender or None, receivers=receiver or ("logits",), receiver_pos=receiver_pos, mlps=mlps, features=nodes,
+            frozen_norms=frozen_norm, metric=metric, progress=progress,
         )  # fmt: skip

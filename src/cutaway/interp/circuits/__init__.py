@@ -4,6 +4,7 @@ from cutaway.interp.ablation import How
 from cutaway.interp.circuits.ablated import Ablated, ablated_outputs
 from cutaway.interp.circuits.acdc import Divergence, find_by_acdc
 from cutaway.interp.circuits.bootstrap import Interval, ratio_interval
+from cutaway.interp.circuits.choosing import choose_features
 from cutaway.interp.circuits.circuit import Circuit, hash_pairs, hash_tokens
 from cutaway.interp.circuits.circuit_scores import CircuitScores
 from cutaway.interp.circuits.comparison import CircuitComparison, compare
@@ -14,6 +15,7 @@ from cutaway.interp.circuits.evaluation import evaluate_circuit
 from cutaway.interp.circuits.faithfulness import Faithfulness
 from cutaway.interp.circuits.finding import FoundCircuit, Selection, find_circuit
 from cutaway.interp.circuits.graph import Edge, Graph
+from cutaway.interp.circuits.kept_features import KeptFeatures, keep_features
 from cutaway.interp.circuits.minimising import minimise
 from cutaway.interp.circuits.next_tokens import CircuitRun, run_on_prompts
 from cutaway.interp.circuits.prompts import PromptPairs, StoredPart, pairs_to_store, read_pairs, read_pairs_file, stored_pairs
@@ -23,10 +25,15 @@ from cutaway.interp.circuits.result import EdgeMethod, EdgeScore, EdgeScores
 from cutaway.interp.circuits.running import CircuitRuns, RunOptions, circuit_metric, run_circuit
 from cutaway.interp.circuits.scoring import score_edges
 from cutaway.interp.circuits.stored_prompts import MOST_TOKENS, StoredPair, StoredPrompts
+from cutaway.interp.feature_nodes import FeatureNodes
 
 __all__ = [
     "Graph",
     "Edge",
+    "FeatureNodes",
+    "choose_features",
+    "KeptFeatures",
+    "keep_features",
     "score_edges",
     "EdgeScores",
     "EdgeScore",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import get_args
 
 import torch
@@ -10,11 +11,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from cutaway.interp.ablation import How
+from cutaway.interp.feature_nodes import FeatureNodes
 from cutaway.interp.running import means, run_with_cache
 from cutaway.model import Transformer
 from cutaway.views import without_dropout
 
 __all__ = ["Ablated", "ablated_outputs"]
+
+_N_ROWS = 8  # of the reference, run at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,7 +26,8 @@ class Ablated:
     """The output of every sender when it is ablated, of each row and position or of all alike.
 
     Heads are held by what they read (`z`), and so by far less than what they write. Biases of the attention's output are no head's and
-    always stay; an MLP's is part of what it writes.
+    always stay; an MLP's is part of what it writes. An MLP that is taken apart is held whole, and its features by their latents: the
+    rest follows, as a mean of sums is the sum of means.
     """
 
     how: How
@@ -33,6 +38,8 @@ class Ablated:
     """By layer."""
     mlp_out: tuple[Float[Tensor, "#batch #pos d_model"], ...]
     """By layer; empty without MLPs."""
+    latents: Mapping[int, Float[Tensor, "#batch #pos feature"]] = field(default_factory=dict)
+    """By the layer of an MLP that is taken apart."""
     n_same: int = 0
     """At so many first positions both runs read the same: there no sender differs, whatever is kept, nor does any key or value."""
     same_k: tuple[Float[Tensor, "batch same_pos kv_head d_head"], ...] = ()
@@ -58,6 +65,7 @@ class Ablated:
             embed=of(self.embed),
             z=tuple(map(of, self.z)),
             mlp_out=tuple(map(of, self.mlp_out)),
+            latents={layer: of(x) for layer, x in self.latents.items()},
             n_same=first,
             same_k=tuple(k[rows, :first] for k in self.same_k),
             same_v=tuple(v[rows, :first] for v in self.same_v),
@@ -72,8 +80,9 @@ def ablated_outputs(
     other_tokens: Int[Tensor, "batch other_pos"] | None = None,
     reference: Int[Tensor, "reference reference_pos"] | None = None,
     over_positions: bool = False,
+    features: Sequence[FeatureNodes] = (),
 ) -> Ablated:
-    """Return what senders outside a circuit write in a run of `tokens`.
+    """Return what senders outside a circuit write in a run of `tokens`; `features` are those of its graph, opened.
 
     `zero`: nothing; `resample`: what they write in the run of `other_tokens`; `mean`: their mean over the rows of `reference`, the
     other tokens unless given, at each position, or over positions too. Raises ValueError for runs that are missing or of another
@@ -86,20 +95,21 @@ def ablated_outputs(
     model = without_dropout(model)
     with torch.no_grad():
         if how == "zero":
-            return _zeros(model)
+            return _zeros(model, features)
         if how == "resample":
-            return _resampled(model, tokens, other_tokens)
-        return _means(model, tokens, other_tokens if reference is None else reference, over_positions=over_positions)
+            return _resampled(model, tokens, other_tokens, features)
+        return _means(model, tokens, other_tokens if reference is None else reference, features, over_positions=over_positions)
 
 
-def _zeros(model: Transformer) -> Ablated:
+def _zeros(model: Transformer, features: Sequence[FeatureNodes]) -> Ablated:
     config, like = model.config, model.embed.W_E
     z = tuple(like.new_zeros(1, 1, config.n_heads, config.d_head) for _ in range(config.n_layers))
     nothing = like.new_zeros(1, 1, config.d_model)
-    return Ablated("zero", "zeros", nothing, z, (nothing,) * (config.n_layers if config.d_mlp else 0))
+    latents = {each.layer: like.new_zeros(1, 1, len(each.features)) for each in features}
+    return Ablated("zero", "zeros", nothing, z, (nothing,) * (config.n_layers if config.d_mlp else 0), latents)
 
 
-def _resampled(model: Transformer, tokens: Tensor, other_tokens: Tensor | None) -> Ablated:
+def _resampled(model: Transformer, tokens: Tensor, other_tokens: Tensor | None, features: Sequence[FeatureNodes]) -> Ablated:
     if other_tokens is None:
         raise ValueError("the ablation 'resample' takes what is written in another run: give other_tokens")
     if other_tokens.shape != tokens.shape:
@@ -111,20 +121,24 @@ def _resampled(model: Transformer, tokens: Tensor, other_tokens: Tensor | None) 
     key = "rot_k" if model.config.position == "rotary" else "k"
     keys, values = ([f"blocks.{layer}.attn.{name}" for layer in range(model.config.n_layers)] for name in (key, "v"))
     written, mlps = _names(model)
-    record = run_with_cache(model, other_tokens, [*written, *mlps, *keys, *values])[1] if model.config.n_layers else {}
+    names = [*written, *mlps, *keys, *values, *(each.reads for each in features)]
+    record = run_with_cache(model, other_tokens, names)[1] if model.config.n_layers else {}
     return Ablated(
         "resample",
         "what it writes in the corrupted run",
         model.embed(other_tokens),
         tuple(record[name] for name in written),
         tuple(record[name] for name in mlps),
+        {each.layer: each.latents_of(record[each.reads]) for each in features},
         n_same,
         tuple(record[name][:, :n_same].clone() for name in keys),
         tuple(record[name][:, :n_same].clone() for name in values),
     )
 
 
-def _means(model: Transformer, tokens: Tensor, reference: Tensor | None, *, over_positions: bool) -> Ablated:
+def _means(
+    model: Transformer, tokens: Tensor, reference: Tensor | None, features: Sequence[FeatureNodes], *, over_positions: bool
+) -> Ablated:
     if reference is None:
         raise ValueError("the ablation 'mean' takes a mean over a reference: give reference or other_tokens")
     if not over_positions and reference.shape[1] != tokens.shape[1]:
@@ -140,7 +154,25 @@ def _means(model: Transformer, tokens: Tensor, reference: Tensor | None, *, over
         return x[None, None] if over_positions else x[None]
 
     z, mlp_out = (tuple(as_rows(found[name]) for name in each) for each in names)
-    return Ablated("mean", f"its mean over {len(reference)} rows{place}", as_rows(embed), z, mlp_out)
+    latents = _mean_latents(model, reference, features, over_positions=over_positions)
+    latents = {layer: as_rows(x) for layer, x in latents.items()}
+    return Ablated("mean", f"its mean over {len(reference)} rows{place}", as_rows(embed), z, mlp_out, latents)
+
+
+def _mean_latents(
+    model: Transformer, reference: Tensor, features: Sequence[FeatureNodes], *, over_positions: bool
+) -> dict[int, Float[Tensor, "..."]]:
+    """Return the mean of latents over rows, or over positions too: that of what encoders read would not give it."""
+    if not features:
+        return {}
+    totals: dict[int, Tensor] = {}
+    for rows in reference.split(_N_ROWS):
+        record = run_with_cache(model, rows, [each.reads for each in features], stop_after_layer=features[-1].layer)[1]
+        for each in features:
+            total = each.latents_of(record[each.reads]).sum(0)
+            totals[each.layer] = totals[each.layer] + total if each.layer in totals else total
+    means_of_rows = {layer: total / len(reference) for layer, total in totals.items()}
+    return {layer: x.mean(0) for layer, x in means_of_rows.items()} if over_positions else means_of_rows
 
 
 def _names(model: Transformer) -> tuple[list[str], list[str]]:

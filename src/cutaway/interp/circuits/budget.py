@@ -60,5 +60,7 @@ def _run_bytes(model: Transformer, n_pos: int) -> int:
 
 def _meeting_bytes(model: Transformer, graph: Graph) -> int:
     """Return the memory of what all senders write, and of the gradients of receivers that read together, at one position."""
-    n_receivers = 1 + 3 * model.config.n_heads
-    return (len(graph.senders) + 4 * n_receivers) * model.config.d_model * max(4, model.embed.W_E.element_size())
+    config = model.config
+    heads, features = 4 * (1 + 3 * config.n_heads) * config.d_model, max((len(each.features) for each in graph.features), default=0)
+    widest = max(heads, features * (4 * config.d_model + 3 * config.d_mlp))  # gradients go back through the MLP for each feature
+    return (len(graph.senders) * config.d_model + widest) * max(4, model.embed.W_E.element_size())

@@ -17,7 +17,9 @@ from torch import Tensor
 from cutaway.config import ModelConfig
 from cutaway.interp.circuits.graph import Edge, Graph
 from cutaway.interp.circuits.stored_prompts import StoredPrompts, one_line_lists
+from cutaway.interp.feature_nodes import FeatureNodes
 from cutaway.interp.nodes import KVInputs, Node
+from cutaway.interp.sae import Dictionary, dictionary_sha256
 from cutaway.model import Transformer
 from cutaway.runtime import atomic_write
 from cutaway.weights import model_sha256
@@ -105,6 +107,18 @@ class Circuit:
         """How many edges each layer's inputs take, the logits' last."""
         return self.graph.layer_histogram(self.kept)
 
+    def with_dictionaries(self, *dictionaries: Dictionary) -> Circuit:
+        """Return the same with the dictionaries of its features, in any order; raises ValueError for others than it was found with."""
+        given = {dictionary_sha256(each): each for each in dictionaries}
+        known = {each.sha256 for each in self.graph.features}
+        if unknown := [sha256 for sha256 in given if sha256 not in known]:
+            raise ValueError(
+                f"the circuit has no features of a dictionary with sha256 {unknown[0][:12]}: give "
+                + (", ".join(f"that of mlp{each.layer} with {each.sha256[:12]}" for each in self.graph.features) or "none")
+            )
+        features = tuple(each.given(given[each.sha256]) if each.sha256 in given else each for each in self.graph.features)
+        return replace(self, graph=replace(self.graph, features=features))
+
     def connected(self) -> Circuit:
         """Return the part that lies on paths from the embedding to the logits."""
         return self.keeping(self.graph.edges_of(self.graph.connected(self.kept)))
@@ -140,7 +154,7 @@ class Circuit:
 
     def check(self, model: Transformer, *, force: bool = False) -> None:
         """Raise ValueError for a model of another shape, or, unless forced, with other weights or settings."""
-        if _shape_of(Graph(model.config, self.graph.kv)) != _shape_of(self.graph):
+        if _shape_of_model(model.config) != _shape_of_model(self.graph.config):
             raise ValueError(
                 f"the circuit is of a model of another shape: {_shown(self.graph)}; this model has "
                 f"{_shown(Graph(model.config, self.graph.kv))}: give the model that it was found in{self._named}"
@@ -171,6 +185,7 @@ class Circuit:
             "settings": dict(self.settings),
             "command": self.command,
             "kv": self.graph.kv,
+            "features": [each.to_dict() for each in self.graph.features],
             "edges": {str(edge): score for edge, score in zip(self.edges, scores, strict=True)},
         }
         return one_line_lists(json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False)) + "\n"
@@ -191,7 +206,8 @@ class Circuit:
             )
         try:
             model, edges, kv = values["model"], values["edges"], values["kv"]
-            graph = Graph(ModelConfig.from_dict(model["config"]), _checked_kv(kv))
+            features = tuple(map(FeatureNodes.from_dict, values.get("features", ())))
+            graph = Graph(ModelConfig.from_dict(model["config"]), _checked_kv(kv), features)
             scores = None if None in edges.values() else tuple(map(float, edges.values()))
             hashes, prompts = tuple(values["data"]["pairs"]), values["data"].get("prompts")
             return cls(
@@ -257,11 +273,16 @@ def _checked_kv(kv: Any) -> KVInputs:
 
 
 def _shape_of(graph: Graph) -> Sequence[object]:
-    return [*(getattr(graph.config, name) for name in _SHAPE), bool(graph.config.d_mlp), graph.kv]
+    return [*_shape_of_model(graph.config), graph.kv, graph.features]
+
+
+def _shape_of_model(config: ModelConfig) -> Sequence[object]:
+    return [*(getattr(config, name) for name in _SHAPE), bool(config.d_mlp)]
 
 
 def _shown(graph: Graph) -> str:
     config = graph.config
     heads = f"{config.n_heads} heads" + (f" in {config.n_kv_heads} groups" if config.n_kv_heads < config.n_heads else "")
     mlp = "no MLPs" if not config.d_mlp else f"{config.block} MLPs"
-    return f"{config.n_layers} layers of {heads}, {mlp}"
+    said = [f"{config.n_layers} layers of {heads}", mlp, *(f"{each} (sha256 {each.sha256[:12]})" for each in graph.features)]
+    return ", ".join(said)

@@ -64,9 +64,11 @@ def faithfulness_curve(
     counter = Counter(len(ablations) * (2 + sum(1 + len(each) for each in beside)), progress)
     settings: dict[str, Any] = {"least_gap": least_gap, "n_resamples": n_resamples, "seed": seed}
     curves = []
+    graph = graph.open(model)
+    outside: dict[str, Any] = {"other_tokens": other_tokens, "reference": reference, "over_positions": over_positions}
     for how in ablations:
-        outside = ablated_outputs(model, tokens, how, other_tokens=other_tokens, reference=reference, over_positions=over_positions)
-        runs = CircuitRuns(model, tokens, graph, outside, memory_gib)
+        ablated = ablated_outputs(model, tokens, how, features=graph.features, **outside)
+        runs = CircuitRuns(model, tokens, graph, ablated, memory_gib)
         curves.append(_curve(counter.counting(runs, metric), runs, rising, pruned, beside, settings))
     return FaithfulnessCurve(
         curves=tuple(curves),

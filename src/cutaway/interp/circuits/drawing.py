@@ -38,9 +38,10 @@ class CircuitDrawing(Result):
     def summary(self) -> str:
         """Return how large it is, what it is of, and how it was found."""
         circuit = self.circuit
-        heads, mlps = (sum(node.kind == kind for node in circuit.nodes) for kind in ("head", "mlp"))
+        heads, mlps, features = (sum(node.kind == kind for node in circuit.nodes) for kind in ("head", "mlp", "feature"))
         share = f"{len(circuit):,} of {circuit.graph.n_edges:,} edges ({100 * circuit.share:.2g} %)"
-        said = [f"{share} between {heads} heads, {mlps} MLPs, embedding and logits."]
+        of_features = f"{features} feature{'s' * (features != 1)}, " if circuit.graph.features else ""
+        said = [f"{share} between {heads} heads, {mlps} MLPs, {of_features}embedding and logits."]
         if circuit.model:
             said.append(f"Of {circuit.model}.")
         if circuit.method:
@@ -84,14 +85,19 @@ class CircuitDrawing(Result):
         if not len(self.circuit):
             return []
         n_heads = self.circuit.graph.config.n_heads
-        rows = [
-            Row(
-                name,
-                {str(node): 0.5 if node.index is None else (node.index + 0.5) / n_heads for node in nodes if node.kind != "mlp"},
-                aside=next((str(node) for node in nodes if node.kind == "mlp"), None),  # it reads what the heads of its layer write
+        rows = []
+        for name, nodes in self.layers():
+            apart = [str(node) for node in nodes if node.kind == "feature"]
+            beside = [node for node in nodes if node.kind not in ("mlp", "feature")]
+            rows.append(
+                Row(
+                    name,
+                    {str(node): 0.5 if node.index is None else (node.index + 0.5) / n_heads for node in beside},
+                    aside=next((str(node) for node in nodes if node.kind == "mlp"), None),  # it reads what the layer's heads write
+                )
             )
-            for name, nodes in self.layers()
-        ]
+            if apart:  # as these do
+                rows.append(Row("its features", {node: (i + 0.5) / len(apart) for i, node in enumerate(apart)}))
         arrows = [
             Arrow(str(edge.sender), str(target), score, edge.receiver.input or "")
             for edge, score in self.ranked()[:_N_DRAWN]
@@ -103,7 +109,7 @@ class CircuitDrawing(Result):
 
     def _absent_said(self) -> str:
         """Return which layers have no node and so no row; nothing where all have some."""
-        used = {node.layer for node in self.circuit.nodes if node.kind in ("head", "mlp")}
+        used = {node.layer for node in self.circuit.nodes if node.kind in ("head", "mlp", "feature")}
         absent = [layer for layer in range(self.circuit.graph.config.n_layers) if layer not in used]
         runs = [list(run) for _, run in groupby(absent, key=lambda layer: layer - absent.index(layer))]
         said = ", ".join(f"{run[0]} to {run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
@@ -119,7 +125,8 @@ class CircuitDrawing(Result):
 
     def views(self) -> list[RenderableType]:
         """Return the nodes by layer, and the edges of the largest scores."""
-        nodes = table("layer", "heads and MLPs", "edges in", right=["edges in"], title="Nodes")
+        kinds = "heads, MLPs and features" if self.circuit.graph.features else "heads and MLPs"
+        nodes = table("layer", kinds, "edges in", right=["edges in"], title="Nodes")
         histogram = self.circuit.layer_histogram
         for name, members in self.layers():
             layer = members[0].layer

@@ -15,6 +15,7 @@ from cutaway.interp.circuits.gradients import places_of, stream_gradients
 from cutaway.interp.circuits.graph import Graph
 from cutaway.interp.circuits.rows import RowsToScore, keys_name
 from cutaway.interp.factored import block_of
+from cutaway.interp.feature_changes import change_of_mlp, moved_latents
 from cutaway.interp.nodes import Node
 from cutaway.interp.sweep.lanes import Entry
 from cutaway.interp.two_runs import TwoRuns
@@ -26,11 +27,11 @@ _EMBED = "blocks.0.resid_pre"
 """What the embedding writes, positions included."""
 
 
-def names_to_record(config: ModelConfig, frozen: Sequence[str]) -> tuple[set[str], set[str]]:
+def names_to_record(graph: Graph, config: ModelConfig, frozen: Sequence[str]) -> tuple[set[str], set[str]]:
     """Return the activations of the run that scores are computed from, and those of the other run."""
     layers = range(config.n_layers)
     written = {_EMBED} | {f"blocks.{layer}.attn.z" for layer in layers}
-    written |= {f"blocks.{layer}.mlp_out" for layer in layers if config.d_mlp}
+    written |= {f"blocks.{layer}.mlp_out" for layer in layers if config.d_mlp} | {each.reads for each in graph.features}
     middle = {f"blocks.{layer}.resid_mid" for layer in layers if config.d_mlp and config.block == "sequential"}
     streams = {f"blocks.{layer}.resid_pre" for layer in layers} | {f"blocks.{config.n_layers - 1}.resid_post"}
     attention = {f"blocks.{layer}.attn.{part}" for layer in layers for part in (keys_name(config), "v")}
@@ -78,7 +79,7 @@ def along_activations(
         points = [(i, sender, share) for i, sender in together for share in shares]
         for first in range(0, len(points), rows.n_runs):
             lanes = points[first : first + rows.n_runs]
-            changed = torch.cat([_change(runs, sender) for _, sender, _ in lanes])  # (lane batch) pos d_model
+            changed = torch.cat([_change(runs, rows.graph, sender) for _, sender, _ in lanes])  # (lane batch) pos d_model
             moved = torch.cat([share * x for (_, _, share), x in zip(lanes, changed.split(len(scores)), strict=True)])
             found = stream_gradients(rows, runs.cache[_stream(config, entry)].repeat(len(lanes), 1, 1) + moved, entry)
             for kept in rows.meetings():
@@ -115,15 +116,22 @@ def _all_changes(runs: TwoRuns, graph: Graph, kept: Int[Tensor, " kept_pos"]) ->
         if config.d_mlp:
             changed[:, at] = runs.moved(f"blocks.{layer}.mlp_out")[:, kept]
             at += 1
+        if (features := graph.features_of(layer)) is not None:
+            latents = moved_latents(runs, features)[:, kept]  # batch kept_pos feature
+            changed[:, at - 1] -= features.written(latents)
+            n = len(features.features)
+            by_feature = latents.movedim(-1, 1)[..., None]  # batch feature kept_pos 1
+            changed[:, at : at + n] = by_feature * features.directions.to(latents)[:, None]
+            at += n
     return changed
 
 
-def _change(runs: TwoRuns, sender: Node) -> Float[Tensor, "batch pos d_model"]:
+def _change(runs: TwoRuns, graph: Graph, sender: Node) -> Float[Tensor, "batch pos d_model"]:
     """Return what one sender writes in the other run less what it writes in the run."""
     if sender.kind == "embed":
         return runs.moved(_EMBED)
-    if sender.kind == "mlp":
-        return runs.moved(f"blocks.{sender.layer}.mlp_out")
+    if sender.kind in ("mlp", "feature"):
+        return change_of_mlp(runs, graph.features_of(sender.layer), sender)
     z = runs.moved(f"blocks.{sender.layer}.attn.z")
     by_head = block_of(runs.model, sender.layer).attn.W_O.weight.unflatten(1, z.shape[2:])  # d_model head d_head
     written: Tensor = z[:, :, sender.index] @ by_head[:, sender.index].mT

@@ -59,6 +59,7 @@ def _tried(pair: Pair, edges: Sequence[Edge], progress: _Progress) -> PathPatchi
         pair.metric,
         paths=[(str(edge.sender), str(edge.receiver)) for edge in edges],
         mlps="frozen",
+        features=pair.graph.features,
         frozen_norms=pair.frozen,
         lengths=pair.lengths,
         other_lengths=pair.lengths,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from jaxtyping import Float
@@ -12,6 +13,7 @@ from torch import Tensor
 from cutaway.interp.ablation import How
 from cutaway.interp.circuits.ablated import ablated_outputs
 from cutaway.interp.circuits.acdc import Divergence, find_by_acdc
+from cutaway.interp.circuits.choosing import features_for
 from cutaway.interp.circuits.circuit import Circuit
 from cutaway.interp.circuits.circuit_scores import CircuitScores
 from cutaway.interp.circuits.drawing import CircuitDrawing
@@ -22,8 +24,10 @@ from cutaway.interp.circuits.pruning import PRUNINGS, Pruned, Pruning
 from cutaway.interp.circuits.result import EdgeMethod, EdgeScores
 from cutaway.interp.circuits.running import CircuitRuns
 from cutaway.interp.circuits.scoring import score_edges
+from cutaway.interp.feature_nodes import FeatureNodes
 from cutaway.interp.nodes import KVInputs
 from cutaway.interp.result import Result
+from cutaway.interp.sae import Dictionary
 from cutaway.language_model import LanguageModel
 from cutaway.weights import model_sha256
 
@@ -116,6 +120,8 @@ def find_circuit(
     divergence: Divergence = "kl",
     ablation: How = "resample",
     kv: KVInputs = "group",
+    features: Sequence[FeatureNodes | Dictionary | Path | str] = (),
+    n_features: int = 20,
     steps: int = 5,
     exact_top: int | None = None,
     held_out: float = 0.5,
@@ -130,11 +136,13 @@ def find_circuit(
 
     `selection` prunes the scores of `method` to `n_edges`, or with `acdc` takes out each edge that matters less than `threshold`, which
     needs no scores. `exact_top` tries so many edges of the largest scores, to see whether these are right. `ablation` is what
-    edges are scored by, and what runs put in the place of what is outside. The circuit keeps both parts of the pairs, `name` and
-    `command`. Raises ValueError as the parts do.
+    edges are scored by, and what runs put in the place of what is outside. `features` are nodes beside what they leave of their MLPs;
+    of a dictionary of an MLP's output, a transcoder to it, or the folder of one, those `n_features` that move the metric most between
+    the pairs that are searched. The circuit keeps both parts of the pairs, `name` and `command`. Raises ValueError as the parts do.
     """
     finding, others = pairs.split(1 - held_out, seed=seed) if len(set(pairs.hashes)) > 1 and held_out else (pairs, pairs)
-    graph = Graph(lm.config, kv)
+    chosen_features = features_for(lm.model, finding.tokens, finding.other_tokens, finding.metric, features, n_features=n_features)
+    graph = Graph(lm.config, kv, chosen_features).open(lm.model)
     if selection == "acdc":
         if exact_top is not None:
             raise ValueError("exact_top tries edges beside their scores, and ACDC makes none: leave one of them out")
@@ -180,7 +188,7 @@ def _by_acdc(
     ablation: How,
     progress: Callable[[int, int], None] | None,
 ) -> _Chosen:
-    outside = ablated_outputs(lm.model, pairs.tokens, ablation, other_tokens=pairs.other_tokens)
+    outside = ablated_outputs(lm.model, pairs.tokens, ablation, other_tokens=pairs.other_tokens, features=graph.features)
     runs = CircuitRuns(lm.model, pairs.tokens, graph, outside)
     kept = find_by_acdc(runs, pairs.metric, threshold=threshold, divergence=divergence, progress=progress)
     return _Chosen(Pruned(kept, 0), None, f"ACDC, threshold {threshold:g}", {"threshold": threshold, "divergence": divergence})
@@ -199,7 +207,8 @@ def _by_scores(
     progress: Callable[[int, int], None] | None,
 ) -> _Chosen:
     found = score_edges(
-        lm.model, pairs.tokens, pairs.other_tokens, pairs.metric, method=method, ablation=ablation, kv=graph.kv, steps=steps,
+        lm.model, pairs.tokens, pairs.other_tokens, pairs.metric, method=method, ablation=ablation, kv=graph.kv,
+        features=graph.features, steps=steps,
         exact_top=exact_top, progress=progress,
     )  # fmt: skip
     pruned = PRUNINGS[pruning](graph, found.scores, min(n_edges, graph.n_edges))

@@ -16,6 +16,7 @@ from cutaway.hooks import NO_HOOKS, Hook, Hooks, replacing
 from cutaway.interp.circuits.graph import Graph
 from cutaway.interp.circuits.rows import RowsToScore
 from cutaway.interp.factored import block_of
+from cutaway.interp.feature_nodes import FeatureNodes
 from cutaway.interp.nodes import Node
 from cutaway.interp.sweep.lanes import Entry
 from cutaway.model import Block, GatedMLP, Transformer
@@ -37,7 +38,7 @@ class Place:
 def places_of(graph: Graph) -> Iterator[Place]:
     """Yield the places where receivers read, in the order of the computation."""
     start = 0
-    for _, together in groupby(graph.receivers, key=lambda node: (node.layer, node.kind == "mlp")):
+    for _, together in groupby(graph.receivers, key=lambda node: node.order):
         nodes = list(together)
         yield Place(nodes[0], slice(start, start + len(nodes)), int(graph.has_edge[:, start].sum()))
         start += len(nodes)
@@ -48,9 +49,11 @@ class StreamGradients:
     """One run's residual stream, and a metric's gradient with respect to what receivers make of it first."""
 
     model: Transformer
+    graph: Graph
     streams: Mapping[str, Float[Tensor, "batch pos d_model"]]
     grads: Mapping[str, Float[Tensor, "batch pos ..."]]
-    """By queries, keys and values before they turn, by what enters the MLPs' neurons, and by the last residual stream."""
+    """By queries, keys and values before they turn, by what enters the MLPs' neurons, by the output of MLPs that are taken apart,
+    and by the last residual stream."""
     scales: Mapping[str, Float[Tensor, "batch pos 1"]]
     """Those of the norms that are held."""
     start: int
@@ -72,7 +75,9 @@ class StreamGradients:
                 block = block_of(self.model, receiver.layer)
                 if receiver.kind == "mlp":
                     read = self._by_mlp(block, receiver.layer, kept)
-                    yield place, self._through_norm(block, stream, kept, read, before_mlp=not block.is_parallel)
+                    whole = self._through_norm(block, stream, kept, read, before_mlp=not block.is_parallel)
+                    features = self.graph.features_of(receiver.layer)
+                    yield place, whole if features is None else self._taken_apart(block, features, stream, kept, whole)
                 else:
                     read = self._by_heads(block, receiver.layer, kept)
                     yield place, self._through_norm(block, stream, kept, read, before_mlp=False)
@@ -93,14 +98,31 @@ class StreamGradients:
             return (pre @ mlp.W_in.weight)[None]
         return (pre @ mlp.W_gate.weight + self.grads[f"{scope}pre_linear"][:, kept] @ mlp.W_in.weight)[None]
 
+    def _taken_apart(
+        self, block: Block, features: FeatureNodes, stream: str, kept: Tensor, whole: Float[Tensor, "1 batch kept_pos d_model"]
+    ) -> Float[Tensor, "receiver batch kept_pos d_model"]:
+        """Return the gradient of the rest of an MLP and of each of its features, which together are that of the whole."""
+        grad = self.grads[f"blocks.{features.layer}.mlp_out"][:, kept]
+        with torch.enable_grad():
+            x = self.streams[stream][:, kept].detach().requires_grad_()
+            latents = features.latents(block, x, scale=self._held(stream, kept, before_mlp=not block.is_parallel))
+        towards = grad.to(latents) @ features.directions.to(latents).mT  # batch kept_pos feature
+        each = torch.diag_embed(towards, dim1=0, dim2=-1)  # feature batch kept_pos feature
+        by_feature = torch.autograd.grad(latents, x, each, is_grads_batched=True)[0]
+        return torch.cat([whole - by_feature.sum(0), by_feature])
+
+    def _held(self, stream: str, kept: Tensor, *, before_mlp: bool) -> Tensor | None:
+        scope, _, _ = stream.rpartition(".")
+        scale = self.scales.get(f"{scope}.{'ln2' if before_mlp else 'ln1'}.scale")
+        return None if scale is None else scale[:, kept]
+
     def _through_norm(
         self, block: Block, stream: str, kept: Tensor, grad: Float[Tensor, "receiver batch kept_pos d_model"], *, before_mlp: bool
     ) -> Float[Tensor, "receiver batch kept_pos d_model"]:
-        norm, part = (block.ln2, "ln2") if before_mlp else (block.ln1, "ln1")
+        norm = block.ln2 if before_mlp else block.ln1
         assert norm is not None
-        scope, _, _ = stream.rpartition(".")
-        scale = self.scales.get(f"{scope}.{part}.scale")
-        held = NO_HOOKS if scale is None else replacing({"scale": scale[:, kept]})
+        scale = self._held(stream, kept, before_mlp=before_mlp)
+        held = NO_HOOKS if scale is None else replacing({"scale": scale})
         with torch.enable_grad():
             x = self.streams[stream][:, kept].detach().requires_grad_()
             normed = norm(x, hooks=held)
@@ -126,7 +148,7 @@ def stream_gradients(rows: RowsToScore, stream: Float[Tensor, "lane pos d_model"
     def see(x: Tensor, name: str) -> None:
         (streams if name.rpartition(".")[2].startswith("resid") else read)[name] = x
 
-    functions: dict[str, Hook] = dict.fromkeys(_seen(runs.model.config), see)
+    functions: dict[str, Hook] = dict.fromkeys(_seen(rows.graph, runs.model.config), see)
     functions |= {name: lambda _x, _name, scale=scale: scale for name, scale in scales.items()}  # type: ignore[misc]
     with torch.enable_grad():
         x = stream[:, rows.start :].detach().clone().requires_grad_()
@@ -137,7 +159,7 @@ def stream_gradients(rows: RowsToScore, stream: Float[Tensor, "lane pos d_model"
         total = rows.metric.total(runs.model, torch.cat([before, x], dim=1), scale)
     grads = torch.autograd.grad(total, list(read.values()), materialize_grads=True)
     seen = {name: x.detach() for name, x in streams.items()}
-    return StreamGradients(runs.model, seen, dict(zip(read, grads, strict=True)), scales, rows.start)
+    return StreamGradients(runs.model, rows.graph, seen, dict(zip(read, grads, strict=True)), scales, rows.start)
 
 
 def _run(rows: RowsToScore, x: Tensor, entry: Entry, n_runs: int, hooks: Hooks) -> Tensor:
@@ -151,7 +173,7 @@ def _run(rows: RowsToScore, x: Tensor, entry: Entry, n_runs: int, hooks: Hooks) 
     return model.run_blocks(x, layers, positions=positions, kv=rows.prefix(n_runs), hooks=hooks) if layers else x
 
 
-def _seen(config: ModelConfig) -> list[str]:
+def _seen(graph: Graph, config: ModelConfig) -> list[str]:
     parts = ["resid_pre", "attn.q", "attn.k", "attn.v"]
     if config.d_mlp:
         parts += [
@@ -159,4 +181,5 @@ def _seen(config: ModelConfig) -> list[str]:
             *(["mlp.pre_linear"] if config.gated_mlp else []),
             *(["resid_mid"] if config.block == "sequential" else []),
         ]
-    return [f"blocks.{layer}.{part}" for layer in range(config.n_layers) for part in parts]
+    taken_apart = [f"blocks.{each.layer}.mlp_out" for each in graph.features]
+    return [*(f"blocks.{layer}.{part}" for layer in range(config.n_layers) for part in parts), *taken_apart]

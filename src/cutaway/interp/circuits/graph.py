@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -12,7 +12,9 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from cutaway.config import ModelConfig
+from cutaway.interp.feature_nodes import FeatureNodes, by_layer
 from cutaway.interp.nodes import KVInputs, Node, all_receivers, all_senders, parse_receivers, parse_sender
+from cutaway.model import Transformer
 
 __all__ = ["Edge", "Graph"]
 
@@ -33,28 +35,37 @@ class Graph:
 
     Senders are the embedding (all that enters the first layer, positions included), heads and MLPs; receivers are the queries, keys
     and values of heads, MLPs and the logits. With grouped heads keys and values are received once a group, or with
-    `kv="query-head"` by each query head for itself, which is a graph of the model with its groups taken apart.
+    `kv="query-head"` by each query head for itself, which is a graph of the model with its groups taken apart. Each of `features` is a
+    sender and a receiver of its own, and the MLP that it is of is what they leave of it (`FeatureNodes`). Raises ValueError for two
+    dictionaries of one MLP, and for one of an MLP that the model has not.
     """
 
     config: ModelConfig
     kv: KVInputs = "group"
+    features: tuple[FeatureNodes, ...] = ()
+    """Of the MLPs that are taken apart, in the order of their layers."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "features", tuple(by_layer(self.features).values()))
+        if wrong := [each for each in self.features if not (self.config.d_mlp and each.layer < self.config.n_layers)]:
+            raise ValueError(f"there is no mlp{wrong[0].layer} in this model, whose features are to be nodes")
 
     @cached_property
     def senders(self) -> tuple[Node, ...]:
         """Who writes, in the order of the computation."""
-        return tuple(all_senders(self.config))
+        return tuple(all_senders(self.config, self._feature_nodes))
 
     @cached_property
     def receivers(self) -> tuple[Node, ...]:
         """Who reads, in the order of the computation."""
-        return tuple(all_receivers(self.config, kv=self.kv))
+        return tuple(all_receivers(self.config, self._feature_nodes, kv=self.kv))
 
     @cached_property
     def has_edge(self) -> Bool[Tensor, "sender receiver"]:
         """Whether a sender has written when a receiver reads."""
-        written = torch.tensor([2 * node.layer + (node.kind == "mlp") for node in self.senders])
+        written = torch.tensor([2 * node.layer + node.order[1] for node in self.senders])
         is_late = self.config.block == "sequential"  # there an MLP reads what its own layer's heads write
-        read = torch.tensor([2 * node.layer + (node.kind == "mlp" and is_late) for node in self.receivers])
+        read = torch.tensor([2 * node.layer + (node.order[1] and is_late) for node in self.receivers])
         read[-1] = 2 * self.config.n_layers  # the logits
         return written[:, None] < read
 
@@ -72,19 +83,38 @@ class Graph:
         return feeds
 
     def first_sender(self, layer: int) -> int:
-        """Return the place of a layer's first head among the senders; the MLP is the last before the next layer's."""
-        return 1 + layer * (self.config.n_heads + bool(self.config.d_mlp))
+        """Return the place of a layer's first head among the senders; the MLP and its features are the last before the next layer's."""
+        return 1 + layer * (self.config.n_heads + bool(self.config.d_mlp)) + self._n_features_before(layer)
 
     def first_receiver(self, layer: int) -> int:
         """Return the place of a layer's first query among the receivers."""
-        return layer * ((len(self.receivers) - 1) // max(1, self.config.n_layers))
+        n_all = len(self.receivers) - 1 - len(self._feature_nodes)
+        return layer * (n_all // max(1, self.config.n_layers)) + self._n_features_before(layer)
 
     def head_receivers(self, layer: int) -> dict[str, range]:
         """Return the places of a layer's queries, keys and values, those of all heads or groups in turn."""
-        start, end = self.first_receiver(layer), self.first_receiver(layer + 1) - bool(self.config.d_mlp)
+        start, end = self.first_receiver(layer), self.mlp_receivers(layer).start
         keys = start + self.config.n_heads
         values = (keys + end) // 2
         return {"q": range(start, keys), "k": range(keys, values), "v": range(values, end)}
+
+    def mlp_senders(self, layer: int) -> range:
+        """Return the places among the senders of a layer's MLP and, after it, of its features; none where there is no MLP."""
+        end = self.first_sender(layer + 1)
+        return range(end - self._n_mlp(layer), end)
+
+    def mlp_receivers(self, layer: int) -> range:
+        """Return the same among the receivers."""
+        end = self.first_receiver(layer + 1)
+        return range(end - self._n_mlp(layer), end)
+
+    def features_of(self, layer: int) -> FeatureNodes | None:
+        """Return the features that a layer's MLP is taken apart into; None for an MLP that is one node."""
+        return next((each for each in self.features if each.layer == layer), None)
+
+    def open(self, model: Transformer, *, force: bool = False) -> Graph:
+        """Return the same graph of this model with its dictionaries loaded; raises ValueError as `FeatureNodes.open` does."""
+        return replace(self, config=model.config, features=tuple(each.open(model, force=force) for each in self.features))
 
     @property
     def n_edges(self) -> int:
@@ -160,6 +190,17 @@ class Graph:
         edge = Edge(parse_sender(self.config, sender), received[0])
         self.place(edge)
         return edge
+
+    @cached_property
+    def _feature_nodes(self) -> tuple[Node, ...]:
+        return tuple(node for each in self.features for node in each.nodes)
+
+    def _n_features_before(self, layer: int) -> int:
+        return sum(len(each.features) for each in self.features if each.layer < layer)
+
+    def _n_mlp(self, layer: int) -> int:
+        features = self.features_of(layer)
+        return bool(self.config.d_mlp) + (0 if features is None else len(features.features))
 
     @cached_property
     def _sender_places(self) -> dict[Node, int]:

@@ -54,7 +54,7 @@ class Pair:
         is_shared = self.model.config.n_kv_heads < self.model.config.n_heads
         model = ungroup_heads(self.model) if is_shared and self.graph.kv == "query-head" else self.model
         portion = self.portion()
-        names, other_names = names_to_record(model.config, self.frozen)
+        names, other_names = names_to_record(self.graph, model.config, self.frozen)
         for first in range(0, len(self.tokens), portion.n_rows):
             chunk = slice(first, first + portion.n_rows)
             measured = RowsMetric(self.metric, range(len(self.tokens))[chunk], self.lengths)
@@ -85,6 +85,7 @@ class Pair:
             other_cache=ActivationCache(written, model=model, tokens=nowhere, derives="nothing"),
             base=scored(metric, logits),
             other=runs.metric(runs.nothing, metric),
+            other_latents={layer: x.expand(*tokens.shape, -1) for layer, x in ablated.latents.items()},
         )
 
 

@@ -105,10 +105,12 @@ class CircuitRuns:
     ) -> CircuitRuns:
         """Return the runs of a circuit's graph, after making sure that it is the model's."""
         circuit.check(model, force=force)
+        graph = circuit.graph.open(model, force=force)
         ablated = ablated_outputs(
-            model, tokens, ablation, other_tokens=other_tokens, reference=reference, over_positions=over_positions
-        )
-        return cls(model, tokens, Graph(model.config, circuit.graph.kv), ablated, memory_gib)
+            model, tokens, ablation, other_tokens=other_tokens, reference=reference, over_positions=over_positions,
+            features=graph.features,
+        )  # fmt: skip
+        return cls(model, tokens, graph, ablated, memory_gib)
 
     def logits(self, kept: Bool[Tensor, "sender receiver"]) -> Float[Tensor, "batch pos d_vocab"]:
         """Return the logits with these edges kept."""
@@ -165,6 +167,7 @@ class CircuitRuns:
         """Return how many rows fit the memory: kept senders' changes, one layer's inputs as they are, normed and being summed."""
         config = self.model.config
         widest = n_used + 3 * (config.n_heads + 2 * config.n_kv_heads + 1) + 4 * max(1, config.d_mlp // config.d_model)
+        widest += max((3 * len(each.features) for each in self.graph.features), default=0)
         row_bytes = widest * self.tokens.shape[1] * config.d_model * max(4, self.model.embed.W_E.element_size())
         return max(1, int(self.memory_gib * 2**30 / row_bytes))
 
@@ -204,9 +207,9 @@ class _Walk:
             block = block_of(self.model, layer)
             early = self._mlp(block, layer) if block.is_parallel else None  # it reads what attention reads
             self._attend(block, layer)
-            mlp_out = early if block.is_parallel else self._mlp(block, layer)
-            if mlp_out is not None:
-                self._write((mlp_out.to(self.stream) - self.ablated.mlp_out[layer])[None])
+            changes = early if block.is_parallel else self._mlp(block, layer)
+            if changes is not None:
+                self._write(changes)
             if block.mlp is not None:
                 self.stream = self.stream + self.ablated.mlp_out[layer]
         return self._inputs([len(self.graph.receivers) - 1])[0][0]
@@ -259,13 +262,35 @@ class _Walk:
             x = x + writer.bias.unflatten(0, (-1, self.model.config.d_head))[heads]
         return x
 
-    def _mlp(self, block: Block, layer: int) -> Float[Tensor, "batch pos d_model"] | None:
-        """Return what the MLP writes, None where there is none or nothing of it is used."""
-        if block.mlp is None or not self.used[self.graph.first_sender(layer + 1) - 1]:
+    def _mlp(self, block: Block, layer: int) -> Float[Tensor, "slot batch pos d_model"] | None:
+        """Return by how much the MLP's output differs, and its features' where it is taken apart, of those used; None without any."""
+        senders, receivers = self.graph.mlp_senders(layer), self.graph.mlp_receivers(layer)
+        used = [i for i, sender in enumerate(senders) if self.used[sender]]
+        if not used:
             return None
+        inputs, places = self._inputs([receivers[i] for i in used])
+        instead, features = self.ablated.mlp_out[layer], self.graph.features_of(layer)
+        if features is None:
+            return (self._whole_mlp(block, inputs[0]).to(self.stream) - instead)[None]
+        latents = self.ablated.latents[layer]
+        changes = self.stream.new_empty(len(used), *self.stream.shape)
+        for i, x in enumerate(inputs):  # nodes that read the same are computed together
+            slots = [slot for slot, place in enumerate(places) if place == i]
+            chosen = [used[slot] - 1 for slot in slots]  # among the features; -1 is the rest
+            asked = range(len(features.features)) if -1 in chosen else chosen
+            output = self._whole_mlp(block, x) if -1 in chosen else None
+            now = features.latents(block, x, [features.features[each] for each in asked], output=output).to(self.stream)
+            moved = now - latents[:, :, list(asked)]
+            for slot, each in zip(slots, chosen, strict=True):
+                if output is not None and each < 0:
+                    changes[slot] = output.to(self.stream) - instead - features.written(moved)
+                else:
+                    changes[slot] = moved[..., asked.index(each), None] * features.directions[each].to(moved)
+        return changes
+
+    def _whole_mlp(self, block: Block, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
         norm = block.ln1 if block.ln2 is None else block.ln2
-        x = self._inputs([self.graph.first_receiver(layer + 1) - 1])[0][0]
-        return block.mlp(norm(x))  # type: ignore[no-any-return]
+        return block.mlp(norm(x))  # type: ignore[misc, no-any-return]
 
     def _inputs(self, receivers: list[int]) -> tuple[Float[Tensor, "input batch pos d_model"], list[int]]:
         """Return what receivers read of the stream, kept senders as they are now and the others ablated: each input once, and whose."""

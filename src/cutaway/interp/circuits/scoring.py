@@ -18,6 +18,7 @@ from cutaway.interp.circuits.exact import try_all, try_largest
 from cutaway.interp.circuits.graph import Graph
 from cutaway.interp.circuits.pair import MeanScores, Pair, RowSums
 from cutaway.interp.circuits.result import EdgeMethod, EdgeScores
+from cutaway.interp.feature_nodes import FeatureNodes
 from cutaway.interp.metrics import Metric
 from cutaway.interp.nodes import KVInputs
 from cutaway.interp.sites import norm_scales
@@ -37,6 +38,7 @@ def score_edges(
     method: EdgeMethod = "eap",
     ablation: How | Ablated = "resample",
     kv: KVInputs = "group",
+    features: Sequence[FeatureNodes] = (),
     steps: int = 5,
     exact_top: int | None = None,
     threshold: float = 0.05,
@@ -60,7 +62,8 @@ def score_edges(
     misses edges that carry most of what a norm reads, as it divides out their size: their gradient along themselves is 0.
 
     Where heads share keys and values, an edge enters those of the group, or with `kv="query-head"` of one query head, as if it had its
-    own. Norms in `frozen`, by name or glob, divide by the run's own scale whatever comes in. `lengths` are each row's tokens, in both
+    own. The `features` of dictionaries are senders and receivers beside what they leave of their MLPs (Marks et al. 2024). Norms in
+    `frozen`, by name or glob, divide by the run's own scale whatever comes in. `lengths` are each row's tokens, in both
     runs, where rows are filled up on the right; `threshold` is the share of the difference between the runs from which on an edge
     counts as one that matters. So many rows and positions are computed at once as take no more than `memory_gib`, 1 unless given; a
     metric that is a plain function gets all rows at once. Raises ValueError for runs of different shape, and for a budget too small
@@ -76,9 +79,10 @@ def score_edges(
     if held and how != "resample" and (method == "exact" or exact_top):
         raise ValueError(f"edges are tried under {how} ablation with live norms: leave frozen out, or take another method")
     _check_runs(tokens, other_tokens, metric, lengths, d_vocab=model.config.d_vocab_out)
+    graph = Graph(model.config, kv, tuple(features)).open(model)
     pair = Pair(
-        model=without_dropout(model), tokens=tokens, other_tokens=other_tokens, metric=metric, graph=Graph(model.config, kv),
-        frozen=held, lengths=lengths, memory_gib=memory_gib, ablated=_ablated(model, tokens, other_tokens, ablation),
+        model=without_dropout(model), tokens=tokens, other_tokens=other_tokens, metric=metric, graph=graph,
+        frozen=held, lengths=lengths, memory_gib=memory_gib, ablated=_ablated(model, graph, tokens, other_tokens, ablation),
     )  # fmt: skip
     n_tried = min(exact_top or 0, pair.graph.n_edges)
     n_cells = pair.graph.n_edges if method == "exact" else n_tried
@@ -99,11 +103,17 @@ def score_edges(
     )
 
 
-def _ablated(model: Transformer, tokens: Tensor, other_tokens: Tensor, ablation: How | Ablated) -> Ablated | None:
+def _ablated(model: Transformer, graph: Graph, tokens: Tensor, other_tokens: Tensor, ablation: How | Ablated) -> Ablated | None:
     """Return what senders write when ablated; None for what they write in the run of the other tokens."""
     if isinstance(ablation, Ablated):
+        if ablation.latents.keys() != {each.layer for each in graph.features}:
+            raise ValueError(
+                "the ablated outputs are of other features: give ablated_outputs the features that edges are scored with"
+            )
         return ablation
-    return None if ablation == "resample" else ablated_outputs(model, tokens, ablation, other_tokens=other_tokens)
+    if ablation == "resample":
+        return None
+    return ablated_outputs(model, tokens, ablation, other_tokens=other_tokens, features=graph.features)
 
 
 def _estimated(pair: Pair, method: EdgeMethod, steps: int, done: Callable[[int], None]) -> MeanScores:

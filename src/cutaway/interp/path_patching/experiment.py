@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from cutaway.interp.feature_nodes import FeatureNodes
 from cutaway.interp.paired_prompts import read_paired
 from cutaway.interp.patching import MetricName
 from cutaway.interp.path_patching.patching import patch_paths
@@ -27,6 +28,7 @@ def path_patch(
     senders: Sequence[str] | None = None,
     receivers: Sequence[str] = ("logits",),
     mlps: MLPs = "recomputed",
+    features: Sequence[FeatureNodes] = (),
     frozen_norms: str | Sequence[str] = (),
     receiver_pos: int | Sequence[int] | None = None,
     metric: MetricName | None = None,
@@ -35,11 +37,12 @@ def path_patch(
 ) -> PathPatching:
     """Let senders write in the clean run what they write in the corrupted one, for one receiver, or one set of them, at a time.
 
-    Senders, receivers, MLPs and norms are as in `patch_paths`: of several receivers each is patched alone, and those joined by +
-    together. The metric is `logit_diff` where a wrong answer is given and `log_prob` where none is. Prompts of different
-    length are aligned by their common beginning and end, or by `pairs` of (clean, corrupted) positions; elsewhere senders keep what
-    they write. Raises ValueError for parts that the model does not have, for prompts that do not align, for an answer that is not one
-    token, and where both runs give the same metric. Source: Wang et al. 2022, "Interpretability in the Wild", section 3.1.
+    Senders, receivers, MLPs, features and norms are as in `patch_paths`: of several receivers each is patched alone, and those
+    joined by + together. The metric is `logit_diff` where a wrong answer is given and `log_prob` where none is. Prompts of
+    different length are aligned by their common beginning and end, or by `pairs` of (clean, corrupted) positions; elsewhere senders
+    keep what they write. Raises ValueError for parts that the model does not have, for prompts that do not align, for an answer
+    that is not one token, and where both runs give the same metric. Source: Wang et al. 2022, "Interpretability in the Wild",
+    section 3.1.
 
     >>> path_patch(lm, "When Mary and John ... John gave it to", "When Mary and John ... Mary gave it to", "Mary", "John",
     ...            receivers=["L9H6.q"], receiver_pos=-1).show()  # doctest: +SKIP
@@ -53,6 +56,7 @@ def path_patch(
         senders=senders,
         receivers=receivers,
         mlps=mlps,
+        features=features,
         frozen_norms=frozen_norms,
         receiver_pos=receiver_pos,
         progress=progress,

@@ -13,6 +13,7 @@ from torch import Tensor
 from cutaway.config import ModelConfig
 from cutaway.interp import edits
 from cutaway.interp.edits import Edit
+from cutaway.interp.feature_nodes import FeatureNodes, by_layer, check_known
 from cutaway.interp.metrics import Metric
 from cutaway.interp.nodes import Node, NodeSet, all_senders, parse_receiver_sets, parse_sender
 from cutaway.interp.patching.grid import Pairs
@@ -42,6 +43,7 @@ def patch_paths(
     receivers: Sequence[str] = ("logits",),
     paths: Sequence[tuple[str, str]] | None = None,
     mlps: MLPs = "recomputed",
+    features: Sequence[FeatureNodes] = (),
     frozen_norms: str | Sequence[str] = (),
     receiver_pos: int | Sequence[int] | None = None,
     pairs: Sequence[Pairs] | None = None,
@@ -61,13 +63,14 @@ def patch_paths(
     others one at a time. A set's effect is the sum of its members' only where these do not act on each other or saturate; each member
     takes what was noted, whatever others of the set would make of it.
 
-    Senders are `embed`, heads such as `L9H6`, MLPs such as `mlp3`, neurons such as `mlp3.17`; unless given the embedding, all heads and
-    all MLPs. Receivers are `logits`, one input of a head such as `L9H6.q` (`L9H6` is all three), MLPs and neurons; where heads share
-    keys and values, `L9G2.k` are those of a group, and `L9H6.k` those that head 6 sees, and no other head's. `paths` names the pairs of
-    a sender and a receiver to patch, where that is not every one with every other. `pairs` say for each row which positions of the
-    other run go to which of this, equal ones unless given; `lengths` are each row's tokens where rows are filled up on the right.
-    Raises ValueError for parts and norms that the model does not have, for logits in a set, and for runs of different length without
-    pairs.
+    Senders are `embed`, heads such as `L9H6`, MLPs such as `mlp3`, neurons such as `mlp3.17`; unless given the embedding, all heads
+    and all MLPs. The chosen features of a dictionary (`features`) are senders and receivers such as `mlp3.f12`, and `mlp3` is then
+    what they leave of that MLP. Receivers are `logits`, one input of a head such as `L9H6.q` (`L9H6` is all three), MLPs and
+    neurons; where heads share keys and values, `L9G2.k` are those of a group, and `L9H6.k` those that head 6 sees, and no other
+    head's. `paths` names the pairs of a sender and a receiver to patch, where that is not every one with every other. `pairs` say
+    for each row which positions of the other run go to which of this, equal ones unless given; `lengths` are each row's tokens
+    where rows are filled up on the right. Raises ValueError for parts and norms that the model does not have, for logits in a set,
+    and for runs of different length without pairs.
     Source: Wang et al. 2022, "Interpretability in the Wild", section 3.1; Goldowsky-Dill et al. 2023, "Localizing Model
     Behavior with Path Patching".
 
@@ -77,19 +80,20 @@ def patch_paths(
     config = model.config
     if mlps not in ("frozen", "recomputed"):
         raise ValueError(f"mlps is {mlps!r}; expected frozen or recomputed")
-    writing, reading, wanted = _nodes(config, senders, receivers, paths)
+    known = by_layer([each.open(model) for each in features])
+    writing, reading, wanted = _nodes(config, senders, receivers, paths, known)
     frozen = norm_scales(config, frozen_norms)
     noting = list(dict.fromkeys(node for receiver in reading for node in receiver.nodes))
-    written = names_of_senders(writing)
+    written = names_of_senders(writing, known)
     model = without_dropout(model)
-    with torch.inference_mode():
-        names = written | names_of_receivers(noting, config.n_layers) | names_on_the_way(model, frozen)
+    with torch.no_grad():
+        names = written | names_of_receivers(noting, config.n_layers) | names_on_the_way(model, frozen, known)
         runs = run_two(
             model, tokens, other_tokens, metric, names,
             other_names=written, pairs=pairs, lengths=lengths, other_lengths=other_lengths,
         )  # fmt: skip
         places, read = _places(receiver_pos, runs), _places(metric.pos if isinstance(metric, Metric) else None, runs)
-        table = _Table(runs, metric, writing, reading, wanted, frozen, places, read, memory_gib, progress)
+        table = _Table(runs, metric, writing, reading, wanted, frozen, places, read, memory_gib, progress, known)
         table.fill(mlps)
     return PathPatching(
         senders=tuple(writing),
@@ -104,7 +108,11 @@ def patch_paths(
 
 
 def _nodes(
-    config: ModelConfig, senders: Sequence[str] | None, receivers: Sequence[str], paths: Sequence[tuple[str, str]] | None
+    config: ModelConfig,
+    senders: Sequence[str] | None,
+    receivers: Sequence[str],
+    paths: Sequence[tuple[str, str]] | None,
+    features: Mapping[int, FeatureNodes],
 ) -> tuple[Sequence[Node], Sequence[Node | NodeSet], Bool[Tensor, "sender receiver"]]:
     """Return who sends, in the order of the computation, and who receives, each once, and which paths between them are asked for."""
     if paths is not None and (senders is not None or tuple(receivers) != ("logits",)):
@@ -113,10 +121,14 @@ def _nodes(
     writing = [sender for sender, _ in ends]
     reading = [each for _, read in ends for each in read]
     if paths is None:
-        writing = all_senders(config) if senders is None else [parse_sender(config, each) for each in senders]
+        of_all = [node for each in features.values() for node in each.nodes]
+        writing = all_senders(config, of_all) if senders is None else [parse_sender(config, each) for each in senders]
         reading = [each for name in receivers for each in parse_receiver_sets(config, name)]
     if not writing or not reading:
         raise ValueError("there is nothing to patch: name at least one sender and one receiver")
+    check_known([*writing, *(node for each in reading for node in each.nodes)], features)
+    if joined := [each for each in reading if isinstance(each, NodeSet) and any(_is_part(node, features) for node in each.nodes)]:
+        raise ValueError(f"{joined[0]}: parts of an MLP that is taken apart join no set: name them by themselves")
     writing, reading = sorted(dict.fromkeys(writing), key=lambda node: node.order), list(dict.fromkeys(reading))
     rows, columns = {node: i for i, node in enumerate(writing)}, {node: i for i, node in enumerate(reading)}
     wanted = torch.full((len(writing), len(reading)), paths is None)
@@ -124,6 +136,10 @@ def _nodes(
         for each in read:
             wanted[rows[sender], columns[each]] = True
     return writing, reading, wanted
+
+
+def _is_part(node: Node, features: Mapping[int, FeatureNodes]) -> bool:
+    return node.kind in ("mlp", "feature", "neuron") and node.layer in features
 
 
 @dataclass
@@ -143,6 +159,7 @@ class _Table:
     """What the metric reads of the last residual stream."""
     memory_gib: float | None
     progress: Callable[[int, int], None] | None
+    features: Mapping[int, FeatureNodes]
     cells: list[tuple[int, int, list[Edit]]] = field(default_factory=list)
     noted: dict[int, list[Mapping[int, Edit]]] = field(default_factory=dict)
     """Of receivers that are sets, what their members take from each sender, until all members are noted."""
@@ -167,8 +184,9 @@ class _Table:
             some = slice(first, first + n)
             wanted = {node: self.wanted[some, columns].any(1) for node, columns in self.columns.items()}
             for node, sent, values in received(
-                self.runs, self.senders[some], noting, wanted=wanted, mlps=mlps, frozen=self.frozen, kept=kept
-            ):
+                self.runs, self.senders[some], noting, wanted=wanted, mlps=mlps, frozen=self.frozen, kept=kept,
+                features=self.features,
+            ):  # fmt: skip
                 self.take(node, [first + i for i in sent], values)
         self.flush()
 
@@ -247,7 +265,7 @@ class _Table:
             return edits.replace(name, value, query_head=node.index, pos=pos)
         if node.kind in ("head", "group"):
             return edits.replace(name, value, head=node.index, pos=pos)
-        return edits.replace(name, value, pos=pos, index=node.index)
+        return edits.replace(name, value, pos=pos, index=place_of(node, config))
 
     def _held_norms(self, receiver: Node | NodeSet) -> Iterator[Edit]:
         """Yield the edits that hold frozen norms after what the receiver first reads."""

@@ -20,6 +20,8 @@ from torch import Tensor
 from cutaway.config import ModelConfig
 from cutaway.hooks import Hook, Hooks
 from cutaway.interp.factored import block_of
+from cutaway.interp.feature_changes import change_of_mlp
+from cutaway.interp.feature_nodes import FeatureNodes
 from cutaway.interp.nodes import Node
 from cutaway.interp.two_runs import TwoRuns
 from cutaway.model import Block, Transformer
@@ -32,10 +34,10 @@ MLPs = Literal["frozen", "recomputed"]
 _Moved = Float[Tensor, "sender batch kept_pos d_model"]
 
 
-def names_of_senders(senders: Sequence[Node]) -> set[str]:
-    """Return the activations that senders write."""
-    parts = {"head": "attn.z", "mlp": "mlp_out", "neuron": "mlp.post"}
-    return {"embed" if each.kind == "embed" else f"blocks.{each.layer}.{parts[each.kind]}" for each in senders}
+def names_of_senders(senders: Sequence[Node], features: Mapping[int, FeatureNodes]) -> set[str]:
+    """Return the activations that senders write, and those that encoders read where MLPs are taken apart."""
+    read = {features[each.layer].reads for each in senders if each.kind in ("mlp", "feature") and each.layer in features}
+    return set(map(_written_name, senders)) | read
 
 
 def names_of_receivers(receivers: Sequence[Node], n_layers: int) -> set[str]:
@@ -44,18 +46,21 @@ def names_of_receivers(receivers: Sequence[Node], n_layers: int) -> set[str]:
 
 
 def place_of(receiver: Node, config: ModelConfig) -> int | None:
-    """Return which head of its activation's own axis, or which neuron, a receiver is; None for one that is all of it."""
+    """Return which head of its activation's own axis, or which neuron, a receiver is; None for one that is all of it, as a feature."""
+    if receiver.kind == "feature":
+        return None
     if receiver.kind == "head" and receiver.input in ("k", "v"):
         return (receiver.index or 0) // (config.n_heads // config.n_kv_heads)
     return receiver.index
 
 
-def names_on_the_way(model: Transformer, frozen: Sequence[str]) -> set[str]:
+def names_on_the_way(model: Transformer, frozen: Sequence[str], features: Mapping[int, FeatureNodes]) -> set[str]:
     """Return the activations of the run that the pass starts from."""
     config = model.config
     names = {f"blocks.{layer}.resid_pre" for layer in range(config.n_layers)} | {
         f"blocks.{config.n_layers - 1}.resid_post",
         *frozen,
+        *(each.reads for each in features.values()),
     }
     if config.d_mlp:
         names |= {f"blocks.{layer}.mlp_out" for layer in range(config.n_layers)}
@@ -74,14 +79,17 @@ def received(
     mlps: MLPs,
     frozen: Sequence[str],
     kept: Int[Tensor, " kept_pos"],
+    features: Mapping[int, FeatureNodes],
 ) -> Iterator[tuple[Node, Sequence[int], Float[Tensor, "wanted_sender batch kept_pos ..."]]]:
     """Yield each receiver with its inputs for those senders, in the order of the computation, that are wanted for it.
 
     Senders that write after the receiver reads are left out. A head's or a group's input is its q, k or v; an MLP's stands as the
-    output that it has for it, a neuron's as its activation; the logits' as the last residual stream. `kept` are the positions that are
-    computed. Nothing is changed, bit for bit, at positions that the sender does not move.
+    output that it has for it, a feature's as that of the whole MLP with the feature's part in it, a neuron's as its activation; the
+    logits' as the last residual stream. `kept` are the positions that are computed. Nothing is changed, bit for bit, at positions that
+    the sender does not move.
     """
-    walk = _Walk(runs, kept, Hooks({name: _held(runs.cache[name][:, kept]) for name in frozen}))
+    scales = {name: runs.cache[name][:, kept] for name in frozen}
+    walk = _Walk(runs, kept, Hooks({name: _held(scale) for name, scale in scales.items()}), scales, features)
     queue = list(senders)
 
     def with_senders(moved: _Moved, order: tuple[int, int]) -> Float[Tensor, "later_sender batch kept_pos d_model"]:
@@ -109,13 +117,13 @@ def received(
             [each for each in here if each.kind in ("head", "group")], partial(walk.head_input, block), normed, before
         )
         moved = with_senders(moved, (layer, 0))
-        mlp_receivers = [each for each in here if each.kind in ("mlp", "neuron")]
+        mlp_receivers = [each for each in here if each.kind in ("mlp", "neuron", "feature")]
         if block.mlp is not None and (mlps == "recomputed" or mlp_receivers):
             if not block.is_parallel:
                 before, normed = moved, walk.normed(block, layer, moved, half=1)
             yield from inputs(mlp_receivers, partial(walk.mlp_output, block), normed, before)
             if mlps == "recomputed":
-                change = walk.mlp_output(block, Node("mlp", layer), normed, before) - walk.base(f"blocks.{layer}.mlp_out")
+                change = walk.whole_mlp(block, layer, normed, before) - walk.base(f"blocks.{layer}.mlp_out")
                 moved = torch.cat([before + change, moved[len(before) :]])  # in parallel this layer's heads come after its MLP
         moved = with_senders(moved, (layer, 1))
     logits = [each for each in receivers if each.kind == "logits"]
@@ -131,6 +139,10 @@ class _Walk:
     kept: Int[Tensor, " kept_pos"]
     hooks: Hooks
     """Those that hold the scales of frozen norms."""
+    scales: Mapping[str, Float[Tensor, "batch kept_pos 1"]]
+    """The same scales, by name."""
+    features: Mapping[int, FeatureNodes]
+    """By the layer of an MLP that is taken apart."""
 
     def base(self, name: str) -> Float[Tensor, "batch kept_pos ..."]:
         """Return the run's own activation."""
@@ -138,9 +150,10 @@ class _Walk:
 
     def written(self, sender: Node) -> Float[Tensor, "batch kept_pos d_model"]:
         """Return by how much the sender moves the stream itself."""
-        (name,) = names_of_senders([sender])
-        moved = self.runs.moved(name)[:, self.kept]
-        if sender.kind in ("embed", "mlp"):
+        if sender.kind in ("mlp", "feature"):
+            return change_of_mlp(self.runs, self.features.get(sender.layer), sender)[:, self.kept]
+        moved = self.runs.moved(_written_name(sender))[:, self.kept]
+        if sender.kind == "embed":
             return moved
         block = block_of(self.runs.model, sender.layer)
         assert sender.index is not None
@@ -170,16 +183,36 @@ class _Walk:
         return _where_moved(moved, new, self.base(_name_of(receiver))[..., head, :])
 
     def mlp_output(self, block: Block, receiver: Node, normed: _Moved, moved: _Moved) -> Float[Tensor, "sender batch kept_pos ..."]:
-        """Return the MLP's output, or its neuron's activation."""
+        """Return the MLP's output where one part of it reads the moved stream, or its neuron's activation."""
         assert block.mlp is not None
-        if receiver.kind == "mlp":
-            return _where_moved(moved, block.mlp(normed), self.base(_name_of(receiver)))
-        post: dict[str, Tensor] = {}
-        block.mlp(normed, hooks=Hooks({"post": lambda x, name: post.update({name: x})}))
-        return _where_moved(moved, post["post"], self.base(_name_of(receiver)))[..., receiver.index]
+        if receiver.kind == "neuron":
+            post: dict[str, Tensor] = {}
+            block.mlp(normed, hooks=Hooks({"post": lambda x, name: post.update({name: x})}))
+            return _where_moved(moved, post["post"], self.base(f"blocks.{receiver.layer}.mlp.post"))[..., receiver.index]
+        features = self.features.get(receiver.layer)
+        if features is None:
+            return self.whole_mlp(block, receiver.layer, normed, moved)
+        norm, stream = ("ln1", "resid_pre") if block.is_parallel else ("ln2", "resid_mid")
+        scope, chosen = f"blocks.{receiver.layer}", None if receiver.kind == "mlp" else [receiver.index or 0]
+        resid, scale = self.base(f"{scope}.{stream}") + moved, self.scales.get(f"{scope}.{norm}.scale")
+        output = block.mlp(normed) if receiver.kind == "mlp" else None
+        latents = features.latents(block, resid, chosen, scale=scale, output=output)
+        latents = latents - features.latents_of(self.base(features.reads), chosen)
+        base = self.base(f"{scope}.mlp_out")
+        if output is not None:
+            return _where_moved(moved, (output - features.written(latents)).to(base.dtype), base)
+        change = latents * features.directions[features.features.index(receiver.index or 0)].to(latents)
+        return _where_moved(moved, (base + change).to(base.dtype), base)
+
+    def whole_mlp(self, block: Block, layer: int, normed: _Moved, moved: _Moved) -> Float[Tensor, "sender batch kept_pos d_model"]:
+        """Return the MLP's output where all of it reads the moved stream."""
+        assert block.mlp is not None
+        return _where_moved(moved, block.mlp(normed), self.base(f"blocks.{layer}.mlp_out"))
 
 
-def _where_moved(moved: _Moved, new: Float[Tensor, "sender batch kept_pos d"], base: Float[Tensor, "batch kept_pos d"]) -> Tensor:
+def _where_moved(
+    moved: _Moved, new: Float[Tensor, "sender batch kept_pos d"], base: Float[Tensor, "batch kept_pos d"] | int
+) -> Tensor:
     return torch.where((moved != 0).any(-1, keepdim=True), new, base)
 
 
@@ -191,11 +224,16 @@ def _rows(head: int, d_head: int) -> slice:
     return slice(head * d_head, (head + 1) * d_head)
 
 
+def _written_name(sender: Node) -> str:
+    parts = {"head": "attn.z", "mlp": "mlp_out", "feature": "mlp_out", "neuron": "mlp.post"}
+    return "embed" if sender.kind == "embed" else f"blocks.{sender.layer}.{parts[sender.kind]}"
+
+
 def _name_of(receiver: Node, n_layers: int = 0) -> str:
     match receiver.kind:
         case "head" | "group":
             return f"blocks.{receiver.layer}.attn.{receiver.input}"
-        case "mlp":
+        case "mlp" | "feature":
             return f"blocks.{receiver.layer}.mlp_out"
         case "neuron":
             return f"blocks.{receiver.layer}.mlp.post"

@@ -233,7 +233,7 @@ class PathPatching(Result):
         has_mlps = any(node.kind == "mlp" for node in self.senders)
         values = torch.full((len(layers), n_heads + has_mlps), math.nan, dtype=share.dtype)
         for i, node in enumerate(self.senders):
-            if node.kind != "neuron":
+            if node.kind not in ("neuron", "feature"):  # which are many to a layer
                 place = node.index if node.kind == "head" else n_heads if node.kind == "mlp" else 0
                 values[node.layer - layers[0], place] = share[i, column]
         rows = ["embed" if layer < 0 else str(layer) for layer in layers]

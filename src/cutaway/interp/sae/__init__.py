@@ -9,6 +9,7 @@ from cutaway.interp.sae.dictionary import BatchTopK, Dictionary, JumpReLU, ReLU,
 from cutaway.interp.sae.effects import FeatureEffect, FeatureEffects, feature_edits, feature_effects
 from cutaway.interp.sae.evaluation import Evaluation, evaluate
 from cutaway.interp.sae.folder import dictionary_folders, load_dictionary, save_dictionary, transformer_lens_name
+from cutaway.interp.sae.identity import dictionary_sha256
 from cutaway.interp.sae.logit_effects import logit_effects
 from cutaway.interp.sae.pages import AGREES_FROM, FeaturePages, FeatureSummary, describe_features
 from cutaway.interp.sae.reconstruction import Reconstruction, measure_reconstruction, pca_fvu, random_features
@@ -47,6 +48,7 @@ __all__ = [
     "save_dictionary",
     "load_dictionary",
     "dictionary_folders",
+    "dictionary_sha256",
     "transformer_lens_name",
     "evaluate",
     "Evaluation",

@@ -7,6 +7,7 @@ predict may be their input (a sparse autoencoder), another activation (a transco
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -51,12 +52,24 @@ class Dictionary(nn.Module, ABC):
 
     def pre_activations(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_sae"]:
         """Return what the latents are chosen from."""
-        pre: Tensor = (x - self.b_dec if self.config.subtracts_b_dec else x) @ self.W_enc + self.b_enc
+        pre: Tensor = self._centred(x) @ self.W_enc + self.b_enc
         return pre
+
+    def _some_pre_activations(self, x: Float[Tensor, "*batch d_in"], features: list[int]) -> Float[Tensor, "*batch feature"]:
+        pre: Tensor = self._centred(x) @ self.W_enc[:, features] + self.b_enc[features]
+        return pre
+
+    def _centred(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_in"]:
+        return x - self.b_dec if self.config.subtracts_b_dec else x
 
     def encode(self, x: Float[Tensor, "*batch d_in"]) -> Float[Tensor, "*batch d_sae"]:
         """Return the latents of activations."""
         return self.activate(self.pre_activations(x))
+
+    def encode_some(self, x: Float[Tensor, "*batch d_in"], features: Sequence[int]) -> Float[Tensor, "*batch feature"]:
+        """Return some of the latents alone, which the kinds that choose each by itself do sooner."""
+        latents: Tensor = self.encode(x)[..., list(features)]
+        return latents
 
     def decode(self, latents: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_out"]:
         """Return what latents stand for; a skip is not in it, as that depends on what was read."""
@@ -125,6 +138,10 @@ class ReLU(Dictionary):
         """Return what is above zero."""
         return pre.relu()
 
+    def encode_some(self, x: Float[Tensor, "*batch d_in"], features: Sequence[int]) -> Float[Tensor, "*batch feature"]:
+        """Return some of the latents, each of which its own direction gives."""
+        return self._some_pre_activations(x, list(features)).relu()
+
     def penalty(self, pre: Float[Tensor, "batch d_sae"], latents: Float[Tensor, "batch d_sae"]) -> Float[Tensor, ""]:  # noqa: ARG002
         """Return the latents' weighted sum, in units of an activation's usual length (Lindsey et al. 2024 for several models)."""
         weighted: Tensor = (latents.mean(0) * self.decoder_norms().sum(0)).sum() / self.config.d_out**0.5
@@ -166,6 +183,13 @@ class _WithThreshold(Dictionary):
     def activate(self, pre: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_sae"]:
         """Return what is above its threshold."""
         return pre * (pre > self.threshold)
+
+    def encode_some(self, x: Float[Tensor, "*batch d_in"], features: Sequence[int]) -> Float[Tensor, "*batch feature"]:
+        """Return some of the latents, each of which its own direction and threshold give; of a batch in training, all are computed."""
+        if self.training:
+            return super().encode_some(x, features)
+        pre = self._some_pre_activations(x, list(features))
+        return pre * (pre > self.threshold[list(features)])
 
 
 class BatchTopK(_WithThreshold):

@@ -16,11 +16,11 @@ from cutaway.interp.edits import Edit
 from cutaway.interp.prompts import Target
 from cutaway.interp.ranks import rank_correlation
 from cutaway.interp.result import Result
-from cutaway.interp.rows import Rows, Texts, model_of, rows_of
+from cutaway.interp.rows import Reference, Rows, Texts, model_of, rows_of
 from cutaway.interp.running import gradients, run_with_cache
 from cutaway.interp.sae.activations import as_vectors, layer_of
 from cutaway.interp.sae.dictionary import Dictionary
-from cutaway.interp.sae.splicing import check_fits, splice
+from cutaway.interp.sae.splicing import check_fits, splice, splice_transcoder
 from cutaway.interp.sites import site_of
 from cutaway.interp.sweep import AnyMetric, sweep
 from cutaway.language_model import LanguageModel
@@ -64,11 +64,13 @@ class FeatureEffects(Result):
     clean: Float[Tensor, " batch"]
     """The metric of the model itself."""
     features: tuple[int, ...]
-    """Those that fire anywhere in the rows."""
+    """Those that fire anywhere in the rows, or differ there in the other texts."""
     estimates: Float[Tensor, "feature batch"]
     """To first order: less the latent times its direction's product with the gradient, summed over positions."""
     exact: dict[int, Float[Tensor, " batch"]]
     """By feature, of those tried: the metric without it less `base`."""
+    is_patched: bool = False
+    """Whether features were given their latents in other texts; taken out otherwise."""
 
     def ranked(self) -> list[FeatureEffect]:
         """Return the features by the size of their exact effect, then those not tried by their estimate."""
@@ -95,17 +97,26 @@ class FeatureEffects(Result):
         tried = f" {len(self.exact)} were tried" if self.exact else ""
         tried += f": rank correlation of estimates with them {agreement:.2f}." if agreement is not None else "." if tried else ""
         if not self.features:
-            return f"{said}No feature fires in these rows."
+            return f"{said}No feature {'differs' if self.is_patched else 'fires'} in these rows."
         return (
             f"{said}The {self.metric} is {self.clean.mean():.3f}, and {self.base.mean():.3f} with {self.said}. Of "
-            f"{len(self.features):,} features that fire it changes most without {best}.{tried}"
+            f"{len(self.features):,} features that {self._moved} it changes most {self._changed} {best}.{tried}"
         )
+
+    @property
+    def _moved(self) -> str:
+        return "differ in the other texts" if self.is_patched else "fire"
+
+    @property
+    def _changed(self) -> str:
+        return "with the other texts' latents of" if self.is_patched else "without"
 
     def to_dict(self) -> dict[str, Any]:
         """Return every feature that fires with its estimate and, where it was tried, its effect."""
         return {
             "spliced": self.said,
             "metric": self.metric,
+            "is_patched": self.is_patched,
             "notes": list(self.notes),
             "clean": self.clean.tolist(),
             "base": self.base.tolist(),
@@ -122,7 +133,9 @@ class FeatureEffects(Result):
             return []
         values = [each.estimate if each.exact is None else each.exact for each in best]
         labels = [f"{each.feature}{'' if each.exact is None else ', tried'}" for each in best]
-        return [bars(values, labels=labels, title="Without each feature", label=f"change of the {self.metric}")]
+        return [
+            bars(values, labels=labels, title=f"{self._changed.capitalize()} each feature", label=f"change of the {self.metric}")
+        ]
 
     def views(self) -> Sequence[RenderableType]:
         """Return the strongest features as a table."""
@@ -151,33 +164,40 @@ def feature_effects(
     wrong: Target | None = None,
     features: Sequence[int] | None = None,
     exact_top: int = 20,
+    other_texts: Reference | None = None,
     with_error: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> FeatureEffects:
     """Return what a metric changes by without each feature of a dictionary that fires in the texts.
 
     The dictionary is spliced into every run, with its error unless told otherwise; a feature is ablated by taking its latent times its
-    direction off the activation, wherever it fires. Every feature's effect is estimated from one gradient, and the `exact_top` of the
-    largest estimates are tried, or all of `features` where those are named. What is measured is as in `ablate`. Raises ValueError for a
-    dictionary that does not fit the model, and for features that are not there.
+    direction off what is predicted, wherever it fires: a transcoder's off its target. With `other_texts`, as many tokens each, a
+    feature is given the latent that it has there instead. Every feature's effect is estimated from one gradient, and the `exact_top`
+    of the largest estimates are tried, or all of `features` where those are named. What is measured is as in `ablate`. Raises
+    ValueError for a dictionary that does not fit the model, for features that are not there, and for other texts of other lengths.
     """
     model, rows = model_of(lm), rows_of(lm, texts)
     check_fits(dictionary, model)
     measure = measure_of(lm, rows, metric, correct, wrong)
-    spliced = splice(dictionary, with_error=with_error)
+    is_transcoder = dictionary.config.is_transcoder
+    (spliced,) = (
+        splice_transcoder(dictionary, with_error=with_error) if is_transcoder else [splice(dictionary, with_error=with_error)]
+    )
     lengths = None if rows.is_even else rows.lengths
     model = without_dropout(model)
     base, _, grads = gradients(model, rows.tokens, measure.metric, spliced.name, edits=[spliced], lengths=lengths)
     clean = sweep(model, rows.tokens, [[]], measure.metric, lengths=lengths)[0]
     values, latents = _spliced(model, dictionary, rows, spliced)
-    fires = (latents > 0).any(0).any(0)
-    firing = fires.nonzero()[:, 0]
+    lost = latents if other_texts is None else latents - _of_others(model, dictionary, rows, rows_of(lm, other_texts))
+    firing = (lost != 0).any(0).any(0).nonzero()[:, 0]
     towards = as_vectors(grads[spliced.name], spliced.name).to(latents) @ dictionary.W_dec[firing].T
-    estimates = -(latents[..., firing] * towards).sum(1).T
+    estimates = -(lost[..., firing] * towards).sum(1).T
     chosen = _chosen(dictionary, features, firing, estimates, exact_top)
-    exact = _exact(model, dictionary, rows, measure, spliced, values, latents, chosen, progress=progress)
+    exact = _exact(model, dictionary, rows, measure, spliced, values, lost, chosen, progress=progress)
+    what = "transcoder to" if is_transcoder else "dictionary of"
     return FeatureEffects(
-        said=f"the dictionary of {spliced.name} spliced in" + (" and its error kept" if with_error else ""), metric=measure.name,
+        said=f"the {what} {spliced.name} spliced in" + (" and its error kept" if with_error else ""), metric=measure.name,
+        is_patched=other_texts is not None,
         notes=measure.said, base=base, clean=clean, features=tuple(firing.tolist()), estimates=estimates.detach(), exact=exact,
     )  # fmt: skip
 
@@ -193,16 +213,18 @@ def feature_edits(
 ) -> list[list[Edit]]:
     """Return for each feature the edits that take it out of the activation of a run, `values`, in which it has these latents.
 
-    Each names only the positions where the feature fires, or all where rows end at different ones (`is_even`), and a sweep goes on from
-    the first that changes. The end of a layer is edited where the next one begins: a dictionary spliced in before need not run again.
+    Of a transcoder that is its target. Each names only the positions where the feature fires, or all where rows end at different
+    ones (`is_even`), and a sweep goes on from the first that changes. The end of a layer is edited where the next one begins: a
+    dictionary spliced in before need not run again.
     """
-    name = dictionary.config.name
+    config = dictionary.config
+    name = config.target if config.is_transcoder and config.target else config.name
     site = site_of(name)
     if site.part == "resid_post" and site.layer is not None and site.layer + 1 < n_layers:
         name = f"blocks.{site.layer + 1}.resid_pre"
     variants: list[list[Edit]] = []
     for feature in features:
-        pos = (latents[..., feature] > 0).any(0).nonzero()[:, 0]
+        pos = (latents[..., feature] != 0).any(0).nonzero()[:, 0]
         if not len(pos):
             variants.append([])
             continue
@@ -230,12 +252,13 @@ def _exact(
     each = max(1, values[0].numel() * len(values) * values.element_size())
     size = max(1, _VALUES_BYTES // each)
     lengths = None if rows.is_even else rows.lengths
+    held = spliced if spliced.source is None else edits.replace(spliced.name, values)  # a sweep resumes after what is a value
     found: dict[int, Tensor] = {}
     with torch.no_grad():
         for start in range(0, len(chosen), size):
             part = chosen[start : start + size]
             variants = feature_edits(dictionary, part, values, latents, n_layers=model.config.n_layers, is_even=rows.is_even)
-            scores = sweep(model, rows.tokens, [[], *variants], measure.metric, base_edits=[spliced], lengths=lengths)
+            scores = sweep(model, rows.tokens, [[], *variants], measure.metric, base_edits=[held], lengths=lengths)
             found |= dict(zip(part, scores[1:] - scores[0], strict=True))
             if progress is not None:
                 progress(len(found), len(chosen))
@@ -246,16 +269,35 @@ def _exact(
 def _spliced(
     model: Transformer, dictionary: Dictionary, rows: Rows, spliced: Edit
 ) -> tuple[Float[Tensor, "batch pos ..."], Float[Tensor, "batch pos d_sae"]]:
-    """Return the activation with the dictionary in the run, and its latents there; none where rows are filled up."""
-    name = spliced.name
-    _, cache = run_with_cache(model, rows.tokens, name, stop_after_layer=layer_of(model, name))
-    latents = dictionary.encode(as_vectors(cache[name], name).to(dictionary.W_enc.dtype))
+    """Return what the dictionary puts into the run, and its latents there; none where rows are filled up."""
+    name, reads = spliced.name, dictionary.config.name
+    _, cache = run_with_cache(model, rows.tokens, sorted({name, reads}), stop_after_layer=layer_of(model, name))
+    latents = _latents(dictionary, cache[reads], rows)
+    if spliced.source is not None:
+        assert spliced.function is not None
+        return spliced.function(cache[name], cache[reads]), latents
+    # row by row, as a sweep's base run does, bit for bit
+    return torch.stack([spliced.new_value(row, None) for row in cache[name]]), latents
+
+
+@torch.no_grad()
+def _of_others(model: Transformer, dictionary: Dictionary, rows: Rows, others: Rows) -> Float[Tensor, "batch pos d_sae"]:
+    """Return the latents in the runs of other texts; raises ValueError for texts of other lengths."""
+    if (others.tokens.shape, others.lengths) != (rows.tokens.shape, rows.lengths):
+        raise ValueError(
+            f"the texts are rows of {', '.join(map(str, rows.lengths))} tokens and the other texts of "
+            f"{', '.join(map(str, others.lengths))}: give another text of the same length for each"
+        )
+    reads = dictionary.config.name
+    _, cache = run_with_cache(model, others.tokens, reads, stop_after_layer=layer_of(model, reads))
+    return _latents(dictionary, cache[reads], others)
+
+
+def _latents(dictionary: Dictionary, read: Float[Tensor, "batch pos ..."], rows: Rows) -> Float[Tensor, "batch pos d_sae"]:
+    latents = dictionary.encode(as_vectors(read, dictionary.config.name).to(dictionary.W_enc.dtype))
     lengths = torch.tensor(rows.lengths, device=latents.device)
     is_text = torch.arange(latents.shape[1], device=latents.device) < lengths[:, None]
-    values = torch.stack(
-        [spliced.new_value(row, None) for row in cache[name]]
-    )  # row by row, as a sweep's base run does, bit for bit
-    return values, latents * is_text[..., None]
+    return latents * is_text[..., None]
 
 
 def _chosen(dictionary: Dictionary, features: Sequence[int] | None, firing: Tensor, estimates: Tensor, exact_top: int) -> list[int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -39,6 +40,8 @@ def find(
     threshold: float = 0.01,
     ablation: Literal["zero", "mean", "resample"] = "resample",
     kv: Literal["group", "query-head"] = "group",
+    features: tuple[Path, ...] = (),
+    n_features: int = 20,
     steps: int = 5,
     exact_top: int | None = None,
     held_out: float = 0.5,
@@ -67,6 +70,8 @@ def find(
         threshold: ACDC keeps an edge that changes the next token's distribution by so much, in nats
         ablation: what edges are scored by, and what is put in the place of everything outside
         kv: with grouped heads, whether an edge enters a group's keys and values or one head's
+        features FOLDER: a dictionary of an MLP's output, or a transcoder, whose best features are nodes too; may be given again
+        n_features: how many of each
         steps: of the line that gradients are averaged over
         exact_top: so many edges of the largest scores are tried one by one, to see how scores agree with what they estimate
         held_out: the share of the pairs that is kept for checking
@@ -78,6 +83,7 @@ def find(
         cutaway interpret circuit find --demo --out circuit.json
         cutaway interpret circuit find smollm2-135m --prompts pairs.jsonl --n-edges 500 --out circuit.json
         cutaway interpret circuit find --demo --method eap --select threshold --report circuit.html
+        cutaway interpret circuit find --demo --features runs/transcoder-12 --out circuit.json
 
     In Python:
         from cutaway import circuits
@@ -85,8 +91,6 @@ def find(
         found = circuits.find_circuit(lm, pairs, n_edges=200)
         found.circuit.save("circuit.json")
     """
-    from dataclasses import replace
-
     from cutaway.interp.circuits import find_circuit
 
     if out is not None and not out.absolute().parent.is_dir():
@@ -98,8 +102,8 @@ def find(
     with count_progress("edges") as progress:
         found = find_circuit(
             lm, pairs, method=method, selection=select, n_edges=n_edges, threshold=threshold, ablation=ablation, kv=kv, steps=steps,
-            exact_top=exact_top, held_out=held_out, seed=seed, name=source, command=shlex.join(["cutaway", *sys.argv[1:]]),
-            progress=progress,
+            features=features, n_features=n_features, exact_top=exact_top, held_out=held_out, seed=seed, name=source,
+            command=shlex.join(["cutaway", *sys.argv[1:]]), progress=progress,
         )  # fmt: skip
     if out is None:
         return replace(

@@ -133,8 +133,8 @@ def _curve(
     pruning: Pruning = "threshold" if settings.get("selection") == "threshold" else "greedy"
     with count_progress("edges") as progress:
         scored = score_edges(
-            lm.model, finding.tokens, finding.other_tokens, finding.metric, method=method, kv=circuit.graph.kv, steps=steps,
-            ablation=settings.get("ablation", "resample"), progress=progress,
+            lm.model, finding.tokens, finding.other_tokens, finding.metric, method=method, kv=circuit.graph.kv,
+            features=circuit.graph.features, steps=steps, ablation=settings.get("ablation", "resample"), progress=progress,
         )  # fmt: skip
     with count_progress("runs") as progress:
         curve = faithfulness_curve(
