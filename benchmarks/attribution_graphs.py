@@ -143,8 +143,8 @@ def report_graphs(
         f"{time_s:.0f} s"
     )
     print(f"    {'features ablated; what responds':33} correlation  ranks  slope  largest gap")
-    for held, said in RESPONDS.items():
-        print(f"    {said:33} {numbers(pooled, held)} {pooled.largest_gap(held):12.1e}")
+    for held in pooled.levels:
+        print(f"    {RESPONDS[held]:33} {numbers(pooled, held)} {pooled.largest_gap(held):12.1e}")
     halved = attribution_graphs.pool(found[0.5])
     print(f"    {'features halved, in the model':33} {numbers(halved, 'nothing')} {halved.largest_gap('nothing'):12.1e}")
     print(f"    {nulls(pooled, found[0.0])}", flush=True)

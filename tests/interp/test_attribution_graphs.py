@@ -408,6 +408,19 @@ def test_interventions_stand_beside_predictions(tiny_model, tokens, transcoders,
         attribution_graphs.intervene(tiny_model, graph, transcoders, features=[(1, 0, 99)])
 
 
+@pytest.mark.parametrize(("frozen", "n_levels"), [("both", 6), ("patterns", 5), ("nothing", 4)])
+def test_what_edges_go_through_responds_on_every_level(tiny_model, tokens, transcoders, frozen, n_levels, capsys):
+    graph = attribution_graphs.attribute(tiny_model, tokens[:1], transcoders, frozen=frozen)
+    found = attribution_graphs.intervene(tiny_model, graph, transcoders, n_features=5)
+    assert len(found.levels) == n_levels
+    for held in {*LEVELS} - {*found.levels}:  # left out as it is the same as the one before
+        before = LEVELS[LEVELS.index(held) - 1]
+        torch.testing.assert_close(found.measured[held], found.measured[before], atol=EXACT, rtol=0)
+    found.show()
+    assert ("respond throughout" in capsys.readouterr().out) == (frozen != "both")
+    assert found.to_dict()["frozen"] == frozen
+
+
 def an_intervention(predicted, measured, random, **other):
     predicted, measured, random = (torch.tensor(each, dtype=torch.float64) for each in (predicted, measured, random))
     given = {"labels": ("a",) * len(predicted), "target": "logit x", "factor": 0.0, "frozen": "both", **other}

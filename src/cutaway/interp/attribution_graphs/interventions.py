@@ -48,6 +48,9 @@ _MUCH_LOST = 0.1
 _FROZEN_SAID: dict[Frozen, str] = {
     "both": "attention patterns and norms frozen and ", "patterns": "attention patterns frozen and ", "nothing": "",
 }  # fmt: skip
+_THROUGHOUT: dict[Frozen, str] = {
+    "both": "", "patterns": "Norms respond throughout", "nothing": "Norms and attention patterns respond throughout",
+}  # fmt: skip
 _CAUSES: dict[Held, str] = {
     "gates": "other features respond",
     "attention": "features start and stop firing",
@@ -78,6 +81,12 @@ class Interventions(Result):
     """In runs, by what stays as it was."""
     random: Float[Tensor, " change"]
     """In the model, of random directions as long as what the features write, at their places."""
+
+    @property
+    def levels(self) -> tuple[Held, ...]:
+        """The levels that differ: what the graph's edges go through responds in all of them."""
+        same: dict[Frozen, tuple[Held, ...]] = {"both": (), "patterns": ("patterns",), "nothing": ("patterns", "errors")}
+        return tuple(held for held in _LEVELS if held not in same[self.frozen])
 
     def correlation(self, held: Held = "nothing") -> float | None:
         """Return Pearson's correlation between prediction and run over the features; None where either is the same for all."""
@@ -199,10 +208,9 @@ class Interventions(Result):
 
     def views(self) -> list[RenderableType]:
         """Return how prediction and runs agree as more and more may respond, and the strongest features with both."""
-        levels = table(
-            "what responds", "correlation", "ranks", "slope", "largest gap", right=["correlation", "ranks", "slope", "largest gap"]
-        )
-        for held in _LEVELS:
+        heads = ["correlation", "ranks", "slope", "largest gap"]
+        levels = table("what responds", *heads, right=heads, title=_THROUGHOUT[self.frozen])
+        for held in self.levels:
             numbers = (self.correlation(held), self.rank_correlation(held), self.slope(held))
             levels.add_row(RESPONDS[held], *map(_number, numbers), f"{self.largest_gap(held):.2g}")
         header, rows = self.table()
