@@ -14,10 +14,11 @@ from cutaway.interp.sae.logit_effects import logit_effects
 from cutaway.interp.sae.pages import AGREES_FROM, FeaturePages, FeatureSummary, describe_features
 from cutaway.interp.sae.reconstruction import Reconstruction, measure_reconstruction, pca_fvu, random_features
 from cutaway.interp.sae.recovery import best_cosines, random_dictionary
+from cutaway.interp.sae.sae_config import SAEConfig
 from cutaway.interp.sae.shape import DictionaryConfig, Kind
 from cutaway.interp.sae.sparse_probing import SparseProbe, sparse_probes
 from cutaway.interp.sae.splicing import FeatureChange, check_fits, edit_feature, splice, splice_transcoder
-from cutaway.interp.sae.training import SAEConfig, TrainProgress, train, train_together
+from cutaway.interp.sae.training import TrainProgress, train, train_together
 from cutaway.interp.sae.windows import corpus_data, read_windows
 from cutaway.interp.training_data import TrainingData
 
