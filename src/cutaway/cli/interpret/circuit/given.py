@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
+
+from cutaway.cli.errors import UsageError
 
 if TYPE_CHECKING:
     from cutaway.interp.circuits import Circuit, EdgeMethod, PromptPairs
     from cutaway.language_model import LanguageModel
 
-__all__ = ["DEMO", "DEMO_PAIRS", "model_of_circuit", "given_pairs", "other_pairs", "given_circuit"]
+__all__ = ["DEMO", "DEMO_PAIRS", "GivenPairs", "model_of_circuit", "other_pairs", "given_circuit"]
 
 DEMO = "demo"
 """The circuit that is found on the spot, as `circuit find --demo` finds it."""
@@ -18,41 +21,63 @@ DEMO_PAIRS = 16
 """The pairs of the worked examples: one half finds the circuit, the other scores it."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class GivenPairs:
+    """Where pairs of prompts come from, and what is measured of them; raises UsageError for more than one way to give them.
+
+    Args:
+        prompts FILE: pairs of prompts, JSON, one a line: clean, corrupted, correct and perhaps wrong
+        ioi N: so many prompts about who is given something, made here
+        ioi_seed: of what these prompts are
+        ioi_template N: 1 to 3, whose words they have, one for all unless given; may be given again for more of one length
+        text: one prompt
+        corrupted TEXT: the same with another answer
+        target TOKEN: the answer to the prompt
+        wrong TOKEN: another answer; the metric is then their logit difference
+        metric: of the answer; logit_diff with a wrong one, else log_prob
+    """
+
+    prompts: Path | None = None
+    ioi: int | None = None
+    ioi_seed: int = 0
+    ioi_template: tuple[int, ...] = ()
+    text: str | None = None
+    corrupted: str | None = None
+    target: str | None = None
+    wrong: str | None = None
+    metric: Literal["logit_diff", "prob", "log_prob"] | None = None
+
+    def __post_init__(self) -> None:
+        n_ways = (self.prompts is not None) + (self.ioi is not None) + (self.text is not None)
+        if n_ways > 1:
+            raise UsageError("--prompts, --ioi and --text are three ways to give prompts: give one of them")
+        if self.prompts is None and self.ioi is None and None in (self.text, self.corrupted, self.target):
+            raise UsageError(
+                "prompts are missing: give --prompts FILE, --ioi N, or --text, --corrupted and --target, perhaps --wrong"
+            )
+
+    def read(self, lm: LanguageModel) -> PromptPairs:
+        """Return the prompts of a file, so many about an indirect object, or the one pair; raises ValueError as reading does."""
+        from cutaway.experiments.ioi import ioi_prompts
+        from cutaway.interp.circuits import read_pairs, read_pairs_file
+
+        if self.prompts is not None:
+            return read_pairs_file(lm, self.prompts, metric=self.metric)
+        if self.ioi is not None:
+            made = ioi_prompts(lm, self.ioi, seed=self.ioi_seed, templates=_templates(self.ioi_template))
+            return made.pairs(lm, metric=self.metric)
+        assert self.text is not None
+        assert self.corrupted is not None
+        assert self.target is not None
+        wrong = None if self.wrong is None else [self.wrong]
+        return read_pairs(lm, [self.text], [self.corrupted], [self.target], wrong, metric=self.metric)
+
+
 def model_of_circuit(options: Mapping[str, Any]) -> str | None:
     """Return what the circuit's model is called, None where it does not say."""
     from cutaway.interp.circuits import Circuit
 
     return None if options["circuit"] in (None, DEMO) else Circuit.load(options["circuit"]).model or None
-
-
-def given_pairs(
-    lm: LanguageModel,
-    *,
-    prompts: Path | None,
-    ioi: int | None,
-    ioi_seed: int,
-    ioi_template: tuple[int, ...],
-    text: str | None,
-    corrupted: str | None,
-    target: str | None,
-    wrong: str | None,
-    metric: str | None,
-) -> PromptPairs:
-    """Return the prompts of a file, so many about an indirect object, or the one pair of options; raises ValueError for none."""
-    from cutaway.experiments.ioi import ioi_prompts
-    from cutaway.interp.circuits import read_pairs, read_pairs_file
-
-    n_ways = (prompts is not None) + (ioi is not None) + (text is not None)
-    if n_ways > 1:
-        raise ValueError("--prompts, --ioi and --text are three ways to give prompts: give one of them")
-    asked: dict[str, Any] = {"metric": metric}
-    if prompts is not None:
-        return read_pairs_file(lm, prompts, **asked)
-    if ioi is not None:
-        return ioi_prompts(lm, ioi, seed=ioi_seed, templates=_templates(ioi_template)).pairs(lm, **asked)
-    if text is None or corrupted is None or target is None:
-        raise ValueError("prompts are missing: give --prompts FILE, --ioi N, or --text, --corrupted and --target, perhaps --wrong")
-    return read_pairs(lm, [text], [corrupted], [target], None if wrong is None else [wrong], **asked)
 
 
 def other_pairs(pairs: PromptPairs, circuit: Circuit) -> tuple[PromptPairs, tuple[str, ...]]:
