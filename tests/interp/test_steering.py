@@ -224,6 +224,25 @@ def test_a_random_direction_is_as_long() -> None:
 PAIRS = [(a, b) for a, b in zip("abcdefghijkl", "lkjihgfedcba", strict=True)]
 
 
+def test_no_question_is_both_learned_and_tested() -> None:
+    """Whatever comes twice, as it is, in other letters or with another output, stands on one side alone."""
+    more = [*PAIRS, *PAIRS[:9], *((question.upper(), answer) for question, answer in PAIRS[:4])]
+    more += [(question, answer + "z") for question, answer in PAIRS[3:7]]
+    for seed in range(20):
+        drawn = random.Random(seed)
+        learned, kept = _split(drawn, more, 2)
+        assert not {question.casefold() for question, _ in learned} & {question.casefold() for question, _ in kept}
+        assert sorted({*learned, *kept}) == sorted(set(more))
+        assert len(learned) + len(kept) == len(set(more))
+        for _ in range(5):
+            prompt, _ = _prompts(drawn, learned, 2)
+            asked = [line.casefold() for line in prompt[0].splitlines() if line.startswith("Q:")]
+            assert len(asked) == len(set(asked)) == 3, "the question is not among its own examples"
+    twice = steering.function_vector(language_model(), [*PAIRS, *PAIRS], n_shots=2, n_prompts=2, n_heads=2, seed=3)
+    once = steering.function_vector(language_model(), PAIRS, n_shots=2, n_prompts=2, n_heads=2, seed=3)
+    assert twice.to_dict() == once.to_dict()
+
+
 def test_a_function_vector_is_made_of_the_heads_with_the_largest_effects() -> None:
     """Head by head with plain hooks, prompt by prompt; and what these heads write, from their recorded results."""
     lm = language_model()
@@ -264,7 +283,7 @@ def test_a_function_vector_is_made_of_the_heads_with_the_largest_effects() -> No
     torch.testing.assert_close(found.vector.vector, total, rtol=0, atol=EXACT)
     assert found.n_tested == 4
     assert found.vector.name == "blocks.0.resid_post"
-    assert len(found.figures()) == len(found.views()) == 1
+    assert len(found.figures()) == len(found.views()) == 2
     assert json.loads(found.to_json())["heads"] == [list(head) for head in found.heads]
 
 
@@ -330,9 +349,9 @@ MODEL = small_model()
         ),
         (lambda: steering.scan_strengths(language_model(), [], "ab"), "there are 0 vectors"),
         (lambda: vector_of(MODEL, name="blocks.0.attn.z").ablation(MODEL.config), "not of the residual stream"),
-        (lambda: steering.function_vector(language_model(), PAIRS[:5]), "there are 5 pairs"),
-        (lambda: steering.function_vector(language_model(), PAIRS, n_shots=2, n_heads=99), "n_heads is 99"),
-        (lambda: steering.function_vector(language_model(), PAIRS, n_shots=1), "n_shots is 1: give at least 2"),
+        (lambda: steering.function_vector(language_model(), PAIRS[:5]), "there are 5 different inputs"),
+        (lambda: steering.function_vector(language_model(), PAIRS, n_shots=2, n_heads=99), "99 heads were asked for"),
+        (lambda: steering.function_vector(language_model(), PAIRS, n_shots=1), "1 example was asked for: give at least 2"),
         (lambda: steering.function_vector(language_model(), [(a, "x") for a, _ in PAIRS], n_shots=2), "all have the output 'x'"),
     ],
 )

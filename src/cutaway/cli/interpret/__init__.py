@@ -29,6 +29,7 @@ VERBS: dict[str, dict[str, str]] = {
         "ablate": "what is lost without a head, a layer or a neuron",
         "importance": "heads ranked by what their absence costs",
         "steer": "text written under a vector, and what else it changes",
+        "function-vector": "a task from examples, carried by heads as one vector",
         "circuit": "the edges that carry an answer: find, run, score, draw",
     },
     "Find features": {

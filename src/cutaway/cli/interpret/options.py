@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import inspect
-import re
 import shlex
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import MISSING, fields, is_dataclass
 from functools import update_wrapper
 from pathlib import Path
@@ -31,11 +29,6 @@ __all__ = ["Analysis", "analysis", "one_or_each", "spell_option"]
 
 _DEMO_MODEL = "smollm2-135m"
 _SECTIONS = ("Args", "Examples", "In Python")
-_ELSEWHERE = {
-    "n_sequences": "num_sequences", "n_draws": "draws", "n_vectors": "top_k", "n_steps": "steps", "layers": "layer",
-    "correct": "target", "senders": "sender", "receivers": "receiver", "frozen_norms": "frozen_norm", "kinds": "kind", "sites": "site",
-}  # fmt: skip
-"""What Python calls some of the options."""
 
 
 class Analysis:
@@ -150,8 +143,7 @@ class Analysis:
         if is_asked:
             return self._answer(lm, source, options)
         arguments = [options.pop(name) for name in self._arguments]
-        with self._in_words_of_the_command_line():
-            result = self._analyse(lm, *arguments, **options, **values, **({"source": source} if self._takes_source else {}))
+        result = self._analyse(lm, *arguments, **options, **values, **({"source": source} if self._takes_source else {}))
         if not demo:
             _head(source)
         return present(result, json=json, report=report, command=command)
@@ -167,8 +159,7 @@ class Analysis:
         _head(source)
         for text in _asked():
             try:
-                with self._in_words_of_the_command_line():
-                    result = self._analyse(lm, **{**options, "text": (text,) if "text" in self._repeated else text})
+                result = self._analyse(lm, **{**options, "text": (text,) if "text" in self._repeated else text})
                 present(result)
             except ValueError as error:  # one text that cannot be read does not end the session
                 report_warning(str(error))
@@ -178,24 +169,6 @@ class Analysis:
 
     def _spelled(self, name: str) -> str:
         return name.upper() if name in self._arguments else _flag(name)
-
-    @contextmanager
-    def _in_words_of_the_command_line(self) -> Iterator[None]:
-        """Let an error speak of options as they are written here: of --num-sequences, and not of n_sequences."""
-        try:
-            yield
-        except UsageError:
-            raise
-        except ValueError as error:
-            said = str(error)
-            for name, option in {**{name: name for name in self._defaults}, **_ELSEWHERE}.items():
-                if option in self._defaults:
-                    said = re.sub(rf"(?<![\w'\"-]){name}=(?=\w|')", f"{_flag(option)} ", said)
-                    said = re.sub(rf"(?<![\w'\"-]){name}=", _flag(option), said)
-                    said = said if "_" not in name else re.sub(rf"(?<![\w'\"-]){name}(?![\w'\"])", _flag(option), said)
-            if said == str(error):
-                raise
-            raise ValueError(said) from error
 
     def _spelling(self, source: str, given: Mapping[str, Any]) -> str:
         """Return the command that does the same."""

@@ -14,6 +14,7 @@ from cutaway.interp.circuits.evaluation import evaluate_circuit
 from cutaway.interp.circuits.faithfulness import Faithfulness
 from cutaway.interp.circuits.finding import FoundCircuit, Selection, find_circuit
 from cutaway.interp.circuits.graph import Edge, Graph
+from cutaway.interp.circuits.minimised import MinimisedCircuit, minimise_on_prompts
 from cutaway.interp.circuits.minimising import minimise
 from cutaway.interp.circuits.next_tokens import CircuitRun, run_on_prompts
 from cutaway.interp.circuits.prompts import PromptPairs, read_pairs, read_pairs_file
@@ -51,6 +52,8 @@ __all__ = [
     "Divergence",
     "find_by_acdc",
     "minimise",
+    "minimise_on_prompts",
+    "MinimisedCircuit",
     "random_circuit",
     "random_circuits",
     "PromptPairs",

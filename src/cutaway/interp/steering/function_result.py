@@ -46,17 +46,27 @@ class FunctionVector(Result):
     """The same with the vector."""
     random_accuracies: tuple[float, ...]
     """The same with random vectors of its length."""
+    shots_accuracy: float
+    """The same without a vector, after as many examples as it was made with."""
+
+    @property
+    def accuracies(self) -> dict[str, float]:
+        """Which share of the questions kept aside is answered right, by how they are asked."""
+        found = {"as it is": self.accuracy, "with the vector": self.steered_accuracy}
+        if self.random_accuracies:
+            found["with random vectors"] = sum(self.random_accuracies) / len(self.random_accuracies)
+        return found | {f"after {self.n_shots} examples": self.shots_accuracy}
 
     def summary(self) -> str:
         """Return the heads, and what the vector does."""
         top = ", ".join(f"{head_label(*head)} {float(self.effects[head]):+.3f}" for head in self.heads[:3])
-        random = sum(self.random_accuracies) / len(self.random_accuracies)
-        shares = [f"{100 * each:.0f} %" for each in (self.steered_accuracy, self.accuracy, random)]
+        shares = {name: f"{100 * each:.0f} %" for name, each in self.accuracies.items()}
+        beside = ", ".join(f"{name} {share}" for name, share in shares.items() if name != "with the vector")
         return (
             f"In {self.n_prompts} prompts of {self.n_shots} shuffled examples the right answer has probability {self.base_prob:.3f}; "
             f"the mean outputs of single heads raise it most: {top}. The vector of {len(self.heads)} heads, {self.strength:g} times at "
-            f"{self.vector.name}, answers {shares[0]} of {self.n_tested} questions without examples (without it {shares[1]}, with "
-            f"random vectors of its length {shares[2]})."
+            f"{self.vector.name}, answers {shares['with the vector']} of {self.n_tested} questions kept aside "
+            f"({beside})."
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -73,11 +83,12 @@ class FunctionVector(Result):
             "accuracy": self.accuracy,
             "steered_accuracy": self.steered_accuracy,
             "random_accuracies": list(self.random_accuracies),
+            "shots_accuracy": self.shots_accuracy,
         }
 
     def figures(self) -> list[Figure]:
-        """Return every head's effect as a map."""
-        from cutaway.plots import heatmap
+        """Return every head's effect as a map, and how many questions are answered right."""
+        from cutaway.plots import bars, heatmap
 
         n_layers, n_heads = self.effects.shape
         return [
@@ -90,13 +101,20 @@ class FunctionVector(Result):
                 column_title="head",
                 label="change of the right answer's probability",
                 signed=True,
-            )
+            ),
+            bars(
+                list(self.accuracies.values()),
+                labels=list(self.accuracies),
+                title=f"{self.n_tested} questions kept aside",
+                label="share answered right",
+            ),
         ]
 
     def views(self) -> list[RenderableType]:
-        """Return the heads with their effects."""
+        """Return how many questions are answered right, and the heads with their effects."""
         headers, rows = self.table()
-        return [filled_table(headers, rows, right=headers[1:])]
+        asked = [[name, f"{100 * share:.0f} %"] for name, share in self.accuracies.items()]
+        return [filled_table(["asked", "right"], asked, right=["right"]), filled_table(headers, rows, right=headers[1:])]
 
     def table(self) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
         """Return the heads with their effects."""

@@ -46,18 +46,20 @@ def function_vector(
 ) -> FunctionVector:
     """Find the heads that carry a task, given as pairs of input and output, and return the sum of what they write as a vector.
 
-    Prompts of `n_shots` examples and a question are made of two thirds of the pairs, drawn with `seed`. Each head's output after the
+    Prompts of `n_shots` examples and a question are made of two thirds of the pairs, drawn with `seed`: a pair that comes twice counts
+    once, and pairs of one input go together, so that no question is both learned and tested. Each head's output after the
     last token, averaged over these, is put into prompts whose examples have their outputs shuffled: by how much the right output's
     probability rises is the head's average indirect effect. The vector is the sum of the mean outputs of the `n_heads` with the
     largest, added to the stream after `layer`, a third of the way up unless given. It is tested on the pairs kept aside, asked without
-    examples. Raises ValueError for fewer pairs than that takes, fewer than 2 shots, and outputs that are all the same. Source: Todd et
-    al. 2024, "Function Vectors in Large Language Models", sections 2 and 3.
+    examples; beside it stands what `n_random` random vectors do, and what examples do. Raises ValueError for fewer pairs than that
+    takes, fewer than 2 shots, and outputs that are all the same. Source: Todd et al. 2024, "Function Vectors in Large Language
+    Models", sections 2 and 3.
     """
     drawn = random.Random(seed)
     learned, kept = _split(drawn, pairs, n_shots)
     config = lm.config
     if not 1 <= n_heads <= config.n_layers * config.n_heads:
-        raise ValueError(f"n_heads is {n_heads}; expected 1 to the {config.n_layers * config.n_heads} heads of the model")
+        raise ValueError(f"{n_heads} heads were asked for; expected 1 to the {config.n_layers * config.n_heads} heads of the model")
     clean, shuffled = zip(*(_prompts(drawn, learned, n_shots) for _ in range(n_prompts)), strict=True)
     with without_dropout(lm.model), torch.no_grad():
         means = _mean_z(lm, rows_of(lm, [prompt for prompt, _ in clean]))
@@ -73,6 +75,7 @@ def function_vector(
             model_sha256=model_sha256(lm.model),
         )
         tested = _tested(lm, kept, vector, strength=strength, n_random=n_random, seed=seed)
+        with_shots = _share_right(lm, [_after_examples(drawn, learned, pair, n_shots) for pair in kept], [[]])[0]
     return FunctionVector(
         vector=vector,
         heads=tuple(heads),
@@ -85,37 +88,49 @@ def function_vector(
         accuracy=tested[0],
         steered_accuracy=tested[1],
         random_accuracies=tuple(tested[2:]),
+        shots_accuracy=with_shots,
     )
 
 
 def _split(
     drawn: random.Random, pairs: Sequence[tuple[str, str]], n_shots: int
 ) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
-    """Return the pairs to learn from and the third that is kept for the test, drawn at random: a list may be in some order."""
+    """Return the pairs to learn from and those of the third of the questions that is kept for the test, drawn at random.
+
+    A list may be in some order. Questions are the same where they differ by outer spaces and capitals alone.
+    """
     if n_shots < 2:
-        raise ValueError(f"n_shots is {n_shots}: give at least 2, as the output of a single example cannot be shuffled")
-    n_kept = len(pairs) // 3
-    order = drawn.sample(list(pairs), len(pairs))
-    learned, kept = order[: len(pairs) - n_kept], order[len(pairs) - n_kept :]
-    if not kept or len(learned) <= n_shots:
+        raise ValueError(f"{n_shots} example was asked for: give at least 2, as the output of a single one cannot be shuffled")
+    of_question: dict[str, list[tuple[str, str]]] = {}
+    for pair in dict.fromkeys(pairs):
+        of_question.setdefault(_question_of(pair), []).append(pair)
+    n, n_kept = len(of_question), len(of_question) // 3
+    order = drawn.sample(list(of_question), n)
+    learned, kept = ([pair for each in part for pair in of_question[each]] for part in (order[: n - n_kept], order[n - n_kept :]))
+    if not kept or n - n_kept <= n_shots:
         raise ValueError(
-            f"there are {len(pairs)} pairs, of which a third is kept for the test; {n_shots} examples and a question need "
-            f"{n_shots + 1} others: give at least {-(-3 * (n_shots + 1) // 2)} pairs, or fewer n_shots"
+            f"there are {n} different inputs, of which a third is kept for the test; {n_shots} examples and a question need "
+            f"{n_shots + 1} others: give at least {-(-3 * (n_shots + 1) // 2)} pairs, or ask for fewer examples"
         )
     if len({output for _, output in learned}) < 2:
         raise ValueError(f"the pairs to learn from all have the output {learned[0][1]!r}: give pairs whose outputs can be shuffled")
     return learned, kept
 
 
+def _question_of(pair: tuple[str, str]) -> str:
+    return pair[0].strip().casefold()
+
+
 def _prompts(drawn: random.Random, pairs: Sequence[tuple[str, str]], n_shots: int) -> tuple[tuple[str, str], tuple[str, str]]:
     """Return a prompt with the answer that should follow, and the same with the outputs of its examples shuffled.
 
-    Examples are drawn until they have different outputs, and these shuffled until they stand otherwise than before.
+    Pairs are drawn until they are of different inputs and the examples have different outputs, and these shuffled until they stand
+    otherwise than before.
     """
     while True:
-        *shots, (question, answer) = drawn.sample(pairs, n_shots + 1)
+        *shots, (question, answer) = chosen = drawn.sample(pairs, n_shots + 1)
         outputs = [output for _, output in shots]
-        if len(set(outputs)) > 1:
+        if len(set(outputs)) > 1 and len(set(map(_question_of, chosen))) == len(chosen):
             break
     while outputs == [output for _, output in shots]:
         drawn.shuffle(outputs)
@@ -123,6 +138,14 @@ def _prompts(drawn: random.Random, pairs: Sequence[tuple[str, str]], n_shots: in
     clean = [_EXAMPLE.format(*shot) for shot in shots]
     mixed = [_EXAMPLE.format(given, output) for (given, _), output in zip(shots, outputs, strict=True)]
     return (_BETWEEN.join([*clean, asked]), answer), (_BETWEEN.join([*mixed, asked]), answer)
+
+
+def _after_examples(
+    drawn: random.Random, pairs: Sequence[tuple[str, str]], asked: tuple[str, str], n_shots: int
+) -> tuple[str, str]:
+    """Return a question after examples of the pairs, with its answer."""
+    shots = [_EXAMPLE.format(*shot) for shot in drawn.sample(pairs, n_shots)]
+    return _BETWEEN.join([*shots, _QUESTION.format(asked[0])]), asked[1]
 
 
 def _answer_ids(lm: LanguageModel, prompts: Sequence[tuple[str, str]]) -> list[int]:
@@ -195,10 +218,14 @@ def _tested(
     lm: LanguageModel, pairs: Sequence[tuple[str, str]], vector: SteeringVector, *, strength: float, n_random: int, seed: int
 ) -> list[float]:
     """Return how many questions without examples get the right answer: as it is, with the vector, and with random ones."""
-    asked = [(_QUESTION.format(question), answer) for question, answer in pairs]
-    rows = rows_of(lm, [prompt for prompt, _ in asked])
     others = [vector.random(seed=seed + number) for number in range(n_random)]
     variants: list[list[Edit]] = [[], *(each.edits(strength, pos=-1) for each in (vector, *others))]
+    return _share_right(lm, [(_QUESTION.format(question), answer) for question, answer in pairs], variants)
+
+
+def _share_right(lm: LanguageModel, asked: Sequence[tuple[str, str]], variants: Sequence[list[Edit]]) -> list[float]:
+    """Return how many questions get their answer as the likeliest next token, under each variant."""
+    rows = rows_of(lm, [prompt for prompt, _ in asked])
     lengths = None if rows.is_even else rows.lengths
     scores = sweep(lm.model, rows.tokens, variants, _Hit(_answer_ids(lm, asked)), lengths=lengths)
     found: list[float] = scores.double().mean(dim=1).tolist()

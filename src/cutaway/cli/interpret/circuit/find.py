@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from cutaway.cli.command import needs_one_of
-from cutaway.cli.interpret.circuit.given import DEMO_PAIRS, GivenPairs
+from cutaway.cli.interpret.circuit.given import DEMO_PAIRS, GivenPairs, check_out
 from cutaway.cli.interpret.options import analysis
 from cutaway.report.counting import count_progress
 
@@ -37,6 +37,7 @@ def find(
     held_out: float = 0.5,
     seed: int = 0,
     out: Path | None = None,
+    overwrite: bool = False,
 ) -> Result:
     """Find the edges of a model that carry an answer: score them all, keep the best, and check them on prompts not used for it.
 
@@ -56,6 +57,7 @@ def find(
         held_out: the share of the pairs that is kept for checking
         seed: of what pairs these are
         out FILE: where the circuit is written, a JSON file
+        overwrite: write it over a file that is there
 
     Examples:
         cutaway interpret circuit find --demo --out circuit.json
@@ -72,8 +74,7 @@ def find(
 
     from cutaway.interp.circuits import find_circuit
 
-    if out is not None and not out.absolute().parent.is_dir():
-        raise FileNotFoundError(f"there is no folder {out.absolute().parent} to write {out.name} in")
+    check_out(out, overwrite=overwrite)
     pairs = given.read(lm)
     with count_progress("edges") as progress:
         found = find_circuit(

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from cutaway.interp.circuits import Circuit, EdgeMethod, PromptPairs
     from cutaway.language_model import LanguageModel
 
-__all__ = ["DEMO", "DEMO_PAIRS", "GivenPairs", "model_of_circuit", "other_pairs", "given_circuit"]
+__all__ = ["DEMO", "DEMO_PAIRS", "GivenPairs", "model_of_circuit", "other_pairs", "given_circuit", "check_out"]
 
 DEMO = "demo"
 """The circuit that is found on the spot, as `circuit find --demo` finds it."""
@@ -87,6 +87,18 @@ def other_pairs(pairs: PromptPairs, circuit: Circuit) -> tuple[PromptPairs, tupl
         return pairs, ()
     note = f"{len(pairs) - n} of the {len(pairs)} pairs were left out, as the circuit was found with them"
     return pairs.without(circuit.pair_hashes), (note,)
+
+
+def check_out(out: Path | None, *, overwrite: bool) -> None:
+    """Refuse, before anything is computed, a file that could not be written, or that is there and is not to be lost."""
+    if out is None:
+        return
+    if not out.absolute().parent.is_dir():
+        raise FileNotFoundError(f"there is no folder {out.absolute().parent} to write {out.name} in")
+    if out.is_dir():
+        raise UsageError(f"{out} is a folder: give a file to write the circuit to")
+    if out.exists() and not overwrite:
+        raise FileExistsError(f"{out} is there already: give another file, or --overwrite")
 
 
 def _templates(numbers: tuple[int, ...]) -> Sequence[str] | None:
