@@ -25,7 +25,7 @@ def function_vector(
     pairs: str,
     n_shots: int = 5,
     n_prompts: int = 16,
-    n_heads: int = 10,
+    n_heads: int | None = None,
     layer: int | None = None,
     strength: float = 1.0,
     n_random: int = 5,
@@ -41,7 +41,7 @@ def function_vector(
         pairs FILE: a JSON object a line, of input and output; or capital, opposite: pairs that come with cutaway
         n_shots: so many examples in a prompt
         n_prompts: so many prompts whose examples are shuffled
-        n_heads: so many heads make the vector
+        n_heads: so many heads make the vector; 10 unless given
         layer: after which it is added, counted from 0; a third of the way up unless given
         strength X: how many times it is added
         n_random: so many random vectors of its length beside it

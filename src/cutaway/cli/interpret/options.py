@@ -123,7 +123,8 @@ class Analysis:
         named = self._source_of(options) if self._source_of else None  # first, as a file that is not there is the worse trouble
         for names in getattr(self, "needs_one_of", ()):
             if all(options[name] == self._defaults[name] for name in names):
-                raise UsageError(f"{' or '.join(map(_flag, names))} is missing: give one of them, or --demo for a worked example")
+                one = "it" if len(names) == 1 else "one of them"
+                raise UsageError(f"{' or '.join(map(_flag, names))} is missing: give {one}, or --demo for a worked example")
         missing = [name for name in self.needs if options[name] in (None, ())]
         is_asked = missing == ["text"] and sys.stdin.isatty() and sys.stdout.isatty()
         if missing and not is_asked:

@@ -168,7 +168,7 @@ def _needed(*names: str) -> Word:
         for alternatives in getattr(command.function, "needs_one_of", ()):
             options = [next(option for option in command.options if option.name == name) for name in alternatives]
             entries = [Entry(each.flag[2:], each.about, (partial(_given, each, example.get(each.name, "")),)) for each in options]
-            words += spell([_one_of("Which?", *entries)])
+            words += spell(entries[0].words if len(entries) == 1 else [_one_of("Which?", *entries)])
         return words
 
     return ask

@@ -29,6 +29,7 @@ __all__ = ["function_vector"]
 
 _EXAMPLE, _QUESTION, _BETWEEN = "Q: {}\nA: {}", "Q: {}\nA:", "\n\n"
 _ROWS_A_RUN = 4
+_N_HEADS = 10
 
 
 def function_vector(
@@ -37,7 +38,7 @@ def function_vector(
     *,
     n_shots: int = 5,
     n_prompts: int = 16,
-    n_heads: int = 10,
+    n_heads: int | None = None,
     layer: int | None = None,
     strength: float = 1.0,
     n_random: int = 5,
@@ -50,7 +51,7 @@ def function_vector(
     once, and pairs of one input go together, so that no question is both learned and tested. Each head's output after the
     last token, averaged over these, is put into prompts whose examples have their outputs shuffled: by how much the right output's
     probability rises is the head's average indirect effect. The vector is the sum of the mean outputs of the `n_heads` with the
-    largest, added to the stream after `layer`, a third of the way up unless given. It is tested on the pairs kept aside, asked without
+    largest, 10 unless given, added to the stream after `layer`, a third of the way up unless given. It is tested on the pairs kept aside, asked without
     examples; beside it stands what `n_random` random vectors do, and what examples do. Raises ValueError for fewer pairs than that
     takes, fewer than 2 shots, and outputs that are all the same. Source: Todd et al. 2024, "Function Vectors in Large Language
     Models", sections 2 and 3.
@@ -58,6 +59,8 @@ def function_vector(
     drawn = random.Random(seed)
     learned, kept = _split(drawn, pairs, n_shots)
     config = lm.config
+    at = full_name(config, "resid_post", config.n_layers // 3 if layer is None else layer)
+    n_heads = min(_N_HEADS, config.n_layers * config.n_heads) if n_heads is None else n_heads
     if not 1 <= n_heads <= config.n_layers * config.n_heads:
         raise ValueError(f"{n_heads} heads were asked for; expected 1 to the {config.n_layers * config.n_heads} heads of the model")
     clean, shuffled = zip(*(_prompts(drawn, learned, n_shots) for _ in range(n_prompts)), strict=True)
@@ -67,9 +70,8 @@ def function_vector(
         effects = rearrange((scores - base).mean(dim=1), "(layer head) -> layer head", head=config.n_heads).cpu()
         order = effects.flatten().argsort(descending=True, stable=True)[:n_heads].tolist()
         heads = [divmod(place, config.n_heads) for place in order]
-        at = config.n_layers // 3 if layer is None else layer
         vector = SteeringVector(
-            name=full_name(config, "resid_post", at),
+            name=at,
             vector=_written(lm, means, heads),
             made=f"mean outputs of {n_heads} heads ({', '.join(head_label(*head) for head in heads[:3])}, ...)",
             model_sha256=model_sha256(lm.model),

@@ -44,6 +44,7 @@ def evaluate(
         cutaway interpret sae evaluate smollm2-135m --sae sae-9 --corpus shakespeare
 
     In Python:
+        from cutaway import sae
         dictionary = sae.load_dictionary("sae-9")
         sae.evaluate(lm, dictionary, tokens).show()
     """
