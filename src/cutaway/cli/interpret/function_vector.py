@@ -27,7 +27,7 @@ def function_vector(
     n_prompts: int = 16,
     n_heads: int | None = None,
     layer: int | None = None,
-    strength: float = 1.0,
+    strength: float | None = None,
     n_random: int = 5,
     save: Path | None = None,
     seed: int = 0,
@@ -42,8 +42,8 @@ def function_vector(
         n_shots: so many examples in a prompt
         n_prompts: so many prompts whose examples are shuffled
         n_heads: so many heads make the vector; 10 unless given
-        layer: after which it is added, counted from 0; a third of the way up unless given
-        strength X: how many times it is added
+        layer: after which it is added, counted from 0; the best on the pairs that it was made of unless given
+        strength X: how many times it is added; the best of 1, 2, 4 and 8 on those pairs unless given
         n_random: so many random vectors of its length beside it
         save FILE: write the vector, to a file that ends in .json or .safetensors, for `steer --vector`
         seed: of what is drawn

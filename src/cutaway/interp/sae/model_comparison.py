@@ -88,15 +88,12 @@ class ModelComparison(Result):
     def summary(self) -> str:
         """Return how many latents are of one model alone, how alike the shared ones point, and how well both are explained."""
         both, first, second = (int(each.sum()) for each in self.parts.values())
-        live = (
-            f"{int(self.is_live.sum()):,} that fire of {len(self.relative):,}"
-            if self.density is not None
-            else f"{both + first + second:,}"
-        )
         of_what = f" of {self.activation}" if self.activation else ""
+        n_live = f"{int(self.is_live.sum()):,} of them fire: " if self.density is not None else ""
         said = [
-            f"Of the {live} latents{of_what} {both:,} are in both models, {first:,} in {self.names[0]} alone and {second:,} in "
-            f"{self.names[1]} alone, with less than {_ONE_SIDED:.0%} of their length in the other."
+            f"The crosscoder has {len(self.relative):,} latents{of_what}; {n_live}{both:,} are in both models, {first:,} in "
+            f"{self.names[0]} alone and {second:,} in {self.names[1]} alone, with less than {100 * _ONE_SIDED:.0f} % of their length "
+            "in the other."
         ]
         if both:
             said.append(f"The two directions of those in both have a mean cosine of {self.cosines[self.parts['both']].mean():.2f}.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from jaxtyping import Float
@@ -18,7 +18,31 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from rich.console import RenderableType
 
-__all__ = ["FunctionVector"]
+__all__ = ["FunctionVector", "Placing"]
+
+
+@dataclass(frozen=True, eq=False)
+class Placing:
+    """Where a vector was tried on the pairs that it was made of, how many times over, and what came of it."""
+
+    names: tuple[str, ...]
+    strengths: tuple[float, ...]
+    probs: Float[Tensor, "name strength"]
+    """The right answer's probability without examples, mean over the pairs."""
+
+    @property
+    def was_chosen(self) -> bool:
+        """Whether there was more than one place or strength."""
+        return self.probs.numel() > 1
+
+    def best(self, vector: SteeringVector) -> tuple[SteeringVector, float]:
+        """Return the vector at the place, and the strength, with which answers are likeliest; the first of equal ones."""
+        place, number = divmod(int(self.probs.argmax()), len(self.strengths))
+        return replace(vector, name=self.names[place]), self.strengths[number]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as values that JSON can hold."""
+        return {"names": list(self.names), "strengths": list(self.strengths), "probs": self.probs.tolist()}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -48,6 +72,8 @@ class FunctionVector(Result):
     """The same with random vectors of its length."""
     shots_accuracy: float
     """The same without a vector, after as many examples as it was made with."""
+    placing: Placing
+    """Where it was tried before that."""
 
     @property
     def accuracies(self) -> dict[str, float]:
@@ -61,11 +87,12 @@ class FunctionVector(Result):
         """Return the heads, and what the vector does."""
         top = ", ".join(f"{head_label(*head)} {float(self.effects[head]):+.3f}" for head in self.heads[:3])
         shares = {name: f"{100 * each:.0f} %" for name, each in self.accuracies.items()}
+        chosen = " (chosen on the pairs that it was made of)" if self.placing.was_chosen else ""
         beside = ", ".join(f"{name} {share}" for name, share in shares.items() if name != "with the vector")
         return (
             f"In {self.n_prompts} prompts of {self.n_shots} shuffled examples the right answer has probability {self.base_prob:.3f}; "
             f"the mean outputs of single heads raise it most: {top}. The vector of {len(self.heads)} heads, {self.strength:g} times at "
-            f"{self.vector.name}, answers {shares['with the vector']} of {self.n_tested} questions kept aside "
+            f"{self.vector.name}{chosen}, answers {shares['with the vector']} of {self.n_tested} questions kept aside "
             f"({beside})."
         )
 
@@ -84,6 +111,7 @@ class FunctionVector(Result):
             "steered_accuracy": self.steered_accuracy,
             "random_accuracies": list(self.random_accuracies),
             "shots_accuracy": self.shots_accuracy,
+            "placing": self.placing.to_dict(),
         }
 
     def figures(self) -> list[Figure]:
@@ -108,7 +136,21 @@ class FunctionVector(Result):
                 title=f"{self.n_tested} questions kept aside",
                 label="share answered right",
             ),
+            *self._placing_drawn(),
         ]
+
+    def _placing_drawn(self) -> list[Figure]:
+        from cutaway.plots import lines
+
+        if len(self.placing.names) < 2:
+            return []
+        places = list(range(len(self.placing.names)))
+        series = {
+            f"{strength:g} times": (places, self.placing.probs[:, number].tolist())
+            for number, strength in enumerate(self.placing.strengths)
+        }
+        title = "The vector after each layer, on the pairs it was made of"
+        return [lines(series, title=title, x_label="layer", y_label="probability of the right answer")]
 
     def views(self) -> list[RenderableType]:
         """Return how many questions are answered right, and the heads with their effects."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from einops import rearrange
@@ -18,7 +19,7 @@ from cutaway.interp.metrics import Metric
 from cutaway.interp.rows import Rows, rows_of
 from cutaway.interp.running import run_with_cache
 from cutaway.interp.sites import full_name
-from cutaway.interp.steering.function_result import FunctionVector
+from cutaway.interp.steering.function_result import FunctionVector, Placing
 from cutaway.interp.steering.vector import SteeringVector
 from cutaway.interp.sweep import sweep
 from cutaway.language_model import LanguageModel
@@ -30,6 +31,7 @@ __all__ = ["function_vector"]
 _EXAMPLE, _QUESTION, _BETWEEN = "Q: {}\nA: {}", "Q: {}\nA:", "\n\n"
 _ROWS_A_RUN = 4
 _N_HEADS = 10
+_STRENGTHS = (1.0, 2.0, 4.0, 8.0)
 
 
 def function_vector(
@@ -40,7 +42,7 @@ def function_vector(
     n_prompts: int = 16,
     n_heads: int | None = None,
     layer: int | None = None,
-    strength: float = 1.0,
+    strength: float | None = None,
     n_random: int = 5,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
@@ -48,21 +50,19 @@ def function_vector(
     """Find the heads that carry a task, given as pairs of input and output, and return the sum of what they write as a vector.
 
     Prompts of `n_shots` examples and a question are made of two thirds of the pairs, drawn with `seed`: a pair that comes twice counts
-    once, and pairs of one input go together, so that no question is both learned and tested. Each head's output after the
-    last token, averaged over these, is put into prompts whose examples have their outputs shuffled: by how much the right output's
-    probability rises is the head's average indirect effect. The vector is the sum of the mean outputs of the `n_heads` with the
-    largest, 10 unless given, added to the stream after `layer`, a third of the way up unless given. It is tested on the pairs kept aside, asked without
-    examples; beside it stands what `n_random` random vectors do, and what examples do. Raises ValueError for fewer pairs than that
-    takes, fewer than 2 shots, and outputs that are all the same. Source: Todd et al. 2024, "Function Vectors in Large Language
-    Models", sections 2 and 3.
+    once, and pairs of one input go together, so that no question is both learned and tested. Each head's output after the last token,
+    averaged over these, is put into prompts whose examples have their outputs shuffled: by how much the right output's probability
+    rises is the head's average indirect effect. The vector is the sum of the mean outputs of the `n_heads` with the largest, 10 unless
+    given, added `strength` times to the stream after `layer`: where neither is given, those with which the pairs that it was made of
+    have the likeliest answers when asked without examples. It is tested on the pairs kept aside; beside it stands what `n_random`
+    random vectors do, and what examples do. Raises ValueError for fewer pairs than that takes, fewer than 2 shots, and outputs that are
+    all the same. Source: Todd et al. 2024, "Function Vectors in Large Language Models", sections 2 and 3.
     """
     drawn = random.Random(seed)
     learned, kept = _split(drawn, pairs, n_shots)
     config = lm.config
-    at = full_name(config, "resid_post", config.n_layers // 3 if layer is None else layer)
-    n_heads = min(_N_HEADS, config.n_layers * config.n_heads) if n_heads is None else n_heads
-    if not 1 <= n_heads <= config.n_layers * config.n_heads:
-        raise ValueError(f"{n_heads} heads were asked for; expected 1 to the {config.n_layers * config.n_heads} heads of the model")
+    names = [full_name(config, "resid_post", each) for each in (range(config.n_layers) if layer is None else [layer])]
+    n_heads = _checked_heads(n_heads, config.n_layers * config.n_heads)
     clean, shuffled = zip(*(_prompts(drawn, learned, n_shots) for _ in range(n_prompts)), strict=True)
     with without_dropout(lm.model), torch.no_grad():
         means = _mean_z(lm, rows_of(lm, [prompt for prompt, _ in clean]))
@@ -71,11 +71,13 @@ def function_vector(
         order = effects.flatten().argsort(descending=True, stable=True)[:n_heads].tolist()
         heads = [divmod(place, config.n_heads) for place in order]
         vector = SteeringVector(
-            name=at,
+            name=names[0],
             vector=_written(lm, means, heads),
             made=f"mean outputs of {n_heads} heads ({', '.join(head_label(*head) for head in heads[:3])}, ...)",
             model_sha256=model_sha256(lm.model),
         )
+        placing = _placed(lm, learned, vector, names, _STRENGTHS if strength is None else (strength,))
+        vector, strength = placing.best(vector)
         tested = _tested(lm, kept, vector, strength=strength, n_random=n_random, seed=seed)
         with_shots = _share_right(lm, [_after_examples(drawn, learned, pair, n_shots) for pair in kept], [[]])[0]
     return FunctionVector(
@@ -91,7 +93,16 @@ def function_vector(
         steered_accuracy=tested[1],
         random_accuracies=tuple(tested[2:]),
         shots_accuracy=with_shots,
+        placing=placing,
     )
+
+
+def _checked_heads(n_heads: int | None, n_all: int) -> int:
+    if n_heads is None:
+        return min(_N_HEADS, n_all)
+    if not 1 <= n_heads <= n_all:
+        raise ValueError(f"{n_heads} heads were asked for; expected 1 to the {n_all} heads of the model")
+    return n_heads
 
 
 def _split(
@@ -201,6 +212,19 @@ def _written(
         W_O = rearrange(attn.W_O.weight, "d_model (head d_head) -> head d_model d_head", head=lm.config.n_heads)
         total += (W_O[head].double() @ means[layer, head].double()).cpu()
     return total.to(lm.model.embed.W_E)
+
+
+def _placed(
+    lm: LanguageModel, pairs: Sequence[tuple[str, str]], vector: SteeringVector, names: Sequence[str], strengths: Sequence[float]
+) -> Placing:
+    """Return the right answer's mean probability without examples, with the vector at each of these places and strengths."""
+    asked = [(_QUESTION.format(question), answer) for question, answer in pairs]
+    rows = rows_of(lm, [prompt for prompt, _ in asked])
+    variants = [replace(vector, name=name).edits(strength, pos=-1) for name in names for strength in strengths]
+    lengths = None if rows.is_even else rows.lengths
+    probs = sweep(lm.model, rows.tokens, variants, metrics.prob(_answer_ids(lm, asked)), lengths=lengths)
+    found = rearrange(probs.mean(dim=1), "(name strength) -> name strength", strength=len(strengths))
+    return Placing(tuple(names), tuple(strengths), found.cpu())
 
 
 class _Hit(Metric):
