@@ -68,8 +68,7 @@ def function_vector(
         means = _mean_z(lm, rows_of(lm, [prompt for prompt, _ in clean]))
         base, scores = _effects(lm, shuffled, means, progress)
         effects = rearrange((scores - base).mean(dim=1), "(layer head) -> layer head", head=config.n_heads).cpu()
-        order = effects.flatten().argsort(descending=True, stable=True)[:n_heads].tolist()
-        heads = [divmod(place, config.n_heads) for place in order]
+        heads = _largest(effects, n_heads)
         vector = SteeringVector(
             name=names[0],
             vector=_written(lm, means, heads),
@@ -95,6 +94,12 @@ def function_vector(
         shots_accuracy=with_shots,
         placing=placing,
     )
+
+
+def _largest(effects: Float[Tensor, "layer head"], n: int) -> list[tuple[int, int]]:
+    """Return layer and head of the largest effects."""
+    order = effects.flatten().argsort(descending=True, stable=True)[:n].tolist()
+    return [divmod(place, effects.shape[1]) for place in order]
 
 
 def _checked_heads(n_heads: int | None, n_all: int) -> int:
