@@ -121,7 +121,8 @@ class Analysis:
         if file is not None:
             options |= self._read(file, options)
         named = self._source_of(options) if self._source_of else None  # first, as a file that is not there is the worse trouble
-        for names in getattr(self, "needs_one_of", ()):
+        for ways in getattr(self, "needs_one_of", ()):
+            names = [first for first, *_ in ways]
             if all(options[name] == self._defaults[name] for name in names):
                 one = "it" if len(names) == 1 else "one of them"
                 raise UsageError(f"{' or '.join(map(_flag, names))} is missing: give {one}, or --demo for a worked example")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["find"]
 
 
-@needs_one_of("prompts", "ioi", "text")
+@needs_one_of("prompts", "ioi", ("text", "corrupted", "target"))
 @analysis(ioi=DEMO_PAIRS)
 def find(
     lm: LanguageModel,

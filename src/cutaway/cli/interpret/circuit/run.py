@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["run"]
 
 
-@needs_one_of("prompts", "ioi", "text")
+@needs_one_of("prompts", "ioi", ("text", "corrupted", "target"))
 @analysis(circuit=DEMO, ioi=DEMO_PAIRS, source_of=model_of_circuit)
 def run(
     lm: LanguageModel,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["score"]
 
 
-@needs_one_of("prompts", "ioi", "text")
+@needs_one_of("prompts", "ioi", ("text", "corrupted", "target"))
 @analysis(circuit=DEMO, ioi=DEMO_PAIRS, n_random=10, n_subsets=3, unit="none", source_of=model_of_circuit)
 def score(
     lm: LanguageModel,
