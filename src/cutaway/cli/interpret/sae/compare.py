@@ -50,8 +50,7 @@ def compare(
     Lindsey et al. 2024.
 
     Args:
-        before: the first of the two: a checkpoint or a model, with the second's tokenizer; `shuffled` is the second with the entries
-            of its weight matrices shuffled, in which nothing was learned
+        before: the first of the two, a checkpoint or a model; `shuffled` is the second with the entries of its weights shuffled
         store FOLDER: activations on the disk, of the first and then of the second model, both of one text: what is trained on
         sae FOLDER: a crosscoder of these two that was saved; it is not trained anew
         layer: the layer, counted from 0; a third of the way up unless given
