@@ -311,6 +311,17 @@ def test_dead_latents_begin_anew_as_rows_that_were_badly_predicted():
     assert optimizer.state[made.W_dec]["exp_avg"][0].any()
 
 
+def test_a_batch_of_one_row_has_no_share_of_variance():
+    """The last batch of an epoch may be one row, about whose mean nothing varies: it is no point of the curve."""
+    shape = sae.DictionaryConfig(kind="topk", d_in=6, d_sae=8, k=2)
+    config = sae.SAEConfig(dictionary=shape, n_steps=6, batch_size=8, log_every=1)
+    _, curve = sae.train(config, some_rows(17).float())
+    assert [point.step for point in curve.points] == [0, 1, 3, 4], "of 8, 8 and 1 rows"
+    assert json.loads(curve.to_json())["last"]["fvu"] == curve.points[-1].fvu
+    with pytest.raises(ValueError, match="one row over and over"):
+        sae.train(config, some_rows(1).float())
+
+
 def test_a_crosscoder_finds_what_two_models_share_and_what_one_has_alone():
     generator = torch.Generator().manual_seed(0)
     first, second = (torch.nn.functional.normalize(torch.randn(24, 16, generator=generator), dim=1) for _ in range(2))

@@ -138,6 +138,10 @@ def train(
         point = _step(config, state, rows.flatten(1).to(device=device, dtype=torch.float32))
         if point is not None:
             state.points.append(point)
+        if not state.points:
+            raise ValueError(
+                "the first batch of activations is one row over and over, so there is nothing to learn: give more text"
+            )
         if progress is not None:
             progress(state.step, config.n_steps, state.points[-1])
         if folder is not None and state.step % checkpoint_every == 0 and state.step < config.n_steps:
@@ -232,12 +236,14 @@ def _stay_on_sphere(dictionary: Dictionary) -> None:
 
 
 @torch.no_grad()
-def _point(step: int, loss: Tensor, y: Tensor, error: Tensor, latents: Tensor, is_dead: Bool[Tensor, " d_sae"]) -> Point:
+def _point(step: int, loss: Tensor, y: Tensor, error: Tensor, latents: Tensor, is_dead: Bool[Tensor, " d_sae"]) -> Point | None:
     if not bool(loss.isfinite()):
         raise ValueError(
             f"the loss of step {step} is {loss.item()}: the activations are not finite, or the learning rate is too high"
         )
     variance = (y - y.mean(0)).square().sum()
+    if not variance:  # of one row alone, as an epoch's last batch may be, no share is left unexplained
+        return None
     return Point(
         step=step,
         loss=loss.item(),
