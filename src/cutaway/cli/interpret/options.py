@@ -121,11 +121,7 @@ class Analysis:
         if file is not None:
             options |= self._read(file, options)
         named = self._source_of(options) if self._source_of else None  # first, as a file that is not there is the worse trouble
-        for ways in getattr(self, "needs_one_of", ()):
-            names = [first for first, *_ in ways]
-            if all(options[name] == self._defaults[name] for name in names):
-                one = "it" if len(names) == 1 else "one of them"
-                raise UsageError(f"{' or '.join(map(_flag, names))} is missing: give {one}, or --demo for a worked example")
+        self._check_ways(options)
         missing = [name for name in self.needs if options[name] in (None, ())]
         is_asked = missing == ["text"] and sys.stdin.isatty() and sys.stdout.isatty()
         if missing and not is_asked:
@@ -149,6 +145,14 @@ class Analysis:
         if not demo:
             _head(source)
         return present(result, json=json, report=report, command=command)
+
+    def _check_ways(self, options: Mapping[str, Any]) -> None:
+        """Raise UsageError where none of the options is given of which one is needed."""
+        for ways in getattr(self, "needs_one_of", ()):
+            names = [first for first, *_ in ways]
+            if all(options[name] == self._defaults[name] for name in names):
+                one = "it" if len(names) == 1 else "one of them"
+                raise UsageError(f"{' or '.join(map(_flag, names))} is missing: give {one}, or --demo for a worked example")
 
     def _read(self, file: Path, options: Mapping[str, Any]) -> dict[str, Any]:
         """Return the options that a file of prompts gives; raises UsageError for one that is given besides."""
