@@ -12,7 +12,6 @@ nothing else.
 from __future__ import annotations
 
 import argparse
-import copy
 import tempfile
 import time
 from pathlib import Path
@@ -47,7 +46,7 @@ def main() -> None:
     print(f"SmolLM2, layer {arguments.layer}, {arguments.corpus}, {torch.get_num_threads()} threads")
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.store or Path(temporary)
-        for name, each in {"trained": lm, "shuffled": LanguageModel(shuffled(lm.model), lm.tokenizer)}.items():
+        for name, each in {"trained": lm, "shuffled": LanguageModel(sae.shuffled_model(lm.model), lm.tokenizer)}.items():
             print(f"\n{name} weights", flush=True)
             run(each, folder / name, arguments)
 
@@ -79,18 +78,6 @@ def agreement(lm: LanguageModel, dictionary: sae.Dictionary, tokens: Tensor) -> 
     n_agreeing = sum(each.agreement >= sae.AGREES_FROM for each in full)
     words = " ".join(repr(each.token) for each in full if each.agreement >= sae.AGREES_FROM)
     return f"{n_agreeing} of {len(full)} features drawn agree on a token: {words}"
-
-
-def shuffled(model: cutaway.Transformer) -> cutaway.Transformer:
-    """Return a copy of a model with the entries of each weight matrix permuted."""
-    made = copy.deepcopy(model)
-    generator = seeded_generator(0)
-    with torch.no_grad():
-        for weight in made.parameters():
-            if weight.ndim == 2:
-                order = torch.randperm(weight.numel(), generator=generator)
-                weight.copy_(weight.reshape(-1)[order].reshape(weight.shape))
-    return made
 
 
 if __name__ == "__main__":

@@ -107,7 +107,7 @@ def test_pairs_that_it_was_found_with_are_left_out_where_there_are_others(cutawa
     scores = json.loads(cutaway(*score, *pairs)[1])
     assert (scores["n_known_pairs"], len(scores["ablations"][0]["circuit"])) == (0, 2)
     assert scores["notes"][-1] == "2 of the 4 pairs were left out, as the circuit was found with them"
-    assert cutaway("interpret", "circuit", "find", *ASKED, "--n-edges", "9", "--out", "c.json")[0] == 0
+    assert cutaway("interpret", "circuit", "find", *ASKED, "--n-edges", "9", "--out", "c.json", "--overwrite")[0] == 0
     scores = json.loads(cutaway(*score, *ASKED)[1])
     assert scores["n_known_pairs"] == 1, "where there are no others, it is said"
 
@@ -150,6 +150,44 @@ def test_a_file_without_prompts_asks_for_some(cutaway, run, pairs):
     )
 
 
+def test_a_circuit_is_made_smaller_and_kept(cutaway, run, pairs, tmp_path):
+    assert cutaway("interpret", "circuit", "find", *pairs, "--n-edges", "40", "--out", "c.json")[0] == 0
+    shrink = ["interpret", "circuit", "minimise", "c.json", *pairs, "--tolerance", "0.2"]
+    code, out, err = cutaway(*shrink, "--report", "smaller.html")
+    assert code == 0, err
+    assert "Keep it with --out FILE" in out
+    assert "On 2 pairs that neither saw" in " ".join(out.split())
+    assert widest(out) <= 80
+    assert "<svg" in (tmp_path / "smaller.html").read_text()
+    code, out, err = cutaway(*shrink, "--out", "smaller.json", "--json")
+    assert code == 0, err
+    found, first, second = json.loads(out), Circuit.load("c.json"), Circuit.load("smaller.json")
+    assert set(second.edges) < set(first.edges)
+    assert set(found["removed"]) == set(map(str, (first - second).edges))
+    assert found["is_held_out"] is True
+    assert second.pair_hashes == first.pair_hashes, "what it was found with was searched, the other pairs were not"
+    assert second.settings["minimised"] == {
+        "n_edges": len(first), "tolerance": 0.2, "ablation": "resample", "data": first.data_hash
+    }  # fmt: skip
+    code, out, err = cutaway("interpret", "circuit", "score", "smaller.json", *pairs, "--n-random", "2", "--json")
+    assert code == 0, err
+    assert json.loads(out)["ablations"][0]["circuit"] == found["after"]["ablations"][0]["circuit"]
+
+
+def test_a_file_is_not_written_over_unless_told(cutaway, run, pairs, tmp_path):
+    assert cutaway("interpret", "circuit", "find", *pairs, "--n-edges", "9", "--out", "c.json")[0] == 0
+    kept = (tmp_path / "c.json").read_bytes()
+    for verb in (["find"], ["minimise", "c.json"]):
+        again = ["interpret", "circuit", *verb, *pairs, "--out", "c.json"]
+        code, out, err = cutaway(*again)
+        assert (code, out) == (2, "")
+        assert "c.json is there already: give another file, or --overwrite" in err
+        assert (tmp_path / "c.json").read_bytes() == kept
+        assert cutaway(*again, "--overwrite")[0] == 0
+        kept = (tmp_path / "c.json").read_bytes()
+    assert "is a folder" in cutaway("interpret", "circuit", "find", *pairs, "--out", "runs")[2]
+
+
 def test_edges_are_tried_beside_their_scores(cutaway, run, pairs):
     found = ["interpret", "circuit", "find", *pairs, "--n-edges", "9", "--exact-top", "5"]
     code, out, err = cutaway(*found)
@@ -160,8 +198,7 @@ def test_edges_are_tried_beside_their_scores(cutaway, run, pairs):
     assert widest(out) <= 80
     tried = json.loads(cutaway(*found, "--json")[1])["tried"]
     assert len(tried["exact"]) == 5
-    assert "exact_top" not in (said := cutaway(*found, "--select", "acdc")[2])
-    assert "--exact-top tries edges beside their scores" in said
+    assert "edges are to be tried beside their scores, and ACDC makes none" in cutaway(*found, "--select", "acdc")[2]
 
 
 def test_features_of_a_dictionary_are_nodes(cutaway, run, pairs, tmp_path):
@@ -255,7 +292,7 @@ def test_two_circuits_are_compared(cutaway, run, pairs, tmp_path):
     assert "two circuits are compared" in cutaway("interpret", "circuit", "compare", "a.json")[2]
 
 
-@pytest.mark.parametrize("verb", ["find", "run", "score", "compare", "draw"])
+@pytest.mark.parametrize("verb", ["find", "run", "score", "minimise", "compare", "draw"])
 def test_help_names_the_source_and_an_example(cutaway, verb):
     code, out, _ = cutaway("interpret", "circuit", verb, "--help")
     assert code == 0

@@ -75,7 +75,7 @@ def test_a_context_that_is_too_short_is_said(cutaway, run):
     assert "Sequences are 8 tokens long, twice: no more fits the context of 16." in out
     code, out, err = cutaway("interpret", "heads", "--seq-length", "9")
     assert (code, out) == (2, "")
-    assert "--seq-length is 9; expected 2 to 8, as no more fits the context of 16" in err
+    assert "the sequence is to have 9 tokens; expected 2 to 8, as no more fits the context of 16" in err
 
 
 def test_texts_are_asked_for_on_a_terminal(cutaway, run, monkeypatch):

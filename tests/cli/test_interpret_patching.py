@@ -43,7 +43,7 @@ def test_it_is_shown_printed_and_written(cutaway, words, command, tmp_path):
         (["patch", "--by", "row"], "--by is 'row'; expected position, head, kv-head, head-position or layer"),
         (["trace", "--subject", "Spain"], "'Spain' is not in the text"),
         (["trace", "--replacement", "England", "--seed", "1"], "--replacement and --seed do not go together"),
-        (["trace", "--draws", "0"], "--draws 0; expected noise above 0 and at least one draw"),
+        (["trace", "--draws", "0"], "draws 0; expected noise above 0 and at least one draw"),
         (["trace", "--metric", "logit_diff"], "give a wrong answer"),
         (["trace", "--subject", "France", "--subject", "capital"], "there are 2 subjects for 1 prompts"),
     ],

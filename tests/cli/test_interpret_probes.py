@@ -27,6 +27,9 @@ def words(tmp_path):
     lm = LanguageModel(Transformer(shape, generator=torch.Generator().manual_seed(0)), tokenizer)
     save_hugging_face(lm, tmp_path / "words")
     (tmp_path / "labels.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    words = ["cat", "dog", "here", "there", "was", "were", "is", "are", "The", "cats", "dogs"]
+    pairs = [{"input": word, "output": other} for word, other in zip(words, reversed(words), strict=True)]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
     by_token = [
         {"text": row["text"], "labels": [None, *["a" if token % 2 else "b" for token in lm.tokens(row["text"])[0, 1:].tolist()]]}
         for row in ROWS
@@ -43,6 +46,7 @@ COMMANDS = {
     "probe --data number": ["--layer", "0", "--nulls", "1", "--l2", "0.1"],
     "steer": [*STEER, "--strength", "2", "--strength", "-2"],
     "steer --ablate": [*STEER, "--layer", "0", "--neutral", "The dog is there"],
+    "function-vector --pairs pairs.jsonl": ["--n-shots", "2", "--n-prompts", "3", "--n-heads", "2", "--layer", "0"],
     "steer --target is": ["--text", "The cat", "--towards", "The cats were", "--away", "The dog is", "--wrong", "are"],
 }
 
@@ -89,6 +93,53 @@ def test_a_vector_is_saved_and_taken_again(cutaway, words, tmp_path):
     code, second, err = cutaway("interpret", "steer", "words", *again, "--vector", "cats.json", "--json")
     assert code == 0, err
     assert json.loads(second)["steered"] == json.loads(out)["steered"]
+
+
+def test_a_function_vector_is_saved_and_steers(cutaway, words, tmp_path):
+    call = [
+        "interpret",
+        "function-vector",
+        "words",
+        "--pairs",
+        "pairs.jsonl",
+        "--n-shots",
+        "2",
+        "--n-prompts",
+        "2",
+        "--n-heads",
+        "2",
+    ]
+    code, out, err = cutaway(*call, "--save", "task.safetensors", "--json")
+    assert code == 0, err
+    assert "The vector is in task.safetensors." in err
+    found = json.loads(out)
+    assert (found["n_tested"], len(found["heads"]), len(found["random_accuracies"])) == (3, 2, 5)
+    assert {"accuracy", "steered_accuracy", "shots_accuracy"} <= found.keys()
+    steer = ["interpret", "steer", "words", "--text", "The cat", "--vector", "task.safetensors", "--max-new-tokens", "2", "--json"]
+    code, out, err = cutaway(*steer)
+    assert code == 0, err
+    assert json.loads(out)["vector"]["name"] == "blocks.0.resid_post"
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--pairs", "nowhere.jsonl"], "there is no file nowhere.jsonl: expected an object a line, with input, output"),
+        (["--pairs", "labels.jsonl"], "labels.jsonl, line 1 has 'text': expected input, output"),
+        (["--pairs", "pairs.jsonl", "--n-shots", "1"], "1 example was asked for: give at least 2"),
+        (["--pairs", "pairs.jsonl", "--n-shots", "9"], "there are 11 different inputs, of which a third is kept for the test"),
+        (["--pairs", "pairs.jsonl", "--n-shots", "2", "--n-heads", "9"], "9 heads were asked for; expected 1 to the 4 heads"),
+        (["--pairs", "pairs.jsonl", "--n-shots", "2", "--layer", "2"], "there is no layer 2"),
+        (["--pairs", "pairs.jsonl", "--save", "task.pt"], "task.pt does not say how the vector is written"),
+        ([], "--pairs is missing"),
+    ],
+)
+def test_pairs_that_will_not_do_are_one_sentence(cutaway, words, tmp_path, options, sentence):
+    before = sorted(path.name for path in tmp_path.iterdir())
+    code, out, err = cutaway("interpret", "function-vector", "words", *options)
+    assert (code, out) == (2, "")
+    assert sentence in " ".join(err.split()), err
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
 
 
 FILES = {

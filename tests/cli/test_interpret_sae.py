@@ -1,4 +1,4 @@
-"""`cutaway interpret sae train`, `evaluate` and `pages`, on a tiny model whose tokens are words."""
+"""`cutaway interpret sae`, on a tiny model whose tokens are words."""
 
 import json
 
@@ -214,3 +214,99 @@ def test_mistakes_are_one_sentence(cutaway, words, options, sentence):
     assert code in (1, 2)
     assert sentence in err, err
     assert not out
+
+
+COMPARE = ["interpret", "sae", "compare", "words", "other", "--corpus", "text.txt", "--width", "2", *QUICK]
+
+
+def test_two_models_are_compared_and_the_crosscoder_kept(cutaway, words, tmp_path):
+    code, out, err = cutaway(*COMPARE, "--save", "both", "--report", "both.html")
+    assert code == 0, err
+    assert "The crosscoder is in both; --sae both shows it again." in err
+    assert "in words alone and" in " ".join(out.split())
+    assert narrow_enough(out)
+    assert (tmp_path / "both.html").read_text().count("<svg") >= 1
+    about = json.loads((tmp_path / "both" / "cfg.json").read_text())
+    assert about["architecture"] == "cutaway_crosscoder"
+    again = ["interpret", "sae", "compare", "words", "other", "--corpus", "text.txt", "--n-pos", "16", "--sae", "both", "--json"]
+    found = json.loads(cutaway(*again)[1])
+    assert found["models"] == ["words", "other"]
+    assert sum(found["counts"].values()) == sum(each > 0 for each in found["density"]) <= 32
+    assert found == json.loads(cutaway(*COMPARE, "--json")[1]), "what is read back is what was trained"
+
+
+def test_a_crosscoder_is_trained_from_two_stores(cutaway, words):
+    for name in ("words", "other"):
+        call = ["interpret", "store", name, "--data", "text.txt", "--n-ctx", "16", "--out", f"kept-{name}"]
+        assert cutaway(*call, "--names", "blocks.1.resid_post")[0] == 0
+    stores = ["--store", "kept-words", "--store", "kept-other"]
+    code, out, err = cutaway(*COMPARE, *stores, "--json")
+    assert code == 0, err
+    assert json.loads(out)["activation"] == "blocks.1.resid_post"
+    code, out, err = cutaway(*COMPARE, "--store", "kept-other", "--store", "kept-words")
+    assert (code, out) == (2, "")
+    assert "the store in kept-other is of another model" in err
+    assert "give it twice" in cutaway(*COMPARE, "--store", "kept-words")[2]
+
+
+def test_a_model_is_compared_with_itself_shuffled(cutaway, words):
+    code, out, err = cutaway("interpret", "sae", "compare", "shuffled", "words", *COMPARE[5:], "--json")
+    assert code == 0, err
+    assert json.loads(out)["models"] == ["shuffled", "words"]
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["compare", "nowhere", "words", "--corpus", "text.txt"], "there is no file or folder nowhere"),
+        (["compare", "narrow", "words", *COMPARE[5:]], "8 and 16 coordinates in the two models: a crosscoder"),
+        (["compare", "other", "words", "--corpus", "text.txt", "--n-pos", "16", "--sae", "both"], "trained on other models than these"),
+        (["compare", "words", "other", "--corpus", "text.txt", "--sae", "made"], "reads 1 model(s), and two are compared"),
+        (["compare", "words", "other", "--corpus", "text.txt", "--sae", "both", "--width", "2"], "is read is not trained"),
+        (["compare", "words", "other", "--corpus", "nowhere.txt"], "there is no file, folder or glob match"),
+        (["compare", "words", "other"], "--corpus is missing: give it, or --demo"),
+        (["compare", "--corpus", "text.txt"], "BEFORE is missing"),
+        ([*COMPARE[2:], "--save", "words"], "holds other things"),
+        ([*COMPARE[2:], "--steps", "0"], "the number of steps is 0"),
+        (["probe", "words", "--data", "one.jsonl", "--sae", "made"], "all 4 labels are 'a'"),
+        (["probe", "words", "--data", "nowhere.jsonl", "--sae", "made"], "there is no file nowhere.jsonl"),
+        (["probe", "narrow", "--data", "labels.jsonl", "--sae", "made"], "is for 16 coordinates"),
+        (["probe", "other", "--data", "labels.jsonl", "--sae", "made"], "was trained on another model"),
+        (["probe", "words", "--data", "labels.jsonl", "--sae", "made", "--label", "z"], "there is no class 'z'"),
+        (["probe", "words", "--data", "labels.jsonl", "--sae", "both"], "a crosscoder reads 2 models at once"),
+    ],
+)  # fmt: skip
+def test_what_does_not_go_together_is_one_sentence(cutaway, words, tmp_path, options, sentence):
+    write_labels(tmp_path)
+    if "made" in options:
+        assert cutaway(*TRAIN, "--save", "made")[0] == 0
+    if "both" in options:
+        assert cutaway(*COMPARE, "--save", "both")[0] == 0
+    before = sorted(path.name for path in tmp_path.iterdir())
+    code, out, err = cutaway("interpret", "sae", *options)
+    assert (code, out) == (2, "")
+    assert sentence in " ".join(err.split()), err
+    assert sorted(path.name for path in tmp_path.iterdir()) == before, "nothing is half written"
+
+
+def write_labels(folder):
+    rows = [
+        {"text": f"The capital of {where}", "label": label, "group": str(place)}
+        for place in range(6)
+        for where, label in (("France is Paris" + " is" * place, "a"), ("England is London" + " is" * place, "b"))
+    ]
+    (folder / "labels.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "one.jsonl").write_text(4 * (json.dumps({"text": "The capital", "label": "a"}) + "\n"))
+
+
+def test_a_label_is_told_from_few_latents(cutaway, words, tmp_path):
+    write_labels(tmp_path)
+    assert cutaway(*TRAIN, "--save", "made")[0] == 0
+    call = ["interpret", "sae", "probe", "words", "--data", "labels.jsonl", "--sae", "made", "--folds", "3", "--k", "1", "--k", "4"]
+    code, out, err = cutaway(*call, "--report", "probe.html")
+    assert (code, err) == (0, "words\n\n"), err
+    assert "b is told from a with 1 of the 32 latents of blocks.0.resid_post" in " ".join(out.split())
+    assert narrow_enough(out)
+    assert "<svg" in (tmp_path / "probe.html").read_text()
+    found = json.loads(cutaway(*call, "--label", "a", "--json")[1])
+    assert (found["label"], [each["k"] for each in found["latents"]], len(found["random"])) == ("a", [1, 4], 3)

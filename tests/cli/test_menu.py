@@ -3,18 +3,20 @@
 import os
 import sys
 import types
+from dataclasses import fields
 
 import pytest
 
 from cutaway import assets
 from cutaway.cli.command import load_command
+from cutaway.cli.interpret.circuit.given import GivenPairs
 from cutaway.cli.interpret.options import analysis
 from cutaway.cli.main import main
 from cutaway.cli.menu import entries, open_menu
 from cutaway.cli.menu.entries import MENU, Entry, spell
 from cutaway.cli.menu.models import find_pretrained, find_runs
 from cutaway.cli.menu.questions import GoBack
-from cutaway.cli.verbs import NESTED, VERBS
+from cutaway.cli.verbs import NESTED, VERBS, package_of
 from run_directories import make_run
 
 LONG_AGO = 1_700_000_000
@@ -159,6 +161,44 @@ def test_one_of_several_options_is_chosen(chosen, tmp_path, monkeypatch):
     assert sorted(words for _, *words in ways) == [["--lens", "typed"], ["--train-on", "stdlib"]]
     for words in ways:
         assert load_command("interpret", "tuned-lens").parse(words)
+
+
+@pytest.mark.parametrize("group", ["circuit", "sae"])
+def test_verbs_of_a_verb_are_asked_for_whole(group, chosen, tmp_path, monkeypatch):
+    """Each command line is read and lacks nothing: a text of circuits comes with another and with an answer."""
+    monkeypatch.setenv("CUTAWAY_RUNS", "runs")
+    make_run(tmp_path / "runs/done")
+    ways, offered = (
+        ways_through(group, chosen, monkeypatch),
+        {name for verbs in package_of(f"interpret {group}").VERBS.values() for name in verbs},
+    )
+    assert {verb for verb, *_ in ways} == offered - {"draw"} - ({"compare"} if group == "circuit" else set()), "these need no model"
+    for verb, *words in ways:
+        given = load_command("interpret", group, verb).parse(words)[1]
+        if group == "circuit":
+            assert GivenPairs(**{each.name: given[each.name] for each in fields(GivenPairs)})
+    if group == "circuit":
+        assert ["find", "runs/done", "--text", "typed", "--corrupted", "typed", "--target", "typed"] in ways
+        assert ["minimise", "demo", "runs/done", "--ioi", "16"] in ways
+    else:
+        assert ["compare", "shuffled", "runs/done", "--corpus", "stdlib"] in ways
+        assert ["probe", "runs/done", "--data", "number"] in ways
+
+
+@pytest.mark.parametrize(
+    ("verb", "words"),
+    [
+        ("function-vector", ["--pairs", "capital"]),
+        ("probe", ["--data", "number"]),
+        ("graph", ["--text", "The capital of France is"]),
+        ("store", ["--data", "stdlib", "--names", "blocks.9.resid_post"]),
+    ],
+)
+def test_what_a_verb_cannot_do_without_is_asked_for(verb, words, chosen, tmp_path, monkeypatch):
+    monkeypatch.setenv("CUTAWAY_RUNS", "runs")
+    make_run(tmp_path / "runs/done")
+    assert [rest for _, *rest in ways_through(verb, chosen, monkeypatch)] == [words]
+    load_command("interpret", verb).parse(words)
 
 
 def test_a_run_is_offered_its_own_text(chosen, tmp_path, monkeypatch):

@@ -233,7 +233,7 @@ def test_heads_that_copy_do_not_answer_for_the_others() -> None:
 BAD: dict[str, tuple[dict[str, object], str]] = {
     "what": ({"what": "word"}, "there is nothing called 'word' to ablate"),
     "how": ({"how": "noise"}, "there is no ablation 'noise'; give one of zero, mean, resample"),
-    "neurons of all layers": ({"what": "neuron"}, "name some with layers="),
+    "neurons of all layers": ({"what": "neuron"}, "name the layers meant"),
     "layer": ({"layers": 2}, "there is no layer 2; the layers are 0 to 1"),
     "position": ({"pos": 9}, "there is no position 9 in every row"),
     "reference of zeros": ({"reference": torch.zeros(1, 9, dtype=torch.long)}, "zeros come from nowhere"),
@@ -242,7 +242,7 @@ BAD: dict[str, tuple[dict[str, object], str]] = {
         {"how": "mean", "by_position": True, "reference": torch.zeros(2, 4, dtype=torch.long)},
         "a mean for each position needs reference rows of 9 tokens",
     ),
-    "by position": ({"how": "resample", "by_position": True}, "by_position is for means"),
+    "by position": ({"how": "resample", "by_position": True}, "means alone are by position"),
     "both": ({"metric": metrics.logit(3), "correct": 3}, "give one of them"),
     "wrong alone": ({"wrong": 3}, "give that too"),
     "one answer twice": ({"correct": 3, "wrong": 3}, "the answer and the wrong answer are one token"),

@@ -309,7 +309,7 @@ def test_a_result_is_shown_and_saved(tmp_path, tiny_model: Transformer, make_tok
         ({"kinds": ()}, "nothing to patch"),
         ({"along": "the way"}, "expected inputs, activations or None"),
         ({"steps": 0}, "1 step at least"),
-        ({"exact_top": 0}, "expected 1 at least"),
+        ({"exact_top": 0}, "0 nodes are to be tried; expected 1 at least"),
     ],
 )
 @pytest.mark.usefixtures("without_type_checks")

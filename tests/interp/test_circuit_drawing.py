@@ -137,7 +137,7 @@ def test_a_circuit_is_found_on_one_part_of_the_pairs_and_scored_on_the_other(lm,
     tried = find_circuit(lm, pairs, n_edges=20, exact_top=3).tried
     assert len(tried.exact) == 3
     assert tried.agreement().n_tried == 3
-    with pytest.raises(ValueError, match="exact_top tries edges beside their scores"):
+    with pytest.raises(ValueError, match="edges are to be tried beside their scores"):
         find_circuit(lm, pairs, selection="acdc", exact_top=3)
 
 

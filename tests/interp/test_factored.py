@@ -275,7 +275,7 @@ def test_a_key_after_the_query_is_for_bidirectional_models_alone(
 def test_rotary_circuits_need_an_offset(make_model: MakeModel, tiny_config: ModelConfig) -> None:
     model = make_model(tiny_config.replace(position="rotary"))
     for circuit in (factored.qk_circuit, factored.full_qk):
-        with pytest.raises(ValueError, match="one QK circuit for each offset: give offset=q_pos - k_pos"):
+        with pytest.raises(ValueError, match="one QK circuit for each offset: give the offset, q_pos - k_pos"):
             circuit(model, 0, 0)
     with pytest.raises(ValueError, match="no head 4: give 0 to 3"):
         factored.ov_circuit(model, 0, 4)

@@ -75,7 +75,7 @@ def test_special_tokens_and_ids_without_a_token_are_never_drawn(tiny_config: Mod
     assert set(drawn.tokens[:, 1:].flatten().tolist()) == set(tokens)
     assert drawn.said() == "Sequences are 7 tokens long, twice: there are 7 tokens that are not special, and none is drawn twice."
     assert not repeated_tokens(lm, n_sequences=2, bos=False).has_bos
-    with pytest.raises(ValueError, match="seq_length is 8; expected 2 to 7, as there are 7 tokens that are not special"):
+    with pytest.raises(ValueError, match="the sequence is to have 8 tokens; expected 2 to 7, as there are 7 tokens that are"):
         repeated_tokens(lm, n_sequences=2, seq_length=8)
 
 
@@ -89,16 +89,16 @@ def test_sequences_fit_the_context(tiny_config: ModelConfig) -> None:
     assert drawn(200, 65).seq_length == 50
     assert drawn(200, 65).said() == ""
     assert drawn(65, 65, seq_length=20).said() == ""
-    with pytest.raises(ValueError, match="seq_length is 33; expected 2 to 32, as no more fits the context of 64"):
+    with pytest.raises(ValueError, match="the sequence is to have 33 tokens; expected 2 to 32, as no more fits the context of 64"):
         drawn(64, 65, seq_length=33)
-    with pytest.raises(ValueError, match="seq_length is 1; expected 2 to 32"):
+    with pytest.raises(ValueError, match="the sequence is to have 1 tokens; expected 2 to 32"):
         drawn(64, 65, seq_length=1)
     with pytest.raises(ValueError, match="at least 2 tokens that come twice cannot be drawn: no more fits the context of 3"):
         drawn(3, 65)
 
 
 def test_what_else_cannot_be_drawn(tiny_model: Transformer) -> None:
-    with pytest.raises(ValueError, match="n_sequences is 0; draw at least one"):
+    with pytest.raises(ValueError, match="0 sequences were asked for; draw at least one"):
         repeated_tokens(tiny_model, n_sequences=0)
     with pytest.raises(ValueError, match="no tokenizer to say which token begins a text"):
         repeated_tokens(LanguageModel(tiny_model, NoTokenizer()), n_sequences=1, bos=True)
@@ -276,7 +276,7 @@ def test_a_kind_that_there_is_not(tiny_model: Transformer, without_type_checks: 
     found = detect_heads(tiny_model, n_sequences=1)
     with pytest.raises(ValueError, match="no scores of 'mover'; there are 'previous', 'first', 'duplicate', 'induction'"):
         found.top(1, "mover")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="top_k is 0; ask for at least one"):
+    with pytest.raises(ValueError, match="0 heads were asked for; ask for at least one"):
         induction_heads(tiny_model, top_k=0)
 
 

@@ -208,7 +208,7 @@ def test_several_prompts_of_different_length(make_lm: Callable[..., LanguageMode
             torch.testing.assert_close(together.scores[..., row], alone.scores[..., 0], rtol=0, atol=ROUNDING)
             torch.testing.assert_close(together.base[row], alone.base[0], rtol=0, atol=ROUNDING)
             torch.testing.assert_close(together.other[row], alone.other[0], rtol=0, atol=ROUNDING)
-    with pytest.raises(ValueError, match="needs rows that align alike"):
+    with pytest.raises(ValueError, match="need rows that align alike"):
         patch(lm, clean, corrupted, answers, "c", site=site, by="position")
 
 

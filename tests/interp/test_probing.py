@@ -513,7 +513,7 @@ X, TEXTS = normal(12, 3), torch.randint(N_WORDS, (12, N_POS), generator=torch.Ge
         (lambda: probing.probe(planted_model(), TEXTS, ["a", "b"] * 6, pos=20), "text 0 has 16 tokens, so there is no position 20"),
         (lambda: probing.probe(planted_model(), TEXTS, ["a", "b"] * 6, pos=None), "each text has one label"),
         (lambda: probing.probe(planted_model(), TEXTS, [["a", "b"]] * 12, pos=None), "text 0 has 16 tokens and 2 labels"),
-        (lambda: probing.probe(planted_model(), TEXTS, [["a"] * 16] * 12), "give pos=None"),
+        (lambda: probing.probe(planted_model(), TEXTS, [["a"] * 16] * 12), "give no position"),
         (
             lambda: probing.probe(planted_model(), TEXTS, ["a", "b"] * 6, names="blocks.0.attn.pattern"),
             "has no vector at each position",

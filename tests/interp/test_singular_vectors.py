@@ -80,7 +80,7 @@ def test_what_cannot_be_asked(tiny_model: Transformer, without_type_checks: None
         singular_vectors(tiny_model, 2, 0)
     with pytest.raises(ValueError, match="no head 4: give 0 to 3"):
         singular_vectors(tiny_model, 0, 4)
-    with pytest.raises(ValueError, match="n_vectors is 0"):
+    with pytest.raises(ValueError, match="0 vectors of"):
         singular_vectors(tiny_model, 0, 0, n_vectors=0)
 
 

@@ -258,10 +258,29 @@ def test_a_random_direction_is_as_long() -> None:
 PAIRS = [(a, b) for a, b in zip("abcdefghijkl", "lkjihgfedcba", strict=True)]
 
 
+def test_no_question_is_both_learned_and_tested() -> None:
+    """Whatever comes twice, as it is, in other letters or with another output, stands on one side alone."""
+    more = [*PAIRS, *PAIRS[:9], *((question.upper(), answer) for question, answer in PAIRS[:4])]
+    more += [(question, answer + "z") for question, answer in PAIRS[3:7]]
+    for seed in range(20):
+        drawn = random.Random(seed)
+        learned, kept = _split(drawn, more, 2)
+        assert not {question.casefold() for question, _ in learned} & {question.casefold() for question, _ in kept}
+        assert sorted({*learned, *kept}) == sorted(set(more))
+        assert len(learned) + len(kept) == len(set(more))
+        for _ in range(5):
+            prompt, _ = _prompts(drawn, learned, 2)
+            asked = [line.casefold() for line in prompt[0].splitlines() if line.startswith("Q:")]
+            assert len(asked) == len(set(asked)) == 3, "the question is not among its own examples"
+    twice = steering.function_vector(language_model(), [*PAIRS, *PAIRS], n_shots=2, n_prompts=2, n_heads=2, seed=3)
+    once = steering.function_vector(language_model(), PAIRS, n_shots=2, n_prompts=2, n_heads=2, seed=3)
+    assert twice.to_dict() == once.to_dict()
+
+
 def test_a_function_vector_is_made_of_the_heads_with_the_largest_effects() -> None:
     """Head by head with plain hooks, prompt by prompt; and what these heads write, from their recorded results."""
     lm = language_model()
-    found = steering.function_vector(lm, PAIRS, n_shots=2, n_prompts=3, n_heads=2, layer=0, n_random=1, seed=5)
+    found = steering.function_vector(lm, PAIRS, n_shots=2, n_prompts=3, n_heads=2, layer=0, strength=1, n_random=1, seed=5)
     drawn = random.Random(5)
     learned, _ = _split(drawn, PAIRS, 2)
     clean, mixed = zip(*(_prompts(drawn, learned, 2) for _ in range(3)), strict=True)
@@ -298,8 +317,34 @@ def test_a_function_vector_is_made_of_the_heads_with_the_largest_effects() -> No
     torch.testing.assert_close(found.vector.vector, total, rtol=0, atol=EXACT)
     assert found.n_tested == 4
     assert found.vector.name == "blocks.0.resid_post"
-    assert len(found.figures()) == len(found.views()) == 1
+    assert len(found.figures()) == len(found.views()) == 2
     assert json.loads(found.to_json())["heads"] == [list(head) for head in found.heads]
+
+
+def test_place_and_strength_are_chosen_on_the_pairs_it_is_made_of() -> None:
+    """Each place and strength by a run of its own; the best of them is the one that is tested."""
+    lm = language_model()
+    found = steering.function_vector(lm, PAIRS, n_shots=2, n_prompts=2, n_heads=2, n_random=1, seed=5)
+    learned, _ = _split(random.Random(5), PAIRS, 2)
+    placing, space = found.placing, lm.tokenizer.encode(" ")[0]
+    assert placing.names == tuple(f"blocks.{layer}.resid_post" for layer in range(3))
+    probs = torch.zeros(3, len(placing.strengths), dtype=torch.float64)
+    for layer, name in enumerate(placing.names):
+        for number, strength in enumerate(placing.strengths):
+
+            def add(x: Tensor, _name: str, by: Tensor = strength * found.vector.vector) -> Tensor:
+                x = x.clone()
+                x[:, -1] += by
+                return x
+
+            with torch.no_grad():
+                logits = [lm.model(lm.tokens(f"Q: {question}\nA:"), hooks=Hooks({name: add})) for question, _ in learned]
+            probs[layer, number] = torch.stack([each[0, -1].softmax(-1)[space] for each in logits]).mean()
+    torch.testing.assert_close(placing.probs, probs, rtol=0, atol=EXACT)
+    layer, number = divmod(int(probs.argmax()), len(placing.strengths))
+    assert (found.vector.name, found.strength) == (placing.names[layer], placing.strengths[number])
+    assert "(chosen on the pairs that it was made of)" in found.summary()
+    assert len(found.figures()) == 3
 
 
 def test_the_pairs_kept_for_the_test_are_drawn() -> None:
@@ -364,9 +409,9 @@ MODEL = small_model()
         ),
         (lambda: steering.scan_strengths(language_model(), [], "ab"), "there are 0 vectors"),
         (lambda: vector_of(MODEL, name="blocks.0.attn.z").ablation(MODEL.config), "not of the residual stream"),
-        (lambda: steering.function_vector(language_model(), PAIRS[:5]), "there are 5 pairs"),
-        (lambda: steering.function_vector(language_model(), PAIRS, n_shots=2, n_heads=99), "n_heads is 99"),
-        (lambda: steering.function_vector(language_model(), PAIRS, n_shots=1), "n_shots is 1: give at least 2"),
+        (lambda: steering.function_vector(language_model(), PAIRS[:5]), "there are 5 different inputs"),
+        (lambda: steering.function_vector(language_model(), PAIRS, n_shots=2, n_heads=99), "99 heads were asked for"),
+        (lambda: steering.function_vector(language_model(), PAIRS, n_shots=1), "1 example was asked for: give at least 2"),
         (lambda: steering.function_vector(language_model(), [(a, "x") for a, _ in PAIRS], n_shots=2), "all have the output 'x'"),
     ],
 )

@@ -138,11 +138,12 @@ def excludes(name: str, *others: str, why: str) -> Callable[[Verb], Verb]:
     return decorate
 
 
-def needs_one_of(*names: str) -> Callable[[Verb], Verb]:
-    """Let a verb need one of these options, which the menu asks for."""
+def needs_one_of(*names: str | tuple[str, ...]) -> Callable[[Verb], Verb]:
+    """Let a verb need one of these options, which the menu asks for, or several that go together, the first of which stands for all."""
+    ways = tuple((name,) if isinstance(name, str) else name for name in names)
 
     def decorate(function: Verb) -> Verb:
-        function.needs_one_of = (names, *getattr(function, "needs_one_of", ()))  # type: ignore[attr-defined]
+        function.needs_one_of = (ways, *getattr(function, "needs_one_of", ()))  # type: ignore[attr-defined]
         return function
 
     return decorate

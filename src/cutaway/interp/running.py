@@ -226,6 +226,6 @@ def _check_memory(needed: float, max_gib: float | None, device: torch.device | s
     limit = max_gib if max_gib is not None else math.inf if free is None else free / 2
     if needed > limit:
         raise ValueError(
-            f"these activations take {needed:.2f} GiB and {limit:.2f} may be used: name fewer (names=), keep fewer positions (pos=), "
-            "run fewer rows, or give max_gib"
+            f"these activations take {needed:.2f} GiB and {limit:.2f} may be used: name fewer, keep fewer positions, run "
+            "fewer rows, or give max_gib"
         )

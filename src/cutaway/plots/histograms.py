@@ -15,10 +15,19 @@ if TYPE_CHECKING:
 __all__ = ["histogram"]
 
 
-def histogram(values: ArrayLike, *, title: str, x_label: str, y_label: str = "how often", n_bins: int = 40) -> Figure:
+def histogram(
+    values: ArrayLike,
+    *,
+    title: str,
+    x_label: str,
+    y_label: str = "how often",
+    n_bins: int = 40,
+    limits: tuple[float, float] | None = None,
+) -> Figure:
     """Return a figure of how many values "value" lie in each of `n_bins` equal bins; those that are not finite are left out.
 
-    Raises ValueError when none is finite.
+    Bins go from 0, or the least value below it, to the greatest, unless `limits` are given, outside which no value is shown. Raises
+    ValueError when none is finite.
     """
     import numpy as np
     from matplotlib.figure import Figure
@@ -31,7 +40,8 @@ def histogram(values: ArrayLike, *, title: str, x_label: str, y_label: str = "ho
     with style():
         figure = Figure(figsize=(7.2, 3.0))
         axes = figure.add_subplot()
-        counts, edges = np.histogram(numbers, bins=n_bins, range=(min(0.0, float(numbers.min())), float(numbers.max()) or 1.0))
+        ends = limits or (min(0.0, float(numbers.min())), float(numbers.max()) or 1.0)
+        counts, edges = np.histogram(numbers, bins=n_bins, range=ends)
         axes.bar(edges[:-1], counts, width=np.diff(edges), align="edge", color=PALETTE[0], edgecolor="white", linewidth=0.6)
         axes.set_xlim(edges[0], edges[-1])
         axes.yaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))

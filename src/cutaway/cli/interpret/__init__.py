@@ -29,10 +29,11 @@ VERBS: dict[str, dict[str, str]] = {
         "ablate": "what is lost without a head, a layer or a neuron",
         "importance": "heads ranked by what their absence costs",
         "steer": "text written under a vector, and what else it changes",
-        "circuit": "the edges that carry an answer: find, run, score, draw",
+        "function-vector": "a task from examples, carried by heads as one vector",
+        "circuit": "the edges that carry an answer: find, run, score, minimise",
     },
     "Find features": {
-        "sae": "sparse dictionaries: train, evaluate, pages of features",
+        "sae": "sparse dictionaries: train, evaluate, probe, compare, pages",
         "graph": "which features lead from a text to its next token",
     },
     "Read weights": {

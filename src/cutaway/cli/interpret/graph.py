@@ -207,7 +207,7 @@ def _sketches(lm: LanguageModel, seed: int) -> list[Dictionary]:
     ]
     configs = [sae.SAEConfig(dictionary=shape, seed=seed, **_SKETCH) for shape in shapes]
     tokens = sae.read_windows(lm, "stdlib", n_pos=64, n_tokens=_SKETCH_TOKENS, held_out=False)
-    trained = train_on(lm, configs, tokens, first=1, memory_gib=1.0, checkpoints=None)
+    trained = train_on([lm.model], configs, tokens, first=1, memory_gib=1.0, checkpoints=None)
     return [dictionary.to(weights.dtype).eval() for dictionary, _ in trained]
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import inspect
-import re
 import shlex
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from dataclasses import MISSING, fields, is_dataclass
 from functools import update_wrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
@@ -30,21 +29,17 @@ __all__ = ["Analysis", "analysis", "one_or_each", "spell_option"]
 
 _DEMO_MODEL = "smollm2-135m"
 _SECTIONS = ("Args", "Examples", "In Python")
-_ELSEWHERE = {
-    "n_sequences": "num_sequences", "n_draws": "draws", "n_vectors": "top_k", "n_steps": "steps", "layers": "layer",
-    "correct": "target", "senders": "sender", "receivers": "receiver", "frozen_norms": "frozen_norm", "kinds": "kind", "sites": "site",
-}  # fmt: skip
-"""What Python calls some of the options."""
 
 
 class Analysis:
     """A verb made of a function from a language model and options to a `Result`; what all such verbs take is added here.
 
     The function's first parameter is the model, its others are options, those before a `/` arguments: one without a default is needed,
-    and one of these that is called `text` is asked for on a terminal; `source` is no option and gets what the model was called. `demo`
-    has a value for everything that is needed, and for whatever else the worked example wants, `model` too where it is not SmolLM2.
-    `source_of` names a model by the options where none is given. With `lines`, a word for some of the options, these may be read from
-    a file of prompts instead, one object a line.
+    and one of these that is called `text` is asked for on a terminal; `source` is no option and gets what the model was called. One
+    that is a dataclass is made of its fields, which are options with their help in the Args of its docstring. `demo` has a value for
+    everything that is needed, and for whatever else the worked example wants, `model` too where it is not SmolLM2. `source_of` names a
+    model by the options where none is given. With `lines`, a word for some of the options, these may be read from a file of prompts
+    instead, one object a line.
     """
 
     def __init__(
@@ -57,6 +52,8 @@ class Analysis:
     ) -> None:
         update_wrapper(self, analyse)
         own = [each for each in list(inspect.signature(analyse).parameters.values())[1:] if each.name != "source"]
+        self._values = {each.name: kind for each in own if (kind := _value_kind(each, analyse)) is not None}
+        own = [option for each in own for option in (_fields(self._values[each.name]) if each.name in self._values else [each])]
         self._lines = dict(lines or {})
         shared = list(inspect.signature(self.run).parameters.values())[:-1]
         self.demo = dict(demo)
@@ -80,7 +77,9 @@ class Analysis:
         alone = {*self.needs} - self._repeated
         hints = {each.name: _or_none(each.annotation) if each.name in alone else each.annotation for each in own}
         self.__annotations__ = hints | get_type_hints(Analysis.run)
-        self.__doc__ = _joined(inspect.getdoc(analyse) or "", inspect.getdoc(self.run) or "", _file_said(self._lines))
+        of_values = [sections_of(inspect.getdoc(kind) or "")["Args"] for kind in self._values.values()]
+        more = [*of_values, *([_file_said(self._lines)] if self._lines else [])]
+        self.__doc__ = _joined(inspect.getdoc(analyse) or "", inspect.getdoc(self.run) or "", more)
         if absent := {*self.needs} - self.demo.keys():
             raise TypeError(f"the worked example of {analyse.__name__} lacks {', '.join(sorted(absent))}")
 
@@ -122,9 +121,7 @@ class Analysis:
         if file is not None:
             options |= self._read(file, options)
         named = self._source_of(options) if self._source_of else None  # first, as a file that is not there is the worse trouble
-        for names in getattr(self, "needs_one_of", ()):
-            if all(options[name] == self._defaults[name] for name in names):
-                raise UsageError(f"{' or '.join(map(_flag, names))} is missing: give one of them, or --demo for a worked example")
+        self._check_ways(options)
         missing = [name for name in self.needs if options[name] in (None, ())]
         is_asked = missing == ["text"] and sys.stdin.isatty() and sys.stdout.isatty()
         if missing and not is_asked:
@@ -132,6 +129,7 @@ class Analysis:
         if is_asked and (report is not None or json):
             raise UsageError(f"{'--json' if json else '--report'} shows one text: give it with --text")
         given = {name: value for name, value in options.items() if value != self._defaults[name]}
+        values = {name: kind(**{each.name: options.pop(each.name) for each in fields(kind)}) for name, kind in self._values.items()}
         source = model or named or (self._own_model() if demo else _latest())
         if file is not None:
             given = {name: value for name, value in given.items() if name not in self._lines} | {"prompts": file}
@@ -143,11 +141,18 @@ class Analysis:
         if is_asked:
             return self._answer(lm, source, options)
         arguments = [options.pop(name) for name in self._arguments]
-        with self._in_words_of_the_command_line():
-            result = self._analyse(lm, *arguments, **options, **({"source": source} if self._takes_source else {}))
+        result = self._analyse(lm, *arguments, **options, **values, **({"source": source} if self._takes_source else {}))
         if not demo:
             _head(source)
         return present(result, json=json, report=report, command=command)
+
+    def _check_ways(self, options: Mapping[str, Any]) -> None:
+        """Raise UsageError where none of the options is given of which one is needed."""
+        for ways in getattr(self, "needs_one_of", ()):
+            names = [first for first, *_ in ways]
+            if all(options[name] == self._defaults[name] for name in names):
+                one = "it" if len(names) == 1 else "one of them"
+                raise UsageError(f"{' or '.join(map(_flag, names))} is missing: give {one}, or --demo for a worked example")
 
     def _read(self, file: Path, options: Mapping[str, Any]) -> dict[str, Any]:
         """Return the options that a file of prompts gives; raises UsageError for one that is given besides."""
@@ -160,8 +165,7 @@ class Analysis:
         _head(source)
         for text in _asked():
             try:
-                with self._in_words_of_the_command_line():
-                    result = self._analyse(lm, **{**options, "text": (text,) if "text" in self._repeated else text})
+                result = self._analyse(lm, **{**options, "text": (text,) if "text" in self._repeated else text})
                 present(result)
             except ValueError as error:  # one text that cannot be read does not end the session
                 report_warning(str(error))
@@ -171,24 +175,6 @@ class Analysis:
 
     def _spelled(self, name: str) -> str:
         return name.upper() if name in self._arguments else _flag(name)
-
-    @contextmanager
-    def _in_words_of_the_command_line(self) -> Iterator[None]:
-        """Let an error speak of options as they are written here: of --num-sequences, and not of n_sequences."""
-        try:
-            yield
-        except UsageError:
-            raise
-        except ValueError as error:
-            said = str(error)
-            for name, option in {**{name: name for name in self._defaults}, **_ELSEWHERE}.items():
-                if option in self._defaults:
-                    said = re.sub(rf"(?<![\w'\"-]){name}=(?=\w|')", f"{_flag(option)} ", said)
-                    said = re.sub(rf"(?<![\w'\"-]){name}=", _flag(option), said)
-                    said = said if "_" not in name else re.sub(rf"(?<![\w'\"-]){name}(?![\w'\"])", _flag(option), said)
-            if said == str(error):
-                raise
-            raise ValueError(said) from error
 
     def _spelling(self, source: str, given: Mapping[str, Any]) -> str:
         """Return the command that does the same."""
@@ -235,17 +221,36 @@ def one_or_each(values: Sequence[str]) -> str | Sequence[str] | None:
 
 
 def _file_said(lines: Mapping[str, str]) -> str:
-    """Return the help of the file of prompts, where there is one."""
-    if not lines:
-        return ""
+    """Return the help of the file of prompts."""
     *others, last = lines.values()
     return f"prompts FILE: many of them from a file, one JSON object a line, with {', '.join(others)} and {last}"
 
 
-def _joined(own: str, shared: str, more: str) -> str:
+def _value_kind(parameter: inspect.Parameter, function: Callable[..., Result]) -> Any:
+    """Return the dataclass that a parameter is a value of, None for one of any other kind."""
+    named = parameter.annotation
+    kind = inspect.unwrap(function).__globals__.get(named) if isinstance(named, str) else named
+    return kind if isinstance(kind, type) and is_dataclass(kind) else None
+
+
+def _fields(kind: Any) -> list[inspect.Parameter]:
+    """Return the fields of a dataclass as parameters."""
+    hints = get_type_hints(kind)
+    return [
+        inspect.Parameter(
+            each.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=inspect.Parameter.empty if each.default is MISSING else each.default,
+            annotation=hints[each.name],
+        )
+        for each in fields(kind)
+    ]
+
+
+def _joined(own: str, shared: str, more: Sequence[str]) -> str:
     """Return a verb's docstring with the options that it shares at the end of its own."""
     sections = sections_of(own)
-    sections["Args"] = "\n".join(filter(None, (sections.get("Args", ""), more, sections_of(shared)["Args"]))).strip("\n")
+    sections["Args"] = "\n".join(filter(None, (sections.get("Args", ""), *more, sections_of(shared)["Args"]))).strip("\n")
     parts = [f"{head}:\n{textwrap.indent(sections[head], '    ')}" for head in _SECTIONS if head in sections]
     return "\n\n".join([sections[""], *parts])
 

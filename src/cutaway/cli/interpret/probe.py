@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from cutaway.cli.command import excludes
 from cutaway.cli.errors import UsageError
+from cutaway.cli.interpret.labelled_data import read_labelled_data
 from cutaway.cli.interpret.options import analysis
 from cutaway.report.counting import count_progress
 
@@ -72,7 +73,7 @@ def probe(
     from cutaway.interp import probing
     from cutaway.interp.sites import full_name
 
-    given = _read(data)
+    given = read_labelled_data(data)
     asked = _answers(answer)
     layers = range(lm.config.n_layers) if layer is None else [layer]
     names = [full_name(lm.config, site, each) for each in layers]
@@ -148,16 +149,6 @@ def _kind(kind: str, l2: float | None) -> Any:
     if not isinstance(chosen, Logistic | Ridge):
         raise UsageError(f"--l2 is the penalty of logistic and ridge probes, and --kind is {kind}: leave it out")
     return replace(chosen, l2=l2)
-
-
-def _read(data: str) -> LabelledFile:
-    from cutaway.experiments.labelled_texts import LABELLED_TEXTS
-    from cutaway.interp.probing import LabelledFile, read_labelled
-
-    if data not in LABELLED_TEXTS:
-        return read_labelled(data)
-    made = LABELLED_TEXTS[data]()
-    return LabelledFile(made.texts, made.labels, made.groups)
 
 
 def _answers(given: tuple[str, ...]) -> dict[str, str]:

@@ -89,9 +89,11 @@ def steer(
         cutaway interpret steer smollm2-135m --text "I think it is" --towards "I love it" --away "I hate it" --target good --wrong bad
 
     In Python:
+        from cutaway import steering
         vector = steering.difference_of_means(lm, happy, sad, layer=8, pos=None)
         steering.steer(lm, vector, "I opened the door and", strengths=(2, 4)).show()
-        cutaway.interp.generating.generate_with_edits(lm, "I opened the door and", vector.edits(4))
+        from cutaway.interp.generating import generate_with_edits
+        generate_with_edits(lm, "I opened the door and", vector.edits(4))
     """
     from cutaway.interp import steering
 

@@ -56,6 +56,7 @@ def store(
         cutaway interpret store runs/demo --data tinyshakespeare --names blocks.2.mlp.post --out activations
 
     In Python:
+        import torch
         from cutaway import store
         kept = store.collect(lm, "stdlib", "blocks.9.resid_post", "activations", dtype=torch.bfloat16)
         for batch in kept["blocks.9.resid_post"].batches(4096, seed=0): ...

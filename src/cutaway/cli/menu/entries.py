@@ -162,20 +162,26 @@ def _needed(*names: str) -> Word:
             if option.is_positional and option.name == "model":
                 words += spell([_model()])
                 if own := text_of_run(words[-1]):
-                    example |= dict.fromkeys(_TEXTS & example.keys(), own)
+                    example |= {name: own for name, value in example.items() if value == _ANY_TEXT}
             elif option.is_needed or (option.is_positional and not option.has_default):
                 words += _given(option, example.get(option.name, ""))
-        for alternatives in getattr(command.function, "needs_one_of", ()):
-            options = [next(option for option in command.options if option.name == name) for name in alternatives]
-            entries = [Entry(each.flag[2:], each.about, (partial(_given, each, example.get(each.name, "")),)) for each in options]
-            words += spell([_one_of("Which?", *entries)])
+        known = {option.name: option for option in command.options}
+        for ways in getattr(command.function, "needs_one_of", ()):
+            entries = [_way(tuple(map(known.__getitem__, names)), example) for names in ways]
+            words += spell(entries[0].words if len(entries) == 1 else [_one_of("Which?", *entries)])
         return words
 
     return ask
 
 
-_TEXTS = {"corpus", "data", "train_on"}
-"""What verbs call a text to read activations from."""
+def _way(options: Sequence[Option], example: Mapping[str, object]) -> Entry:
+    """Return the entry of options that are given together."""
+    first = options[0]
+    return Entry(first.flag[2:], first.about, tuple(partial(_given, each, example.get(each.name, "")) for each in options))
+
+
+_ANY_TEXT = "stdlib"
+"""The text that worked examples read where any would do."""
 
 
 def _given(option: Option, example: object) -> list[str]:

@@ -59,7 +59,7 @@ def ablate(
     """
     model, rows = model_of(lm), rows_of(lm, texts)
     if what == "neuron" and layers is None and model.config.n_layers > 1:
-        raise ValueError(f"there are {model.config.n_layers} layers of {model.config.d_mlp} neurons: name some with layers=")
+        raise ValueError(f"there are {model.config.n_layers} layers of {model.config.d_mlp} neurons: name the layers meant")
     chosen = chosen_layers(model.config, layers)
     units = units_of(model.config, what, chosen, positions=_positions(rows, what, pos))
     names = {layer: written_by(model.config, what, layer) for layer in chosen}

@@ -63,10 +63,10 @@ def make_replacement(
     if how not in get_args(How):
         raise ValueError(f"there is no ablation {how!r}; give one of {', '.join(get_args(How))}")
     if by_position and how != "mean":
-        raise ValueError(f"by_position is for means, and the ablation is {how!r}: leave it out, or give how='mean'")
+        raise ValueError(f"means alone are by position, and the ablation is {how!r}: leave that out, or ablate by the mean")
     if how == "zero":
         if reference is not None:
-            raise ValueError("zeros come from nowhere, so they take no reference: leave it out, or give how='mean' or 'resample'")
+            raise ValueError("zeros come from nowhere, so they take no reference: leave it out, or ablate by mean or resample")
         return Replacement("zero", "zeros", {})
     if how == "mean":
         return _mean(model, rows, names, reference=reference, by_position=by_position)
@@ -80,7 +80,8 @@ def _mean(model: Transformer, rows: Rows, names: Sequence[str], *, reference: Ro
     if by_position:
         if not (source.is_even and source.tokens.shape[1] == n_pos):
             raise ValueError(
-                f"a mean for each position needs reference rows of {n_pos} tokens, as those ablated have; leave out by_position"
+                f"a mean for each position needs reference rows of {n_pos} tokens,"
+                " as those ablated have: give such rows, or take one mean over positions"
             )
         found = means(model, source.tokens, names, over_positions=False)
         return Replacement("mean", f"the mean of each position over {whose}", found)

@@ -106,7 +106,7 @@ def _check(along: str | None, steps: int, exact_top: int | None) -> None:
     if steps < 1 or along not in (None, "inputs", "activations"):
         raise ValueError(f"along is {along!r} and steps {steps}; expected inputs, activations or None, and 1 step at least")
     if exact_top is not None and exact_top < 1:
-        raise ValueError(f"exact_top is {exact_top}; expected 1 at least, or None to try no node")
+        raise ValueError(f"{exact_top} nodes are to be tried; expected 1 at least, or none given")
 
 
 def _made_of_scores(config: ModelConfig) -> set[str]:

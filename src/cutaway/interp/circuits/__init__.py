@@ -16,6 +16,7 @@ from cutaway.interp.circuits.faithfulness import Faithfulness
 from cutaway.interp.circuits.finding import FoundCircuit, Selection, find_circuit
 from cutaway.interp.circuits.graph import Edge, Graph
 from cutaway.interp.circuits.kept_features import KeptFeatures, keep_features
+from cutaway.interp.circuits.minimised import MinimisedCircuit, minimise_on_prompts
 from cutaway.interp.circuits.minimising import minimise
 from cutaway.interp.circuits.next_tokens import CircuitRun, run_on_prompts
 from cutaway.interp.circuits.prompts import PromptPairs, StoredPart, pairs_to_store, read_pairs, read_pairs_file, stored_pairs
@@ -59,6 +60,8 @@ __all__ = [
     "Divergence",
     "find_by_acdc",
     "minimise",
+    "minimise_on_prompts",
+    "MinimisedCircuit",
     "random_circuit",
     "random_circuits",
     "PromptPairs",

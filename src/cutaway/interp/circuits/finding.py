@@ -145,7 +145,7 @@ def find_circuit(
     graph = Graph(lm.config, kv, chosen_features).open(lm.model)
     if selection == "acdc":
         if exact_top is not None:
-            raise ValueError("exact_top tries edges beside their scores, and ACDC makes none: leave one of them out")
+            raise ValueError("edges are to be tried beside their scores, and ACDC makes none: leave one of the two out")
         chosen = _by_acdc(lm, finding, graph, threshold, divergence, ablation, progress)
     else:
         chosen = _by_scores(lm, finding, graph, method, ablation, selection, n_edges, steps, exact_top, progress)

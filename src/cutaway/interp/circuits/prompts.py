@@ -24,7 +24,7 @@ from cutaway.runtime import seeded_generator
 
 __all__ = ["PromptPairs", "StoredPart", "read_pairs", "read_pairs_file", "pairs_to_store", "stored_pairs"]
 
-StoredPart = Literal["found_with", "held_out"]
+StoredPart = Literal["found_with", "held_out", "all"]
 """The parts of the prompts in a circuit's file."""
 
 
@@ -156,7 +156,8 @@ def stored_pairs(
     if kept is None or not len(kept):
         why = "it comes from an older version, or was not found with prompts" if kept is None else kept.left_out
         raise ValueError(f"the circuit holds no prompts ({why}): give --prompts FILE, --ioi N or --text, or PromptPairs in Python")
-    rows = getattr(kept, part) if part else kept.held_out or kept.found_with
+    everything = (*kept.found_with, *kept.held_out)
+    rows = everything if part == "all" else getattr(kept, part) if part else kept.held_out or kept.found_with
     if not rows:
         raise ValueError(f"the circuit holds no prompts of the part {part}: it was found with all {len(kept)} of its pairs")
 

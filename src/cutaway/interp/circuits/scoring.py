@@ -170,9 +170,11 @@ def _check_options(method: str, kv: str, steps: int, exact_top: int | None) -> N
     if steps < 1:
         raise ValueError(f"steps is {steps}; expected 1 at least")
     if exact_top is not None and exact_top < 1:
-        raise ValueError(f"exact_top is {exact_top}; expected 1 at least, or None to try no edge")
+        raise ValueError(f"{exact_top} edges are to be tried; expected 1 at least, or none given")
     if exact_top is not None and method == "exact":
-        raise ValueError("exact_top tries some edges beside an estimate, and method exact tries them all: give one of the two")
+        raise ValueError(
+            "some edges are to be tried beside an estimate, and the method exact tries them all: ask for one of the two"
+        )
 
 
 def _check_runs(tokens: Tensor, other_tokens: Tensor, metric: AnyMetric, lengths: Sequence[int] | None, *, d_vocab: int) -> None:

@@ -44,7 +44,7 @@ def qk_circuit(
     if model.rotary is not None:
         if offset is None:
             raise ValueError(
-                "this model has rotary positions, so a head has one QK circuit for each offset: give offset=q_pos - k_pos"
+                "this model has rotary positions, so a head has one QK circuit for each offset: give the offset, q_pos - k_pos"
             )
         queries, keys = _turned(model, queries, k_pos + offset), _turned(model, keys, k_pos)
     return _of_head(model, FactoredMatrix(queries, keys.mT), head)

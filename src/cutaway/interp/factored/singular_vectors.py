@@ -160,7 +160,7 @@ def singular_vectors(
     if circuit not in _SIDES:
         raise ValueError(f"there is no circuit {circuit!r}; give 'ov' or 'qk'")
     if n_vectors < 1 or n_tokens < 1:
-        raise ValueError(f"n_vectors is {n_vectors} and n_tokens {n_tokens}; give at least 1 of each")
+        raise ValueError(f"{n_vectors} vectors of {n_tokens} tokens were asked for; ask for at least 1 of each")
     reads, writes = W_E(model), W_E(model)  # d_vocab d_model
     if circuit == "ov":
         matrix = ov_circuit(model, layer, head, with_norm=True)

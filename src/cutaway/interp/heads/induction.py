@@ -104,5 +104,5 @@ def induction_heads(
     Raises ValueError for lengths that do not fit and a `top_k` below 1. Source: Olsson et al. 2022, "Prefix matching".
     """
     if top_k < 1:
-        raise ValueError(f"top_k is {top_k}; ask for at least one head")
+        raise ValueError(f"{top_k} heads were asked for; ask for at least one")
     return InductionHeads(detect_heads(lm, n_sequences=n_sequences, seq_length=seq_length, seed=seed, threshold=threshold), top_k)

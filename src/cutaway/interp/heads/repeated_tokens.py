@@ -59,7 +59,7 @@ def repeated_tokens(
     model = model_of(lm)
     ids, first = _drawable(lm, bos)
     if n_sequences < 1:
-        raise ValueError(f"n_sequences is {n_sequences}; draw at least one sequence")
+        raise ValueError(f"{n_sequences} sequences were asked for; draw at least one")
     n_ctx = model.config.n_ctx
     room = (n_ctx - len(first)) // 2
     longest = min(room, len(ids))
@@ -71,7 +71,7 @@ def repeated_tokens(
     if longest < _LEAST:
         raise ValueError(f"a sequence of at least {_LEAST} tokens that come twice cannot be drawn: {why}; use another model")
     if seq_length is not None and not _LEAST <= seq_length <= longest:
-        raise ValueError(f"seq_length is {seq_length}; expected {_LEAST} to {longest}, as {why}")
+        raise ValueError(f"the sequence is to have {seq_length} tokens; expected {_LEAST} to {longest}, as {why}")
     length = seq_length or min(_SEQ_LENGTH, longest)
     generator = seeded_generator(seed)
     once = torch.stack([ids[torch.randperm(len(ids), generator=generator)[:length]] for _ in range(n_sequences)])

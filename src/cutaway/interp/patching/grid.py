@@ -103,7 +103,8 @@ def grid_with_base(
     if any(row != rows[0] for row in rows):
         if "position" in by:
             raise ValueError(
-                f"by={by!r} needs rows that align alike, of one length each; these do not: patch by head or by layer, or row by row"
+                "patches by position need rows that align alike, of one length each; these do not: "
+                "patch by head or by layer, or row by row"
             )
         cache, rows = _merged(model, tokens, cache, names, rows), [[(pos, pos) for pos in range(n_pos)]]
     is_whole = rows[0] == [(pos, pos) for pos in range(max(n_pos, cache.tokens.shape[1]))]

@@ -86,7 +86,7 @@ def labelled_spots(
     is_by_token = all(isinstance(label, list | tuple) for label in each)
     if is_by_token != (pos is None):
         raise ValueError(
-            f"each text has a list of labels, one a token, and pos is {pos}: give pos=None"
+            f"each text has a list of labels, one a token, and position {pos} was asked for: give no position"
             if is_by_token
             else "each text has one label: say at which position it is read (pos), or give a list of labels for each, one a token"
         )

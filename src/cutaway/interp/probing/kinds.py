@@ -152,9 +152,9 @@ def fit(x: Float[Tensor, "row d"], task: Task, *, kind: Kind | str = "logistic")
     if len(x) != len(task):
         raise ValueError(f"there are {len(x)} rows and {len(task)} labels: give one for each")
     if task.is_number and isinstance(chosen, Logistic | MeanDifference):
-        raise ValueError(f"a {chosen.name} probe tells classes apart, and the task is of numbers: give kind='ridge' or 'mlp'")
+        raise ValueError(f"a {chosen.name} probe tells classes apart, and the task is of numbers: give the kind ridge or mlp")
     if isinstance(chosen, Ridge) and not task.is_number:
-        raise ValueError("a ridge probe predicts numbers: make the task with is_number=True, or give another kind")
+        raise ValueError("a ridge probe predicts numbers, and the task is of classes: make it one of numbers, or give another kind")
     if not bool(torch.isfinite(x).all()):
         raise ValueError("some of the activations are not finite, so nothing can be fitted to them")
     return chosen.fit(x.detach().to("cpu", torch.float64), task)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypedDict
 
 import torch
 from jaxtyping import Float, Int
@@ -18,9 +19,24 @@ from cutaway.language_model import LanguageModel
 from cutaway.model import Transformer
 from cutaway.runtime import seeded_generator
 
-__all__ = ["FeatureContexts", "find_contexts", "feature_density"]
+__all__ = ["ContextOptions", "FeatureContexts", "find_contexts", "feature_density"]
 
 _N_SAMPLED = 2048  # activations kept of a feature, for its histogram
+
+
+class ContextOptions(TypedDict, total=False):
+    """What `find_contexts` takes besides model, dictionary and tokens."""
+
+    n_features: int
+    """How many are drawn where none are named; 100 unless given."""
+    n_contexts: int
+    """How many windows are kept of each; 10 unless given."""
+    first: int
+    """So many first positions of a window are not looked at; 1 unless given."""
+    max_gib: float
+    """Of latents held at a time; 0.5 unless given."""
+    seed: int
+    progress: Callable[[int, int], None] | None
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from cutaway.interp.result import Result
 from cutaway.interp.rows import token_texts
-from cutaway.interp.sae.contexts import FeatureContexts, find_contexts
+from cutaway.interp.sae.contexts import ContextOptions, FeatureContexts, find_contexts
 from cutaway.interp.sae.dictionary import Dictionary
 from cutaway.interp.sae.logit_effects import logit_effects, writes_to_stream
 from cutaway.language_model import LanguageModel
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from rich.console import RenderableType
 
-__all__ = ["FeaturePages", "FeatureSummary", "Ranked", "describe_features", "page_name", "AGREES_FROM"]
+__all__ = ["FeaturePages", "FeatureSummary", "Ranked", "context_at", "describe_features", "page_name", "AGREES_FROM"]
 
 Ranked = tuple[tuple[str, float], ...]
 """Tokens with what is added to their logits, the most first."""
@@ -200,29 +200,20 @@ def describe_features(
     dictionary: Dictionary,
     tokens: Int[Tensor, "window pos"],
     features: Sequence[int] | None = None,
-    *,
-    n_features: int = 100,
-    n_contexts: int = 10,
-    first: int = 1,
-    max_gib: float = 0.5,
-    seed: int = 0,
-    progress: Callable[[int, int], None] | None = None,
+    **options: Unpack[ContextOptions],
 ) -> FeaturePages:
     """Return what pages say of these features, or of as many that fire drawn at random by `seed`, in windows of tokens.
 
     Everything is as in `find_contexts`, which says what is raised.
     """
-    found = find_contexts(
-        lm, dictionary, tokens, features, n_features=n_features, n_contexts=n_contexts, first=first, max_gib=max_gib, seed=seed,
-        progress=progress,
-    )  # fmt: skip
+    found = find_contexts(lm, dictionary, tokens, features, **options)
     has_logits = writes_to_stream(dictionary)
     config = dictionary.config
     said = f"{config.d_sae:,} latents of {config.name}" + (f" to {config.target}" if config.is_transcoder else "")
     return FeaturePages(
         said=said,
         n_tokens=found.n_tokens,
-        n_contexts=n_contexts,
+        n_contexts=found.windows.shape[1],
         features=tuple(_summary(lm, dictionary, tokens, found, place, has_logits) for place in range(len(found.features))),
         drawn=features is None,
         has_logits=has_logits,
@@ -237,7 +228,7 @@ def _summary(
     place: int,
     has_logits: bool,
 ) -> FeatureSummary:
-    contexts = [_context(lm, tokens[window], found.values[place, i], pos) for i, (window, pos) in enumerate(found.peaks(place))]
+    contexts = [context_at(lm, tokens[window], found.values[place, i], pos) for i, (window, pos) in enumerate(found.peaks(place))]
     words = [context.tokens[context.peak].strip().lower() for context in contexts]
     commonest = max(sorted(set(words)), key=words.count, default="")
     raised, lowered = _ranked_logits(lm, dictionary, found.features[place]) if has_logits else ((), ())
@@ -253,7 +244,8 @@ def _summary(
     )
 
 
-def _context(lm: LanguageModel, tokens: Int[Tensor, " pos"], values: Tensor, peak: int) -> Context:
+def context_at(lm: LanguageModel, tokens: Int[Tensor, " pos"], values: Float[Tensor, " pos"], peak: int) -> Context:
+    """Return the piece of a window around a feature's peak in it, with the feature's value at each token."""
     start, stop = max(0, peak - _BEFORE), min(len(tokens), peak + _AFTER + 1)
     texts = token_texts(lm, tokens[start:stop])
     return Context(texts, values[start:stop].tolist(), peak - start, is_cut_before=start > 0, is_cut_after=stop < len(tokens))

@@ -49,7 +49,8 @@ class SAEConfig:
             object.__setattr__(self, "dead_after", max(1, min(_DEAD_AFTER, self.n_steps * self.batch_size // 10)))
         for name in ("n_steps", "batch_size", "learning_rate", "dead_after", "log_every"):
             if not getattr(self, name) > 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected more than 0")
+                said = {"n_steps": "the number of steps"}.get(name, name)
+                raise ValueError(f"{said} is {getattr(self, name)}; expected more than 0")
         for name in ("warm_up", "decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected a share of the steps, at least 0 and less than 1")

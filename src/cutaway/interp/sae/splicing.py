@@ -15,6 +15,7 @@ from cutaway.interp import edits
 from cutaway.interp.edits import Edit, Index
 from cutaway.interp.sae.activations import as_vectors, width_of
 from cutaway.interp.sae.dictionary import Dictionary, check_mode
+from cutaway.interp.sae.shape import DictionaryConfig
 from cutaway.model import Transformer
 
 __all__ = ["FeatureChange", "splice", "splice_transcoder", "edit_feature", "check_fits"]
@@ -107,7 +108,7 @@ def edit_feature(
 
 
 def check_fits(dictionary: Dictionary, model: Transformer, *, model_sha256: str | None = None) -> None:
-    """Raise ValueError for a dictionary of activations that the model has not, of another width, or of another model.
+    """Raise ValueError for a dictionary of activations that the model has not, of another width, of another model, or of several.
 
     The model's hash is compared with that of the dictionary's config, where that has one; `model_sha256` spares computing it again.
     """
@@ -115,7 +116,8 @@ def check_fits(dictionary: Dictionary, model: Transformer, *, model_sha256: str 
     config = dictionary.config
     if not config.name:
         raise ValueError("the dictionary does not say which activation it is for: give its config a name")
-    places = {config.name: config.d_in // config.n_models, config.target or config.name: config.d_out // config.n_models}
+    _check_one_model(config)
+    places = {config.name: config.d_in, config.target or config.name: config.d_out}
     for name, width in places.items():
         if (theirs := width_of(model, name)) != width:
             raise ValueError(
@@ -132,12 +134,16 @@ def check_fits(dictionary: Dictionary, model: Transformer, *, model_sha256: str 
         )
 
 
+def _check_one_model(config: DictionaryConfig) -> None:
+    if config.n_models > 1:
+        raise ValueError(f"a crosscoder reads {config.n_models} models at once, and a run has one: look at its decoder norms")
+
+
 def _own_name(dictionary: Dictionary) -> str:
     config = dictionary.config
     if config.is_transcoder:
         raise ValueError(f"a transcoder reads {config.name} and writes {config.target}: use splice_transcoder")
-    if config.n_models > 1:
-        raise ValueError(f"a crosscoder reads {config.n_models} models at once, and a run has one: look at its decoder norms")
+    _check_one_model(config)
     if not config.name:
         raise ValueError("the dictionary does not say which activation it is for: give its config a name")
     return config.name

@@ -129,6 +129,10 @@ def train_together(
             point = _step(config, state, rows.flatten(1)[:, span].to(device=device, dtype=torch.float32))
             if point is not None:
                 state.points.append(point)
+        if not all(state.points for state in states):
+            raise ValueError(
+                "the first batch of activations is one row over and over, so there is nothing to learn: give more text"
+            )
         n_done = states[0].step
         if progress is not None:
             progress(n_done, first.n_steps, [state.points[-1] for state in states])
@@ -274,12 +278,14 @@ def _stay_on_sphere(dictionary: Dictionary) -> None:
 
 
 @torch.no_grad()
-def _point(step: int, loss: Tensor, y: Tensor, error: Tensor, latents: Tensor, dead: float | None) -> Point:
+def _point(step: int, loss: Tensor, y: Tensor, error: Tensor, latents: Tensor, dead: float | None) -> Point | None:
     if not bool(loss.isfinite()):
         raise ValueError(
             f"the loss of step {step} is {loss.item()}: the activations are not finite, or the learning rate is too high"
         )
     variance = (y - y.mean(0)).square().sum()
+    if not variance:  # of one row alone, as an epoch's last batch may be, no share is left unexplained
+        return None
     return Point(
         step=step,
         loss=loss.item(),

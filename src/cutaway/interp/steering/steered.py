@@ -164,7 +164,7 @@ def steer(
     if n_random < 1:
         raise ValueError(f"n_random is {n_random}: give at least 1 random direction to compare with")
     if not ablate and not any(strengths):
-        raise ValueError("there is no strength to steer with: give at least one that is not 0, or ablate=True")
+        raise ValueError("there is no strength to steer with: give at least one that is not 0, or take the direction out")
     each = (prompts,) if isinstance(prompts, str) else tuple(prompts)
     chosen: list[float | None] = [None] if ablate else [strength for strength in dict.fromkeys(strengths) if strength]
     others = [vector.random(seed=seed + number) for number in range(n_random)]

@@ -25,7 +25,7 @@ from cutaway.runtime import atomic_write, seeded_generator
 from cutaway.views import without_dropout
 from cutaway.weights import model_sha256
 
-__all__ = ["SteeringVector", "stream_names"]
+__all__ = ["SteeringVector", "checked_ending", "stream_names"]
 
 _FORMAT = "cutaway steering vector 1"
 _ENDINGS = (".json", ".safetensors")
@@ -134,7 +134,7 @@ class SteeringVector:
 
     def save(self, path: Path | str) -> Path:
         """Write it to a file that ends in .json or .safetensors, and return where; raises ValueError for another ending."""
-        path = _checked_ending(path)
+        path = checked_ending(path)
         if path.suffix == ".json":
             atomic_write(path, json.dumps(self.to_dict(), indent=2))
             return path
@@ -145,7 +145,7 @@ class SteeringVector:
     @classmethod
     def load(cls, path: Path | str, model: Transformer) -> Self:
         """Read a vector that was saved; raises ValueError for what is none, is damaged, or was made for another model."""
-        path = _checked_ending(path)
+        path = checked_ending(path)
         if not path.is_file():
             raise ValueError(f"there is no file {path}: give one that SteeringVector.save wrote")
         try:
@@ -163,7 +163,8 @@ def stream_names(config: ModelConfig) -> list[str]:
     return [name for name in hook_names(config) if name.endswith((".resid_pre", ".resid_mid")) or name == last]
 
 
-def _checked_ending(path: Path | str) -> Path:
+def checked_ending(path: Path | str) -> Path:
+    """Return the path of a vector; raises ValueError for one that does not say how it is written."""
     path = Path(path)
     if path.suffix not in _ENDINGS:
         raise ValueError(f"{path} does not say how the vector is written: give a name that ends in {' or '.join(_ENDINGS)}")

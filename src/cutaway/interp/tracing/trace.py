@@ -300,7 +300,7 @@ def _windows(n_layers: int, sites: Sequence[str], window: int | None) -> dict[st
 def _noise(lm: LanguageModel, prompts: Prompts, subject: str, *, noise: float, n_draws: int, seed: int) -> _Corruption:
     """Return the prompt with noise on the embeddings of its subject, drawn anew in each row."""
     if not noise > 0 or n_draws < 1:
-        raise ValueError(f"noise is {noise} and n_draws {n_draws}; expected noise above 0 and at least one draw")
+        raise ValueError(f"noise is {noise} and draws {n_draws}; expected noise above 0 and at least one draw")
     ids, W_E = prompts.row(0), lm.model.embed.W_E.detach()
     places = _positions_of(lm, ids, subject)
     drawn = torch.randn(n_draws, len(places), lm.config.d_model, generator=seeded_generator(seed), dtype=torch.float64)

@@ -12,6 +12,7 @@ VERBS: dict[str, dict[str, str]] = {
         "find": "score the edges, keep the best, check them on other prompts",
         "run": "what the model says with everything outside ablated",
         "score": "how faithful, complete and minimal, beside random ones",
+        "minimise": "take out the edges that it can do without",
         "compare": "what two circuits have in common",
         "draw": "as a picture, and its nodes and edges as tables",
     },

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from cutaway.cli.command import needs_one_of
-from cutaway.cli.interpret.circuit.given import DEMO_PAIRS, given_pairs
+from cutaway.cli.interpret.circuit.given import DEMO_PAIRS, GivenPairs, check_out
 from cutaway.cli.interpret.options import analysis
 from cutaway.report.counting import count_progress
 
@@ -20,20 +20,13 @@ if TYPE_CHECKING:
 __all__ = ["find"]
 
 
-@needs_one_of("prompts", "ioi", "text")
+@needs_one_of("prompts", "ioi", ("text", "corrupted", "target"))
 @analysis(ioi=DEMO_PAIRS)
 def find(
     lm: LanguageModel,
     *,
     source: str,
-    prompts: Path | None = None,
-    ioi: int | None = None,
-    ioi_seed: int = 0,
-    ioi_template: tuple[int, ...] = (),
-    text: str | None = None,
-    corrupted: str | None = None,
-    target: str | None = None,
-    wrong: str | None = None,
+    given: GivenPairs,
     method: Literal["eap", "eap-ig-inputs", "eap-ig-activations", "exact"] = "eap-ig-inputs",
     select: Literal["greedy", "threshold", "acdc"] = "greedy",
     n_edges: int = 200,
@@ -46,8 +39,8 @@ def find(
     exact_top: int | None = None,
     held_out: float = 0.5,
     seed: int = 0,
-    metric: Literal["logit_diff", "prob", "log_prob"] | None = None,
     out: Path | None = None,
+    overwrite: bool = False,
 ) -> Result:
     """Find the edges of a model that carry an answer: score them all, keep the best, and check them on prompts not used for it.
 
@@ -56,14 +49,6 @@ def find(
     Syed et al. 2023; Hanna et al. 2024; Conmy et al. 2023.
 
     Args:
-        prompts FILE: pairs of prompts, JSON, one a line
-        ioi N: so many prompts about who is given something, made here
-        ioi_seed: of what these prompts are
-        ioi_template N: 1 to 3, whose words they have, one for all unless given; may be given again for more of one length
-        text: one prompt
-        corrupted TEXT: the same with another answer
-        target TOKEN: the answer to the prompt
-        wrong TOKEN: another answer; the metric is then their logit difference
         method: how edges are scored
         select: the best edges from the logits up, the best anywhere, or ACDC, which runs a circuit for each edge of a small model
         n_edges: how many edges are taken, before those on no path are dropped
@@ -76,8 +61,8 @@ def find(
         exact_top: so many edges of the largest scores are tried one by one, to see how scores agree with what they estimate
         held_out: the share of the pairs that is kept for checking
         seed: of what pairs these are
-        metric: of the answer; logit_diff with a wrong one, else log_prob
         out FILE: where the circuit is written, a JSON file
+        overwrite: write it over a file that is there
 
     Examples:
         cutaway interpret circuit find --demo --out circuit.json
@@ -93,12 +78,8 @@ def find(
     """
     from cutaway.interp.circuits import find_circuit
 
-    if out is not None and not out.absolute().parent.is_dir():
-        raise FileNotFoundError(f"there is no folder {out.absolute().parent} to write {out.name} in")
-    pairs = given_pairs(
-        lm, prompts=prompts, ioi=ioi, ioi_seed=ioi_seed, ioi_template=ioi_template, text=text,
-        corrupted=corrupted, target=target, wrong=wrong, metric=metric
-    )  # fmt: skip
+    check_out(out, overwrite=overwrite)
+    pairs = given.read(lm)
     with count_progress("edges") as progress:
         found = find_circuit(
             lm, pairs, method=method, selection=select, n_edges=n_edges, threshold=threshold, ablation=ablation, kv=kv, steps=steps,

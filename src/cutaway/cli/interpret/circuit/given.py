@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
+
+from cutaway.cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from cutaway.interp.circuits import Circuit, EdgeMethod, PromptPairs
+    from cutaway.interp.circuits import Circuit, EdgeMethod, PromptPairs, StoredPart
     from cutaway.language_model import LanguageModel
 
-__all__ = ["DEMO", "DEMO_PAIRS", "model_of_circuit", "given_pairs", "other_pairs", "stored_said", "stored_parts", "given_circuit"]
+__all__ = ["DEMO", "DEMO_PAIRS", "GivenPairs", "model_of_circuit", "other_pairs", "stored_said", "given_circuit", "check_out"]
 
 DEMO = "demo"
 """The circuit that is found on the spot, as `circuit find --demo` finds it."""
@@ -18,47 +21,72 @@ DEMO_PAIRS = 16
 """The pairs of the worked examples: one half finds the circuit, the other scores it."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class GivenPairs:
+    """Where pairs of prompts come from, and what is measured of them; raises UsageError for more than one way to give them.
+
+    Args:
+        prompts FILE: pairs of prompts, JSON, one a line: clean, corrupted, correct, perhaps wrong; else a circuit's own
+        ioi N: so many prompts about who is given something, made here
+        ioi_seed: of what these prompts are
+        ioi_template N: 1 to 3, whose words they have, one for all unless given; may be given again for more of one length
+        text: one prompt
+        corrupted TEXT: the same with another answer
+        target TOKEN: the answer to the prompt
+        wrong TOKEN: another answer; the metric is then their logit difference
+        metric: of the answer; logit_diff with a wrong one, else log_prob
+    """
+
+    prompts: Path | None = None
+    ioi: int | None = None
+    ioi_seed: int = 0
+    ioi_template: tuple[int, ...] = ()
+    text: str | None = None
+    corrupted: str | None = None
+    target: str | None = None
+    wrong: str | None = None
+    metric: Literal["logit_diff", "prob", "log_prob"] | None = None
+
+    def __post_init__(self) -> None:
+        n_ways = (self.prompts is not None) + (self.ioi is not None) + (self.text is not None)
+        if n_ways > 1:
+            raise UsageError("--prompts, --ioi and --text are three ways to give prompts: give one of them")
+        one = (self.text, self.corrupted, self.target)
+        if None in one and any(each is not None for each in (*one, self.wrong)):
+            raise UsageError("one prompt is given by --text, --corrupted and --target, perhaps --wrong: give all three")
+
+    @property
+    def are_given(self) -> bool:
+        """Whether there are any; else a circuit's own are taken."""
+        return self.prompts is not None or self.ioi is not None or self.text is not None
+
+    def read(self, lm: LanguageModel, circuit: Circuit | None = None, part: StoredPart | None = None) -> PromptPairs:
+        """Return the prompts of a file, so many about an indirect object, or the one pair; where none are given, the circuit's own.
+
+        Of the circuit's own those of a part, or unless it is named those held out. Raises ValueError as reading does.
+        """
+        from cutaway.experiments.ioi import ioi_prompts
+        from cutaway.interp.circuits import read_pairs, read_pairs_file, stored_pairs
+
+        if not self.are_given and circuit is not None:
+            return stored_pairs(lm, circuit, part, metric=self.metric)
+        if self.prompts is not None:
+            return read_pairs_file(lm, self.prompts, metric=self.metric)
+        if self.ioi is not None:
+            made = ioi_prompts(lm, self.ioi, seed=self.ioi_seed, templates=_templates(self.ioi_template))
+            return made.pairs(lm, metric=self.metric)
+        assert self.text is not None
+        assert self.corrupted is not None
+        assert self.target is not None
+        wrong = None if self.wrong is None else [self.wrong]
+        return read_pairs(lm, [self.text], [self.corrupted], [self.target], wrong, metric=self.metric)
+
+
 def model_of_circuit(options: Mapping[str, Any]) -> str | None:
     """Return what the circuit's model is called, None where it does not say."""
     from cutaway.interp.circuits import Circuit
 
     return None if options["circuit"] in (None, DEMO) else Circuit.load(options["circuit"]).model or None
-
-
-def given_pairs(
-    lm: LanguageModel,
-    *,
-    prompts: Path | None,
-    ioi: int | None,
-    ioi_seed: int,
-    ioi_template: tuple[int, ...],
-    text: str | None,
-    corrupted: str | None,
-    target: str | None,
-    wrong: str | None,
-    metric: str | None,
-    circuit: Circuit | None = None,
-) -> PromptPairs:
-    """Return the prompts of a file, so many about an indirect object, or the one pair of options; without these the circuit's own.
-
-    Raises ValueError for none.
-    """
-    from cutaway.experiments.ioi import ioi_prompts
-    from cutaway.interp.circuits import read_pairs, read_pairs_file, stored_pairs
-
-    n_ways = (prompts is not None) + (ioi is not None) + (text is not None)
-    if n_ways > 1:
-        raise ValueError("--prompts, --ioi and --text are three ways to give prompts: give one of them")
-    asked: dict[str, Any] = {"metric": metric}
-    if prompts is not None:
-        return read_pairs_file(lm, prompts, **asked)
-    if ioi is not None:
-        return ioi_prompts(lm, ioi, seed=ioi_seed, templates=_templates(ioi_template)).pairs(lm, **asked)
-    if n_ways == 0 and circuit is not None:
-        return stored_pairs(lm, circuit, metric=metric)  # type: ignore[arg-type]  # a name, which is checked
-    if text is None or corrupted is None or target is None:
-        raise ValueError("prompts are missing: give --prompts FILE, --ioi N, or --text, --corrupted and --target, perhaps --wrong")
-    return read_pairs(lm, [text], [corrupted], [target], None if wrong is None else [wrong], **asked)
 
 
 def other_pairs(pairs: PromptPairs, circuit: Circuit) -> tuple[PromptPairs, tuple[str, ...]]:
@@ -70,21 +98,24 @@ def other_pairs(pairs: PromptPairs, circuit: Circuit) -> tuple[PromptPairs, tupl
     return pairs.without(circuit.pair_hashes), (note,)
 
 
-def stored_said(circuit: Circuit, *given: object) -> tuple[str, ...]:
+def stored_said(given: GivenPairs, circuit: Circuit) -> tuple[str, ...]:
     """Return a note that the prompts are the circuit's own, where no others were given."""
-    kept = circuit.prompts
-    if kept is None or any(each is not None for each in given):
+    if given.are_given or circuit.prompts is None:
         return ()
-    what = "held out when the circuit was found" if kept.held_out else "those that the circuit was found with"
+    what = "held out when the circuit was found" if circuit.prompts.held_out else "those that the circuit was found with"
     return (f"No prompts were given: those of the circuit's file are taken, {what}",)
 
 
-def stored_parts(lm: LanguageModel, circuit: Circuit, metric: str | None) -> tuple[PromptPairs, PromptPairs]:
-    """Return the prompts that a circuit was found with and those held out; raises ValueError for a file without either."""
-    from cutaway.interp.circuits import stored_pairs
-
-    found, held_out = (stored_pairs(lm, circuit, part, metric=metric) for part in ("found_with", "held_out"))  # type: ignore[arg-type]
-    return found, held_out
+def check_out(out: Path | None, *, overwrite: bool) -> None:
+    """Refuse, before anything is computed, a file that could not be written, or that is there and is not to be lost."""
+    if out is None:
+        return
+    if not out.absolute().parent.is_dir():
+        raise FileNotFoundError(f"there is no folder {out.absolute().parent} to write {out.name} in")
+    if out.is_dir():
+        raise UsageError(f"{out} is a folder: give a file to write the circuit to")
+    if out.exists() and not overwrite:
+        raise FileExistsError(f"{out} is there already: give another file, or --overwrite")
 
 
 def _templates(numbers: tuple[int, ...]) -> Sequence[str] | None:

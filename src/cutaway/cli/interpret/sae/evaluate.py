@@ -52,6 +52,7 @@ def evaluate(
         cutaway interpret sae evaluate smollm2-135m --sae sae-9 --store smollm2-activations
 
     In Python:
+        from cutaway import sae
         dictionary = sae.load_dictionary("sae-9")
         sae.evaluate(lm, dictionary, tokens).show()
     """

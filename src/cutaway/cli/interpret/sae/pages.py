@@ -56,6 +56,7 @@ def pages(
         cutaway interpret sae pages smollm2-135m --sae sae-9 --corpus shakespeare --out features
 
     In Python:
+        from cutaway import sae
         found = sae.describe_features(lm, dictionary, tokens, n_features=100)
         found.write("features")
     """

@@ -10,17 +10,16 @@ from typing import TYPE_CHECKING, Literal
 from cutaway.cli.command import excludes, needs_one_of
 from cutaway.cli.errors import UsageError
 from cutaway.cli.interpret.options import analysis
+from cutaway.cli.interpret.sae.corpus import Recipe, layer_of, open_checked, train_from, train_on
 from cutaway.report import stderr_console
 
 if TYPE_CHECKING:
     from cutaway.interp.result import Result
-    from cutaway.interp.sae import ActivationSource, DictionaryConfig
+    from cutaway.interp.sae import ActivationSource, DictionaryConfig, Kind
     from cutaway.interp.store import ActivationStore
     from cutaway.language_model import LanguageModel
 
 __all__ = ["train"]
-
-_SPARSITY = {"relu": 0.1, "jumprelu": 0.005}
 
 
 @needs_one_of("corpus", "store")
@@ -29,24 +28,13 @@ _SPARSITY = {"relu": 0.1, "jumprelu": 0.005}
 def train(
     lm: LanguageModel,
     *,
-    corpus: str | None = None,
+    given: Recipe,
     store: Path | None = None,
     layer: str | None = None,
     site: str = "resid_post",
     target: str | None = None,
     skip: bool = False,
     kind: Literal["relu", "topk", "batchtopk", "jumprelu"] = "topk",
-    width: int = 8,
-    k: int = 32,
-    sparsity: float | None = None,
-    tokens: int = 200_000,
-    n_pos: int = 128,
-    first: int = 1,
-    steps: int = 2000,
-    batch_size: int = 2048,
-    learning_rate: float = 1e-3,
-    memory: float = 2.0,
-    seed: int = 0,
     save: Path | None = None,
     resume: Path | None = None,
 ) -> Result:
@@ -56,25 +44,12 @@ def train(
     tenth of a corpus, or of the windows of a store, which `cutaway interpret store` writes, is kept from it, for `evaluate`.
 
     Args:
-        corpus TEXT: a file, a folder, a glob, or stdlib, shakespeare, tinyshakespeare
         store FOLDER: activations of this model on the disk, instead of a corpus
         layer N: the layer, counted from 0, or all, each with a dictionary of its own from one run of the model; a third of the way up
-            unless given, or the one that the store holds
         site NAME: which activation of it: resid_post, mlp_out, attn_out, attn.z, ...
         target NAME: the activation of the layer that is predicted, where that is another: a transcoder's
         skip: a linear map beside the latents, for a transcoder
         kind: how latents are kept few
-        width: so many times as many latents as coordinates
-        k: latents a row, of topk and batchtopk
-        sparsity: what the penalty of relu and jumprelu is multiplied with; 0.1 and 0.005 unless given
-        tokens: how many of the corpus, spread over it
-        n_pos: tokens of a window; the model's context where that is shorter
-        first: so many first positions of a window are left out, as they are often many times longer
-        steps: so many steps of training
-        batch_size: rows a step
-        learning_rate: that of Adam, after the warm-up and before the decay
-        memory: GiB that activations may take; computed anew each epoch where they need more
-        seed: of weights and order
         save FOLDER: where the dictionary goes, in the format of SAELens; with all layers a folder of such folders, layer-00 and so on
         resume FOLDER: where the training is kept while it runs, and goes on from if it was interrupted
 
@@ -85,29 +60,25 @@ def train(
         cutaway interpret sae train runs/demo --corpus shakespeare --layer all --site ln2.normalized --target mlp_out --save transcoders
 
     In Python:
+        from cutaway import sae
         shape = sae.DictionaryConfig(kind="topk", d_in=576, d_sae=4608, k=32, name="blocks.9.resid_post")
         rows = sae.ModelActivations(lm, tokens, shape.name)
         dictionary, curve = sae.train(sae.SAEConfig(dictionary=shape), rows)
         sae.save_dictionary(dictionary, "sae-9")
     """
-    from cutaway.cli.interpret.sae.corpus import train_from, train_on
     from cutaway.interp import sae
 
-    kept = None if store is None else _open(lm, store)
+    kept = None if store is None else open_checked(lm, store)
     layers = _layers(layer, lm, site, kept)
     folders = _folders(save, layers, is_many=layer == "all")
-    shapes = [_shape(lm, each, site, target, skip=skip, kind=kind, width=width, k=k) for each in layers]
-    penalty = sparsity if sparsity is not None else _SPARSITY.get(kind, 0.0)
-    recipe = {"n_steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "sparsity": penalty, "seed": seed}
-    recipe |= {"log_every": max(1, steps // 40)}
-    configs = [sae.SAEConfig(dictionary=shape, **recipe) for shape in shapes]  # type: ignore[arg-type]
+    shapes = [_shape(lm, each, site, target, given, skip=skip, kind=kind) for each in layers]
     if kept is not None:
-        trained = train_from(lm, configs, _rows(kept, shapes), checkpoints=resume)
+        trained = train_from(lm.model, [given.config(shape) for shape in shapes], _rows(kept, shapes), checkpoints=resume)
     else:
-        assert corpus is not None  # one of them is needed
-        windows = sae.read_windows(lm, corpus, n_pos=n_pos, n_tokens=tokens, held_out=False)
-        configs = [replace(each, dictionary=replace(each.dictionary, trained_on=sae.corpus_data(lm, corpus))) for each in configs]
-        trained = train_on(lm, configs, windows, first=first, memory_gib=memory, checkpoints=resume)
+        windows = given.windows(lm)
+        data = sae.corpus_data(lm, given.corpus)  # type: ignore[arg-type]  # one of corpus and store is needed
+        configs = [given.config(replace(shape, trained_on=data)) for shape in shapes]
+        trained = train_on([lm.model], configs, windows, first=given.first, memory_gib=given.memory, checkpoints=resume)
     what = "The dictionary is" if layer != "all" else "The dictionaries are"
     said = f"{what} not saved: --save FOLDER does that."
     for folder, (dictionary, curve) in zip(folders, trained, strict=False):
@@ -122,7 +93,7 @@ def _layers(layer: str | None, lm: LanguageModel, site: str, store: ActivationSt
     if layer == "all":
         return range(lm.config.n_layers)
     if layer is None:
-        return [lm.config.n_layers // 3 if store is None else _layer_of(store, lm, site)]
+        return [lm.config.n_layers // 3 if store is None else layer_of(store, lm, site)]
     if not layer.isdecimal():
         raise UsageError(f"--layer is {layer!r}; expected a layer's number, counted from 0, or all")
     return [int(layer)]
@@ -142,26 +113,6 @@ def _folders(save: Path | None, layers: Sequence[int], *, is_many: bool) -> list
     return folders
 
 
-def _open(lm: LanguageModel, folder: Path) -> ActivationStore:
-    """Return the store of a folder; raises ValueError for one of another model."""
-    from cutaway.interp.store import open_store
-
-    store = open_store(folder)
-    store.check_model(lm)
-    return store
-
-
-def _layer_of(store: ActivationStore, lm: LanguageModel, site: str) -> int:
-    """Return the one layer of which a store holds an activation; raises ValueError where it holds it of none, or of several."""
-    from cutaway.interp.sites import full_name
-
-    layers = [layer for layer in range(lm.config.n_layers) if full_name(lm.config, site, layer) in store]
-    if len(layers) != 1:
-        held = f"{site} of the layers {', '.join(map(str, layers))}: give --layer" if layers else ", ".join(store.names)
-        raise ValueError(f"the store in {store.folder} holds {held}{'' if layers else f', and no {site}: give --site'}")
-    return layers[0]
-
-
 def _rows(store: ActivationStore, shapes: Sequence[DictionaryConfig]) -> ActivationSource:
     """Return the rows of a store to learn from, all but the last tenth of its windows, with what each predicts beside them.
 
@@ -174,7 +125,7 @@ def _rows(store: ActivationStore, shapes: Sequence[DictionaryConfig]) -> Activat
 
 
 def _shape(
-    lm: LanguageModel, layer: int, site: str, target: str | None, *, skip: bool, kind: str, width: int, k: int
+    lm: LanguageModel, layer: int, site: str, target: str | None, given: Recipe, *, skip: bool, kind: Kind
 ) -> DictionaryConfig:
     """Return the dictionary's shape; raises ValueError for activations that the model has not."""
     from cutaway.interp import sae
@@ -186,13 +137,13 @@ def _shape(
     onto = None if target is None else full_name(lm.config, target, layer)
     d_in = width_of(lm.model, name)
     return sae.DictionaryConfig(
-        kind=kind,  # type: ignore[arg-type]
+        kind=kind,
         d_in=d_in,
-        d_sae=width * d_in,
+        d_sae=given.width * d_in,
         name=name,
         target=onto,
         d_out=0 if onto is None else width_of(lm.model, onto),
-        k=k if kind in ("topk", "batchtopk") else None,
+        k=given.k_of(kind),
         has_skip=skip,
         model_sha256=model_sha256(lm.model),
     )
