@@ -21,7 +21,6 @@ from cutaway.interp.sae.splicing import check_fits
 from cutaway.language_model import LanguageModel
 from cutaway.report import filled_table
 from cutaway.runtime import seeded_generator
-from cutaway.views import without_dropout
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -183,7 +182,6 @@ def probe_latents(
 def _encoded(lm: LanguageModel, dictionary: Dictionary, spots: Spots) -> tuple[Float[Tensor, "row d"], Float[Tensor, "row d_sae"]]:
     """Return what the dictionary reads at these spots, and its latents."""
     name = dictionary.config.name
-    lm = LanguageModel(without_dropout(lm.model), lm.tokenizer)
     with torch.no_grad():
         x = activations_of(lm, name, [spots])[name][0]
         return x, dictionary.encode(x.to(dictionary.W_enc)).cpu()
