@@ -43,6 +43,8 @@ def train(preset: str | None = None, /, *, resume: bool = False, **changes: Any)
     `cutaway train attn-only-2l --help` shows the defaults of that preset. Sizes that follow from others (d_head, d_mlp, n_kv_heads)
     follow again when those change.
 
+    What `--watch` names is measured as training goes and logged with the loss: when does a head appear? `cutaway inspect` draws it.
+
     Args:
         preset: a recipe: shakespeare-char, stdlib, attn-only-1l, attn-only-2l, or fine-tune; with --resume a run's folder
         resume: go on with the latest run, or with the one named, from its newest checkpoint
@@ -53,22 +55,25 @@ def train(preset: str | None = None, /, *, resume: bool = False, **changes: Any)
         cutaway train stdlib --n-layers 2     another shape
         cutaway train attn-only-2l --tokenizer bpe-1024
         cutaway train --from smollm2-135m --data notes.txt
+        cutaway train attn-only-2l --watch induction,icl
         cutaway train --resume
 
     In Python:
         import cutaway
         cutaway.train("shakespeare-char")
-        config = cutaway.TrainConfig.preset("stdlib", n_layers=2)
-        cutaway.train(config)
+        config = cutaway.TrainConfig.preset("stdlib", n_layers=2, watch=("induction", "icl"))
+        cutaway.train(config, observers={"mine": lambda step, model: {"mine": model.embed.W_E.std()}})
     """
-    from cutaway import training
+    from cutaway.watching import run
 
+    if "watch" in changes:
+        changes["watch"] = tuple(name.strip() for names in changes["watch"] for name in names.split(","))
     if resume:
-        folder = training.resume(_run(preset), **changes)
+        folder = run.resume(_run(preset), **changes)
     else:
         config = TrainConfig.preset(preset or (_TUNING if changes.get("from_model") else _DEFAULT_PRESET), **changes)
         with _suggesting_other_text(preset, config.data):
-            folder = training.train(config)
+            folder = run.train(config)
     console, path = stdout_console(), shlex.quote(str(folder))
     print_sentence(console, Text.assemble("\nThe run is in ", (str(folder), "bold"), ". Next:"))
     for command in ("generate --model", "inspect"):
