@@ -175,7 +175,7 @@ def test_what_a_model_cannot_show_is_refused_before_anything_is_written(config, 
 
 def test_watching_changes_nothing_of_what_is_learnt(config):
     plain = train(config.replace(out="plain"), quiet=True)
-    watched = train(config.replace(out="watched", watch=EVERYTHING), quiet=True)
+    watched = train(config.replace(out="watched", watch=EVERYTHING, watch_every=3), quiet=True)
     assert learned(plain) == learned(watched)
     metrics = Run(watched).metrics()
     assert {name.split(".")[0] for name in metrics.watched()} == set(EVERYTHING)
@@ -184,7 +184,7 @@ def test_watching_changes_nothing_of_what_is_learnt(config):
 
 
 def test_the_last_values_are_those_of_the_model_saved(config):
-    folder = train(config.replace(watch=("attention_entropy",)), quiet=True)
+    folder = train(config.replace(watch=("attention_entropy",), watch_every=12), quiet=True)
     lm = package.load(folder)
     corpus = read_corpus(config.data)
     ids = np.array(lm.tokenizer.encode(corpus.text))
@@ -276,13 +276,15 @@ def test_own_observers_keep_to_their_names(config, tmp_path, found, said):
 
 @pytest.mark.parametrize("rate", [1e39, 1e25])
 def test_weights_that_overflow_stop_the_run_as_they_would_unwatched(config, rate):
-    config = config.replace(learning_rate=rate, min_learning_rate=rate, n_warmup_steps=0, watch=EVERYTHING)
+    config = config.replace(
+        learning_rate=rate, min_learning_rate=rate, n_warmup_steps=0, watch=EVERYTHING, watch_every=1, validate_every=50
+    )
     with pytest.raises(TrainingError, match="is nan after step"):
         train(config, quiet=True)
 
 
 def test_what_training_logs_is_known_apart_from_what_is_watched(config):
-    records = Run(train(config.replace(watch=("icl",)), quiet=True)).metrics().records
+    records = Run(train(config.replace(watch=("icl",), watch_every=12), quiet=True)).metrics().records
     names = {name for record in records for name in record}
     assert names == LOGGED | {"icl.score", "icl.early", "icl.late"}
 

@@ -49,7 +49,12 @@ def test_a_page_is_of_one_run_that_has_begun(phase, cutaway, tmp_path):
 def test_the_command_takes_names_one_by_one_or_with_commas(cutaway, tmp_path):
     write_text(tmp_path)
     given = ("--watch", "induction, icl", "--watch", "norms", "--watch-every", "6")
-    assert cutaway("train", "--data", "play.txt", *OPTIONS, *given)[0] == 0
+    code, out, err = cutaway("train", "--data", "play.txt", *OPTIONS, *given)
+    assert code == 0
+    beside = [line for line in err.splitlines() if line.startswith("  induction L0H")]
+    assert len(beside) == 2, "steps 0 and 12 are validated and watched"
+    assert all(" icl " in line for line in beside)
+    assert "\ninduction: no head rose by 0.1; the highest is L0H" in f"\n{out}"
     run = Run(tmp_path / "runs/play")
     assert (run.recipe["watch"], run.recipe["watch_every"]) == (["induction", "icl", "norms"], 6)
     assert run.metrics().curve("icl.score")[0] == [0, 6, 12]

@@ -43,7 +43,8 @@ def train(preset: str | None = None, /, *, resume: bool = False, **changes: Any)
     `cutaway train attn-only-2l --help` shows the defaults of that preset. Sizes that follow from others (d_head, d_mlp, n_kv_heads)
     follow again when those change.
 
-    What `--watch` names is measured as training goes and logged with the loss: when does a head appear? `cutaway inspect` draws it.
+    What `--watch` names, once each or with commas between, is measured as training goes and logged with the loss: when does a head
+    appear? `cutaway inspect` draws it.
 
     Args:
         preset: a recipe: shakespeare-char, stdlib, attn-only-1l, attn-only-2l, or fine-tune; with --resume a run's folder
@@ -61,10 +62,15 @@ def train(preset: str | None = None, /, *, resume: bool = False, **changes: Any)
     In Python:
         import cutaway
         cutaway.train("shakespeare-char")
-        config = cutaway.TrainConfig.preset("stdlib", n_layers=2, watch=("induction", "icl"))
-        cutaway.train(config, observers={"mine": lambda step, model: {"mine": model.embed.W_E.std()}})
+        config = cutaway.TrainConfig.preset("stdlib", watch=("induction",))
+        cutaway.train(config)
+        def spread(step, model):
+            return {"spread.W_E": model.embed.W_E.std()}
+        cutaway.train(config, observers={"spread": spread})
     """
+    from cutaway.runs import Run
     from cutaway.watching import run
+    from cutaway.watching.record import read_watched
 
     if "watch" in changes:
         changes["watch"] = tuple(name.strip() for names in changes["watch"] for name in names.split(","))
@@ -75,6 +81,8 @@ def train(preset: str | None = None, /, *, resume: bool = False, **changes: Any)
         with _suggesting_other_text(preset, config.data):
             folder = run.train(config)
     console, path = stdout_console(), shlex.quote(str(folder))
+    for family in read_watched(Run(folder).metrics()).families:
+        print_sentence(console, Text(family.said()))
     print_sentence(console, Text.assemble("\nThe run is in ", (str(folder), "bold"), ". Next:"))
     for command in ("generate --model", "inspect"):
         console.print(Text(f"  cutaway {command} {path}"), soft_wrap=True)  # copied whole, however long

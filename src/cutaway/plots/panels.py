@@ -33,6 +33,8 @@ class Panel:
     named: Collection[str]
     span: tuple[float, float] | None = None
     """A part of the axis to shade."""
+    least: tuple[float, float] | None = None
+    """Heights that are shown whatever the values, so that small ones look small."""
 
 
 def panels(shown: Sequence[Panel], *, x_label: str, title: str) -> Figure:
@@ -76,7 +78,7 @@ def _draw(axes: Axes, panel: Panel) -> None:
         )
         axes.plot(x, y, color=colour, linewidth=2.4 if is_first else 1.3, zorder=2 + place, **size)
         ends.append((f"{shortened(token_label(name), _MAX_LABEL)} {y[-1]:.3g}", y[-1], colour))
-    values = [value for pairs in points.values() for _, value in pairs]
+    values = [value for pairs in points.values() for _, value in pairs] + list(panel.least or ())
     room = 0.06 * (max(values) - min(values)) or 0.06 * abs(max(values)) or 0.5
     axes.set_ylim(min(values) - room, max(values) + room)
     if panel.span is not None:

@@ -31,17 +31,24 @@ class Curve:
 
 
 def draw_curves(
-    curves: Sequence[Curve], *, width: int = 80, height: int = 16, is_unicode: bool = True, first_leads: bool = False
+    curves: Sequence[Curve],
+    *,
+    width: int = 80,
+    height: int = 16,
+    is_unicode: bool = True,
+    first_leads: bool = False,
+    least: tuple[float, float] | None = None,
 ) -> Text:
     """Draw the curves over each other in `width` x `height` characters, each with its label and the value where it ends.
 
     A curve of few points gets a marker at each, so that curves can be told apart without colour. Where the first leads it lies above
-    the others, and is bold. Ticks are placed by matplotlib's locators. Raises ValueError when no curve has a finite point.
+    the others, and is bold. `least` are heights that are shown whatever the values. Ticks are placed by matplotlib's locators. Raises
+    ValueError when no curve has a finite point.
     """
     drawn = [curve for curve in map(_finite, curves) if curve.steps]
     if not drawn:
         raise ValueError("there is nothing to draw: no curve has a finite value")
-    plot = _Plot(drawn, width=width, height=height, is_unicode=is_unicode, first_leads=first_leads)
+    plot = _Plot(drawn, width=width, height=height, is_unicode=is_unicode, first_leads=first_leads, least=least)
     numbered = list(enumerate(drawn))
     for number, curve in reversed(numbered) if first_leads else numbered:
         plot.draw(number, curve)
@@ -56,11 +63,20 @@ def _finite(curve: Curve) -> Curve:
 class _Plot:
     """A grid of cells between an axis on the left, one below, and the curves' labels on the right."""
 
-    def __init__(self, curves: list[Curve], *, width: int, height: int, is_unicode: bool, first_leads: bool) -> None:
+    def __init__(
+        self,
+        curves: list[Curve],
+        *,
+        width: int,
+        height: int,
+        is_unicode: bool,
+        first_leads: bool,
+        least: tuple[float, float] | None,
+    ) -> None:
         self.is_unicode, self.first_leads = is_unicode, first_leads
         self.markers = _UNICODE_MARKERS if is_unicode else _ASCII_MARKERS
         self.dots = (4, 2) if is_unicode else (1, 1)  # dots of one cell: rows, columns
-        self.low, self.high = _range([value for curve in curves for value in curve.values])
+        self.low, self.high = _range([value for curve in curves for value in curve.values] + list(least or ()))
         steps = [step for curve in curves for step in curve.steps]
         self.first, self.last = (min(steps), max(steps)) if min(steps) < max(steps) else (steps[0] - 1, steps[0] + 1)
         self.n_rows = max(height - 2, 3)

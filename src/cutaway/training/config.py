@@ -89,10 +89,10 @@ class TrainConfig:
     tensorboard: bool = False
     """Write the numbers for TensorBoard too."""
     watch: tuple[str, ...] = ()
-    """What to log of what is inside, by name: norms and, with `cutaway.train`, induction, previous_token, duplicate_token, first_token,
-    copying, repetition, icl, attention_entropy, residual_norms, logit_lens."""
+    """What of the inside to log as it learns: induction, previous_token, duplicate_token, first_token, copying, repetition, icl,
+    attention_entropy, residual_norms, logit_lens, norms."""
     watch_every: int | None = None
-    """Steps between watched values; unless given, at each validation, and four times from each step to its double."""
+    """Steps between watched values; unless given, each validation, and each time that the steps have grown by a fifth."""
 
     def __post_init__(self) -> None:
         check_types(self)

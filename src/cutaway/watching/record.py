@@ -65,6 +65,11 @@ class WatchedFamily:
         return [_SCORE] if _SCORE in self.curves else self.ranked
 
     @property
+    def least(self) -> tuple[float, float] | None:
+        """The heights that a picture shows at least: those of a head that rises, so that noise does not look like one."""
+        return (0.0, 2 * _LEAST_RISE) if self.has_heads else None
+
+    @property
     def leading(self) -> str:
         """The label that matters most."""
         return self.ranked[0]
@@ -141,6 +146,7 @@ class Watched(Result):
                 {family.label(label): family.curves[label] for label in family.shown},
                 named=tuple(family.label(label) for label in family.shown[:_N_CURVES]),
                 span=(family.rise.first, family.rise.last) if family.rise else None,
+                least=family.least,
             )
             for family in self.families
         ]
@@ -158,7 +164,9 @@ class Watched(Result):
             curves = [Curve(family.label(label), *family.curves[label]) for label in family.shown[:_N_CURVES]]
             unit = f", {family.unit}" if family.unit else ""
             heading = Text.assemble((family.name, "bold"), (unit, "dim"))
-            picture = draw_curves(curves, width=width, height=_PICTURE_HEIGHT, is_unicode=is_unicode(console), first_leads=True)
+            picture = draw_curves(
+                curves, width=width, height=_PICTURE_HEIGHT, is_unicode=is_unicode(console), first_leads=True, least=family.least
+            )
             parts.append(Group(heading, picture, Text(family.said())))
         return parts
 
