@@ -73,7 +73,7 @@ def train(preset: str | None = None, /, *, resume: bool = False, **changes: Any)
     from cutaway.watching.record import read_watched
 
     if "watch" in changes:
-        changes["watch"] = tuple(name.strip() for names in changes["watch"] for name in names.split(","))
+        changes["watch"] = tuple(name.strip() for names in changes["watch"] for name in names.split(",") if name.strip())
     if resume:
         folder = run.resume(_run(preset), **changes)
     else:

@@ -101,18 +101,17 @@ def read_text(
     model: Transformer, inputs: Int[Tensor, "batch pos"], targets: Int[Tensor, "batch pos"], *, batch_size: int
 ) -> TextReading:
     """Return the losses of `targets` by position, the entropies of all heads and the length of the stream after each layer."""
-    n_layers, n_heads, device = model.config.n_layers, model.config.n_heads, inputs.device
-    n_pos, n_rows = inputs.shape[1], len(inputs)
-    losses = torch.zeros(n_pos, dtype=torch.float64, device=device)
-    entropies = torch.zeros(n_layers, n_heads, dtype=torch.float64, device=device)
-    norms = torch.zeros(n_layers + 1, dtype=torch.float64, device=device)
+    n_layers, n_rows = model.config.n_layers, len(inputs)
+    losses = torch.zeros(inputs.shape[1], dtype=torch.float64)  # sums are on the CPU, as not every device has float64
+    entropies = torch.zeros(n_layers, model.config.n_heads, dtype=torch.float64)
+    norms = torch.zeros(n_layers + 1, dtype=torch.float64)
 
     def add_entropy(pattern: Float[Tensor, "batch head q_pos k_pos"], name: str) -> None:
-        entropies[int(name.split(".")[1])] += entropy(pattern)[..., 1:].double().mean(dim=-1).sum(dim=0)
+        entropies[int(name.split(".")[1])] += entropy(pattern)[..., 1:].mean(dim=-1).sum(dim=0).cpu()
 
     def add_norm(resid: Float[Tensor, "batch pos d_model"], name: str) -> None:
         place = 0 if name.endswith("resid_pre") else int(name.split(".")[1]) + 1
-        norms[place] += resid.norm(dim=-1).double().mean(dim=-1).sum()
+        norms[place] += resid.norm(dim=-1).mean(dim=-1).sum().cpu()
 
     looks: dict[str, Any] = {"blocks.*.attn.pattern": add_entropy, "blocks.0.resid_pre": add_norm, "blocks.*.resid_post": add_norm}
     hooks = Hooks(looks if n_layers else {})
@@ -120,7 +119,7 @@ def read_text(
         for rows, following in zip(inputs.split(batch_size), targets.split(batch_size), strict=True):
             logits = model(rows, hooks=hooks.new_run()).float()
             chosen = logits.gather(-1, following[..., None])[..., 0]  # batch pos
-            losses += (logits.logsumexp(dim=-1) - chosen).double().sum(dim=0)
+            losses += (logits.logsumexp(dim=-1) - chosen).sum(dim=0).cpu()
     return TextReading(losses / n_rows, entropies / n_rows, norms / n_rows)
 
 
