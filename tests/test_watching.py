@@ -21,7 +21,7 @@ from cutaway.training.schedule import is_watched
 from cutaway.training.setup import Materials
 from cutaway.watching.families import FAMILIES
 from cutaway.watching.observers import WATCHABLE, read_text
-from cutaway.watching.record import read_watched
+from cutaway.watching.record import WatchedFamily, read_watched
 from cutaway.watching.rises import find_rise
 from cutaway.watching.run import resume, train
 from run_directories import make_watched_run
@@ -356,6 +356,15 @@ def test_a_run_says_which_head_appeared_when(phase):
     record = watched.to_dict()["families"][0]
     assert (record["leading"], record["rise"]["step_50_percent"]) == ("L1H1", pytest.approx(800, abs=1))
     assert record["curves"]["L0H1"]["values"] == [0.05] * 41
+
+
+def test_a_head_that_falls_back_is_said_to_have_risen():
+    curve = lambda *values: ([0, 100, 1450, 2500], list(values))  # noqa: E731
+    family = WatchedFamily(
+        "induction",
+        {"L0H0": curve(0.02, 0.02, 0.03, 0.08), "L1H1": curve(0.03, 0.02, 0.19, 0.07), "best": curve(0.03, 0.02, 0.19, 0.08)},
+    )
+    assert family.said() == "induction: L1H1 rose from 0.03 to 0.19 at step 1,450, and fell back to 0.07."
 
 
 def test_everything_that_can_be_watched_is_said_where_it_is_asked_for():

@@ -94,10 +94,22 @@ class WatchedFamily:
         what = f"{self.name}: {self.leading}" if self.leading else self.name
         if self.rise is not None:
             return f"{what} {self.rise.said(_digits(values))}."
+        if self.has_heads and (passing := self._passing()):
+            return passing
         if self.has_heads:
             return f"{self.name}: no head rose by {_LEAST_RISE:g}; the highest is {self.leading}, {values[-1]:.2f} at the end."
         digits = _digits(values)
         return f"{what} went from {values[0]:z.{digits}f} to {values[-1]:z.{digits}f}, with no clear rise."
+
+    def _passing(self) -> str:
+        """Return the sentence on a head that rose and fell back, empty where none did."""
+        highest = max(self._singles, key=lambda label: max(self.curves[label][1]))
+        steps, values = self.curves[highest]
+        peak = max(values)
+        if peak - values[0] < _LEAST_RISE:
+            return ""
+        step = steps[values.index(peak)]
+        return f"{self.name}: {highest} rose from {values[0]:z.2f} to {peak:z.2f} at step {step:,}, and fell back to {values[-1]:z.2f}."
 
 
 @dataclass(frozen=True, eq=False, repr=False)
