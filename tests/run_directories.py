@@ -47,3 +47,20 @@ def record(step: int) -> dict[str, float]:
     loss = 1.0 + 3 * math.exp(-step / 30)
     values = {"step": step, "tokens": step * 96, "loss": loss, "tokens_per_s": 9600.0, "time_s": step / 100}
     return values | ({"val_loss": loss + 0.1} if step % 25 == 0 else {})
+
+
+def make_watched_run(folder: Path) -> Path:
+    """Write a run of which one head rises from 0.05 to 0.81 in a logistic, a tenth to nine tenths of it from step 600 to 1,000."""
+    make_run(folder, n_steps=0)
+    records = []
+    for step in range(0, 2001, 50):
+        risen = 1 / (1 + math.exp(-(step - 800) * 2 * math.log(9) / 400))
+        heads = {"L0H0": 0.04, "L0H1": 0.05, "L1H0": 0.06, "L1H1": 0.05 + 0.76 * risen}
+        records.append(
+            {"step": step, "loss": 4 - risen, "val_loss": 4.1 - risen}
+            | {f"induction.{label}": value for label, value in heads.items()}
+            | {"induction.best": max(heads.values()), "previous_token.L0H0": 0.2, "previous_token.best": 0.2}
+            | {"icl.score": -0.4 * risen, "icl.early": 3.0, "icl.late": 3.0 - 0.4 * risen, "mine": step * 1e-3}
+        )
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    return folder

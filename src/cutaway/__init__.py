@@ -40,7 +40,8 @@ if TYPE_CHECKING:
     from cutaway.interp.sweep import plan_sweep, sweep
     from cutaway.language_model import LanguageModel, load
     from cutaway.model import Transformer
-    from cutaway.training import TrainConfig, train
+    from cutaway.training import TrainConfig
+    from cutaway.watching.run import train
 
     __version__: str
 
@@ -53,7 +54,7 @@ _HOMES = {
     "load": "cutaway.language_model",
     "compare": "cutaway.evaluation",
     "TrainConfig": "cutaway.training",
-    "train": "cutaway.training",
+    "train": "cutaway.watching.run",
     "ActivationCache": "cutaway.interp.cache",
     "cache_gib": "cutaway.interp.cache",
     "generate_with_edits": "cutaway.interp.generating",

@@ -20,6 +20,7 @@ __all__ = [
     "Run",
     "Checkpoint",
     "Metrics",
+    "LOGGED",
     "read_metrics",
     "parse_record",
     "runs_root",
@@ -28,6 +29,9 @@ __all__ = [
     "is_run",
     "values_sha256",
 ]
+
+LOGGED = frozenset({"step", "tokens", "loss", "lr", "grad_norm", "tokens_per_s", "time_s", "val_loss", "sample"})
+"""What training itself logs; other names in metrics.jsonl are what was watched."""
 
 _STEP_FOLDER = re.compile(r"step-(\d+)")
 
@@ -129,6 +133,10 @@ class Metrics:
         """Return the steps at which a number was logged, and its values there; both empty for one that never was."""
         points = [(record["step"], record[name]) for record in self.records if _is_number(record.get(name))]
         return [step for step, _ in points], [float(value) for _, value in points]
+
+    def watched(self) -> list[str]:
+        """Return the names of what was watched, in the order in which they came up."""
+        return [name for name in dict.fromkeys(name for record in self.records for name in record) if name not in LOGGED]
 
     def last(self, name: str) -> Any:
         """Return the value last logged under a name, None when there is none."""

@@ -118,6 +118,7 @@ def test_commands_are_those_that_somebody_would_write(chosen, verbs, tmp_path, m
         "train",
         "train --n-steps 300",
         "train --n-steps 10000 --data stdlib",
+        "train --watch previous_token,duplicate_token,induction,copying,icl --data stdlib",
         "train runs/half --resume",
         "generate The --model runs/done",
         "generate --chat --interactive --model smollm2-135m",

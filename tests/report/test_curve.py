@@ -92,3 +92,24 @@ def test_values_that_are_not_finite_are_left_out():
 
 def test_one_point_can_be_drawn():
     assert any("loss 2.000" in row for row in rows_of([Curve("loss", [5], [2.0])], width=40, height=8))
+
+
+def test_a_curve_that_leads_lies_above_the_others_and_is_bold():
+    curves = [Curve("a", [0, 1, 2], [0, 1, 0]), Curve("b", [0, 1, 2], [0, 1, 1])]  # the same up to step 1
+    led, plain = (draw_curves(curves, width=60, height=12, first_leads=leads) for leads in (True, False))
+    assert led.plain.count("●") > plain.plain.count("●")
+    assert plain.plain.count("■") > led.plain.count("■")
+    styles = {str(span.style) for span in led.spans}
+    assert "bold cyan" in styles
+    assert "bold yellow" not in styles
+    assert not any("bold" in str(span.style) for span in plain.spans)
+
+
+def test_small_values_look_small_beside_the_least_heights():
+    wobble = [Curve("noise", list(range(100)), [0.02 + 0.001 * (step % 7) for step in range(100)])]
+    filled = [
+        sum(any(cell in BRAILLE for cell in row) for row in plot_area(rows_of(wobble, width=60, height=14, least=least)))
+        for least in (None, (0.0, 0.2))
+    ]
+    assert filled[0] >= 10
+    assert filled[1] <= 2

@@ -13,7 +13,8 @@ from cutaway.data import split_tokens
 from cutaway.model import Transformer
 from cutaway.runs import Run, read_metrics
 from cutaway.runtime import seeded_generator
-from cutaway.training import OBSERVERS, resume, train, validation_loss
+from cutaway.training import resume, train, validation_loss
+from cutaway.training.observers import weight_norms
 from tiny_training import tiny_config
 
 
@@ -98,12 +99,12 @@ def test_observers_are_logged_under_their_names(config):
         seen.append(step)
         return {"largest_weight": max(weight.abs().max().item() for weight in model.parameters())}
 
-    folder = train(config.replace(watch=("norms",)), observers={"largest": largest}, quiet=True)
+    folder = train(config.replace(watch=("norms",), watch_every=4), observers={"largest": largest}, quiet=True)
     assert seen == [0, 4, 8, 12]
     metrics = Run(folder).metrics()
     assert metrics.curve("largest_weight")[0] == seen
     lm = cutaway.load(folder)
-    for name, weight in {"norm_W_E": lm.model.embed.W_E, "norm_W_in": lm.model.blocks[0].mlp.W_in.weight}.items():
+    for name, weight in {"norms.W_E": lm.model.embed.W_E, "norms.W_in": lm.model.blocks[0].mlp.W_in.weight}.items():
         assert metrics.curve(name)[0] == seen
         assert metrics.last(name) == pytest.approx(weight.double().square().sum().sqrt().item(), rel=1e-5)
 
@@ -111,11 +112,11 @@ def test_observers_are_logged_under_their_names(config):
 def test_norms_are_averaged_over_layers(play):
     model = Transformer(tiny_config(play, n_layers=3).model, generator=seeded_generator(1))
     expected = sum(block.attn.W_Q.weight.norm().item() for block in model.blocks) / 3
-    assert OBSERVERS["norms"](0, model)["norm_W_Q"] == pytest.approx(expected)
+    assert weight_norms(0, model)["norms.W_Q"] == pytest.approx(expected)
 
 
 def test_an_unknown_observer_is_refused_before_anything_is_written(config, tmp_path):
-    with pytest.raises(ValueError, match="there is no observer 'nroms'; there are norms"):
+    with pytest.raises(ValueError, match="there is no observer 'nroms'; did you mean 'norms'\\? there are norms"):
         train(config.replace(watch=("nroms",)), quiet=True)
     assert not (tmp_path / "runs").exists()
 

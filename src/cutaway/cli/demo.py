@@ -39,16 +39,17 @@ def demo(*, data: str | None = None, steps: int = 2000) -> None:
         run = cutaway.train("shakespeare-char")
         print(cutaway.load(run).generate("ROMEO:"))
     """
-    from cutaway import training
+    from cutaway.training import TrainConfig
+    from cutaway.watching.run import resume, train
 
     source = data or _first_that_can_be_had()
     preset = "stdlib" if source == "stdlib" else "shakespeare-char"
-    config, console = training.TrainConfig.preset(preset, data=source, name="demo", n_steps=steps), stdout_console()
+    config, console = TrainConfig.preset(preset, data=source, name="demo", n_steps=steps), stdout_console()
     if stopped := _stopped(config):
         print_sentence(
             console, Text.assemble("Going on with ", (str(stopped.path), "bold"), ", which was stopped before its end.\n")
         )
-    folder = training.resume(stopped.path) if stopped else training.train(config)
+    folder = resume(stopped.path) if stopped else train(config)
     picture = folder / "loss.svg"
     _draw(folder, picture)
     path, prompt = shlex.quote(str(folder)), _prompt(folder, source)

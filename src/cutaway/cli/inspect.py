@@ -12,18 +12,24 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from cutaway.cli.errors import UsageError
 from cutaway.cli.opened import AbsentModel, OpenedModel, open_subject
+from cutaway.cli.pages import check_page
 from cutaway.cli.parameters import COMPONENTS, Parameter, count_parameters
 from cutaway.report import (
     Curve,
+    HtmlReport,
     draw_curves,
     fields_table,
+    filled_table,
     format_bytes,
     format_count,
     format_duration,
     format_share,
     is_unicode,
     print_json,
+    print_sentence,
+    stderr_console,
     stdout_console,
     table,
 )
@@ -40,8 +46,10 @@ _LEAST_BESIDE = 64  # columns that two configurations need beside each other
 _SAID_ABOVE = {"name", "out", "data", "tokenizer"}
 
 
-def inspect(models: tuple[str, ...] = (), /, *, config: Path | None = None, json: bool = False) -> None:
+def inspect(models: tuple[str, ...] = (), /, *, config: Path | None = None, report: Path | None = None, json: bool = False) -> None:
     """Show a run or a model: configuration, parameters by component, and of a run its loss curve and checkpoints.
+
+    What a run watched (`cutaway train --watch`) is drawn below the loss, with the steps between which it rose.
 
     Of a model headers alone are read, however large it is: a Hugging Face folder, a .gguf, nanoGPT's or TransformerLens's file. One of
     the catalogue that is not downloaded is shown by its shape.
@@ -51,6 +59,7 @@ def inspect(models: tuple[str, ...] = (), /, *, config: Path | None = None, json
     Args:
         models: runs, checkpoints, catalogue names, folders or files; without one, the latest run
         config FILE: the shape of a TransformerLens state, which does not hold it: the config.json of a model of cutaway's
+        report FILE: write a page of one run with figures: the loss and what was watched over the same steps, checkpoints
         json: print JSON
 
     Examples:
@@ -63,14 +72,21 @@ def inspect(models: tuple[str, ...] = (), /, *, config: Path | None = None, json
         from cutaway.runs import latest_run
         run = latest_run()
         steps, losses = run.metrics().curve("val_loss")
+        from cutaway.watching.record import read_watched
+        read_watched(run.metrics()).report("watched.html")
     """
     from cutaway.runs import latest_run
 
+    check_page(report)
     sources = [open_subject(name, config=config) for name in models] or [latest_run(has_checkpoint=False)]
+    page = None if report is None else _page(sources)
     if json:
         print_json({"runs": [describe(source) for source in sources]})
     else:
         _show(sources)
+    if page is not None and report is not None:
+        said = Text.assemble("The report is in ", (str(page.write(report)), "bold"), ".")
+        print_sentence(stderr_console() if json else stdout_console(), said)
 
 
 def describe(source: Subject) -> dict[str, Any]:
@@ -87,12 +103,15 @@ def describe(source: Subject) -> dict[str, Any]:
     if (checkpoint := _as_checkpoint(source)) is not None:
         return described | {"kind": "checkpoint", "step": checkpoint.step, "n_bytes": checkpoint.n_bytes}
     run = _run_of(source)
+    from cutaway.watching.record import read_watched
+
     metrics = run.metrics()
     return described | {
         "kind": "run",
         "train": run.recipe,
         "manifest": run.manifest,
         "final": final_numbers(metrics),
+        "watched": read_watched(metrics).to_dict()["families"],
         "note": metrics.note,
         "checkpoints": [
             {"path": str(each.path), "step": each.step, "n_bytes": each.n_bytes, "written": each.written}
@@ -136,9 +155,10 @@ def _single(source: Subject, console: Console) -> list[RenderableType]:
     parts: list[RenderableType] = [fields_table(_run_lines(run, metrics), title=_label(source)), *configurations, parameters]
     curves = [Curve(label, *metrics.curve(name)) for label, name in (("train", "loss"), ("validation", "val_loss"))]
     parts += _curve_parts("Loss, nats a token", curves, console)
+    parts += _watched_parts(metrics)
     if metrics.note:
         parts.append(Text(metrics.note, style="yellow"))
-    return [*parts, _checkpoint_table(run.checkpoints(), metrics)]
+    return [*parts, _checkpoint_table(run, metrics)]
 
 
 def _side_by_side(sources: Sequence[Subject], console: Console) -> list[RenderableType]:
@@ -192,20 +212,48 @@ def _parameter_table(parameters: Sequence[Parameter], *, is_wide: bool) -> Table
     return grid
 
 
-def _checkpoint_table(checkpoints: Sequence[Checkpoint], metrics: Metrics) -> RenderableType:
-    if not checkpoints:
-        return Text("No checkpoint is written yet.", style="dim")
-    val_losses = dict(zip(*metrics.curve("val_loss"), strict=True))
-    grid = table("checkpoint", "written", "size", "validation loss", right=["size", "validation loss"])
-    for checkpoint in checkpoints:
-        loss = val_losses.get(checkpoint.step or 0)
-        grid.add_row(
-            checkpoint.name,
-            _time(checkpoint.written),
-            format_bytes(checkpoint.n_bytes),
-            f"{loss:.4f}" if loss is not None else "-",
-        )
-    return grid
+def _watched_parts(metrics: Metrics) -> list[RenderableType]:
+    """Return the pictures of what was watched, under the sentences that say when it rose."""
+    from cutaway.watching.record import read_watched
+
+    return list(read_watched(metrics).views())
+
+
+def _page(sources: Sequence[Subject]) -> HtmlReport:
+    """Return the page of one run; raises UsageError for anything else, ValueError while there is nothing to draw."""
+    from cutaway.runs import Run
+    from cutaway.watching.record import read_watched
+
+    run = sources[0]
+    if len(sources) > 1 or not isinstance(run, Run):
+        raise UsageError("--report shows one run: name one run alone")
+    metrics = run.metrics()
+    watched = read_watched(metrics)
+    if not watched.losses:
+        raise ValueError(f"{run.path} has logged nothing yet, and a page would be empty: wait for its first step")
+    page = HtmlReport(run.name, subtitle=f"cutaway inspect {run.path}")
+    page.add("Run", table=(("", ""), list(_run_lines(run, metrics).items())))
+    watched.add_to(page)
+    page.add("Checkpoints", table=(_CHECKPOINT, _checkpoint_rows(run, metrics)))
+    settings = _shown(run.recipe | run.model_config.to_dict())
+    page.add("Configuration", table=(("setting", "value"), list(settings.items())))
+    return page
+
+
+_CHECKPOINT = ("checkpoint", "written", "size", "validation loss")
+
+
+def _checkpoint_table(run: Run, metrics: Metrics) -> RenderableType:
+    rows = _checkpoint_rows(run, metrics)
+    return filled_table(_CHECKPOINT, rows, right=_CHECKPOINT[2:]) if rows else Text("No checkpoint is written yet.", style="dim")
+
+
+def _checkpoint_rows(run: Run, metrics: Metrics) -> list[Sequence[str]]:
+    losses = dict(zip(*metrics.curve("val_loss"), strict=True))
+    return [
+        (each.name, _time(each.written), format_bytes(each.n_bytes), _loss(losses.get(each.step or 0)))
+        for each in run.checkpoints()
+    ]
 
 
 def _run_lines(run: Run, metrics: Metrics) -> dict[str, str]:

@@ -43,6 +43,9 @@ def train(preset: str | None = None, /, *, resume: bool = False, **changes: Any)
     `cutaway train attn-only-2l --help` shows the defaults of that preset. Sizes that follow from others (d_head, d_mlp, n_kv_heads)
     follow again when those change.
 
+    What `--watch` names, once each or with commas between, is measured as training goes and logged with the loss: when does a head
+    appear? `cutaway inspect` draws it.
+
     Args:
         preset: a recipe: shakespeare-char, stdlib, attn-only-1l, attn-only-2l, or fine-tune; with --resume a run's folder
         resume: go on with the latest run, or with the one named, from its newest checkpoint
@@ -53,23 +56,33 @@ def train(preset: str | None = None, /, *, resume: bool = False, **changes: Any)
         cutaway train stdlib --n-layers 2     another shape
         cutaway train attn-only-2l --tokenizer bpe-1024
         cutaway train --from smollm2-135m --data notes.txt
+        cutaway train attn-only-2l --watch induction,icl
         cutaway train --resume
 
     In Python:
         import cutaway
         cutaway.train("shakespeare-char")
-        config = cutaway.TrainConfig.preset("stdlib", n_layers=2)
+        config = cutaway.TrainConfig.preset("stdlib", watch=("induction",))
         cutaway.train(config)
+        def spread(step, model):
+            return {"spread.W_E": model.embed.W_E.std()}
+        cutaway.train(config, observers={"spread": spread})
     """
-    from cutaway import training
+    from cutaway.runs import Run
+    from cutaway.watching import run
+    from cutaway.watching.record import read_watched
 
+    if "watch" in changes:
+        changes["watch"] = tuple(name.strip() for names in changes["watch"] for name in names.split(",") if name.strip())
     if resume:
-        folder = training.resume(_run(preset), **changes)
+        folder = run.resume(_run(preset), **changes)
     else:
         config = TrainConfig.preset(preset or (_TUNING if changes.get("from_model") else _DEFAULT_PRESET), **changes)
         with _suggesting_other_text(preset, config.data):
-            folder = training.train(config)
+            folder = run.train(config)
     console, path = stdout_console(), shlex.quote(str(folder))
+    for family in read_watched(Run(folder).metrics()).families:
+        print_sentence(console, Text(family.said()))
     print_sentence(console, Text.assemble("\nThe run is in ", (str(folder), "bold"), ". Next:"))
     for command in ("generate --model", "inspect"):
         console.print(Text(f"  cutaway {command} {path}"), soft_wrap=True)  # copied whole, however long

@@ -5,8 +5,9 @@ from cutaway.plots.bands import bands
 from cutaway.plots.diagrams import Arrow, Row, diagram
 from cutaway.plots.histograms import histogram
 from cutaway.plots.layered_graph import Point, layered_graph
-from cutaway.plots.loss import loss_figure
+from cutaway.plots.loss import loss_figure, smoothed
 from cutaway.plots.matrices import heatmap, token_grid
+from cutaway.plots.panels import Panel, panels
 from cutaway.plots.patterns import attention
 from cutaway.plots.scatter import scatter
 from cutaway.plots.series import bars, lines
@@ -29,6 +30,9 @@ __all__ = [
     "layered_graph",
     "Point",
     "loss_figure",
+    "smoothed",
+    "Panel",
+    "panels",
     "save_figure",
     "style",
     "PALETTE",

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["loss_figure"]
+__all__ = ["loss_figure", "smoothed"]
 
 _MANY_POINTS = 60  # more are noise to be smoothed, fewer are measurements to be marked
 
@@ -62,14 +62,14 @@ def _draw(axes: Axes, points: list[tuple[float, float]], colour: str) -> float:
     if len(points) < _MANY_POINTS:
         axes.plot(steps, losses, color=colour, marker="o", markersize=4, markeredgecolor="white", zorder=3)
         return float(losses[-1])
-    smooth = _smoothed(losses)
+    smooth = smoothed(losses)
     axes.plot(steps, losses, color=colour, linewidth=0.6, alpha=0.3, zorder=1)
     axes.plot(steps, smooth, color=colour, zorder=2)
     return smooth[-1]
 
 
-def _smoothed(losses: Sequence[float]) -> list[float]:
-    """Return the mean of each loss with its neighbours; at the steep start fewer of them, so that it is not flattened."""
+def smoothed(losses: Sequence[float]) -> list[float]:
+    """Return the mean of each loss with its neighbours, a thirtieth of all; at the steep start fewer, so that it is not flattened."""
     half = len(losses) // _MANY_POINTS
     windows = [losses[max(place - half, 0) : place + min(half, place) + 1] for place in range(len(losses))]
     return [sum(window) / len(window) for window in windows]

@@ -30,17 +30,27 @@ class Curve:
     values: Sequence[float]
 
 
-def draw_curves(curves: Sequence[Curve], *, width: int = 80, height: int = 16, is_unicode: bool = True) -> Text:
+def draw_curves(
+    curves: Sequence[Curve],
+    *,
+    width: int = 80,
+    height: int = 16,
+    is_unicode: bool = True,
+    first_leads: bool = False,
+    least: tuple[float, float] | None = None,
+) -> Text:
     """Draw the curves over each other in `width` x `height` characters, each with its label and the value where it ends.
 
-    A curve of few points gets a marker at each, so that curves can be told apart without colour. Ticks are placed by
-    matplotlib's locators. Raises ValueError when no curve has a finite point.
+    A curve of few points gets a marker at each, so that curves can be told apart without colour. Where the first leads it lies above
+    the others, and is bold. `least` are heights that are shown whatever the values. Ticks are placed by matplotlib's locators. Raises
+    ValueError when no curve has a finite point.
     """
     drawn = [curve for curve in map(_finite, curves) if curve.steps]
     if not drawn:
         raise ValueError("there is nothing to draw: no curve has a finite value")
-    plot = _Plot(drawn, width=width, height=height, is_unicode=is_unicode)
-    for number, curve in enumerate(drawn):
+    plot = _Plot(drawn, width=width, height=height, is_unicode=is_unicode, first_leads=first_leads, least=least)
+    numbered = list(enumerate(drawn))
+    for number, curve in reversed(numbered) if first_leads else numbered:
         plot.draw(number, curve)
     return plot.render()
 
@@ -53,11 +63,20 @@ def _finite(curve: Curve) -> Curve:
 class _Plot:
     """A grid of cells between an axis on the left, one below, and the curves' labels on the right."""
 
-    def __init__(self, curves: list[Curve], *, width: int, height: int, is_unicode: bool) -> None:
-        self.is_unicode = is_unicode
+    def __init__(
+        self,
+        curves: list[Curve],
+        *,
+        width: int,
+        height: int,
+        is_unicode: bool,
+        first_leads: bool,
+        least: tuple[float, float] | None,
+    ) -> None:
+        self.is_unicode, self.first_leads = is_unicode, first_leads
         self.markers = _UNICODE_MARKERS if is_unicode else _ASCII_MARKERS
         self.dots = (4, 2) if is_unicode else (1, 1)  # dots of one cell: rows, columns
-        self.low, self.high = _range([value for curve in curves for value in curve.values])
+        self.low, self.high = _range([value for curve in curves for value in curve.values] + list(least or ()))
         steps = [step for curve in curves for step in curve.steps]
         self.first, self.last = (min(steps), max(steps)) if min(steps) < max(steps) else (steps[0] - 1, steps[0] + 1)
         self.n_rows = max(height - 2, 3)
@@ -103,9 +122,9 @@ class _Plot:
             label = y_labels.get(row, "")
             text.append(f"{label:>{self.left}} {tick if label else side}", style="dim")
             for column in range(self.n_columns):
-                text.append(self._glyph(row, column), style=_colour(self.owner.get((row, column))))
+                text.append(self._glyph(row, column), style=self._style(self.owner.get((row, column))))
             if row in labels:
-                text.append(f" {self.labels[labels[row]]}", style=_colour(labels[row]))
+                text.append(f" {self.labels[labels[row]]}", style=self._style(labels[row]))
             text.append("\n")
         axis, below = [line] * self.n_columns, [" "] * (self.n_columns + 8)
         free_from = 0
@@ -134,6 +153,11 @@ class _Plot:
             return glyph
         dots = self.cells.get((row, column))
         return " " if dots is None else chr(_BRAILLE | dots)
+
+    def _style(self, number: int | None) -> str:
+        if number is None:
+            return ""
+        return f"{'bold ' if self.first_leads and number == 0 else ''}{_COLOURS[number % len(_COLOURS)]}"
 
     def _row(self, value: float) -> int:
         rows = self.dots[0]
@@ -194,7 +218,3 @@ def _spread(ends: list[tuple[int, float]], n_rows: int) -> dict[int, int]:
     for place in reversed(range(len(rows))):  # what was pushed out below pushes back up
         rows[place] = min(rows[place], n_rows - len(rows) + place)
     return dict(zip(rows, order, strict=True))
-
-
-def _colour(number: int | None) -> str:
-    return "" if number is None else _COLOURS[number % len(_COLOURS)]

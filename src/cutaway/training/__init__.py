@@ -1,7 +1,7 @@
 """Training: a configuration in, a run directory out."""
 
 from cutaway.training.config import TRAIN_PRESETS, TrainConfig, expected_loss
-from cutaway.training.observers import OBSERVERS, Observer
+from cutaway.training.observers import WEIGHTS, Observer, Watchable
 from cutaway.training.run import resume, train
 from cutaway.training.trainer import TrainingError, validation_loss
 
@@ -13,6 +13,7 @@ __all__ = [
     "resume",
     "validation_loss",
     "Observer",
-    "OBSERVERS",
+    "Watchable",
+    "WEIGHTS",
     "TrainingError",
 ]

@@ -16,7 +16,7 @@ from cutaway.values import check_names, check_types
 
 __all__ = ["TrainConfig", "TRAIN_PRESETS", "LOOKING", "expected_loss"]
 
-LOOKING = {"validate_every", "sample_every", "save_every", "log_every", "tensorboard", "watch"}
+LOOKING = {"validate_every", "sample_every", "save_every", "log_every", "tensorboard", "watch", "watch_every"}
 """The fields of TrainConfig that say how often a run is looked at and what is kept: they change nothing of what is learnt."""
 
 
@@ -89,13 +89,18 @@ class TrainConfig:
     tensorboard: bool = False
     """Write the numbers for TensorBoard too."""
     watch: tuple[str, ...] = ()
-    """Observers by name, whose values are logged at each validation."""
+    """What of the inside to log as it learns: induction, previous_token, duplicate_token, first_token, copying, repetition, icl,
+    attention_entropy, residual_norms, logit_lens, norms."""
+    watch_every: int | None = None
+    """Steps between watched values; unless given, each validation, and each time that the steps have grown by a fifth."""
 
     def __post_init__(self) -> None:
         check_types(self)
         for name in ("n_steps", "batch_size", "n_accumulate", "validate_every", "save_every", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
+        if self.watch_every is not None and self.watch_every < 1:
+            raise ValueError(f"watch_every is {self.watch_every}; expected at least 1, or None for more often at the beginning")
         for name in ("n_warmup_steps", "sample_every", "weight_decay", "min_learning_rate"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least 0")

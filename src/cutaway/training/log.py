@@ -67,7 +67,7 @@ class TensorBoard:
         """Write every number as a scalar and every text as text."""
         for name, value in record.items():
             if isinstance(value, float):
-                self._writer.add_scalar(name, value, record["step"])
+                self._writer.add_scalar(name.replace(".", "/", 1), value, record["step"])  # TensorBoard groups by what is before /
             elif isinstance(value, str):
                 self._writer.add_text(name, value, record["step"])
 

@@ -61,6 +61,8 @@ class ProgressLine:
         if "val_loss" in record:
             step = f"step {record['step']:>{len(str(self._n_steps))}}/{self._n_steps}"
             self._console.print(step, self._figures("loss", "val_loss", "speed", "memory"), sep="  ")
+            if watched := _watched(record):
+                self._console.print(Text(f"  {watched}", style="dim"), no_wrap=True, overflow="ellipsis", crop=True)
         if "sample" in record:
             for line in str(record["sample"]).strip().split("\n")[:6]:
                 self._console.print(Text(f"  │ {line}", style="dim"), no_wrap=True, overflow="ellipsis", crop=True)
@@ -74,6 +76,24 @@ class ProgressLine:
             "memory": f"{self._memory_gib():.2f} GiB",
         }
         return "  ".join(written[name] for name in names if written[name])
+
+
+def _watched(record: Record) -> str:
+    """Return of what is watched the head that is foremost in each family, and the scores."""
+    families: dict[str, dict[str, float]] = {}
+    for name, value in record.items():
+        family, dot, label = name.partition(".")
+        if dot:
+            families.setdefault(family, {})[label] = value
+    said = []
+    for family, values in families.items():
+        heads = {label: value for label, value in values.items() if label != "best"}
+        if len(heads) < len(values) and heads:
+            foremost = max(heads, key=heads.__getitem__)
+            said.append(f"{family} {foremost} {heads[foremost]:z.2f}")
+        elif "score" in values:
+            said.append(f"{family} {values['score']:z.2f}")
+    return "  ".join(said)
 
 
 def describe_run(materials: Materials, folder: Path, state: TrainState, device: torch.device) -> list[str]:

@@ -11,7 +11,7 @@ from cutaway.runtime import pick_device, pick_dtype
 from cutaway.tokenizers import load_tokenizer, tokenizer_hash
 from cutaway.training.config import LOOKING, TrainConfig
 from cutaway.training.log import check_tensorboard
-from cutaway.training.observers import Observer, resolve_observers
+from cutaway.training.observers import WEIGHTS, Observer, Watchable
 from cutaway.training.setup import Materials, alone_in, claimed_folder, prepare, write_config, write_run
 from cutaway.training.trainer import run_training
 
@@ -21,25 +21,40 @@ _MAY_CHANGE = LOOKING | {"n_steps", "device", "compile"}
 """What a resumed run may do differently: nothing of the recipe, but for the schedule's length."""
 
 
-def train(config: TrainConfig | str, *, observers: Mapping[str, Observer] | None = None, quiet: bool = False) -> Path:
+def train(
+    config: TrainConfig | str,
+    *,
+    observers: Mapping[str, Observer] | None = None,
+    watchable: Watchable = WEIGHTS,
+    quiet: bool = False,
+) -> Path:
     """Train a model from new weights, `config` being a configuration or a preset's name, and return its run directory.
 
-    `observers` are functions of step and model, beside those that `config.watch` names, whose values are logged at each validation.
-    Raises ValueError, before anything is written, for a configuration that cannot work. What fails before its first checkpoint leaves
-    no run behind.
+    `observers` are functions of step and model, beside those that `config.watch` names of what is `watchable`; `config.watch_every`
+    says when they are asked. Raises ValueError, before anything is written, for a configuration that cannot work. What fails before
+    its first checkpoint leaves no run behind.
     """
     config = TrainConfig.preset(config) if isinstance(config, str) else config
     _check_surroundings(config)
+    watchable.check(config.watch)
     device = pick_device(config.device)
     config = config.replace(dtype=pick_dtype(config.dtype, device))
     with claimed_folder(config.name, config.out) as folder:
         materials = prepare(config)
+        watching = {**watchable.make(config.watch, materials), **(observers or {})}
         write_run(folder, materials, device)
-        run_training(materials, folder, observers=observers, quiet=quiet)
+        run_training(materials, folder, observers=watching, quiet=quiet)
     return folder
 
 
-def resume(folder: str | Path, *, observers: Mapping[str, Observer] | None = None, quiet: bool = False, **changes: Any) -> Path:
+def resume(
+    folder: str | Path,
+    *,
+    observers: Mapping[str, Observer] | None = None,
+    watchable: Watchable = WEIGHTS,
+    quiet: bool = False,
+    **changes: Any,
+) -> Path:
     """Go on with a run from its newest checkpoint; on a CPU the result is bit for bit that of a run never interrupted,
     given the same torch, the same number of threads, and the same `compile`.
 
@@ -51,25 +66,36 @@ def resume(folder: str | Path, *, observers: Mapping[str, Observer] | None = Non
     run = Run(Path(folder))
     config = TrainConfig.of_run(run).replace(**changes)
     _check_surroundings(config)
+    _check_watched(run, config, watchable)
     newest = run.latest_checkpoint()
     if newest and (newest.step or 0) > config.n_steps:
         raise ValueError(f"{run.path} has done {newest.step} steps already; n_steps is {config.n_steps}: give that many or more")
     begins = newest is None and config.from_model is not None  # stopped before its first checkpoint
     materials = prepare(config, tokenizer=None if begins else load_tokenizer(run.file("tokenizer.json")))
     _check_origin(run, materials)
+    watching = {**watchable.make(config.watch, materials), **(observers or {})}
     if changes:
         write_config(run.path, materials.config)
     with alone_in(run.path):
-        run_training(materials, run.path, observers=observers, quiet=quiet)
+        run_training(materials, run.path, observers=watching, quiet=quiet)
     return run.path
 
 
 def _check_surroundings(config: TrainConfig) -> None:
     """Raise ValueError, before anything is written, for what this machine or this program does not have."""
     pick_device(config.device)
-    resolve_observers(config.watch)
     if config.tensorboard:
         check_tensorboard()
+
+
+def _check_watched(run: Run, config: TrainConfig, watchable: Watchable) -> None:
+    """Raise ValueError for a name that cannot be watched, with the file where it is the run's own."""
+    try:
+        watchable.check(config.watch)
+    except ValueError as error:
+        if list(config.watch) != run.recipe.get("watch"):
+            raise
+        raise ValueError(f"{run.file('config.json')}: {error}") from None
 
 
 def _check_origin(run: Run, materials: Materials) -> None:

@@ -21,10 +21,10 @@ from cutaway.runtime import peak_memory_gib, pick_device, seeded_generator
 from cutaway.training.checkpoint import TrainState, clear_unfinished, load_checkpoint, save_checkpoint
 from cutaway.training.interrupt import stop_request
 from cutaway.training.log import Listener, MetricsFile, TensorBoard
-from cutaway.training.observers import Observer, resolve_observers
+from cutaway.training.observers import Observer, observe
 from cutaway.training.optimizer import make_optimizer
 from cutaway.training.progress import ProgressLine, describe_run
-from cutaway.training.schedule import learning_rate
+from cutaway.training.schedule import is_watched, learning_rate
 from cutaway.training.setup import Materials
 from cutaway.training.step import TrainStep, next_token_loss
 from cutaway.views import without_dropout
@@ -37,15 +37,12 @@ class TrainingError(RuntimeError):
     """Training cannot go on; what was saved before is whole."""
 
 
-def run_training(
-    materials: Materials, folder: Path, *, observers: Mapping[str, Observer] | None = None, quiet: bool = False
-) -> None:
+def run_training(materials: Materials, folder: Path, *, observers: Mapping[str, Observer], quiet: bool = False) -> None:
     """Train in `folder`, where nobody else does, from its newest checkpoint, or from new weights, to the last step.
 
     Raises TrainingError when the loss is no longer finite, and KeyboardInterrupt, after saving, when asked to stop.
     """
     config, device = materials.config, pick_device(materials.config.device)
-    observers = {**resolve_observers(config.watch), **(observers or {})}
     with ExitStack() as stack:
         state, loader = _start(materials, folder, device)
         started = time.perf_counter() - state.time_s
@@ -76,14 +73,12 @@ def run_training(
                 "time_s": state.time_s,
             }
             _check_finite(record, folder)
-            is_last = state.step == config.n_steps
-            if looks := is_last or state.step % config.validate_every == 0:
-                record |= _look(state, materials, observers)
-                _check_finite(record, folder)
-            if looks or state.step % config.log_every == 0:
-                _tell(listeners, record)
+            seen = _look(state, materials, observers)
+            _check_finite(seen | {"step": state.step}, folder)
+            if seen or state.step % config.log_every == 0:
+                _tell(listeners, record | seen)
                 n_timed, timed_s = 0, 0.0
-            if is_last or state.step % config.save_every == 0:
+            if state.step == config.n_steps or state.step % config.save_every == 0:
                 save_checkpoint(state, folder / "checkpoints")
         if state.step < config.n_steps:
             save_checkpoint(state, folder / "checkpoints")
@@ -157,16 +152,17 @@ def _tell(listeners: list[Listener], record: dict[str, Any]) -> None:
 
 
 def _look(state: TrainState, materials: Materials, observers: Mapping[str, Observer]) -> dict[str, Any]:
-    """Measure what takes a while: the validation loss, the observers' values, and now and then a sample."""
-    config, step = materials.config, state.step
-    tokens, n_windows = materials.validation_tokens, config.n_validation_windows
-    loss = validation_loss(state.model, tokens, n_window=config.window, max_windows=n_windows)
-    found: dict[str, Any] = {"val_loss": loss}
-    if not math.isfinite(found["val_loss"]):  # the run stops here, and such a model can say nothing
-        return found
-    for observe in observers.values():
-        found |= observe(step, state.model)
-    if config.sample_every and (step % config.sample_every == 0 or step == config.n_steps):
+    """Measure, when it is time, what takes a while: the validation loss, the observers' values, and now and then a sample."""
+    config, step, found = materials.config, state.step, dict[str, Any]()
+    is_last = step == config.n_steps
+    if validates := is_last or step % config.validate_every == 0:
+        tokens, n_windows = materials.validation_tokens, config.n_validation_windows
+        found["val_loss"] = validation_loss(state.model, tokens, n_window=config.window, max_windows=n_windows)
+        if not math.isfinite(found["val_loss"]):  # the run stops here, and such a model can say nothing
+            return found
+    if observers and (is_last or is_watched(step, config)):
+        found |= observe(step, state.model, observers)
+    if validates and config.sample_every and (is_last or step % config.sample_every == 0):
         lm = LanguageModel(state.model, materials.tokenizer)
         pieces = lm.stream(materials.prompt, max_new_tokens=200, seed=config.seed, tell=lambda _: None)  # may pass the context
         found["sample"] = materials.prompt + "".join(pieces)

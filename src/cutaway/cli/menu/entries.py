@@ -103,11 +103,13 @@ def _training() -> Sequence[str]:
     return spell(choose("How long?", groups)[1].words)
 
 
+_WATCHED = "previous_token,duplicate_token,induction,copying,icl"
 _SIZES_SAID = "A GPT of 0.8M parameters; times on two CPU cores, loss on Shakespeare"
 _SIZES = (
     Entry("Quick", "300 steps, about 1 min; loss 2.46: letters that look like words", ("--n-steps", "300", _corpus)),
     Entry("Medium", "2,000 steps, about 2 min; loss 1.82: words, speakers, verse", (_corpus,)),
     Entry("Full", "10,000 steps, about 6 min; loss 1.54: phrases, hardly sentences", ("--n-steps", "10000", _corpus)),
+    Entry("Watched", "Medium, and what its heads learn when; Inspect draws it", ("--watch", _WATCHED, _corpus)),
 )
 
 
