@@ -177,29 +177,30 @@ def test_verbs_of_a_verb_are_asked_for_whole(group, chosen, tmp_path, monkeypatc
     for verb, *words in ways:
         given = load_command("interpret", group, verb).parse(words)[1]
         if group == "circuit":
-            assert GivenPairs(**{each.name: given[each.name] for each in fields(GivenPairs)})
+            assert GivenPairs(**{each.name: given[each.name] for each in fields(GivenPairs)}).are_given is (verb == "find")
     if group == "circuit":
         assert ["find", "runs/done", "--text", "typed", "--corrupted", "typed", "--target", "typed"] in ways
-        assert ["minimise", "demo", "runs/done", "--ioi", "16"] in ways
+        assert ["minimise", "demo", "runs/done"] in ways, "a circuit's file has prompts of its own"
     else:
         assert ["compare", "shuffled", "runs/done", "--corpus", "stdlib"] in ways
         assert ["probe", "runs/done", "--data", "number"] in ways
 
 
 @pytest.mark.parametrize(
-    ("verb", "words"),
+    ("verb", "ways"),
     [
-        ("function-vector", ["--pairs", "capital"]),
-        ("probe", ["--data", "number"]),
-        ("graph", ["--text", "The capital of France is"]),
-        ("store", ["--data", "stdlib", "--names", "blocks.9.resid_post"]),
+        ("function-vector", [["--pairs", "capital"]]),
+        ("probe", [["--data", "number"]]),
+        ("graph", [["--text", "The capital of France is"], ["--saved", "typed"]]),
+        ("store", [["--data", "stdlib", "--names", "blocks.9.resid_post"]]),
     ],
 )
-def test_what_a_verb_cannot_do_without_is_asked_for(verb, words, chosen, tmp_path, monkeypatch):
+def test_what_a_verb_cannot_do_without_is_asked_for(verb, ways, chosen, tmp_path, monkeypatch):
     monkeypatch.setenv("CUTAWAY_RUNS", "runs")
     make_run(tmp_path / "runs/done")
-    assert [rest for _, *rest in ways_through(verb, chosen, monkeypatch)] == [words]
-    load_command("interpret", verb).parse(words)
+    assert [rest for _, *rest in ways_through(verb, chosen, monkeypatch)] == ways
+    for words in ways:
+        load_command("interpret", verb).parse(words)
 
 
 def test_a_run_is_offered_its_own_text(chosen, tmp_path, monkeypatch):

@@ -83,13 +83,7 @@ def run(config: Config, trial: Trial) -> Outcome:
                 value=without["test accuracy"][1, -1].item(), null=curves["test accuracy"][1, -1].item(), null_of="weight decay",
             ),
         ),
-        numbers={
-            "memorised at step": memorised,
-            "grokked at step": grokked,
-            "power of the key frequencies when grokked": power[1, power[0] >= grokked][0].item(),
-            "sum of squared weights at the end": _squares(model),
-            "the same without weight decay": _squares(control),
-        },
+        numbers={"memorised at step": memorised, "grokked at step": grokked} | _squares({"with": model, "without": control}),
         arrays={
             **looks,
             **{name: curves[name] for name in ("train accuracy", "test accuracy", "power of the key frequencies")},
@@ -152,8 +146,11 @@ def _half_way(curve: Float[Tensor, "2 look"], *, start: float) -> float:
     return float(steps[(way >= 0.5).nonzero()[0]])
 
 
-def _squares(model: Transformer) -> float:
-    return float(sum(weight.detach().pow(2).sum() for weight in model.parameters()))
+def _squares(models: Mapping[str, Transformer]) -> dict[str, float]:
+    return {
+        f"sum of squared weights, {name} weight decay": float(sum(weight.detach().pow(2).sum() for weight in model.parameters()))
+        for name, model in models.items()
+    }
 
 
 def draw(outcome: Outcome) -> Mapping[str, Figure]:

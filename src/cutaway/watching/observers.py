@@ -29,9 +29,9 @@ from cutaway.interp.heads import HeadKind, HeadScores, detect_heads, repeated_to
 from cutaway.interp.lens.states import mean_kl, state_names
 from cutaway.language_model import LanguageModel
 from cutaway.model import Transformer
-from cutaway.runtime import evaluating
 from cutaway.training import WEIGHTS, Observer, Watchable
 from cutaway.training.setup import Materials
+from cutaway.views import without_dropout
 from cutaway.watching.families import FAMILIES
 
 __all__ = ["WATCHABLE", "TextReading", "read_text"]
@@ -115,7 +115,8 @@ def read_text(
 
     looks: dict[str, Any] = {"blocks.*.attn.pattern": add_entropy, "blocks.0.resid_pre": add_norm, "blocks.*.resid_post": add_norm}
     hooks = Hooks(looks if n_layers else {})
-    with evaluating(model):
+    model = without_dropout(model)
+    with torch.inference_mode():
         for rows, following in zip(inputs.split(batch_size), targets.split(batch_size), strict=True):
             logits = model(rows, hooks=hooks.new_run()).float()
             chosen = logits.gather(-1, following[..., None])[..., 0]  # batch pos

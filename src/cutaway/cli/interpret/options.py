@@ -19,6 +19,7 @@ from cutaway.cli.errors import UsageError, report_warning
 from cutaway.cli.interpret.present import present
 from cutaway.cli.interpret.prompt_files import read_prompt_file
 from cutaway.cli.loading import load_named
+from cutaway.cli.pages import check_page
 from cutaway.report import stderr_console
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ class Analysis:
             report FILE: write a page of it with figures, one self-contained HTML file
             json: print JSON
         """
-        _check_page(report)
+        check_page(report)
         if demo:
             options = {
                 name: self.demo.get(name, value) if value == self._defaults[name] else value for name, value in options.items()
@@ -282,14 +283,6 @@ def _latest() -> str:
         return str(latest_run().path)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{error}; `{_DEMO_MODEL}` is a pretrained one") from None
-
-
-def _check_page(report: Path | None) -> None:
-    """Refuse, before anything is computed, a page that could not be written or opened."""
-    if report is not None and report.suffix.lower() not in (".html", ".htm"):
-        raise UsageError(f"--report is {str(report)!r}; expected a file that ends in .html")
-    if report is not None and not report.absolute().parent.is_dir():
-        raise FileNotFoundError(f"there is no folder {report.absolute().parent} to write {report.name} in")
 
 
 def _flag(name: str) -> str:

@@ -207,6 +207,18 @@ def _assets() -> Sequence[str]:
     return spell(choose("What?", groups)[1].words)
 
 
+def _experiments() -> Sequence[str]:
+    """Ask which published result is to be reproduced."""
+    from cutaway import experiments
+
+    known = [experiments.experiment(name) for name in experiments.NAMES]
+    groups = {
+        title: [Entry(each.id, each.title, (each.id,)) for each in known if each.is_fast is is_fast]
+        for title, is_fast in {"At most a minute": True, "Some minutes": False}.items()
+    }
+    return spell(choose("Which?", {title: entries for title, entries in groups.items() if entries})[1].words)
+
+
 _GENERATE = _one_of(
     "How?",
     Entry("one text", "that goes on from a prompt", (_text("Prompt", _PROMPT),)),
@@ -236,6 +248,7 @@ MENU: tuple[Entry, ...] = (
     Entry("Generate", "text from a run or a pretrained model", ("generate", _GENERATE, _model("--model"))),
     Entry("Evaluate", "how well a model predicts, by the field's own tests", ("evaluate", _EVALUATE)),
     Entry("Interpret", "what happens inside: attention, heads, circuits, patching", ("interpret", _interpret)),
+    Entry("Reproduce", "published results, trained and measured here, each with checks", ("reproduce", _experiments)),
     Entry("Inspect", "a model's shape, parameters, loss curve, checkpoints", ("inspect", _model())),
     Entry("Download", "models, vocabularies and texts by name", ("download", _assets)),
     Entry("Bench", "how fast this machine is, beside its limits", ("bench", _BENCH)),

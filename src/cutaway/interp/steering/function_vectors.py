@@ -70,12 +70,8 @@ def function_vector(
         base, scores = _effects(lm, shuffled, means, progress)
         effects = rearrange((scores - base).mean(dim=1), "(layer head) -> layer head", head=config.n_heads).cpu()
         heads = _largest(effects, n_heads)
-        vector = SteeringVector(
-            name=names[0],
-            vector=_written(lm, means, heads),
-            made=f"mean outputs of {n_heads} heads ({', '.join(head_label(*head) for head in heads[:3])}, ...)",
-            model_sha256=model_sha256(lm.model),
-        )
+        written, sha256 = _written(lm, means, heads), model_sha256(lm.model)
+        vector = SteeringVector(name=names[0], vector=written, made=_made_of(heads), model_sha256=sha256)
         placing = _placed(lm, learned, vector, names, _STRENGTHS if strength is None else (strength,))
         vector, strength = placing.best(vector)
         tested = _tested(lm, kept, vector, strength=strength, n_random=n_random, seed=seed)
@@ -95,6 +91,10 @@ def function_vector(
         shots_accuracy=with_shots,
         placing=placing,
     )
+
+
+def _made_of(heads: Sequence[tuple[int, int]]) -> str:
+    return f"mean outputs of {len(heads)} heads ({', '.join(head_label(*head) for head in heads[:3])}, ...)"
 
 
 def _largest(effects: Float[Tensor, "layer head"], n: int) -> list[tuple[int, int]]:
