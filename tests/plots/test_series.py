@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 
-from cutaway.plots import PALETTE, bars, lines
+from cutaway.plots import PALETTE, bars, line_panels, lines
 
 
 def overlaps(texts):
@@ -79,3 +79,20 @@ def test_what_cannot_be_drawn_is_refused():
         lines({"a": ([0], [math.inf])}, title="T", x_label="x", y_label="y")
     with pytest.raises(ValueError, match="2 values of x and 1 of y"):
         lines({"a": ([0, 1], [1.0])}, title="T", x_label="x", y_label="y")
+    with pytest.raises(ValueError, match="there are no panels"):
+        line_panels({}, title="T", x_label="x")
+
+
+def test_panels_share_x_and_name_their_lines():
+    panels = {
+        "loss": {"one": (range(3), [3.0, 2.0, 1.0]), "two": (range(3), [3.0, 2.0, 1.01])},
+        "score": {"one": (range(3), [0.0, 0.5, math.nan])},
+    }
+    figure = line_panels(panels, title="T", x_label="step")
+    figure.draw_without_rendering()
+    upper, lower = figure.axes
+    assert [axes.get_ylabel() for axes in figure.axes] == ["loss", "score"]
+    assert upper.get_xlim() == lower.get_xlim()
+    assert {text.get_text() for text in upper.texts} == {"one", "two"}
+    assert not overlaps(upper.texts)  # lines that end side by side, in a panel that is low
+    assert list(lower.lines[0].get_xdata()) == [0, 1]

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 __all__ = ["NAMES", "experiment", "run"]
 
 NAMES: tuple[str, ...] = (
+    "bigrams",
+    "skip-trigrams",
+    "induction",
     "superposition-geometry",
 )  # fmt: skip
 """The experiments, in the order in which one might read them; each is the module of its name, `-` written `_`."""

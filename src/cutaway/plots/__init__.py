@@ -8,7 +8,7 @@ from cutaway.plots.layered_graph import Point, layered_graph
 from cutaway.plots.loss import loss_figure
 from cutaway.plots.matrices import heatmap, token_grid
 from cutaway.plots.patterns import attention
-from cutaway.plots.series import bars, lines
+from cutaway.plots.series import bars, line_panels, lines
 from cutaway.plots.style import save_figure, style
 from cutaway.report.colours import PALETTE
 
@@ -17,6 +17,7 @@ __all__ = [
     "heatmap",
     "bars",
     "lines",
+    "line_panels",
     "bands",
     "histogram",
     "diagram",

@@ -21,8 +21,10 @@ _MAX_LABEL = 24  # characters
 def label_ends(axes: Axes, ends: Sequence[tuple[str, float, str]]) -> None:
     """Write each text beside the axes at the height of its value, in its colour, moved apart where they would overlap."""
     low, high = axes.get_ylim()
-    figure_height = axes.figure.get_figheight()  # type: ignore[union-attr]
-    gap = min(0.18 / (0.8 * figure_height), 1 / max(len(ends), 1))  # of the axes' height, from one label to the next
+    place_of = axes.get_subplotspec()
+    n_panels = 1 if place_of is None else place_of.get_gridspec().nrows  # below one another
+    height = 0.8 * axes.figure.get_figheight() / n_panels  # type: ignore[union-attr]
+    gap = min(0.18 / height, 1 / max(len(ends), 1))  # of the axes' height, from one label to the next
     ordered = sorted(ends, key=lambda end: end[1])
     heights = [(value - low) / (high - low) for _, value, _ in ordered]
     for place in range(1, len(heights)):

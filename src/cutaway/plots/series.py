@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import ArrayLike
 
-__all__ = ["bars", "lines"]
+__all__ = ["bars", "lines", "line_panels"]
 
 _LABEL_SIZE = 8.5  # points
 _MANY_BARS = 60  # more are drawn thin and without their numbers
@@ -98,27 +98,61 @@ def lines(series: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, titl
     """
     from matplotlib.figure import Figure
 
-    points = {name: found for name, (x, y) in series.items() if (found := _points(name, x, y))}
-    if not points:
-        raise ValueError("there is nothing to draw: no line has a finite value")
+    points = _finite(series)
     with style():
         figure = Figure(figsize=(7.2, max(4.0, 0.2 * len(points) + 1.2)))
         axes = figure.add_subplot()
-        ends = []
-        looks = cycle([(colour, dash) for dash in _DASHES for colour in PALETTE])
-        for (name, pairs), (colour, dash) in zip(points.items(), looks, strict=False):
-            x, y = zip(*pairs, strict=True)
-            is_marked = len(x) < _MANY_POINTS and len(points) <= len(PALETTE)
-            marker: dict[str, Any] = {"marker": "o", "markersize": 4, "markeredgecolor": "white"} if is_marked else {}
-            axes.plot(x, y, color=colour, linestyle=dash, zorder=2, **marker)
-            ends.append((shortened(token_label(name), 28), y[-1], colour))
-        _frame_lines(axes, [pair for pairs in points.values() for pair in pairs])
-        label_ends(axes, ends)
+        _draw_lines(axes, points)
         axes.set_xlabel(x_label, parse_math=False)
         axes.set_ylabel(y_label, parse_math=False)
         write_title(axes, title, width=6.0)
         figure.set_label(f"{title}: {y_label} over {x_label} as {len(points)} lines: {', '.join(points)}")
     return figure
+
+
+def line_panels(panels: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float]]]], *, title: str, x_label: str) -> Figure:
+    """Return a figure of panels below one another over one x, `{y_label: series}`, each drawn as `lines` draws its series.
+
+    Raises ValueError as `lines` does, and for no panel at all.
+    """
+    from matplotlib.figure import Figure
+
+    found = {y_label: _finite(series) for y_label, series in panels.items()}
+    if not found:
+        raise ValueError("there is nothing to draw: there are no panels")
+    with style():
+        figure = Figure(figsize=(7.2, 2.2 * len(found) + 0.6))
+        for axes, (y_label, points) in zip(
+            figure.subplots(len(found), sharex=True, squeeze=False)[:, 0], found.items(), strict=True
+        ):
+            _draw_lines(axes, points)
+            axes.set_ylabel(y_label, parse_math=False)
+        axes.set_xlabel(x_label, parse_math=False)
+        write_title(figure.axes[0], title, width=6.0)
+        figure.set_label(f"{title}: {', '.join(found)} over {x_label}")
+    return figure
+
+
+def _finite(series: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> dict[str, list[tuple[float, float]]]:
+    """Return the lines that have finite points; raises ValueError where none has."""
+    points = {name: found for name, (x, y) in series.items() if (found := _points(name, x, y))}
+    if not points:
+        raise ValueError("there is nothing to draw: no line has a finite value")
+    return points
+
+
+def _draw_lines(axes: Axes, points: Mapping[str, Sequence[tuple[float, float]]]) -> None:
+    """Draw lines with their names at their ends, and fit the axes to them."""
+    ends = []
+    looks = cycle([(colour, dash) for dash in _DASHES for colour in PALETTE])
+    for (name, pairs), (colour, dash) in zip(points.items(), looks, strict=False):
+        x, y = zip(*pairs, strict=True)
+        is_marked = len(x) < _MANY_POINTS and len(points) <= len(PALETTE)
+        marker: dict[str, Any] = {"marker": "o", "markersize": 4, "markeredgecolor": "white"} if is_marked else {}
+        axes.plot(x, y, color=colour, linestyle=dash, zorder=2, **marker)
+        ends.append((shortened(token_label(name), 28), y[-1], colour))
+    _frame_lines(axes, [pair for pairs in points.values() for pair in pairs])
+    label_ends(axes, ends)
 
 
 def _points(name: str, x: Sequence[float], y: Sequence[float]) -> list[tuple[float, float]]:

@@ -1,0 +1,59 @@
+"""The data, when curves rise, who is found in a circuit made by hand, and the experiment at the reduced scale."""
+
+import math
+
+import pytest
+import torch
+
+from cutaway import experiments
+from cutaway.experiments.repeated_segments import repeated_segments
+from cutaway.experiments.rises import overlap, random_overlap, rise
+
+
+def test_one_stretch_comes_twice() -> None:
+    tokens = repeated_segments(300, 20, d_vocab=10_000, generator=torch.Generator().manual_seed(0))
+    lengths, ends = set(), set()
+    for row in tokens:
+        same = {length: row[length:] == row[:-length] for length in range(4, 11)}
+        length = max(same, key=lambda each: int(same[each].sum()))
+        at = same[length].nonzero()[:, 0]
+        assert len(at) == length  # of 10,000 tokens none comes twice by chance but rarely, and then beside
+        assert torch.equal(at, torch.arange(at[0].item(), at[0].item() + length))
+        lengths.add(length)
+        ends.add(at[-1].item() + length)
+    assert lengths == set(range(4, 11))
+    assert max(ends) == 19  # the last place is used
+    assert tokens.unique().numel() > 3000
+
+
+def test_refuses_stretches_that_do_not_fit() -> None:
+    with pytest.raises(ValueError, match="at least 11 tokens does not come twice in 20: give 1 to 10"):
+        repeated_segments(1, 20, d_vocab=5, shortest=11, generator=torch.Generator())
+
+
+def test_rise_of_a_line_and_of_a_fall() -> None:
+    steps = torch.arange(0, 101, 10.0)
+    assert rise(torch.stack([steps, 3 + 2 * steps])) == pytest.approx((10, 90))
+    assert rise(torch.stack([steps, 7 - steps]), low=0.25, high=0.5) == pytest.approx((25, 50))
+    late = torch.tensor([[0.0, 10, 20, 30], [0, 0, 1, 1]])
+    assert rise(late) == pytest.approx((11, 19))
+    assert all(map(math.isnan, rise(torch.tensor([[0.0, 1], [2, 2]]))))
+
+
+def test_overlap_of_windows() -> None:
+    assert overlap((0, 10), (0, 10)) == 1
+    assert overlap((0, 10), (5, 15)) == pytest.approx(5 / 15)
+    assert overlap((2, 4), (0, 10)) == pytest.approx(2 / 10)
+    assert overlap((0, 1), (2, 3)) == 0
+    generator = torch.Generator().manual_seed(0)
+    begins = torch.rand(20_000, 2, generator=generator) * torch.tensor([80.0, 70.0])
+    drawn = [overlap((a, a + 20), (b, b + 30)) for a, b in begins.tolist()]
+    assert random_overlap((50, 70), (0, 30), 100) == pytest.approx(sum(drawn) / len(drawn), abs=0.01)  # 20,000 draws
+
+
+def test_reduced_experiment_passes() -> None:
+    experiment = experiments.experiment("induction")
+    result = experiments.run("induction", experiment.scale("reduced").config)
+    assert result.passed, list(result.failures())
+    assert not any(check.null_passes for check in result.outcomes[0].checks)
+    assert len(result.figures()) == 4
