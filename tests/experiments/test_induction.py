@@ -5,7 +5,10 @@ import math
 import pytest
 import torch
 
-from cutaway import experiments
+from cutaway import experiments, heads
+from cutaway.experiments import handmade
+from cutaway.experiments.frame import Curves
+from cutaway.experiments.induction import _edges, _find, _lead, _Trained, _undone
 from cutaway.experiments.repeated_segments import repeated_segments
 from cutaway.experiments.rises import overlap, random_overlap, rise
 
@@ -49,6 +52,25 @@ def test_overlap_of_windows() -> None:
     begins = torch.rand(20_000, 2, generator=generator) * torch.tensor([80.0, 70.0])
     drawn = [overlap((a, a + 20), (b, b + 30)) for a, b in begins.tolist()]
     assert random_overlap((50, 70), (0, 30), 100) == pytest.approx(sum(drawn) / len(drawn), abs=0.01)  # 20,000 draws
+
+
+def test_measures_find_the_circuit_that_was_made_by_hand() -> None:
+    made = handmade.induction()
+    roles = {role: tuple(head) for head, role in made.circuit.heads.items()}
+    made_by_hand = _Trained(made.model, Curves(), heads.detect_heads(made.model))
+    found = _find(made_by_hand.scores)
+    assert found.induction == [roles["induction"]]
+    assert found.previous == [roles["previous token"]]
+    assert set(found.others) == {(0, head) for head in range(4)} - {roles["previous token"]}
+
+    undone = _undone(made_by_hand, found)
+    assert undone["induction heads"] > 0.6  # not 1: where nothing comes again, the head that is left guesses, and is wrong
+    assert undone["previous-token head"] > 0.6
+    assert undone["rest of layer 0"] == pytest.approx(0, abs=1e-4)  # distractors write aside; float32
+
+    edges = _edges(made_by_hand)
+    assert _lead(edges, found.previous, found) > 1000
+    assert _lead(edges, found.others, found) < 1e-3
 
 
 def test_reduced_experiment_passes() -> None:

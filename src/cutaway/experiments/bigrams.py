@@ -99,11 +99,11 @@ def run(config: Config, trial: Trial) -> Outcome:
     return Outcome(
         checks=(
             Check(
-                name="KL divergence of W_E W_U from the bigrams counted", unit=" nats", at_most=0.02,
+                name="KL divergence of W_E W_U from the counts, nats a token", at_most=0.02,
                 value=table.kl(learnt), null=table.kl(table.unigram_log_probs), null_of="unigrams",
             ),
             Check(
-                name="rank correlation of W_E W_U with log-probabilities of seen pairs", at_least=0.95,
+                name="rank correlation of W_E W_U with the counts, seen pairs", at_least=0.95,
                 value=_agreement(table, learnt), null=_agreement(table, table.unigram_log_probs), null_of="unigrams",
             ),
         ),

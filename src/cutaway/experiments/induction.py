@@ -134,7 +134,7 @@ def _of_kind(scores: HeadScores, kind: HeadKind, *, layer: int) -> list[tuple[in
 
 def _undone(two: _Trained, found: _Found) -> dict[str, float]:
     """Return which share of what the second copy gains is lost without some heads, each writing its mean instead."""
-    sets = {"induction heads": found.induction, "previous-token head": found.previous, "other first-layer heads": found.others}
+    sets = {"induction heads": found.induction, "previous-token head": found.previous, "rest of layer 0": found.others}
     sets |= {head_label(layer, head): [(layer, head)] for layer in (0, 1) for head in range(two.model.config.n_heads)}
     tokens = two.scores.drawn.tokens
     ablated = ablate_heads(two.model, sets, tokens, how="mean", metric=_second_copy(two.scores.drawn))
@@ -174,7 +174,7 @@ def _ability_checks(two: _Trained, one: _Trained, untrained: HeadScores) -> Iter
         value=prefix["two layers"], null=untrained.scores["induction"].max().item(), null_of="untrained",
     )  # fmt: skip
     yield Check(
-        name="two layers: loss on the second copy", unit=" nats", at_most=1.0,
+        name="two layers: nats a token on the second copy", at_most=1.0,
         value=loss["two layers"], null=loss["one layer"], null_of="one layer",
     )  # fmt: skip
     yield Check(
@@ -182,7 +182,7 @@ def _ability_checks(two: _Trained, one: _Trained, untrained: HeadScores) -> Iter
         value=prefix["one layer"], null=prefix["two layers"], null_of="two layers",
     )  # fmt: skip
     yield Check(
-        name="one layer: loss on the second copy", unit=" nats", at_least=2.5,
+        name="one layer: nats a token on the second copy", at_least=2.5,
         value=loss["one layer"], null=loss["two layers"], null_of="two layers",
     )  # fmt: skip
 
@@ -192,14 +192,14 @@ def _course_checks(curves: Curves, n_steps: int) -> Iterator[Check]:
     prefix, in_context = curves["prefix"], curves["in context"]
     windows = rise(prefix), rise(in_context)
     yield Check(
-        name="overlap of the rises of prefix matching and in-context learning", at_least=0.5,
-        value=overlap(*windows), null=random_overlap(*windows, n_steps), null_of="windows at random",
+        name="prefix matching and in-context score: overlap of their rises", at_least=0.5,
+        value=overlap(*windows), null=random_overlap(*windows, n_steps), null_of="random windows",
     )  # fmt: skip
     shuffled = torch.randperm(in_context.shape[1], generator=torch.Generator().manual_seed(0))
     yield Check(
-        name="correlation of prefix matching with the loss saved in context", at_least=0.8,
+        name="prefix matching and in-context score: correlation", at_least=0.8,
         value=_correlation(prefix[1], -in_context[1]), null=_correlation(prefix[1], -in_context[1, shuffled]),
-        null_of="checkpoints shuffled",
+        null_of="shuffled",
     )  # fmt: skip
 
 
@@ -209,18 +209,18 @@ def _correlation(one: Float[Tensor, " point"], other: Float[Tensor, " point"]) -
 
 def _circuit_checks(undone: Mapping[str, float], edges: PathPatching, found: _Found) -> Iterator[Check]:
     """Yield the checks of who does it: the two kinds of heads, the one through the keys of the other, and nobody else."""
-    others = undone["other first-layer heads"]
+    others = undone["rest of layer 0"]
     for name in ("induction heads", "previous-token head"):
         yield Check(
-            name=f"gain undone without the {name}", at_least=0.6, value=undone[name], null=others, null_of="other first-layer heads"
+            name=f"gain undone without the {name}", at_least=0.6, value=undone[name], null=others, null_of="rest of layer 0"
         )
     yield Check(
-        name="gain undone without the other first-layer heads", at_most=0.5,
+        name="gain undone without the rest of layer 0", at_most=0.5,
         value=others, null=undone["previous-token head"], null_of="previous-token head",
     )  # fmt: skip
     yield Check(
-        name="edge from the previous-token head to induction keys over the next edge", at_least=1.0,
-        value=_lead(edges, found.previous, found), null=_lead(edges, found.others, found), null_of="other first-layer heads",
+        name="previous-token head to induction keys: effect over that of the next edge", at_least=1.0,
+        value=_lead(edges, found.previous, found), null=_lead(edges, found.others, found), null_of="rest of layer 0",
     )  # fmt: skip
 
 
@@ -236,10 +236,9 @@ def _numbers(two: _Trained, one: _Trained, found: _Found, undone: Mapping[str, f
         "prefix matching has risen at step": full,
         "in-context learning begins to rise at step": first_in_context,
         "in-context learning has risen at step": full_in_context,
-        "correlation of changes between checkpoints": _correlation(
-            *(curve[1].diff() for curve in (two.curves["prefix"], -two.curves["in context"]))
+        "one layer: correlation of prefix matching and in-context score": _correlation(
+            one.curves["prefix"][1], -one.curves["in context"][1]
         ),
-        "the same in one layer": _correlation(*(curve[1].diff() for curve in (one.curves["prefix"], -one.curves["in context"]))),
         **{f"gain undone without {name}": share for name, share in undone.items() if name.startswith("L")},
     }
 
@@ -282,7 +281,7 @@ def draw(outcome: Outcome) -> Mapping[str, Figure]:
         },
     }
     n_heads = len(arrays["edges"])
-    groups = ["induction heads", "previous-token head", "other first-layer heads"]
+    groups = ["induction heads", "previous-token head", "rest of layer 0"]
     labels = [*groups, *(head_label(layer, head) for layer in (0, 1) for head in range(n_heads))]
     kinds = ("previous token", "induction")
     return {
