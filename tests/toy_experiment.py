@@ -7,8 +7,10 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
+from cutaway import LanguageModel, ModelConfig, Transformer
 from cutaway.experiments.frame import Check, Experiment, Outcome, Recipe, Scale, Trial
 from cutaway.plots import lines
+from cutaway.tokenizers import WordTokenizer
 
 __all__ = ["Config", "Scalar", "TRAINED", "TOY"]
 
@@ -51,7 +53,13 @@ def run(config: Config, trial: Trial) -> Outcome:
         checks=(Check(name="distance", value=value, at_most=config.bound, null=start, null_of="untrained"),),
         numbers={"start": start},
         arrays={"loss": curves["loss"]},
+        models={"toy-model": language_model(trial)},
     )
+
+
+def language_model(trial: Trial) -> LanguageModel:
+    shape = ModelConfig(d_vocab=3, n_ctx=8, n_layers=1, n_heads=1, d_model=4)
+    return LanguageModel(Transformer(shape, generator=trial.generator("transformer")), WordTokenizer(["a", "b", "c"]))
 
 
 def draw(outcome: Outcome) -> Mapping[str, Figure]:

@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 import toy_experiment as toy
+from cutaway.assets import shipped
 from cutaway.cli.main import main
 from cutaway.experiments import registry
+from cutaway.experiments.frame import ship
 
 
 @pytest.fixture(autouse=True)
@@ -91,3 +93,20 @@ def test_an_unknown_name_shows_the_nearest(capsys: pytest.CaptureFixture[str], m
     monkeypatch.setattr("cutaway.experiments.experiment", registry.experiment)
     assert main(["reproduce", "tyo"]) == 2
     assert "there is no experiment 'tyo'; did you mean" in capsys.readouterr().err
+
+
+def test_shipped_models_are_trained_again(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert main(["reproduce", "toy"]) == 0
+    monkeypatch.setattr(shipped, "SHIPPED", tmp_path / "package")
+    ship(tmp_path / "runs/experiments/toy", 0, "toy-model", tmp_path / "package", about="nothing")
+    shipped.shipped_models.cache_clear()
+    capsys.readouterr()
+    try:
+        assert main(["reproduce", "--verify-shipped"]) == 0
+        assert "bit for bit the shipped weights" in " ".join(capsys.readouterr().out.split())
+        assert main(["reproduce", "--verify-shipped", "toy-modle"]) == 2
+        assert "no model 'toy-modle' comes with cutaway; did you mean 'toy-model'" in capsys.readouterr().err
+    finally:
+        shipped.shipped_models.cache_clear()

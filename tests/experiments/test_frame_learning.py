@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from cutaway.experiments.frame import Curves, Recipe, learn
+from cutaway.experiments.frame import Curves, Recipe, Trial, learn
 from cutaway.training import TrainingError
 
 
@@ -48,6 +48,20 @@ def test_watches_before_between_and_after() -> None:
     assert values[0] == 2.0
     assert curves["loss"].shape == (2, 10)
     assert curves["loss"][1, 0] == 13.0
+
+
+def test_weights_are_kept_where_asked(tmp_path) -> None:
+    trial, recipe = Trial(seed=0, folder=tmp_path), Recipe(n_steps=4, learning_rate=0.1)
+    point = Point()
+    curves = trial.learn("point", point, lambda _: (point.x**2).sum(), recipe, keep=(0, 3, 4))
+    assert list(curves.kept) == [0, 3, 4]
+    assert curves.kept[0]["x"].tolist() == [2.0, -3.0]
+    torch.testing.assert_close(curves.kept[4]["x"], point.x.detach(), rtol=0, atol=0)
+    assert curves.kept[3]["x"][0] > curves.kept[4]["x"][0]
+    again = trial.learn("point", Point(), lambda _: torch.tensor(0.0), recipe)
+    assert again.points == curves.points
+    assert list(again.kept) == [0, 3, 4]
+    torch.testing.assert_close(again.kept[3], curves.kept[3], rtol=0, atol=0)
 
 
 def test_gradients_may_be_adjusted() -> None:

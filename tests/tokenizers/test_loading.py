@@ -31,7 +31,7 @@ def test_a_file_that_is_not_there(tmp_path: Path):
         ("not json", "is not JSON"),
         ("[1]", r"holds \[1\]; expected a JSON object"),
         ('{"model": {"type": "BPE"}}', "of kind None; expected a tokenizer saved by cutaway"),
-        ('{"kind": "word"}', "of kind 'word'; expected .* char, bpe, byte_pair"),
+        ('{"kind": "sound"}', "of kind 'sound'; expected .* char, word, bpe, byte_pair"),
         ('{"kind": ["char"]}', "of kind"),
         ('{"kind": "char"}', "is no whole char tokenizer .*'characters'"),
         ('{"kind": "bpe", "merges": [3], "special_tokens": []}', "is no whole bpe tokenizer"),

@@ -27,6 +27,7 @@ class ClaimFailedError(RuntimeError):
     """A check failed."""
 
 
+@excludes("verify_shipped", "list", "all_fast", "out", "seed", "seeds", "scale", why="a model's card says how it was trained")
 @excludes("list", "names", "all_fast", "out", "seed", "seeds", why="it shows what there is and runs nothing")
 @excludes("all_fast", "names", "out", why="each of the fast experiments has a folder of its own")
 def reproduce(
@@ -38,6 +39,7 @@ def reproduce(
     seeds: str = "1",
     all_fast: bool = False,
     list: bool = False,
+    verify_shipped: bool = False,
     out: Path | None = None,
     json: bool = False,
 ) -> None:
@@ -54,6 +56,7 @@ def reproduce(
         seeds: how many seeds, as 3, or which, as 0,4,7
         all_fast: every experiment that takes at most a minute a seed
         list: show what there is, and what was found here
+        verify_shipped: train a model that comes with cutaway again, by its name, and compare; all of them unless named
         out: the folder; runs/experiments/NAME unless given
         json: print JSON
 
@@ -71,6 +74,8 @@ def reproduce(
     from cutaway import experiments
     from cutaway.experiments.frame import parse_seeds
 
+    if verify_shipped:
+        return _verify_shipped(names, as_json=json)
     if list or not (names or all_fast):
         return _show_list(as_json=json)
     if out is not None and len(names) > 1:
@@ -147,6 +152,31 @@ def _judge(results: Sequence[Reproduction]) -> None:
     failures = [f"{each.experiment.id}: {failure}" for each in results for failure in each.failures()]
     if failures:
         raise ClaimFailedError("\n".join(failures))
+
+
+def _verify_shipped(names: Sequence[str], *, as_json: bool) -> None:
+    """Train shipped models again in a folder of their own each, and compare; raises ClaimFailedError where one is not the same."""
+    from cutaway.assets.shipped import shipped_card, shipped_models
+    from cutaway.experiments import experiment
+    from cutaway.experiments.frame import verify_shipped
+    from cutaway.runs import runs_root
+    from cutaway.runtime import did_you_mean
+
+    known = shipped_models()
+    for name in names:
+        if name not in known:
+            raise UsageError(f"no model {name!r} comes with cutaway; {did_you_mean(name, known)}there are {', '.join(known)}")
+    results = []
+    for name in names or known:
+        folder = runs_root() / "experiments" / f"{name}-retrained"
+        with _keeping(folder), step_progress() as report:
+            results.append(verify_shipped(name, experiment(shipped_card(name)["experiment"]), folder, report=report))
+        if not as_json:
+            results[-1].show(stdout_console())
+    if as_json:
+        print_json([each.record() for each in results])
+    if failed := [each.summary() for each in results if not each.passed]:
+        raise ClaimFailedError("\n".join(failed))
 
 
 def _show_verdicts(results: Sequence[Reproduction]) -> None:

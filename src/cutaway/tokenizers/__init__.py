@@ -1,4 +1,4 @@
-"""Tokenizers: text to ids and back, by characters, by byte pairs from scratch, and by byte pairs at full speed."""
+"""Tokenizers: text to ids and back, by characters, by words, by byte pairs from scratch, and by byte pairs at full speed."""
 
 from cutaway.tokenizers.absent import NoTokenizer
 from cutaway.tokenizers.base import END_OF_TEXT, StreamDecoder, Tokenizer, tokenizer_hash
@@ -11,10 +11,12 @@ from cutaway.tokenizers.hugging_face import read_tokenizer_folder, write_tokeniz
 from cutaway.tokenizers.loading import load_tokenizer
 from cutaway.tokenizers.pairs import PairIndex, merge
 from cutaway.tokenizers.splits import LLAMA3_PATTERN, QWEN2_PATTERN, SMOLLM_PATTERN
+from cutaway.tokenizers.word import WordTokenizer
 
 __all__ = [
     "Tokenizer",
     "CharTokenizer",
+    "WordTokenizer",
     "BPETokenizer",
     "BytePairTokenizer",
     "NoTokenizer",

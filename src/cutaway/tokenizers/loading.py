@@ -11,11 +11,14 @@ from cutaway.tokenizers.base import Tokenizer
 from cutaway.tokenizers.bpe import BPETokenizer
 from cutaway.tokenizers.byte_pair import BytePairTokenizer
 from cutaway.tokenizers.char import CharTokenizer
+from cutaway.tokenizers.word import WordTokenizer
 from cutaway.values import read_object
 
 __all__ = ["load_tokenizer"]
 
-_KINDS: dict[str, type[Tokenizer]] = {each.kind: each for each in (CharTokenizer, BPETokenizer, BytePairTokenizer, NoTokenizer)}
+_KINDS: dict[str, type[Tokenizer]] = {
+    each.kind: each for each in (CharTokenizer, WordTokenizer, BPETokenizer, BytePairTokenizer, NoTokenizer)
+}
 
 
 _NAMED = {"gpt2": BytePairTokenizer.gpt2, "cl100k": BytePairTokenizer.cl100k}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cutaway.assets import CATALOGUE, Asset
+from cutaway.assets.shipped import shipped_models
 from cutaway.assets.sources import Report
 from cutaway.config import ModelConfig
 from cutaway.runs import Checkpoint, Run, list_runs, runs_root
@@ -41,7 +42,7 @@ def open_model(source: str | Path, *, config: ModelConfig | None = None, report:
 
 
 def resolve(source: str | Path) -> Run | Checkpoint | Asset | Path:
-    """Say what a source is: what lies at a path, else the run of this name, else the model of the catalogue.
+    """Say what a source is: what lies at a path, else the run of this name, else a model of the package or of the catalogue.
 
     A path that comes back is of a Hugging Face folder or of a file, whose format is told when it is opened. Raises FileNotFoundError
     where there is no such thing, ValueError for a folder that is no model.
@@ -52,13 +53,16 @@ def resolve(source: str | Path) -> Run | Checkpoint | Asset | Path:
         if path.exists():
             is_of_folder = path.name == "model.safetensors" and (path.parent / "config.json").is_file()
             return _resolve_folder(path.parent) if is_of_folder else path
-    models = {asset.name: asset for asset in CATALOGUE.values() if asset.kind == "model"}
+    shipped, models = shipped_models(), {asset.name: asset for asset in CATALOGUE.values() if asset.kind == "model"}
+    if str(source) in shipped:
+        return Checkpoint.at(shipped[str(source)])
     if str(source) in models:
         return models[str(source)]
     runs = [run.name for run in list_runs()]
-    meant = did_you_mean(str(source), [*models, *runs])
+    meant = did_you_mean(str(source), [*shipped, *models, *runs])
     raise FileNotFoundError(
-        f"there is no file or folder {source}, and no run or model of that name; {meant}the models are {', '.join(models)}, the "
+        f"there is no file or folder {source}, and no run or model of that name; {meant}the models are "
+        f"{', '.join([*shipped, *models])}, the "
         f"runs {', '.join(runs[-5:]) or 'none yet'}"
     )
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from cutaway.experiments.frame.check import Check
 from cutaway.experiments.frame.trial import Trial
+from cutaway.language_model import LanguageModel
 from cutaway.values import look_up
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ class Outcome:
     """What else is worth knowing, by its name in a table."""
     arrays: Mapping[str, Tensor] = field(default_factory=dict)
     """What figures are drawn of: matrices, and curves as rows of steps and values."""
+    models: Mapping[str, LanguageModel] = field(default_factory=dict)
+    """What was trained, under the names by which `cutaway.load` is to know it: each is kept as a folder that it opens."""
 
     @property
     def passed(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -39,9 +39,11 @@ class Recipe:
 
 @dataclass
 class Curves:
-    """Numbers over steps, by name."""
+    """What was seen of a training: numbers over steps, by name, and the weights at some steps."""
 
     points: dict[str, tuple[list[int], list[float]]] = field(default_factory=dict)
+    kept: dict[int, dict[str, Tensor]] = field(default_factory=dict)
+    """The weights by name after so many steps, of the steps that were asked for."""
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
         """Note the values of a step."""
@@ -63,13 +65,14 @@ def learn(
     adjust: Callable[[], None] = lambda: None,
     watch: Callable[[int], Mapping[str, float]] = lambda _: {},
     watch_every: int = 100,
+    keep: Container[int] = (),
     report: Callable[[int, int, str], None] = lambda *_: None,
 ) -> Curves:
     """Move a module's weights `recipe.n_steps` times against the loss that a function of the step returns; give the curves.
 
     The loss of every step is a curve; `watch`, a function of the number of steps done, gives more, before the first step, every
-    `watch_every` and after the last. `adjust` may change gradients before they are used. `report` hears how many of how many steps are
-    done. Raises TrainingError when the loss is no longer finite.
+    `watch_every` and after the last. The weights are kept after so many steps as `keep` holds. `adjust` may change gradients before
+    they are used. `report` hears how many of how many steps are done. Raises TrainingError when the loss is no longer finite.
     """
     weights = [weight for weight in module.parameters() if weight.requires_grad]
     settings = {"lr": recipe.learning_rate, "betas": (recipe.beta1, recipe.beta2), "weight_decay": recipe.weight_decay}
@@ -78,6 +81,8 @@ def learn(
     for step in range(recipe.n_steps):
         if step % watch_every == 0:
             curves.add(step, _watched(watch, step))
+        if step in keep:
+            curves.kept[step] = _copied(module)
         for group in optimizer.param_groups:
             group["lr"] = recipe.rate(step)
         value = loss(step)
@@ -92,7 +97,13 @@ def learn(
         curves.add(step, {"loss": number})
         report(step + 1, recipe.n_steps, f"loss {number:.4g}")
     curves.add(recipe.n_steps, _watched(watch, recipe.n_steps))
+    if recipe.n_steps in keep:
+        curves.kept[recipe.n_steps] = _copied(module)
     return curves
+
+
+def _copied(module: nn.Module) -> dict[str, Tensor]:
+    return {name: weight.detach().clone() for name, weight in module.named_parameters()}
 
 
 def _watched(watch: Callable[[int], Mapping[str, float]], step: int) -> Mapping[str, float]:

@@ -15,11 +15,12 @@ from safetensors.torch import load_file
 
 from cutaway.experiments.frame.check import Check
 from cutaway.experiments.frame.experiment import Outcome
-from cutaway.runtime import atomic_path, atomic_write, describe_device, pick_device
+from cutaway.language_model import LanguageModel
+from cutaway.runtime import atomic_path, atomic_write, describe_device, pick_device, remove_path
 from cutaway.values import read_object, shortened
-from cutaway.weights import save_tensors
+from cutaway.weights import save_model, save_tensors
 
-__all__ = ["Finished", "Folder", "made_here"]
+__all__ = ["Finished", "Folder", "made_here", "save_language_model"]
 
 _MARK = "experiment.json"
 
@@ -84,16 +85,28 @@ class Folder:
         if outcome.arrays:
             with atomic_path(folder / "arrays.safetensors") as temporary:
                 save_tensors({name: array.detach().contiguous() for name, array in outcome.arrays.items()}, temporary)
+        for name, lm in outcome.models.items():
+            save_language_model(lm, folder / name)
         values = {
             "seed": seed,
             "passed": outcome.passed,
             "checks": [check.to_dict() for check in outcome.checks],
             "numbers": dict(outcome.numbers),
             "arrays": sorted(outcome.arrays),
+            "models": sorted(outcome.models),
             "time_s": finished.time_s,
             "made_with": dict(finished.made_with),
         }
         atomic_write(folder / "result.json", json.dumps(values, indent=2))
+
+
+def save_language_model(lm: LanguageModel, folder: Path) -> None:
+    """Write a model and its tokenizer as a folder that `cutaway.load` opens, whole or not at all."""
+    remove_path(folder)  # of a seed that was stopped here before
+    with atomic_path(folder) as temporary:
+        temporary.mkdir()
+        save_model(lm.model, temporary)
+        lm.tokenizer.save(temporary / "tokenizer.json")
 
 
 def made_here() -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,8 +18,7 @@ from cutaway.weights import save_tensors
 
 __all__ = ["Trial"]
 
-_CURVE = "curve."  # where names of curves begin; those of weights begin with
-_WEIGHT = "weight."
+_WEIGHT, _CURVE, _KEPT = "weight.", "curve.", "kept."  # how the names of a file's tensors begin
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +48,7 @@ class Trial:
         adjust: Callable[[], None] = lambda: None,
         watch: Callable[[int], Mapping[str, float]] = lambda _: {},
         watch_every: int = 100,
+        keep: Container[int] = (),
     ) -> Curves:
         """Train a module in place, as `learning.learn` does, or take over the weights that were learnt under this name before."""
         file = None if self.folder is None else self.folder / f"{name.replace(' ', '-')}.safetensors"
@@ -58,7 +58,7 @@ class Trial:
         def report(n_done: int, n_steps: int, said: str) -> None:
             self.report(n_done, n_steps, f"{name}: {said}")
 
-        curves = learn(module, loss, recipe, adjust=adjust, watch=watch, watch_every=watch_every, report=report)
+        curves = learn(module, loss, recipe, adjust=adjust, watch=watch, watch_every=watch_every, keep=keep, report=report)
         if file is not None:
             _write(file, module, curves)
         return curves
@@ -67,6 +67,7 @@ class Trial:
 def _write(file: Path, module: nn.Module, curves: Curves) -> None:
     tensors = {_WEIGHT + name: value.detach().contiguous() for name, value in module.named_parameters()}
     tensors |= {_CURVE + name: curves[name] for name in curves.points}
+    tensors |= {f"{_KEPT}{step}.{name}": value for step, weights in curves.kept.items() for name, value in weights.items()}
     with atomic_path(file) as temporary:
         save_tensors(tensors, temporary)
 
@@ -74,11 +75,21 @@ def _write(file: Path, module: nn.Module, curves: Curves) -> None:
 def _read(file: Path, module: nn.Module) -> Curves:
     """Give a module the weights in a file; raises ValueError where they are another module's."""
     tensors = load_file(file)
-    weights = dict(module.named_parameters())
-    kept = {name.removeprefix(_WEIGHT): value for name, value in tensors.items() if name.startswith(_WEIGHT)}
+    weights, kept = dict(module.named_parameters()), _beginning(tensors, _WEIGHT)
     if {name: value.shape for name, value in kept.items()} != {name: value.shape for name, value in weights.items()}:
         raise ValueError(f"{file} holds the weights of another model: remove it, and its trial trains again")
     for name, value in kept.items():
         weights[name].data.copy_(value)
-    found = {name.removeprefix(_CURVE): value for name, value in tensors.items() if name.startswith(_CURVE)}
-    return Curves({name: (steps.long().tolist(), values.tolist()) for name, (steps, values) in found.items()})
+    curves = Curves()
+    for name, (steps, values) in _beginning(tensors, _CURVE).items():
+        curves.points[name] = (steps.long().tolist(), values.tolist())
+    for full_name, value in _beginning(tensors, _KEPT).items():
+        step, _, name = full_name.partition(".")
+        curves.kept.setdefault(int(step), {})[name] = value
+    curves.kept = dict(sorted(curves.kept.items()))
+    return curves
+
+
+def _beginning(tensors: Mapping[str, Tensor], start: str) -> dict[str, Tensor]:
+    """Return the tensors whose names begin so, without the beginning."""
+    return {name.removeprefix(start): value for name, value in tensors.items() if name.startswith(start)}

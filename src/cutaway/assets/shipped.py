@@ -1,0 +1,26 @@
+"""Small models that come with the package: each a folder with its weights, its tokenizer, and a card that says how it was made."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from cutaway.values import read_object
+
+__all__ = ["SHIPPED", "shipped_card", "shipped_models"]
+
+SHIPPED = Path(str(files("cutaway.assets") / "shipped_models"))
+"""Where they lie."""
+
+
+@cache
+def shipped_models() -> dict[str, Path]:
+    """Return the folder of each by its name, in the order of the names."""
+    return {card.parent.name: card.parent for card in sorted(SHIPPED.glob("*/card.json"))}
+
+
+def shipped_card(name: str) -> dict[str, Any]:
+    """Return how a model that comes with the package was made: experiment, command, seed, settings, metrics, hash of its weights."""
+    return read_object(shipped_models()[name] / "card.json")

@@ -1,0 +1,138 @@
+"""Models that come with the package: made from a finished reproduction, and held against one made anew."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from cutaway.assets.shipped import shipped_card, shipped_models
+from cutaway.experiments.frame.experiment import Experiment
+from cutaway.experiments.frame.reproducing import reproduce
+from cutaway.interp.result import Result
+from cutaway.report import filled_table, format_number
+from cutaway.runtime import atomic_path, file_sha256
+from cutaway.values import read_object
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from matplotlib.figure import Figure
+    from rich.console import RenderableType
+
+__all__ = ["ShippedCheck", "ship", "verify_shipped"]
+
+_TOLERANCE = 0.1
+"""How far, relative to it, a metric may move on another machine: sums add up in another order, and training goes its own way."""
+
+
+def ship(folder: Path, seed: int, name: str, destination: Path, *, about: str) -> Path:
+    """Copy a model out of a finished reproduction's folder to `destination`/`name` with its card, and return where it is.
+
+    Raises ValueError for a seed that did not pass or did not train a model of this name.
+    """
+    mark, record = read_object(folder / "experiment.json"), read_object(folder / f"seed-{seed}" / "result.json")
+    if not record["passed"] or name not in record["models"]:
+        what = "trained no such model" if record["passed"] else "did not pass"
+        raise ValueError(f"{folder} cannot give {name}: its seed {seed} {what}")
+    with atomic_path(destination / name) as temporary:
+        shutil.copytree(folder / f"seed-{seed}" / name, temporary)
+        card = {
+            "name": name,
+            "about": about,
+            "experiment": mark["experiment"],
+            "command": f"cutaway reproduce {mark['experiment']} --seed {seed}",
+            "seed": seed,
+            "settings": mark["settings"],
+            "metrics": {check["name"]: check["value"] for check in record["checks"]},
+            "made_with": record["made_with"],
+            "sha256": file_sha256(temporary / "model.safetensors"),
+        }
+        (temporary / "card.json").write_text(json.dumps(card, indent=2) + "\n")
+    return destination / name
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShippedCheck(Result):
+    """A shipped model's metrics beside those of one that was trained anew."""
+
+    title: ClassVar[str] = "A shipped model, trained again"
+    source: ClassVar[str] = "its card"
+
+    name: str
+    shipped: Mapping[str, float]
+    retrained: Mapping[str, float]
+    has_passed: bool
+    """Whether the new one's checks passed."""
+    is_same: bool
+    """Whether the weights are the same to the last bit."""
+
+    @property
+    def differing(self) -> list[str]:
+        """The metrics that are further apart than training on another machine explains."""
+        return [name for name, value in self.shipped.items() if not self._is_close(value, self.retrained.get(name))]
+
+    @property
+    def passed(self) -> bool:
+        """Whether the new one passed its checks and every metric is near the card's."""
+        return self.has_passed and not self.differing
+
+    def _is_close(self, shipped: float, retrained: float | None) -> bool:
+        return retrained is not None and abs(shipped - retrained) <= _TOLERANCE * max(abs(shipped), abs(retrained))
+
+    def summary(self) -> str:
+        """Return how they compare."""
+        weights = "bit for bit the shipped weights" if self.is_same else "other weights than the shipped ones"
+        apart = f"{len(self.differing)} of {len(self.shipped)} metrics are more than {_TOLERANCE:.0%} apart"
+        checks = "its checks passed" if self.has_passed else "its checks FAILED"
+        return f"{self.name}, trained again by the command on its card, has {weights}; {checks}; {apart}."
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return both models' metrics."""
+        metrics = {name: {"shipped": value, "retrained": self.retrained.get(name)} for name, value in self.shipped.items()}
+        return {"name": self.name, "passed": self.passed, "is_same": self.is_same, "metrics": metrics}
+
+    def figures(self) -> Sequence[Figure]:
+        """Return none: it is a table."""
+        return []
+
+    def views(self) -> Sequence[RenderableType]:
+        """Return the table."""
+        header, rows = self.table()
+        return [filled_table(header, rows, right=header[1:3])]
+
+    def table(self) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
+        """Return each metric of both."""
+        rows = []
+        for name, value in self.shipped.items():
+            new = self.retrained.get(name)
+            rows.append(
+                [name, format_number(value), "-" if new is None else format_number(new), "apart" if name in self.differing else ""]
+            )
+        return ["metric", "shipped", "retrained", ""], rows
+
+
+def verify_shipped(
+    name: str, experiment: Experiment[Any], folder: Path, *, report: Callable[[int, int, str], None] = lambda *_: None
+) -> ShippedCheck:
+    """Train a shipped model again in `folder`, by the settings and the seed on its card, and compare.
+
+    Raises ValueError where the experiment's settings are no longer those of the card.
+    """
+    card = shipped_card(name)
+    config = experiment.scale("small").config
+    if experiment.settings(config) != card["settings"]:
+        raise ValueError(f"{name} was trained at other settings than {experiment.id} has now: ship it anew")
+    result = reproduce(experiment, seeds=(card["seed"],), folder=folder, report=report)
+    outcome = result.outcomes[card["seed"]]
+    weights = folder / f"seed-{card['seed']}" / name / "model.safetensors"
+    return ShippedCheck(
+        name=name,
+        shipped=card["metrics"],
+        retrained={check.name: check.value for check in outcome.checks},
+        has_passed=outcome.passed,
+        is_same=file_sha256(weights) == file_sha256(shipped_models()[name] / "model.safetensors"),
+    )
