@@ -39,3 +39,5 @@ def test_reduced_experiment_passes() -> None:
     assert result.passed, list(result.failures())
     assert not any(check.null_passes for check in result.outcomes[0].checks)
     assert len(result.figures()) == 3
+    lm = result.outcomes[0].models["bigrams-0l"]
+    assert "".join(lm.generate(" sel", max_new_tokens=1, temperature=0))[-1] == "f"

@@ -79,3 +79,6 @@ def test_reduced_experiment_passes() -> None:
     assert result.passed, list(result.failures())
     assert not any(check.null_passes for check in result.outcomes[0].checks)
     assert len(result.figures()) == 4
+    lm = result.outcomes[0].models["induction-2l"]
+    text = "kibjdFaHgcme"
+    assert lm.generate(text + text[0], max_new_tokens=4, temperature=0)[-4:] == text[1:5]

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from cutaway import ModelConfig, Transformer
+from cutaway import LanguageModel, ModelConfig, Transformer
 from cutaway.data import read_corpus
 from cutaway.experiments.frame import Check, Experiment, Outcome, Recipe, Scale, Trial
 from cutaway.interp.factored import W_E, W_U
@@ -121,6 +121,7 @@ def run(config: Config, trial: Trial) -> Outcome:
             "counts": table.counts,
             "code points": torch.tensor([ord(character) for character in tokenizer.characters]),
         },
+        models={"bigrams-0l": LanguageModel(model, tokenizer)},
     )  # fmt: skip
 
 

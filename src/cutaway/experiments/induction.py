@@ -10,8 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cutaway import ModelConfig, Transformer, heads, metrics, run_with_cache
+from cutaway import LanguageModel, ModelConfig, Transformer, heads, metrics, run_with_cache
 from cutaway.experiments.frame import Check, Curves, Experiment, Outcome, Recipe, Scale, Trial
+from cutaway.experiments.letters import letters
 from cutaway.experiments.repeated_segments import repeated_segments
 from cutaway.experiments.rises import overlap, random_overlap, rise
 from cutaway.interp.ablation import ablate_heads
@@ -77,6 +78,10 @@ def run(config: Config, trial: Trial) -> Outcome:
         ),
         numbers=_numbers(two, one, found, undone),
         arrays=_arrays(two, one, found, undone, edges),
+        models={
+            name: LanguageModel(each.model, letters(config.d_vocab))
+            for name, each in (("induction-2l", two), ("induction-1l", one))
+        },
     )
 
 

@@ -12,8 +12,9 @@ from einops import einsum
 from jaxtyping import Complex, Float
 from torch import Tensor
 
-from cutaway import ModelConfig, Transformer, edits, run_with_edits
+from cutaway import LanguageModel, ModelConfig, Transformer, edits, run_with_edits
 from cutaway.experiments.frame import Check, Curves, Experiment, Outcome, Recipe, Scale, Trial
+from cutaway.experiments.letters import letters
 from cutaway.experiments.planted_trigrams import PlantedTexts, PlantedTrigrams
 from cutaway.interp.attention import head_label
 from cutaway.interp.factored import copying_scores, full_ov, full_qk
@@ -63,6 +64,7 @@ def run(config: Config, trial: Trial) -> Outcome:
         ),
         numbers=_numbers("moving", moving) | _numbers("copying", copying),
         arrays=_arrays("moving", moving) | _arrays("copying", copying),
+        models={"skip-trigrams-1l": LanguageModel(moving.model, letters(config.d_vocab))},
     )  # fmt: skip
 
 
