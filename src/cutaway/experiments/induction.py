@@ -259,7 +259,7 @@ def _arrays(
         **{f"two {name}": two.curves[name] for name in two.curves.points},
         **{f"one {name}": one.curves[name] for name in one.curves.points},
         "heads": torch.tensor(pair),
-        "tokens": shown.tokens[0],
+        "code points": torch.tensor([ord(letter) for letter in letters(two.model.config.d_vocab).decode(shown.tokens[0].tolist())]),
         "patterns": torch.stack([cache["pattern", layer][0, head] for layer, head in pair]),
         "undone": torch.tensor(list(undone.values())),
         "edges": edges.effects,
@@ -290,11 +290,11 @@ def draw(outcome: Outcome) -> Mapping[str, Figure]:
     labels = [*groups, *(head_label(layer, head) for layer in (0, 1) for head in range(n_heads))]
     kinds = ("previous token", "induction")
     return {
-        "Phase change": line_panels(panels, title="Two layers learn induction at once, one layer does not", x_label="step"),
+        "Phase change": line_panels(panels, title="Two layers learn induction all at once, one layer never", x_label="step"),
         "Attention": attention(
-            arrays["patterns"].numpy(), tokens=[str(token) for token in arrays["tokens"].tolist()],
+            arrays["patterns"].numpy(), tokens=[chr(point) for point in arrays["code points"].tolist()],
             titles=[f"{head_label(*head)}, {kind}" for head, kind in zip(arrays["heads"].tolist(), kinds, strict=True)],
-            title="Twelve tokens, twice",
+            title="Twelve random tokens, twice",
         ),
         "Ablations": bars(
             arrays["undone"].numpy(), labels=labels, title="Without these heads", label="share of the gain undone"
