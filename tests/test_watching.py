@@ -22,7 +22,7 @@ from cutaway.training.setup import Materials
 from cutaway.watching.families import FAMILIES
 from cutaway.watching.observers import WATCHABLE, read_text
 from cutaway.watching.record import WatchedFamily, read_watched
-from cutaway.watching.rises import find_rise
+from cutaway.watching.rises import find_rise, random_overlap
 from cutaway.watching.run import resume, train
 from run_directories import make_watched_run
 from tiny_training import learned, tiny_config, write_text
@@ -331,11 +331,15 @@ def test_noise_at_the_ends_does_not_widen_the_window():
     assert (found.first, found.half, found.last) == pytest.approx((310, 350, 390))
 
 
-def test_windows_overlap_as_far_as_the_shorter_one_lies_in_the_longer():
-    wide, narrow = find_rise([0, 100], [0, 1]), find_rise([0, 60, 110], [0, 0, 1])
-    assert wide.overlap(narrow) == narrow.overlap(wide) == pytest.approx((90 - 65) / 40)
+def test_windows_overlap_for_as_long_as_both_rise_of_the_time_that_either_does():
+    wide, narrow = find_rise([0, 100], [0, 1]), find_rise([0, 60, 110], [0, 0, 1])  # 10 to 90, 65 to 105
+    assert wide.overlap(narrow) == narrow.overlap(wide) == pytest.approx((90 - 65) / (105 - 10))
     assert wide.overlap(find_rise([200, 300], [0, 1])) == 0
     assert wide.overlap(wide) == 1
+    begins = torch.rand(20_000, 2, generator=torch.Generator().manual_seed(0)) * torch.tensor([120.0, 160.0])
+    shared = (torch.minimum(begins[:, 0] + 80, begins[:, 1] + 40) - begins.max(1).values).clamp(min=0)
+    either = torch.maximum(begins[:, 0] + 80, begins[:, 1] + 40) - begins.min(1).values
+    assert random_overlap(wide, narrow, 200) == pytest.approx((shared / either).mean().item(), abs=0.01)  # of 20,000 draws
 
 
 @pytest.fixture

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 __all__ = ["NAMES", "experiment", "run"]
 
 NAMES: tuple[str, ...] = (
+    "bigrams",
+    "skip-trigrams",
+    "induction",
     "superposition-geometry",
     "grokking",
     "grokking-without-decay",

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-__all__ = ["Rise", "find_rise"]
+__all__ = ["Rise", "find_rise", "random_overlap"]
 
 _FIRST, _HALF, _LAST = 0.1, 0.5, 0.9
+_N_PLACES = 200  # at which a window is put by chance
 
 
 @dataclass(frozen=True)
@@ -24,12 +25,8 @@ class Rise:
     last: float
 
     def overlap(self, other: Rise) -> float:
-        """Return how much of the shorter of two rises, from a tenth to nine tenths, lies within the longer one, from 0 to 1."""
-        shared = min(self.last, other.last) - max(self.first, other.first)
-        shorter = min(self.last - self.first, other.last - other.first)
-        if shorter <= 0:
-            return float(shared >= 0)
-        return max(shared, 0.0) / shorter
+        """Return for how much of the steps in which either rises, from a tenth to nine tenths, both do: 1 for one window, 0 for two."""
+        return _overlap((self.first, self.last), (other.first, other.last))
 
     def said(self, digits: int = 2) -> str:
         """Return it in words: `rose from 0.05 to 0.81 between steps 600 and 1,000`."""
@@ -68,6 +65,21 @@ def find_rise(steps: Sequence[float], values: Sequence[float]) -> Rise | None:
         half=half,
         last=min(step for step in crossings[2] if step >= half),
     )
+
+
+def random_overlap(first: Rise, second: Rise, n_steps: int) -> float:
+    """Return how much rises as long as these overlap that begin anywhere in a training of `n_steps`, independently: the mean."""
+    windows = []
+    for length in (first.last - first.first, second.last - second.first):
+        begins = ((place + 0.5) / _N_PLACES * (n_steps - length) for place in range(_N_PLACES))
+        windows.append([(begin, begin + length) for begin in begins])
+    return sum(_overlap(one, other) for one in windows[0] for other in windows[1]) / _N_PLACES**2
+
+
+def _overlap(first: tuple[float, float], second: tuple[float, float]) -> float:
+    shared = min(first[1], second[1]) - max(first[0], second[0])
+    either = max(first[1], second[1]) - min(first[0], second[0])
+    return max(0.0, shared) / either if either > 0 else 1.0
 
 
 def _crossings(way: Sequence[tuple[float, float]], share: float) -> list[float]:

@@ -1,0 +1,229 @@
+"""Skip-trigrams: one layer of attention learns A ... B -> C, and its weights say which it has learnt."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from einops import einsum
+from jaxtyping import Complex, Float
+from torch import Tensor
+
+from cutaway import LanguageModel, ModelConfig, Transformer, edits, run_with_edits
+from cutaway.experiments.frame import Check, Curves, Experiment, Outcome, Recipe, Scale, Trial
+from cutaway.experiments.letters import letters
+from cutaway.experiments.planted_trigrams import PlantedTexts, PlantedTrigrams
+from cutaway.interp.attention import head_label
+from cutaway.interp.factored import copying_scores, full_ov, full_qk
+from cutaway.training.step import next_token_loss
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["EXPERIMENT", "Config", "run", "draw"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """What is planted, and the model that finds it."""
+
+    d_vocab: int = 64
+    n_destinations: int = 8
+    n_ctx: int = 24
+    p_target: float = 0.9
+    d_model: int = 64
+    n_heads: int = 4
+    n_steps: int = 1000
+    batch_size: int = 128
+    n_judged: int = 2048
+    """On how many texts a model's loss is measured."""
+
+
+class _Trained(NamedTuple):
+    planted: PlantedTrigrams
+    judged: PlantedTexts
+    model: Transformer
+    curves: Curves
+
+
+def run(config: Config, trial: Trial) -> Outcome:
+    """Train a model on planted skip-trigrams, and one on such that copy their source; read both off the weights."""
+    moving, copying = (_train(config, trial, is_copying=is_copying) for is_copying in (False, True))
+    untrained = _model(config, trial)
+    return Outcome(
+        checks=(
+            *_checks("moving", moving, untrained),
+            *_checks("copying", copying, untrained),
+            Check(
+                name="copying: eigenvalues' sum over the sum of their sizes", at_least=0.9,
+                value=_copying_score(copying), null=_copying_score(moving), null_of="moving",
+            ),
+        ),
+        numbers=_numbers("moving", moving) | _numbers("copying", copying),
+        arrays=_arrays("moving", moving) | _arrays("copying", copying),
+        models={"skip-trigrams-1l": LanguageModel(moving.model, letters(config.d_vocab))},
+    )  # fmt: skip
+
+
+def _model(config: Config, trial: Trial) -> Transformer:
+    """Return a model without norms, positions and biases: its logits are the sum of what its circuits say, and nothing else."""
+    shape = ModelConfig(
+        d_vocab=config.d_vocab, n_ctx=config.n_ctx, n_layers=1, n_heads=config.n_heads, d_model=config.d_model, d_mlp=0,
+        norm="none", position="none", attn_bias=False, tie_embeddings=False,
+    )  # fmt: skip
+    model = Transformer(shape)
+    model.init_weights(trial.generator("weights"), std=config.d_model**-0.5)
+    return model
+
+
+def _train(config: Config, trial: Trial, *, is_copying: bool) -> _Trained:
+    planted = PlantedTrigrams.drawn(
+        config.d_vocab, n_destinations=config.n_destinations, p_target=config.p_target, is_copying=is_copying,
+        generator=trial.generator("planted"),
+    )  # fmt: skip
+    judged = planted.texts(config.n_judged, config.n_ctx, generator=trial.generator("judged"))
+    model = _model(config, trial)
+
+    def loss(step: int) -> Float[Tensor, ""]:
+        tokens = planted.texts(config.batch_size, config.n_ctx, generator=trial.generator("batch", step)).tokens
+        return next_token_loss(model, tokens[:, :-1], tokens[:, 1:])
+
+    def watch(_: int) -> Mapping[str, float]:
+        return {"gap": _gap(judged, model(judged.tokens)), "precision": planted.precision(_scores(model))}
+
+    recipe = Recipe(n_steps=config.n_steps, learning_rate=1e-2, n_warmup_steps=50, n_decay_steps=config.n_steps // 2)
+    curves = trial.learn("copying" if is_copying else "moving", model, loss, recipe, watch=watch, watch_every=25)
+    return _Trained(planted, judged, model, curves)
+
+
+@torch.no_grad()
+def _gap(texts: PlantedTexts, logits: Float[Tensor, "batch pos token"]) -> float:
+    """Return how many nats a token after a destination costs above what it must."""
+    log_probs = logits[:, :-1].log_softmax(-1).gather(-1, texts.tokens[:, 1:, None])[..., 0]
+    return (texts.log_probs[:, 1:] - log_probs)[texts.follows_destination[:, 1:]].mean().item()
+
+
+@torch.no_grad()
+def _attention(model: Transformer) -> Float[Tensor, "head destination source"]:
+    """Return what a query at one token gives to a key at another, by QK, among keys of every token once."""
+    return (full_qk(model, 0).AB / math.sqrt(model.config.d_head)).softmax(-1)
+
+
+@torch.no_grad()
+def _scores(model: Transformer) -> Float[Tensor, "source destination target"]:
+    """Return what reading a source from a destination adds to the logit of a target, by QK and OV of all heads."""
+    moved = full_ov(model, 0).AB  # head source target
+    moved = moved - moved.mean(-1, keepdim=True)  # what is added to all logits alike says nothing
+    scores: Tensor = einsum(_attention(model), moved, "head destination source, head source target -> source destination target")
+    return scores
+
+
+def _own(trained: _Trained) -> Float[Tensor, "source token"]:
+    """Return what each source adds to the logits of all tokens as its own destination reads it."""
+    sources, destinations, _ = trained.planted.triples.unbind(1)
+    return _scores(trained.model)[sources, destinations]
+
+
+def _eigenvalues(trained: _Trained) -> Complex[Tensor, " source"]:
+    """Return the eigenvalues of what sources add to the logits of sources."""
+    eigenvalues: Tensor = torch.linalg.eigvals(_own(trained)[:, trained.planted.triples[:, 0]].double())
+    return eigenvalues
+
+
+def _copying_score(trained: _Trained) -> float:
+    eigenvalues = _eigenvalues(trained)
+    return (eigenvalues.real.sum() / eigenvalues.abs().sum()).item()
+
+
+def _checks(name: str, trained: _Trained, untrained: Transformer) -> Iterator[Check]:
+    """Yield whether the circuits name what was planted, and whether the model foretells all that can be."""
+    planted, judged, model = trained.planted, trained.judged, trained.model
+    deaf = run_with_edits(model, judged.tokens, [edits.zero("blocks.0.attn_out")])
+    yield Check(
+        name=f"{name}: planted among the first by QK and OV", at_least=0.9,
+        value=planted.precision(_scores(model)), null=planted.precision(_scores(untrained)), null_of="untrained",
+    )  # fmt: skip
+    yield Check(
+        name=f"{name}: nats above the least, after destinations", at_most=0.05,
+        value=_gap(judged, model(judged.tokens)), null=_gap(judged, deaf), null_of="without attention",
+    )  # fmt: skip
+
+
+def _numbers(name: str, trained: _Trained) -> dict[str, float]:
+    ranked = _scores(trained.model).flatten().sort(descending=True).values
+    n_planted = len(trained.planted.triples)
+    judged = trained.judged
+    return {
+        f"{name}: the least possible loss after destinations, nats": -judged.log_probs[judged.follows_destination].mean().item(),
+        f"{name}: the least logit among as many as were planted": ranked[n_planted - 1].item(),
+        f"{name}: the next logit": ranked[n_planted].item(),
+        **{
+            f"{name}: copying score of {head_label(0, head)}": score
+            for head, score in enumerate(copying_scores(trained.model)[0].tolist())
+        },
+    }
+
+
+def _arrays(name: str, trained: _Trained) -> dict[str, Float[Tensor, "..."]]:
+    sources, destinations, targets = trained.planted.triples.unbind(1)
+    return {
+        f"{name} gap": trained.curves["gap"],
+        f"{name} precision": trained.curves["precision"],
+        f"{name} triples": trained.planted.triples,
+        f"{name} QK": _attention(trained.model).sum(0)[destinations.unique_consecutive()][:, sources],
+        f"{name} OV": _own(trained)[:, targets],
+        f"{name} eigenvalues": torch.view_as_real(_eigenvalues(trained)),
+    }
+
+
+def draw(outcome: Outcome) -> Mapping[str, Figure]:
+    """Draw how the model learns, both circuits of what was planted, and the eigenvalues that tell copying from moving."""
+    from cutaway.plots import Panel, arrows, heatmap, panels
+
+    arrays = outcome.arrays
+    names = ("moving", "copying")
+    shown: dict[str, dict[str, Any]] = {
+        "nats above the least": {name: tuple(arrays[f"{name} gap"].tolist()) for name in names},
+        "planted among first": {name: tuple(arrays[f"{name} precision"].tolist()) for name in names},
+    }
+    sources, destinations, targets = (
+        [f"{letter}{token}" for token in column.unique_consecutive().tolist()]
+        for letter, column in zip("ABC", arrays["moving triples"].unbind(1), strict=True)
+    )
+    return {
+        "Learning": panels(
+            [Panel("", y_label, lines, names) for y_label, lines in shown.items()],
+            title="One layer learns what was planted", x_label="step",
+        ),
+        "QK": heatmap(
+            arrays["moving QK"].numpy(), rows=destinations, columns=sources, title="QK: where destinations look",
+            row_title="destination", column_title="source", label="attention, summed over heads",
+        ),
+        "OV": heatmap(
+            arrays["moving OV"].numpy(), rows=sources, columns=targets, title="OV: what sources say, as their destinations read them",
+            row_title="source", column_title="target", label="added to the logit", signed=True,
+        ),
+        "Eigenvalues": arrows(
+            {name: arrays[f"{name} eigenvalues"].numpy() for name in names}, title="Eigenvalues of sources on sources"
+        ),
+    }  # fmt: skip
+
+
+EXPERIMENT = Experiment(
+    id="skip-trigrams",
+    title="Skip-trigrams in one layer",
+    claim=(
+        "One layer of attention learns skip-trigrams A ... B -> C, and the products of its weights, QK and OV, name those that it has "
+        "learnt; positive eigenvalues of OV tell those that copy, A ... B -> A."
+    ),
+    source="Elhage et al. 2021, A Mathematical Framework for Transformer Circuits",
+    scales={
+        "small": Scale(config=Config(), minutes=1),
+        "reduced": Scale(config=Config(n_steps=300, batch_size=96, n_judged=512), minutes=0.3),
+    },
+    run=run,
+    draw=draw,
+)
