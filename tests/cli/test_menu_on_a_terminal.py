@@ -43,7 +43,8 @@ def test_a_run_is_inspected_and_the_menu_comes_back(terminal):
         assert [line.split()[0] for line in screen.visible().splitlines() if line.startswith(("   ", " » "))][-1] == "Quit"
         screen.choose("Inspect")
         screen.wait_for("Which model?")
-        assert " runs/tiny     step 100 of 100, val loss 1.21, complete, just now\n" in screen.visible()
+        assert re.search(r" runs/tiny +step 100 of 100, val loss 1.21, complete, just now\n", screen.visible())
+        assert re.search(r" induction-2l +two layers of attention with induction heads\n", screen.visible())
         assert re.search(r"smollm2-135m +pretrained, [\d.]+ MB to fetch first\n", screen.visible())
         screen.choose("runs/tiny")
         screen.wait_for("Any key goes back to the menu.")

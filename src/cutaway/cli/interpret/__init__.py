@@ -30,7 +30,7 @@ VERBS: dict[str, dict[str, str]] = {
         "importance": "heads ranked by what their absence costs",
         "steer": "text written under a vector, and what else it changes",
         "function-vector": "a task from examples, carried by heads as one vector",
-        "circuit": "the edges that carry an answer: find, run, score, minimise",
+        "circuit": "the edges that carry an answer: find, score, minimise",
     },
     "Find features": {
         "sae": "sparse dictionaries: train, evaluate, probe, compare, pages",

@@ -9,7 +9,7 @@ from functools import partial
 from cutaway.cli.command import Option, load_command
 from cutaway.cli.interpret import VERBS as INTERPRET_VERBS
 from cutaway.cli.interpret.options import spell_option
-from cutaway.cli.menu.models import OfferedModel, find_pretrained, find_runs, text_of_run
+from cutaway.cli.menu.models import OfferedModel, find_pretrained, find_runs, find_shipped, text_of_run
 from cutaway.cli.menu.questions import Line, ask_text, pick
 from cutaway.cli.verbs import NESTED, package_of
 from cutaway.report import format_bytes
@@ -64,6 +64,7 @@ def _model(*before: str, only_runs: bool = False) -> Word:
         groups = {"Runs": [_offer(model) for model in find_runs()]}
         if not only_runs:
             groups["Pretrained"] = [_offer(model) for model in find_pretrained()]
+            groups["Small ones that come with cutaway"] = [_offer(model) for model in find_shipped()]
         other = "a path" if only_runs else "a path or a name: checkpoint, Hugging Face folder, .gguf"
         groups["Elsewhere"] = [Entry("another", other, (lambda: [ask_text("Path or name", is_path=True)],))]
         shown = {name: entries for name, entries in groups.items() if entries}

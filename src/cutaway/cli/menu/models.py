@@ -12,7 +12,7 @@ from cutaway.report import format_bytes, format_duration
 if TYPE_CHECKING:
     from cutaway.runs import Run
 
-__all__ = ["OfferedModel", "find_runs", "find_pretrained", "text_of_run"]
+__all__ = ["OfferedModel", "find_runs", "find_pretrained", "find_shipped", "text_of_run"]
 
 _OFFERED = "smollm2-135m"
 _MOMENTS_S = 120  # a run that changed so lately may be training still
@@ -49,6 +49,13 @@ def find_pretrained() -> list[OfferedModel]:
             where = "here" if row.is_present else f"{format_bytes(row.n_bytes)} to fetch first"
             found.append(OfferedModel(source=row.name, state=f"pretrained, {where}"))
     return sorted(found, key=lambda model: model.source != _OFFERED)
+
+
+def find_shipped() -> list[OfferedModel]:
+    """Return the small models that come with the package, and what each is."""
+    from cutaway.assets.shipped import shipped_card, shipped_models
+
+    return [OfferedModel(source=name, state=shipped_card(name)["about"]) for name in shipped_models()]
 
 
 def text_of_run(source: str) -> str | None:
