@@ -224,10 +224,18 @@ def test_features_of_a_dictionary_are_nodes(cutaway, run, pairs, tmp_path):
     code, out, err = cutaway("interpret", "circuit", "find", "play", *pairs, "--out", "plain.json")
     code, out, err = cutaway("interpret", "circuit", "compare", "c.json", "plain.json")
     assert (code, "3 features of mlp0" in err) == (2, True)
-    shutil.rmtree("features")
+    shutil.move("features", "moved")
+    sae.save_dictionary(sae.make_dictionary(shape, generator=torch.Generator().manual_seed(1)), "another")
+    for verb, options in {"run": [], "score": asked, "minimise": ["--tolerance", "0.9"]}.items():
+        call = ["interpret", "circuit", verb, "c.json", *pairs, *options]
+        code, out, err = cutaway(*call, "--features", "moved")
+        assert code == 0, err
+        code, out, err = cutaway(*call, "--features", "another")
+        assert (code, "no features of a dictionary with sha256" in err) == (2, True)
     code, out, err = cutaway("interpret", "circuit", "run", "c.json", *pairs)
     assert code == 2
     assert "the dictionary of 3 features of mlp0 is not in" in err
+    assert "--features FOLDER" in err
     code, out, err = cutaway(*find)
     assert (code, "holds no cfg.json" in err) == (2, True)
 

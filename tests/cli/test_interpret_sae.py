@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from cutaway import LanguageModel, ModelConfig, Transformer, sae
+from cutaway import LanguageModel, ModelConfig, Transformer, circuits, load, sae
 from cutaway.tokenizers import BPETokenizer
 from cutaway.weights import save_hugging_face
 
@@ -213,6 +213,129 @@ def test_mistakes_are_one_sentence(cutaway, words, options, sentence):
     code, out, err = cutaway("interpret", "sae", *options)
     assert code in (1, 2)
     assert sentence in err, err
+    assert not out
+
+
+def test_pages_show_what_training_does_not_see(cutaway, words):
+    assert cutaway(*STORE, "--names", "blocks.1.resid_post")[0] == 0
+    train = [
+        "interpret",
+        "sae",
+        "train",
+        "words",
+        "--store",
+        "kept",
+        "--width",
+        "2",
+        "--k",
+        "3",
+        "--steps",
+        "20",
+        "--batch-size",
+        "32",
+    ]
+    assert cutaway(*train, "--save", "made")[0] == 0
+    found = []
+    for where in (["--store", "kept"], ["--corpus", "text.txt", "--n-pos", "16"]):
+        code, out, err = cutaway("interpret", "sae", "pages", "words", "--sae", "made", *where, "--feature", "3", "--json")
+        assert code == 0, err
+        assert "which were held out from training." in err
+        found.append(json.loads(out))
+    assert found[0]["n_tokens"] < 120 * 16 * 0.2  # a tenth of the text, and not all of it
+    code, _, err = cutaway("interpret", "sae", "pages", "words", "--store", "kept")
+    assert (code, "no dictionary was given: give --sae FOLDER" in err) == (2, True)
+    code, _, err = cutaway("interpret", "sae", "pages", "words", "--sae", "made")
+    assert (code, "--corpus or --store is missing" in err) == (2, True)
+
+
+FRANCE, ENGLAND = "The capital of France is", "The capital of England is"
+ASKED = ["--text", FRANCE, "--target", "Paris"]
+PAIRS = [
+    {"clean": one, "corrupted": other, "correct": answer, "wrong": wrong}
+    for one, other, answer, wrong in ((FRANCE, ENGLAND, "Paris", "London"), (ENGLAND, FRANCE, "London", "Paris"))
+]
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(each) + "\n" for each in PAIRS))
+
+
+KINDS = {"resid_post": [], "transcoder": ["--site", "ln2.normalized", "--target", "mlp_out"]}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_effects_of_features_are_shown(cutaway, words, pairs, tmp_path, kind):
+    assert cutaway(*TRAIN, *KINDS[kind], "--save", "made")[0] == 0
+    given = ["interpret", "sae", "effects", "words", "--sae", "made"]
+    code, out, err = cutaway(*given, *ASKED, "--wrong", "London", "--report", "effects.html")
+    assert code == 0, err
+    assert "sae pages MODEL --sae made --corpus TEXT --feature N" in err
+    assert "strongest at" in out
+    assert narrow_enough(out)
+    assert "<svg" in (tmp_path / "effects.html").read_text()
+    lm = load(tmp_path / "words")
+    expected = sae.feature_effects(lm, sae.load_dictionary(tmp_path / "made"), FRANCE, correct="Paris", wrong="London")
+    assert json.loads(cutaway(*given, *ASKED, "--wrong", "London", "--json")[1]) == json.loads(expected.to_json())
+    patched = json.loads(cutaway(*given, "--prompts", "pairs.jsonl", "--exact-top", "3", "--json")[1])
+    assert patched["is_patched"]
+    assert len(patched["clean"]) == 2
+    assert sum(each["exact"] is not None for each in patched["features"]) == 3
+    assert all(place.startswith("text ") for place in patched["places"].values())
+    alone = json.loads(cutaway(*given, "--text", FRANCE, "--feature", "3", "--no-error", "--json")[1])
+    assert alone["metric"] == "loss"
+    assert {each["feature"] for each in alone["features"] if each["exact"] is not None} <= {3}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_features_are_kept_and_all_else_ablated(cutaway, words, pairs, tmp_path, kind):
+    assert cutaway(*TRAIN, *KINDS[kind], "--save", "made")[0] == 0
+    given = ["interpret", "sae", "keep", "words", "--sae", "made"]
+    code, out, err = cutaway(*given, "--prompts", "pairs.jsonl", "--report", "kept.html")
+    assert code == 0, err
+    assert "Features are in the order that 1 pairs give; the curve is of the other 1." in err
+    assert out.startswith("Features kept")
+    assert narrow_enough(out)
+    assert (tmp_path / "kept.html").is_file()
+    one = [*ASKED, "--corrupted", ENGLAND]
+    code, out, err = cutaway(*given, *one, "--size", "0", "--size", "2", "--n-random", "3", "--json")
+    assert "Features are in the order of these same prompts" in err
+    found = json.loads(out)
+    assert found["sizes"] == [0, 2]
+    lm = load(tmp_path / "words")
+    asked = circuits.read_pairs(lm, [FRANCE], [ENGLAND], ["Paris"])
+    expected = circuits.keep_features(
+        lm.model, asked.tokens, asked.other_tokens, asked.metric, sae.load_dictionary(tmp_path / "made"), sizes=[0, 2], n_random=3,
+        measured=asked.measured,
+    )  # fmt: skip
+    assert found == json.loads(expected.to_json())
+    named = json.loads(cutaway(*given, *one, "--feature", "5", "--feature", "3", "--ablation", "zero", "--no-rest", "--json")[1])
+    assert (named["features"], named["sizes"], named["keeps_rest"]) == ([5, 3], [0, 1, 2], False)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["effects", "words", *ASKED, "--corrupted", ENGLAND, "--corrupted", FRANCE], "--text was given 1 times and --corrupted 2"),
+        (["effects", "words", *ASKED, "--corrupted", "The capital"], "give another text of the same length for each"),
+        (["effects", "words", *ASKED, "--feature", "32"], "there is no feature 32; there are 32, 0 to 31"),
+        (["effects", "words", *ASKED, "--feature", "3", "--exact-top", "5"], "do not go together"),
+        (["effects", "words", "--text", FRANCE, "--wrong", "London"], "a wrong answer is held against the correct one"),
+        (["effects", "words"], "--text is missing"),
+        (["effects", "narrow", *ASKED], "is for 16 coordinates"),
+        (["keep", "words"], "--prompts or --ioi or --text is missing"),
+        (["keep", "words", *ASKED], "one prompt is given by --text, --corrupted and --target"),
+        (["keep", "words", *ASKED, "--corrupted", ENGLAND, "--size", "99"], "99 features are to be kept and"),
+        (["keep", "words", *ASKED, "--corrupted", ENGLAND, "--feature", "3", "--held-out", "0.2"], "do not go together"),
+        (["keep", "words", "--prompts", "pairs.jsonl", "--held-out", "0.9"], "cannot be split into 0.1 and the rest"),
+        (["keep", "narrow", *ASKED, "--corrupted", ENGLAND], "is for 16 coordinates"),
+    ],
+)
+def test_mistakes_about_features_are_one_sentence(cutaway, words, pairs, options, sentence):
+    assert cutaway(*TRAIN, "--save", "made")[0] == 0
+    code, out, err = cutaway("interpret", "sae", *options, "--sae", "made")
+    assert code in (1, 2)
+    assert sentence in " ".join(err.split()), err
     assert not out
 
 

@@ -184,6 +184,8 @@ def test_verbs_of_a_verb_are_asked_for_whole(group, chosen, tmp_path, monkeypatc
     else:
         assert ["compare", "shuffled", "runs/done", "--corpus", "stdlib"] in ways
         assert ["probe", "runs/done", "--data", "number"] in ways
+        assert ["effects", "runs/done", "--text", "When Mary and John went to the store, John gave a drink to"] in ways
+        assert ["keep", "runs/done", "--ioi", "8"] in ways
 
 
 @pytest.mark.parametrize(

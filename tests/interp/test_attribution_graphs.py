@@ -234,6 +234,27 @@ def test_scores_of_a_graph_by_hand(graph):
     assert small.influence.tolist() == pytest.approx([1 / 4, 1 / 2 + 1 / 16, 0, 1 / 4 + 3 / 16])
     assert small.replacement_score == pytest.approx(7 / 16)
     assert small.completeness_score == pytest.approx((1 / 2 + 1 / 4 * 3 / 4) / (1 + 1 / 4))
+    assert small.circuit_tracer_completeness == pytest.approx(
+        (1 / 2 + 1 / 4 * 3 / 4 + 1) / (1 + 1 / 4 + 1)
+    )  # and what paths begin at
+
+
+def test_completeness_as_circuit_tracer_has_it_is_that_of_the_whole_adjacency_matrix(graph):
+    """Its formula: over all nodes, by influence and logit weight, the share of what a node reads that comes from no error."""
+    n_sources, first = graph.edges.shape[1], graph.n_features
+    n = n_sources + len(graph.logits)
+    adjacency = torch.zeros(n, n, dtype=torch.float64)
+    adjacency[:first, :n_sources], adjacency[n_sources:, :n_sources] = graph.edges[:first], graph.edges[first:]
+    share = adjacency.abs() / adjacency.abs().sum(1, keepdim=True).clamp_min(1e-10)
+    weights = torch.zeros(n, dtype=torch.float64)
+    weights[n_sources:] = graph.probs
+    eye = torch.eye(n, dtype=torch.float64)
+    passing = weights @ torch.linalg.inv(eye - share)
+    expected = ((1 - share[:, first : first + len(graph.errors)].sum(1)) * passing).sum() / passing.sum()
+    assert graph.circuit_tracer_completeness == pytest.approx(expected.item(), abs=EXACT)
+    assert graph.circuit_tracer_completeness > graph.completeness_score + 0.01
+    assert f"{100 * expected.item():.1f} % as circuit-tracer counts" in graph.summary()
+    assert graph.to_dict()["circuit_tracer_completeness"] == graph.circuit_tracer_completeness
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -327,11 +348,13 @@ def three_layers(make_model, tiny_config, make_tokens):
     )
 
 
+@pytest.mark.parametrize("max_features", [None, 20])
 @pytest.mark.parametrize("factor", [0.0, 3.0, -2.0])
-def test_effects_on_all_paths_are_exact_while_what_fires_is_held(three_layers, factor):
+def test_effects_on_all_paths_are_exact_while_what_fires_is_held(three_layers, factor, max_features):
     """Patterns, norms and gates frozen, all is linear: however far a feature is moved, the graph has it to the last digit."""
     model, row, made = three_layers
-    graph, replacement = attribution_graphs.attribute(model, row, made), taken_apart(model, row, made)
+    graph = attribution_graphs.attribute(model, row, made, max_features=max_features)
+    replacement = taken_apart(model, row, made)
     features = torch.arange(0, graph.n_features, 5)
     predicted = attribution_graphs.predicted_changes(graph, features, factor=factor, held="gates")
     measured = attribution_graphs.measured_changes(replacement, graph, features, factor=factor, held="gates")
@@ -382,6 +405,20 @@ def test_nothing_held_is_the_model_itself_with_a_vector_added(tiny_model, tokens
             torch.testing.assert_close(found[number, graph.n_features :], expected, atol=EXACT, rtol=0)
     with pytest.raises(ValueError, match="hold nothing, and not errors"):
         attribution_graphs.measured_changes(replacement, graph, features, held="errors", directions=other)
+
+
+def test_features_left_out_of_a_graph_are_counted(three_layers):
+    model, row, made = three_layers
+    graph = attribution_graphs.attribute(model, row, made, max_features=20)
+    found = attribution_graphs.intervene(model, graph, made, n_features=5)
+    n = graph.n_active - 20
+    assert found.n_left_out == found.to_dict()["n_left_out"] == n > 0
+    assert f"the {n} active features held that the graph leaves out" in found.summary()
+    assert found.largest_gap("gates") < EXACT < found.largest_gap("attention")
+    assert attribution_graphs.pool([found, found]).n_left_out == 2 * n
+    whole = attribution_graphs.intervene(model, attribution_graphs.attribute(model, row, made), made, n_features=5)
+    assert whole.n_left_out == 0
+    assert "leaves out" not in whole.summary()
 
 
 def test_interventions_stand_beside_predictions(tiny_model, tokens, transcoders, graph):

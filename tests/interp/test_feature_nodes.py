@@ -210,6 +210,10 @@ def test_the_feature_that_carries_the_answer_is_enough(known):
     assert f"mlp1.f{found.features[0]}" == feature
     assert found.curve.normalised.tolist() == pytest.approx([0, 1])
     assert "With 1 kept or more it stays within 10 % of the model" in found.summary()
+    assert "The rest alone" not in found.summary()
+    kept = keep_features(made.model, made.tokens, made.corrupted_tokens, metric, transcoder, sizes=[0, 1])
+    assert kept.curve.normalised[0].item() == pytest.approx(0, abs=1e-10)
+    assert "The rest alone goes 0.0 % of the way" in kept.summary()
     assert max(max(each, default=0) for each in found.curve.random_shares()) <= 1
     given = keep_features(made.model, made.tokens, made.corrupted_tokens, metric, transcoder, features=found.features[1:4])
     assert given.features == found.features[1:4]

@@ -204,7 +204,60 @@ def test_a_control_task_gives_each_word_type_one_label() -> None:
     assert words is not None
     assert all(len(targets[words == word].unique()) == 1 for word in range(20))
     many = Task.of(["a", "b", "b", "b"] * 500, words=range(2000)).control(torch.Generator().manual_seed(0))
-    assert float(many.targets.double().mean()) == pytest.approx(0.75, abs=0.03)  # three standard errors: as often as in the task
+    assert float(many.targets.double().mean()) == 0.75  # as often as in the task
+
+
+@pytest.mark.parametrize("n_types", [2, 3, 5, 8])
+@pytest.mark.parametrize("n_positive", [24, 120])
+def test_control_tasks_never_give_all_types_one_label(n_types: int, n_positive: int) -> None:
+    words = torch.arange(240) % n_types
+    task = Task.of([i < n_positive for i in range(240)], words=words)
+    numbers = Task.of(normal(240).tolist(), words=words, is_number=True)
+    drawn = []
+    for seed in range(40):
+        generator = torch.Generator().manual_seed(seed)
+        drawn.append(task.control(generator).targets)
+        assert len(numbers.control(generator).targets.unique()) > 1
+    assert all(len(each.unique()) == 2 for each in drawn)
+    shares = torch.stack(drawn).double().mean(0)
+    assert bool(((shares > 0) & (shares < 1)).all())  # no type has the same label in all draws
+
+
+def test_control_tasks_have_the_labels_as_often_as_the_task() -> None:
+    words = (
+        torch.rand(1000, generator=torch.Generator().manual_seed(1), dtype=torch.float64) ** 2 * 40
+    ).long()  # some types common
+    labels = ["a"] * 100 + ["b"] * 300 + ["c"] * 600
+    for seed in range(10):
+        dealt = Task.of(labels, words=words).control(torch.Generator().manual_seed(seed)).targets.bincount(minlength=3)
+        smallest = int(words.bincount()[words.unique()].min())
+        assert (dealt - torch.tensor([100, 300, 600])).abs().max() <= smallest  # what the last type, of fewest rows, can leave
+    numbers = normal(1000)
+    drawn = [
+        Task.of(numbers, words=words, is_number=True).control(torch.Generator().manual_seed(seed)).targets for seed in range(10)
+    ]
+    assert max((each.mean() - numbers.mean()).abs().item() for each in drawn) < 0.1  # drawn one by one: 0.2 and more
+
+
+@pytest.mark.parametrize(("n_types", "share"), [(2, 0.5), (3, 0.5), (40, 0.1), (40, 0.5)])
+def test_selectivity_is_zero_where_there_is_nothing_to_read(n_types: int, share: float) -> None:
+    """Rows of noise: probe and control task alike are right as often as chance has it, over many drawn tasks."""
+    found = []
+    for seed in range(12):
+        words = torch.randint(n_types, (300,), generator=torch.Generator().manual_seed(seed))
+        labels = torch.randperm(300, generator=torch.Generator().manual_seed(seed)) < share * 300
+        groups = torch.arange(60).repeat_interleave(5)
+        task = Task.of(labels, words=words, groups=groups)
+        x = normal(300, 3, seed=seed)
+        folds = text_folds(task, 3, seed=seed)
+        each = probing.validation.validate(x, task, MeanDifference(), folds=folds, n_nulls=3, with_control=True, seed=seed)
+        assert each.selectivity is not None
+        assert each.control_majority is not None
+        found.append(each.selectivity)
+        if n_types == 40:
+            assert each.control_majority == pytest.approx(each.majority, abs=0.01)
+    mean, error = torch.tensor(found).mean().item(), torch.tensor(found).std().item() / math.sqrt(len(found))
+    assert abs(mean) < max(3 * error, 0.02)
 
 
 @pytest.fixture(scope="module")

@@ -459,6 +459,20 @@ def test_effects_are_shown_and_written(tiny_model, tokens, tmp_path):
     assert [each.exact is not None for each in best] == [True] * 5 + [False] * (len(best) - 5)
 
 
+def test_effects_say_where_each_feature_is_strongest(tiny_model, tokens):
+    made = a_dictionary(tiny_model)
+    found = sae.feature_effects(tiny_model, made, tokens, metric=metrics.logit_diff(3, 5), exact_top=0)
+    _, cache = cutaway.run_with_cache(tiny_model, tokens, made.config.name)
+    latents = made.encode(cache[made.config.name])
+    assert len(found.places) == len(found.features) > 3
+    for feature, place in zip(found.features, found.places, strict=True):
+        strongest = latents[..., feature] == latents[..., feature].max()
+        (row, pos), *_ = strongest.nonzero().tolist()
+        assert place == f"text {row}, {pos} {tokens[row, pos]}"
+    assert found.to_dict()["places"][str(found.features[0])] == found.places[0]
+    assert found.table()[0] == ["feature", "estimate", "exact", "strongest at"]
+
+
 def test_evaluations_are_shown_and_written(tiny_model, make_tokens, tmp_path):
     found = evaluate(tiny_model, a_dictionary(tiny_model), make_tokens(batch=3))
     assert "nats a token" in found.summary()

@@ -124,8 +124,8 @@ class FeatureNodes:
                 raise ValueError(f"the dictionary of {self} was not saved: give it, as `with_dictionaries` of a circuit takes it")
             if not Path(self.path).is_dir():
                 raise ValueError(
-                    f"the dictionary of {self} is not in {self.path} any more: put it there, or give it, as `with_dictionaries` of a "
-                    "circuit takes it"
+                    f"the dictionary of {self} is not in {self.path} any more: put it there, or give it: --features FOLDER, or "
+                    "`with_dictionaries` of a circuit"
                 )
             dictionary = self.given(load_dictionary(self.path)).dictionary
         self._check(dictionary, model, dictionary.config.model_sha256 if force else None)

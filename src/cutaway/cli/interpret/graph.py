@@ -141,7 +141,7 @@ def _check_paths(out: Path | None, save: Path | None, pages: Path | None, corpus
 def _described(lm: LanguageModel, graph: AttributionGraph, transcoders: list[Dictionary], corpus: str) -> dict[int, FeaturePages]:
     from cutaway.interp import attribution_graphs, sae
 
-    tokens = sae.read_windows(lm, corpus, n_pos=_PAGE_POS, n_tokens=_PAGE_TOKENS, held_out=False)
+    tokens = sae.read_windows(lm, corpus, n_pos=_PAGE_POS, n_tokens=_PAGE_TOKENS, held_out=True)
     with count_progress("layers") as progress:
         return attribution_graphs.describe_strongest(lm, graph, transcoders, tokens, progress=progress)
 

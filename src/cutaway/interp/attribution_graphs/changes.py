@@ -3,13 +3,14 @@
 A run has the feature scaled at its position and reads what targets read. What may respond grows from level to level (`Held`):
 
     features    nothing: what MLPs write is held but for the feature, a target moves by `(factor - 1) edge`
-    gates       features as far as they fire: none starts or stops, and each moves by as much as its pre-activation
-    attention   features start and stop
+    gates       features of the graph, by as much as what they read: none starts or stops
+    attention   features start and stop, and active ones respond that were left out of the graph
     patterns    the scales of norms too
     errors      attention patterns too: all of the run in which transcoders stand in the place of MLPs, and their errors stay
     nothing     the model itself, its own MLPs and no transcoder: what the feature writes is added to it, so many times
 
-The first two are what a graph predicts, and exactly so; patterns and norms that respond are what no graph has.
+The first two are what a graph predicts, and exactly so, as what it leaves out is held in them; patterns and norms that respond are what
+no graph has.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from __future__ import annotations
 from typing import Literal, get_args
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from cutaway.interp.attribution_graphs.graph import AttributionGraph
@@ -30,8 +31,8 @@ Held = Literal["features", "gates", "attention", "patterns", "errors", "nothing"
 
 RESPONDS: dict[Held, str] = {
     "features": "nothing: the direct effect",
-    "gates": "features that fire",
-    "attention": "features that start or stop, too",
+    "gates": "features of the graph that fire",
+    "attention": "those that start or stop, too",
     "patterns": "norms too",
     "errors": "attention patterns too",
     "nothing": "the model itself, MLPs and all",
@@ -48,8 +49,9 @@ def predicted_changes(
 ) -> Float[Tensor, "change target"]:
     """Return how far each target moves, by the graph, when one feature is multiplied with `factor`.
 
-    With features held it is the direct effect, otherwise that on all paths: a graph says the same whatever else responds. Targets are
-    those of the graph: pre-activations, and logits less their mean.
+    With features held it is the direct effect, otherwise that on all paths through the graph, which says the same whatever else
+    responds. Active features that were left out of the graph (`max_features`) are constants of it, and held in runs up to "gates".
+    Targets are those of the graph: pre-activations, and logits less their mean.
     """
     n, values = graph.n_features, graph.activations
     moved = torch.zeros(len(features), n, dtype=values.dtype, device=values.device)  # of each feature, as a share of it
@@ -99,7 +101,7 @@ def measured_changes(
             case "features":
                 latents = plain.repeat(len(features), 1, 1)
             case "gates":  # above zero all kinds pass on what they read
-                latents = transcoder.pre_activations(read) * (plain != 0)
+                latents = transcoder.pre_activations(read).where(_nodes(graph, layer, plain), plain)
             case _:
                 latents = transcoder.encode(read)
         latents[here, at[:, 1], at[:, 2]] = factor * plain[0, at[:, 1], at[:, 2]]
@@ -116,6 +118,14 @@ def written_by(
 ) -> Float[Tensor, "change d_model"]:
     """Return what each feature writes."""
     return torch.cat([_written(replacement, int(place[0]), place[None]) for place in graph.features[features]])
+
+
+def _nodes(graph: AttributionGraph, layer: int, latents: Float[Tensor, "1 pos d_sae"]) -> Bool[Tensor, "1 pos d_sae"]:
+    """Return which latents of a layer are nodes of the graph."""
+    places = graph.features[graph.features[:, 0] == layer]
+    found = torch.zeros_like(latents, dtype=torch.bool)
+    found[0, places[:, 1], places[:, 2]] = True
+    return found
 
 
 def _written(replacement: Replacement, layer: int, at: Int[Tensor, "change 3"]) -> Float[Tensor, "change d_model"]:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from cutaway.interp.attribution_graphs.influence import (
     Pruning,
+    completeness,
     cumulative,
     edge_influence,
     influence,
@@ -23,7 +24,7 @@ from cutaway.interp.attribution_graphs.influence import (
     shares,
     strongest_paths,
 )
-from cutaway.interp.attribution_graphs.nodes import Node
+from cutaway.interp.attribution_graphs.nodes import Node, Path
 from cutaway.interp.attribution_graphs.replacement import Frozen
 from cutaway.interp.result import Result
 from cutaway.report import link, table, token_label
@@ -34,19 +35,11 @@ if TYPE_CHECKING:
 
     from cutaway.plots import Point
 
-__all__ = ["AttributionGraph", "Path"]
+__all__ = ["AttributionGraph"]
 
 _N_PATHS, _N_VIEWED, _N_FEATURES, _N_SHOWN, _N_COLUMNS = 10, 6, 25, 12, 2
 _N_DRAWN, _N_LINKS = 40, 150
 _THROUGH: dict[Frozen, str] = {"patterns": "the norms", "nothing": "norms and attention patterns"}
-
-
-@dataclass(frozen=True)
-class Path:
-    """One way from an error or a token to a logit, with the share of all that reaches the logits on it."""
-
-    nodes: tuple[Node, ...]
-    weight: float
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -141,12 +134,16 @@ class AttributionGraph(Result):
 
     @property
     def completeness_score(self) -> float:
-        """The share of what targets read that comes from features and tokens, not errors; targets count by what they pass on."""
-        first = self.n_features
-        from_errors = self.shares[:, first : first + len(self.errors)].sum(1)
-        passing = self.weights.clone()
-        passing[:first] += self.influence[:first]
-        return (1 - (from_errors * passing).sum() / passing.sum()).item()
+        """The share of what targets read that comes from features and tokens, not errors; targets count by what they pass on.
+
+        That is how Ameisen et al. 2025 say it; circuit-tracer computes another number, `circuit_tracer_completeness`.
+        """
+        return completeness(self.shares, self.weights, n_features=self.n_features, n_errors=len(self.errors))
+
+    @property
+    def circuit_tracer_completeness(self) -> float:
+        """The completeness score as circuit-tracer computes it, the larger: errors and tokens count as nodes that read no errors."""
+        return completeness(self.shares, self.weights, n_features=self.n_features, n_errors=len(self.errors), counts_ends=True)
 
     def pruned(self, *, node_threshold: float | None = None, edge_threshold: float | None = None) -> Pruning:
         """Return which nodes and edges are kept: the fewest that make up these shares of the influence (`influence.prune`).
@@ -216,7 +213,8 @@ class AttributionGraph(Result):
             f"{_counted(len(self.errors), 'error')} and {_counted(len(self.tokens), 'token')} lead to "
             f"{_counted(len(self.logits), 'logit')}: {logits}.",
             f"Of what reaches them {_percent(self.replacement_score)} comes from tokens through features alone (replacement score), "
-            f"and of what nodes read {_percent(self.completeness_score)} comes from features and tokens, not errors (completeness).",
+            f"and of what nodes read {_percent(self.completeness_score)} comes from features and tokens, not errors (completeness; "
+            f"{_percent(self.circuit_tracer_completeness)} as circuit-tracer counts, with errors and tokens among the nodes).",
             f"{int(kept.sources[: self.n_features].sum())} features and {int(kept.edges.sum())} edges are left when the nodes with "
             f"{100 * self.node_threshold:g} % of the influence are kept, and {100 * self.edge_threshold:g} % of what passes along "
             "edges.",
@@ -244,6 +242,7 @@ class AttributionGraph(Result):
             "n_active": self.n_active,
             "replacement_score": self.replacement_score,
             "completeness_score": self.completeness_score,
+            "circuit_tracer_completeness": self.circuit_tracer_completeness,
             "logits": [
                 {"token": token, "text": word, "prob": p, "value": value, "bias": bias}
                 for token, word, p, value, bias in zip(

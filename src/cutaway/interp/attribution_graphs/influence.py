@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-__all__ = ["shares", "influence", "edge_influence", "cumulative", "prune", "Pruning", "strongest_paths"]
+__all__ = ["shares", "influence", "edge_influence", "completeness", "cumulative", "prune", "Pruning", "strongest_paths"]
 
 
 def shares(edges: Float[Tensor, "target source"]) -> Float[Tensor, "target source"]:
@@ -48,6 +48,25 @@ def edge_influence(
     passing = weights.clone()
     passing[:n_features] += influence(share, weights, torch.arange(n_features, device=share.device))[:n_features]
     return share * passing[:, None]
+
+
+def completeness(
+    share: Float[Tensor, "target source"],
+    weights: Float[Tensor, " target"],
+    *,
+    n_features: int,
+    n_errors: int,
+    counts_ends: bool = False,
+) -> float:
+    """Return the share of what targets read that comes from no error, targets counted by what they pass on.
+
+    Sources are features, errors and what else paths begin at. With `counts_ends` these two are in the mean, as nodes that read nothing.
+    """
+    passed = influence(share, weights, torch.arange(n_features, device=share.device))
+    passing = weights.clone()
+    passing[:n_features] += passed[:n_features]
+    from_errors = share[:, n_features : n_features + n_errors].sum(1) @ passing
+    return (1 - from_errors / (passing.sum() + (passed[n_features:].sum() if counts_ends else 0))).item()
 
 
 def cumulative(values: Float[Tensor, " value"]) -> Float[Tensor, " value"]:

@@ -52,7 +52,7 @@ _THROUGHOUT: dict[Frozen, str] = {
     "both": "", "patterns": "Norms respond throughout", "nothing": "Norms and attention patterns respond throughout",
 }  # fmt: skip
 _CAUSES: dict[Held, str] = {
-    "gates": "other features respond",
+    "gates": "other features of the graph respond",
     "attention": "features start and stop firing",
     "patterns": "norms respond",
     "errors": "attention patterns respond",
@@ -81,6 +81,8 @@ class Interventions(Result):
     """In runs, by what stays as it was."""
     random: Float[Tensor, " change"]
     """In the model, of random directions as long as what the features write, at their places."""
+    n_left_out: int = 0
+    """How many active features are no nodes of the graph: held with features that fire, they respond from the next level on."""
 
     @property
     def levels(self) -> tuple[Held, ...]:
@@ -138,11 +140,16 @@ class Interventions(Result):
         return (
             f"{n} feature{'s are' if n > 1 else ' is'} {what}{' one at a time' if n > 1 else ''}, and the {self.target} changes. With "
             f"{_FROZEN_SAID[self.frozen]}the same features firing the graph is off by {self.largest_gap('gates'):.2g} "
-            f"at most. {self._loss()}In the model itself prediction and change correlate at {_number(self.correlation())} (ranks "
-            f"{_number(self.rank_correlation())}, slope {_number(self.slope())}); 95 % of shuffled predictions stay below "
+            f"at most{self._left_out_said()}. {self._loss()}In the model itself prediction and change correlate at "
+            f"{_number(self.correlation())} (ranks {_number(self.rank_correlation())}, slope {_number(self.slope())}); 95 % of "
+            "shuffled predictions stay below "
             f"{_number(self.shuffled)}, and for random directions of the same lengths at the same places it is "
             f"{_number(self.random_correlation)}, which change the logit {_times(self.relative_size)}."
         )
+
+    def _left_out_said(self) -> str:
+        n = self.n_left_out
+        return f", the {n:,} active feature{'s' * (n != 1)} held that the graph leaves out, which respond after that" if n else ""
 
     def _loss(self) -> str:
         """Return where most of the correlation is lost, if much of it is."""
@@ -152,7 +159,8 @@ class Interventions(Result):
         if drops[worst] < _MUCH_LOST:
             return ""
         taken_in = " (a graph with frozen='patterns' takes them in)" if worst == "patterns" and self.frozen == "both" else ""
-        return f"Most is lost once {_CAUSES[worst]}{taken_in}. "
+        left_out = ", and those respond that the graph leaves out" if worst == "attention" and self.n_left_out else ""
+        return f"Most is lost once {_CAUSES[worst]}{left_out}{taken_in}. "
 
     def to_dict(self) -> dict[str, Any]:
         """Return predictions, measurements, how they agree, and the null."""
@@ -161,6 +169,7 @@ class Interventions(Result):
             "factor": self.factor,
             "frozen": self.frozen,
             "features": list(self.labels),
+            "n_left_out": self.n_left_out,
             "direct": self.direct.tolist(),
             "predicted": self.predicted.tolist(),
             "measured": {held: values.tolist() for held, values in self.measured.items()},
@@ -233,6 +242,7 @@ def pool(found: Sequence[Interventions]) -> Interventions:
         predicted=torch.cat([each.predicted for each in found]),
         measured={held: torch.cat([each.measured[held] for each in found]) for held in _LEVELS},
         random=torch.cat([each.random for each in found]),
+        n_left_out=sum(each.n_left_out for each in found),
     )
 
 
@@ -252,7 +262,8 @@ def intervene(
     """Scale features one at a time, 0 ablates, and hold what happens to a logit against the graph.
 
     `features` are given as layer, position and number; without them as many are changed as have most influence. `logit` is its place
-    among the graph's, `seed` that of the random directions. Active features that are no nodes respond in runs and not in predictions.
+    among the graph's, `seed` that of the random directions. Active features that are no nodes are constants of the graph: they are
+    held where features that fire respond, and respond themselves from the next level on; `n_left_out` counts them.
     Raises ValueError for a graph of another model or of other transcoders, features that are no nodes, and a graph without any.
     """
     model = model_of(lm)
@@ -288,6 +299,7 @@ def intervene(
         predicted=predicted_changes(graph, changed, factor=factor)[:, column],
         measured={held: torch.cat(each) for held, each in measured.items()},
         random=torch.cat(random),
+        n_left_out=graph.n_active - graph.n_features,
     )
 
 

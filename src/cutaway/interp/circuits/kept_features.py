@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["KeptFeatures", "keep_features"]
 
 _SIZES = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)
+_WIDEST = 24  # letters of a column's head
 _NEAR = 0.1  # of the way from the ablated activation to the model
 _VALUES_BYTES = 2**27  # of activations with some features kept, held at a time
 _SAID = {"zero": "nothing", "mean": "their mean over the rows of the other run", "resample": "what they are in the other run"}
@@ -67,6 +68,8 @@ class KeptFeatures(Result):
         ]
         if curve.refusal:
             return " ".join([*said, f"{curve.refusal[0].upper()}{curve.refusal[1:]}."])
+        if self.keeps_rest and 0 in self.sizes:
+            said.append(f"The rest alone goes {_percent(curve.normalised[self.sizes.index(0)])} % of the way to the model.")
         far = (curve.normalised - 1).abs() > _NEAR
         near = self.sizes[int(far.nonzero()[-1]) + 1 :] if bool(far.any()) else self.sizes
         said.append(
@@ -95,7 +98,8 @@ class KeptFeatures(Result):
             ends = "-" if intervals is None else f"{100 * intervals[i].low:.0f} to {100 * intervals[i].high:.0f}"
             row = [str(n), f"{curve.circuits[i].mean():.3f}", _percent(curve.normalised[i]), ends]
             rows.append([*row, _percent(sum(random[i]) / len(random[i])) if random[i] else "-"])
-        return ["kept", self.measured, "share %", "95 %", "random %"], rows
+        measured = self.measured if len(self.measured) <= _WIDEST else "metric"
+        return ["kept", measured, "share %", "95 %", "random %"], rows
 
     def figures(self) -> list[Figure]:
         """Return the curve with its intervals, and that of random features."""

@@ -135,9 +135,10 @@ class ProbeScores(Result):
     def _control_said(self, found: Validation) -> str:
         if found.control is None:
             return ""
+        chance = f" ({found.control_majority:.2f} by their most common class alone)" if self.classes else ""
         said = (
-            f" On control tasks, which give each token type that is read at one random label, it has {found.control.value:.2f}: "
-            f"selectivity {format_fixed(found.selectivity or 0.0, 2)}."
+            f" On control tasks, which give each token type that is read at one random label, it has {found.control.value:.2f}"
+            f"{chance}: selectivity {format_fixed(found.selectivity or 0.0, 2)}."
         )
         n_types, d = self.n_types or 0, self.scores[0].probe.d
         if self.n_rows < 2 * n_types:
@@ -276,6 +277,7 @@ def _as_dict(each: PlacedScore) -> dict[str, Any]:
         "fitted": found.fitted,
         "majority": found.majority,
         **{name: None if null is None else _null_as_dict(null) for name, null in nulls.items()},
+        "control_majority": found.control_majority,
         "selectivity": found.selectivity,
     }
 

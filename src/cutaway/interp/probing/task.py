@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect
 from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Self
 
 import torch
@@ -110,21 +112,52 @@ class Task:
         return replace(self, targets=targets)
 
     def control(self, generator: torch.Generator) -> Task:
-        """Return the control task: for every word type one label at random, as often as the labels are in the task.
+        """Return the control task: one label for every word type, dealt at random so that rows have each about as often as in the task.
 
-        What a probe gets right there it has memorised, as nothing in the text says it. Raises ValueError where the types are not known,
-        or all the same. Source: Hewitt and Liang 2019, "Designing and Interpreting Probes with Control Tasks", section 2.
+        What a probe gets right there it has memorised, as nothing in the text says it. Two types at least differ, as one label for all
+        would be no task. Raises ValueError where the types are not known, or all the same. Source: Hewitt and Liang 2019, "Designing
+        and Interpreting Probes with Control Tasks", section 2, where labels are drawn; dealt ones leave shares, and so scores, alike.
         """
         if self.words is None:
             raise ValueError("a control task gives each word type a label, and the types are not known: give words, one a row")
-        n_types = int(self.words.max()) + 1
+        n_rows = self.words.bincount()  # of each type; none in the types of other rows
+        n_types = int((n_rows > 0).sum())
         if n_types < 2:
             raise ValueError(
                 f"all {len(self)} rows stand at the same token, to which a control task can give one label only: "
                 "take another position, or label every token"
             )
-        of_type = self.targets[torch.randint(len(self), (n_types,), generator=generator)]
+        of_type = self._spread(n_rows, generator) if self.is_number else self._dealt(n_rows, generator)
         return replace(self, targets=of_type[self.words])
+
+    def _dealt(self, n_rows: Int[Tensor, " type"], generator: torch.Generator) -> Int[Tensor, " type"]:
+        """Return a class for each type: types of many rows come first, and draw among classes that still want as many."""
+        wanted = self.targets.bincount(minlength=len(self.classes)).tolist()
+        order = torch.randperm(len(n_rows), generator=generator)
+        order = order[n_rows[order].argsort(descending=True, stable=True)][: int((n_rows > 0).sum())]
+        found = torch.zeros_like(n_rows)
+        drawn = torch.rand(len(order), generator=generator, dtype=torch.float64).tolist()
+        for of_type, n, part in zip(order.tolist(), n_rows[order].tolist(), drawn, strict=True):
+            most = max(wanted)
+            chances = list(accumulate(each if n <= each or most == each < n else 0 for each in wanted))
+            found[of_type] = label = bisect(chances, part * chances[-1])
+            wanted[label] -= n
+        if len(found[order].unique()) == 1:  # each other class is rarer than any type: the rarest type has one all the same
+            wanted[label] = -len(self)
+            found[order[-1]] = wanted.index(max(wanted))
+        return found
+
+    def _spread(self, n_rows: Int[Tensor, " type"], generator: torch.Generator) -> Shaped[Tensor, " type"]:
+        """Return a number for each type: types in a random order stand side by side along the rows' numbers in order of size."""
+        order = torch.randperm(len(n_rows), generator=generator)
+        ends = n_rows[order].cumsum(0)
+        numbers = self.targets.sort().values
+        found = torch.empty(len(n_rows), dtype=numbers.dtype)
+        found[order] = numbers[(ends - n_rows[order] // 2 - 1).clamp_min(0)]
+        present = order[n_rows[order] > 0]
+        if len(found[present].unique()) == 1:
+            found[present[-1]] = numbers[-1] if numbers[-1] != found[present[-1]] else numbers[0]
+        return found
 
 
 def text_folds(task: Task, n_folds: int, *, seed: int) -> Int[Tensor, " row"]:

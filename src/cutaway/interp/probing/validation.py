@@ -59,6 +59,8 @@ class Validation:
     """That of a probe fitted and tested on labels that were dealt to other groups, or rows (`Task.shuffled`)."""
     control: Null | None = None
     """That on control tasks; None where they were not asked for."""
+    control_majority: float | None = None
+    """That of always saying a control task's own most common class, or its mean; mean over draws."""
 
     @property
     def selectivity(self) -> float | None:
@@ -81,15 +83,21 @@ def validate(
         raise ValueError(f"n_nulls is {n_nulls}: give at least 1, as a score means nothing without one")
     predictions, fitted = cross_validate(x, task, kind, folds=folds)
 
-    def null(draw: Callable[[torch.Generator], Task], generator: torch.Generator) -> Null:
-        return Null.of([held_out(x, draw(generator), kind, folds=folds).value for _ in range(n_nulls)])
+    def drawn(draw: Callable[[torch.Generator], Task]) -> list[Task]:
+        generator = seeded_generator(seed)
+        return [draw(generator) for _ in range(n_nulls)]
 
+    def null(tasks: Sequence[Task]) -> Null:
+        return Null.of([held_out(x, each, kind, folds=folds).value for each in tasks])
+
+    controls = drawn(task.control) if with_control else []
     return Validation(
         held_out=score(task, predictions),
         fitted=fitted,
         majority=task.majority,
-        shuffled=null(task.shuffled, seeded_generator(seed)),
-        control=null(task.control, seeded_generator(seed)) if with_control else None,
+        shuffled=null(drawn(task.shuffled)),
+        control=null(controls) if controls else None,
+        control_majority=sum(each.majority for each in controls) / n_nulls if controls else None,
     )
 
 

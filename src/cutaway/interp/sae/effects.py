@@ -13,7 +13,7 @@ from torch import Tensor
 from cutaway.interp import edits
 from cutaway.interp.ablation.measure import Measure, measure_of
 from cutaway.interp.edits import Edit
-from cutaway.interp.prompts import Target
+from cutaway.interp.prompts import Prompts, Target
 from cutaway.interp.ranks import rank_correlation
 from cutaway.interp.result import Result
 from cutaway.interp.rows import Reference, Rows, Texts, model_of, rows_of
@@ -69,6 +69,8 @@ class FeatureEffects(Result):
     """To first order: less the latent times its direction's product with the gradient, summed over positions."""
     exact: dict[int, Float[Tensor, " batch"]]
     """By feature, of those tried: the metric without it less `base`."""
+    places: tuple[str, ...] = ()
+    """The token, its row where there are several, at which each of these features is strongest, or differs most."""
     is_patched: bool = False
     """Whether features were given their latents in other texts; taken out otherwise."""
 
@@ -122,6 +124,7 @@ class FeatureEffects(Result):
             "base": self.base.tolist(),
             "rank_correlation": self.agreement,
             "features": [each._asdict() for each in self.ranked()],
+            "places": {str(feature): place for feature, place in zip(self.features, self.places, strict=False)},
         }
 
     def figures(self) -> Sequence[Figure]:
@@ -132,7 +135,7 @@ class FeatureEffects(Result):
         if not best:
             return []
         values = [each.estimate if each.exact is None else each.exact for each in best]
-        labels = [f"{each.feature}{'' if each.exact is None else ', tried'}" for each in best]
+        labels = [f"#{each.feature}{'' if each.exact is not None or not self.exact else ', estimated'}" for each in best]
         return [
             bars(values, labels=labels, title=f"{self._changed.capitalize()} each feature", label=f"change of the {self.metric}")
         ]
@@ -140,18 +143,23 @@ class FeatureEffects(Result):
     def views(self) -> Sequence[RenderableType]:
         """Return the strongest features as a table."""
         headers, rows = self.table()
-        shown = table(*headers, right=headers)
+        shown = table(*headers, right=headers[:3])
         for row in rows[:_N_SHOWN]:
             shown.add_row(*row)
         return [shown]
 
     def table(self) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
         """Return all features with their effects, the strongest first."""
+        places = dict(zip(self.features, self.places, strict=True)) if self.places else {}
         rows = [
-            [str(each.feature), f"{each.estimate:+.4f}", "" if each.exact is None else f"{each.exact:+.4f}"]
+            [
+                *(str(each.feature), f"{each.estimate:+.4f}", "" if each.exact is None else f"{each.exact:+.4f}"),
+                *([places[each.feature]] if places else []),
+            ]
             for each in self.ranked()
         ]
-        return ["feature", "estimate", "exact"], rows
+        at = ["differs most at" if self.is_patched else "strongest at"] if places else []
+        return ["feature", "estimate", "exact", *at], rows
 
 
 def feature_effects(
@@ -199,6 +207,7 @@ def feature_effects(
         said=f"the {what} {spliced.name} spliced in" + (" and its error kept" if with_error else ""), metric=measure.name,
         is_patched=other_texts is not None,
         notes=measure.said, base=base, clean=clean, features=tuple(firing.tolist()), estimates=estimates.detach(), exact=exact,
+        places=_places(lm, rows, lost[..., firing]),
     )  # fmt: skip
 
 
@@ -298,6 +307,17 @@ def _latents(dictionary: Dictionary, read: Float[Tensor, "batch pos ..."], rows:
     lengths = torch.tensor(rows.lengths, device=latents.device)
     is_text = torch.arange(latents.shape[1], device=latents.device) < lengths[:, None]
     return latents * is_text[..., None]
+
+
+def _places(lm: LanguageModel | Transformer, rows: Rows, lost: Float[Tensor, "batch pos feature"]) -> tuple[str, ...]:
+    """Return where each feature loses most: position and token, with the row before them where there are several."""
+    prompts = Prompts(lm, rows.tokens, rows.lengths, tuple(length - 1 for length in rows.lengths))
+    n_rows, n_pos = rows.tokens.shape
+    found = []
+    for place in lost.abs().flatten(0, 1).argmax(0).tolist() if lost.shape[-1] else ():
+        row, pos = divmod(place, n_pos)
+        found.append(f"{f'text {row}, ' if n_rows > 1 else ''}{pos} {prompts.label(int(rows.tokens[row, pos]))}")
+    return tuple(found)
 
 
 def _chosen(dictionary: Dictionary, features: Sequence[int] | None, firing: Tensor, estimates: Tensor, exact_top: int) -> list[int]:

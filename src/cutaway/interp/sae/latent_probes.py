@@ -106,7 +106,11 @@ class LatentProbes(Result):
 
         drawn = self.series | {"all coordinates": [self.dense] * len(self.ks)}
         series = {name: (list(self.ks), values) for name, values in drawn.items()}
-        return [lines(series, title=f"How few latents tell {self.label}", x_label="k", y_label="accuracy held out")]
+        return [
+            lines(
+                series, title=f"How few latents tell {self.label}", x_label="latents or coordinates, k", y_label="accuracy held out"
+            )
+        ]
 
     def views(self) -> Sequence[RenderableType]:
         """Return the accuracies as a table."""

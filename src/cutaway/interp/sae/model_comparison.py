@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from cutaway.interp.result import Result
-from cutaway.report import Context, HtmlReport, context_list, filled_table, token_label
+from cutaway.report import Context, HtmlReport, context_list, filled_table, format_fixed, token_label
 from cutaway.report.tokens import shortened
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["ComparedLatent", "ModelComparison"]
 
 _ONE_SIDED = 0.1  # of the sum of the two lengths
+_UNALIKE = 0.1  # a mean cosine at which directions have nothing to do with each other
 _N_BINS, _N_PEAKS = 10, 4
 
 
@@ -96,7 +97,9 @@ class ModelComparison(Result):
             "in the other."
         ]
         if both:
-            said.append(f"The two directions of those in both have a mean cosine of {self.cosines[self.parts['both']].mean():.2f}.")
+            cosine = self.cosines[self.parts["both"]].mean().item()
+            apart = ": they fire at the same tokens, and point where each model has it" if abs(cosine) < _UNALIKE else ""
+            said.append(f"The two directions of those in both have a mean cosine of {format_fixed(cosine, 2)}{apart}.")
         if self.fvu is not None and self.density is not None:
             shares = " and ".join(f"{100 * fvu:.1f} % in {name}" for fvu, name in zip(self.fvu, self.names, strict=True))
             said.append(
@@ -159,7 +162,7 @@ class ModelComparison(Result):
                     str(each.latent),
                     shortened(each.whose, 16),
                     f"{each.relative:.2f}",
-                    f"{each.cosine:.2f}",
+                    format_fixed(each.cosine, 2),
                     f"{100 * each.density:.2g} %",
                     each.peaks,
                 ]
@@ -183,6 +186,6 @@ class ModelComparison(Result):
             where = "in both models" if each.whose == "both" else f"in {each.whose} alone"
             text = (
                 f"Latent {each.latent} is {where}: {each.relative:.2f} of its length is in {self.names[1]}, the cosine of its two "
-                f"directions is {each.cosine:.2f}, and it fires in {100 * each.density:.2g} % of the tokens."
+                f"directions is {format_fixed(each.cosine, 2)}, and it fires in {100 * each.density:.2g} % of the tokens."
             )
             page.add(f"Latent {each.latent}", text=text, body=context_list(each.contexts))

@@ -146,7 +146,7 @@ class FunctionVector(Result):
             return []
         places = list(range(len(self.placing.names)))
         series = {
-            f"{strength:g} times": (places, self.placing.probs[:, number].tolist())
+            f"{strength:g} time{'s' * (strength != 1)}": (places, self.placing.probs[:, number].tolist())
             for number, strength in enumerate(self.placing.strengths)
         }
         title = "The vector after each layer, on the pairs it was made of"

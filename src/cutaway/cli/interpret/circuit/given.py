@@ -132,12 +132,14 @@ def given_circuit(
     *,
     source: str,
     method: EdgeMethod = "eap-ig-inputs",
+    features: Sequence[Path] = (),
     progress: Callable[[int, int], None] | None = None,
 ) -> Circuit:
-    """Return the circuit of a file, or the one of the worked example."""
+    """Return the circuit of a file, with the dictionaries of these folders as its features', or the one of the worked example."""
     from cutaway.experiments.ioi import ioi_prompts
     from cutaway.interp.circuits import Circuit, find_circuit
+    from cutaway.interp.sae import load_dictionary
 
     if circuit != DEMO:
-        return Circuit.load(circuit)
+        return Circuit.load(circuit).with_dictionaries(*map(load_dictionary, features))
     return find_circuit(lm, ioi_prompts(lm, DEMO_PAIRS).pairs(lm), method=method, name=source, progress=progress).circuit

@@ -32,6 +32,7 @@ def minimise(
     held_out: float = 0.5,
     seed: int = 0,
     force: bool = False,
+    features: tuple[Path, ...] = (),
     out: Path | None = None,
     overwrite: bool = False,
 ) -> Result:
@@ -48,6 +49,7 @@ def minimise(
         held_out: the share of the pairs that is kept for checking, where none is that the circuit was found with
         seed: of what pairs these are
         force: run it in a model of the same shape with other weights
+        features FOLDER: the dictionary of the circuit's features, where it has moved; may be given again
         out FILE: where the smaller circuit is written, a JSON file
         overwrite: write it over a file that is there
 
@@ -65,7 +67,7 @@ def minimise(
 
     check_out(out, overwrite=overwrite)
     with count_progress("edges scored") as progress:
-        known = given_circuit(lm, circuit, source=source, progress=progress)
+        known = given_circuit(lm, circuit, source=source, features=features, progress=progress)
     known.check(lm.model, force=force)
     pairs = given.read(lm, known, "all")
     with count_progress("edges tried") as progress:

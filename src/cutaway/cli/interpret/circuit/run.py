@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from cutaway.cli.interpret.circuit.given import DEMO, DEMO_PAIRS, GivenPairs, given_circuit, model_of_circuit, stored_said
@@ -26,6 +27,7 @@ def run(
     given: GivenPairs,
     ablation: Literal["zero", "mean", "resample"] = "resample",
     force: bool = False,
+    features: tuple[Path, ...] = (),
 ) -> Result:
     """Show what a model says with a circuit alone: everything outside it is ablated, beside the whole model and nothing at all.
 
@@ -35,6 +37,7 @@ def run(
         circuit: a file that `circuit find --out` wrote; `demo` is found first
         ablation: what is put in the place of everything outside: zeros, the mean over the corrupted prompts, or what they give
         force: run it in a model of the same shape with other weights
+        features FOLDER: the dictionary of the circuit's features, where it has moved; may be given again
 
     Examples:
         cutaway interpret circuit run --demo
@@ -49,7 +52,7 @@ def run(
     from cutaway.interp.circuits import run_on_prompts
 
     with count_progress("edges") as progress:
-        known = given_circuit(lm, circuit, source=source, progress=progress)
+        known = given_circuit(lm, circuit, source=source, features=features, progress=progress)
     known.check(lm.model, force=force)
     pairs = given.read(lm, known)
     found = run_on_prompts(lm, pairs, known, ablation=ablation, force=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from cutaway.cli.interpret.circuit.given import (
@@ -42,6 +43,7 @@ def score(
     least_gap: float = 0.1,
     seed: int = 0,
     force: bool = False,
+    features: tuple[Path, ...] = (),
 ) -> Result:
     """Score a circuit: how faithful it is, how complete and how minimal, beside random connected circuits of the same layers.
 
@@ -60,6 +62,7 @@ def score(
         least_gap: the least difference between model and nothing that a share is taken of
         seed: of random circuits, parts and intervals
         force: score it in a model of the same shape with other weights
+        features FOLDER: the dictionary of the circuit's features, where it has moved; may be given again
 
     Examples:
         cutaway interpret circuit score --demo
@@ -74,7 +77,7 @@ def score(
     from cutaway.interp.circuits import evaluate_circuit
 
     with count_progress("edges") as progress:
-        known = given_circuit(lm, circuit, source=source, progress=progress)
+        known = given_circuit(lm, circuit, source=source, features=features, progress=progress)
     known.check(lm.model, force=force)
     if curve:
         own = given.read(lm, known, "found_with")  # where prompts are given, all of them

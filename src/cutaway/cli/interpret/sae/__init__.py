@@ -14,6 +14,8 @@ VERBS: dict[str, dict[str, str]] = {
         "probe": "how few latents tell a label, beside all coordinates",
         "compare": "two checkpoints: latents of both, and of one alone",
         "pages": "what features stand for: contexts, logits, a page each",
+        "effects": "what an answer loses without each feature",
+        "keep": "some features kept, all else ablated: how faithful",
     },
 }
 """The verbs, in the order in which they are shown."""

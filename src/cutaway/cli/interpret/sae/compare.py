@@ -28,7 +28,10 @@ _MEASURED = 8192
 @needs_one_of("corpus")
 @excludes("sae", "store", "layer", "site", "kind", "width", "k", "sparsity", "steps", "batch_size", "learning_rate", "save",
           why="a crosscoder that is read is not trained")  # fmt: skip
-@analysis(before=_SHUFFLED, corpus="stdlib", tokens=4096, n_pos=64, steps=200, batch_size=256, learning_rate=3e-3, width=2, layer=9)
+@analysis(
+    before=_SHUFFLED, corpus="stdlib", tokens=3072, n_pos=64, steps=200, batch_size=256, learning_rate=3e-3, width=1, layer=9,
+    site="attn_out",
+)  # fmt: skip
 def compare(
     lm: LanguageModel,
     before: str,

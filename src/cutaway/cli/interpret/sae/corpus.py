@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cutaway.cli.errors import UsageError
 from cutaway.report import stderr_console
 from cutaway.report.counting import count_progress, step_progress
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from cutaway.language_model import LanguageModel
     from cutaway.model import Transformer
 
-__all__ = ["Recipe", "train_on", "train_from", "open_checked", "layer_of", "given_or_sketch", "stored_windows"]
+__all__ = ["Recipe", "train_on", "train_from", "open_checked", "layer_of", "given_or_sketch", "say_what_shows", "unseen_windows"]
 
 _SKETCH: dict[str, Any] = {"n_steps": 100, "batch_size": 256, "dead_after": 5000, "log_every": 10}
 _N_BUFFERED = 2**15  # rows that are mixed where memory allows
@@ -164,7 +165,32 @@ def given_or_sketch(lm: LanguageModel, folder: Path | None, corpus: str, *, n_po
     return dictionary
 
 
-def stored_windows(lm: LanguageModel, folder: Path, *, n_tokens: int) -> tuple[Int[Tensor, "window pos"], TrainingData]:
+def say_what_shows(folder: Path | None) -> None:
+    """Say which verb shows what the features of a saved dictionary stand for."""
+    if folder is not None:
+        command = f"`cutaway interpret sae pages MODEL --sae {folder} --corpus TEXT --feature N`"
+        stderr_console().print(f"What a feature stands for: {command}\n", style="dim", markup=False, soft_wrap=True)
+
+
+def unseen_windows(
+    lm: LanguageModel, sae: Path | None, corpus: str | None, store: Path | None, *, n_tokens: int, n_pos: int, seed: int
+) -> tuple[Dictionary, Int[Tensor, "window pos"], TrainingData]:
+    """Return a dictionary, or a sketch, and windows of the last tenth of a corpus or a store, which training does not see.
+
+    With them, what text they are of. Raises UsageError for a store without a dictionary.
+    """
+    from cutaway.interp.sae import corpus_data, read_windows
+
+    if store is None:
+        assert corpus is not None  # one of them is needed
+        dictionary = given_or_sketch(lm, sae, corpus, n_pos=n_pos, seed=seed)
+        return dictionary, read_windows(lm, corpus, n_pos=n_pos, n_tokens=n_tokens, held_out=True), corpus_data(lm, corpus)
+    if sae is None:
+        raise UsageError("--store says on what is measured, and no dictionary was given: give --sae FOLDER")
+    return given_or_sketch(lm, sae, "", n_pos=n_pos, seed=seed), *_stored_windows(lm, store, n_tokens=n_tokens)
+
+
+def _stored_windows(lm: LanguageModel, folder: Path, *, n_tokens: int) -> tuple[Int[Tensor, "window pos"], TrainingData]:
     """Return windows spread over the part of a store that is held out from training, and what that part is of."""
     import torch
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cutaway.cli.command import excludes, needs_one_of
-from cutaway.cli.errors import UsageError
 from cutaway.cli.interpret.options import analysis
 from cutaway.report.counting import count_progress
 
@@ -56,18 +55,9 @@ def evaluate(
         dictionary = sae.load_dictionary("sae-9")
         sae.evaluate(lm, dictionary, tokens).show()
     """
-    from cutaway.cli.interpret.sae.corpus import given_or_sketch, stored_windows
-    from cutaway.interp.sae import corpus_data, read_windows
+    from cutaway.cli.interpret.sae.corpus import unseen_windows
     from cutaway.interp.sae import evaluate as evaluated
 
-    if store is not None:
-        if sae is None:
-            raise UsageError("--store says on what is measured, and no dictionary was given: give --sae FOLDER")
-        dictionary = given_or_sketch(lm, sae, "", n_pos=n_pos, seed=seed)
-        windows, data = stored_windows(lm, store, n_tokens=tokens)
-    else:
-        assert corpus is not None  # one of them is needed
-        dictionary = given_or_sketch(lm, sae, corpus, n_pos=n_pos, seed=seed)
-        windows, data = read_windows(lm, corpus, n_pos=n_pos, n_tokens=tokens, held_out=True), corpus_data(lm, corpus)
+    dictionary, windows, data = unseen_windows(lm, sae, corpus, store, n_tokens=tokens, n_pos=n_pos, seed=seed)
     with count_progress("windows") as progress:
         return evaluated(lm, dictionary, windows, first=first, data=data, progress=progress)

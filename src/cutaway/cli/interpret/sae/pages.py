@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cutaway.cli.command import excludes
+from cutaway.cli.command import excludes, needs_one_of
 from cutaway.cli.interpret.options import analysis
 from cutaway.report import stderr_console
 from cutaway.report.counting import count_progress
@@ -17,12 +17,15 @@ if TYPE_CHECKING:
 __all__ = ["pages"]
 
 
+@needs_one_of("corpus", "store")
+@excludes("store", "corpus", "n_pos", why="a store has windows of its own")
 @excludes("feature", "features", why="those named are shown, and none is drawn")
 @analysis(corpus="stdlib", tokens=4096, features=10, n_pos=64)
 def pages(
     lm: LanguageModel,
     *,
-    corpus: str,
+    corpus: str | None = None,
+    store: Path | None = None,
     sae: Path | None = None,
     feature: tuple[int, ...] = (),
     features: int = 100,
@@ -36,15 +39,17 @@ def pages(
 ) -> Result:
     """Show what features stand for: where each is strongest in a text, which tokens it raises, how often it fires.
 
-    With --out a page is written for each, and an index of them. Bricken et al. 2023.
+    In the last tenth of the text, or of a store's windows, which training does not see. With --out a page is written for each, and an
+    index of them. Bricken et al. 2023.
 
     Args:
         corpus TEXT: a file, a folder, a glob, or stdlib, shakespeare, tinyshakespeare
+        store FOLDER: a store of this model's activations, in whose text instead
         sae FOLDER: a dictionary, saved here or by SAELens; a sketch is trained where none is given
         feature N: this feature; may be given again
         features: so many, drawn at random from those that fire
         contexts: windows shown of each, those in which it is strongest
-        tokens: how many of the corpus are looked at, spread over it
+        tokens: how many are looked at, spread over the last tenth of the corpus or the store
         n_pos: tokens of a window; the model's context where that is shorter
         first: so many first positions of a window are not looked at
         memory: GiB that the latents held at a time may take
@@ -60,21 +65,21 @@ def pages(
         found = sae.describe_features(lm, dictionary, tokens, n_features=100)
         found.write("features")
     """
-    from cutaway.cli.interpret.sae.corpus import given_or_sketch
-    from cutaway.interp.sae import describe_features, read_windows
+    from cutaway.cli.interpret.sae.corpus import unseen_windows
+    from cutaway.interp.sae import describe_features
+    from cutaway.interp.sae.evaluation import said_of_data
 
     if out is not None and out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file: give a folder to write the pages into")
-    dictionary = given_or_sketch(lm, sae, corpus, n_pos=n_pos, seed=seed)
-    windows = read_windows(lm, corpus, n_pos=n_pos, n_tokens=tokens, held_out=False)
+    dictionary, windows, data = unseen_windows(lm, sae, corpus, store, n_tokens=tokens, n_pos=n_pos, seed=seed)
     with count_progress("windows") as progress:
         found = describe_features(
             lm, dictionary, windows, feature or None, n_features=features, n_contexts=contexts, first=first, max_gib=memory,
             seed=seed, progress=progress,
         )  # fmt: skip
-    seen = f"The text is the first nine tenths of {corpus}, which training may have seen."
+    seen = said_of_data(dictionary.config.trained_on, data)
     said = "--out FOLDER writes a page for each, with the texts where it is strongest; --report FILE has those of the first."
     if out is not None:
-        said = f"The pages begin at {found.write(out, settings={'corpus': corpus})}."
+        said = f"The pages begin at {found.write(out, settings={'corpus': data.source})}."
     stderr_console().print(f"{seen} {said}\n", style="dim", markup=False, soft_wrap=True)
     return found
