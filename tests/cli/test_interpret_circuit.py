@@ -134,6 +134,21 @@ def test_a_file_is_run_and_scored_with_the_prompts_that_it_keeps(cutaway, run, p
     assert prob["metric"].startswith("probability")
 
 
+def test_a_file_is_run_under_the_ablation_that_it_was_found_under(cutaway, run, pairs):
+    assert cutaway("interpret", "circuit", "find", *pairs, "--n-edges", "30", "--ablation", "zero", "--out", "c.json")[0] == 0
+    given = ["c.json", "--json"]
+    assert json.loads(cutaway("interpret", "circuit", "run", *given)[1])["ablation"] == "zero"
+    quick = ["--n-random", "0", "--n-subsets", "0", "--unit", "none"]
+    assert json.loads(cutaway("interpret", "circuit", "score", *given, *quick)[1])["ablations"][0]["ablation"] == "zero"
+    found = json.loads(cutaway("interpret", "circuit", "score", *given, "--curve", "--n-random", "0")[1])
+    assert [each["ablation"] for each in found["curves"]] == ["zero"]
+    assert json.loads(cutaway("interpret", "circuit", "minimise", *given)[1])["after"]["ablations"][0]["ablation"] == "zero"
+    assert json.loads(cutaway("interpret", "circuit", "run", *given, "--ablation", "mean")[1])["ablation"] == "mean"
+    assert replace(Circuit.load("c.json"), settings={}).ablation == "resample"
+    with pytest.raises(ValueError, match="found under the ablation 'noise'; expected one of"):
+        assert replace(Circuit.load("c.json"), settings={"ablation": "noise"}).ablation
+
+
 def test_a_file_without_prompts_asks_for_some(cutaway, run, pairs):
     assert cutaway("interpret", "circuit", "find", *ASKED, "--n-edges", "9", "--out", "one.json")[0] == 0
     out = cutaway("interpret", "circuit", "run", "one.json")[1]

@@ -248,3 +248,14 @@ def test_the_curve_is_that_of_the_circuits_pruned(found):
     assert not torch.equal(by_help.of("zero").circuits[0], curve.of("zero").circuits[0])
     assert (by_help.area_as_in_mib, curve.area_as_in_mib) == ("cpr", "cmd")
     assert "how much they help, as MIB does for CPR" in by_help.summary()
+
+
+@pytest.mark.parametrize("method", ["eap", "eap-ig-inputs", "eap-ig-activations", "exact"])
+def test_edges_are_not_scored_where_they_cannot_be(method):
+    (tokens, other), bidirectional = two_runs(), small_model("bidirectional")
+    with pytest.raises(ValueError, match="every position sees what rows are filled up with: run rows of one length at a time"):
+        score_edges(bidirectional, tokens, other, METRIC, method=method, lengths=[9, 7])
+    even, expected = (score_edges(bidirectional, tokens, other, METRIC, method=method, lengths=each) for each in ([9, 9], None))
+    assert torch.equal(even.scores.nan_to_num(), expected.scores.nan_to_num())
+    with pytest.raises(ValueError, match="a model without layers has one edge, embed->logits"):
+        score_edges(small_model(n_layers=0), tokens, other, METRIC, method=method)

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from cutaway.config import ModelConfig
+from cutaway.interp.ablation import How
 from cutaway.interp.circuits.graph import Edge, Graph
 from cutaway.interp.circuits.stored_prompts import StoredPrompts, one_line_lists
 from cutaway.interp.feature_nodes import FeatureNodes
@@ -94,6 +95,14 @@ class Circuit:
     def share(self) -> float:
         """How many of the graph's edges it keeps, from 0 to 1."""
         return len(self) / self.graph.n_edges
+
+    @property
+    def ablation(self) -> How:
+        """What it was found under; `resample` where it does not say. Raises ValueError for what is no ablation."""
+        how = self.settings.get("ablation", "resample")
+        if how not in get_args(How):
+            raise ValueError(f"the circuit was found under the ablation {how!r}; expected one of {', '.join(get_args(How))}")
+        return how  # type: ignore[no-any-return]
 
     @property
     def nodes(self) -> tuple[Node, ...]:

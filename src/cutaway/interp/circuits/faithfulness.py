@@ -140,7 +140,7 @@ class Faithfulness(Endpoints):
         return [] if self.random is None or self.refusal else self.shares_of(self.random).tolist()
 
     @property
-    def n_random_below(self) -> int:
+    def n_random_further(self) -> int:
         """How many random circuits are further from the model than the circuit is."""
         if self.random is None:
             return 0
@@ -168,7 +168,7 @@ class Faithfulness(Endpoints):
             "difference_from_model": self.difference,
             "random": None if self.random is None else self.random.tolist(),
             "random_faithfulness": self.random_shares,
-            "n_random_further_from_model": self.n_random_below,
+            "n_random_further_from_model": self.n_random_further,
             "subsets": [each._asdict() | {"incompleteness": each.incompleteness} for each in self.subsets],
             "incompleteness": finite_or_none(self.incompleteness),
             "units": [each._asdict() for each in self.units],

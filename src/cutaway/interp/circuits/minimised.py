@@ -127,7 +127,7 @@ def minimise_on_prompts(
     circuit: Circuit,
     *,
     tolerance: float = 0.02,
-    ablation: How = "resample",
+    ablation: How | None = None,
     held_out: float = 0.5,
     seed: int = 0,
     command: str = "",
@@ -137,8 +137,10 @@ def minimise_on_prompts(
     """Return a circuit without the edges that it can do without on some of the pairs, scored on the others.
 
     Where some of the pairs are those that the circuit was found with, these are searched and the others kept; else a share of
-    `held_out` is kept, and one pair is used for both. `command` is kept with the circuit. Raises ValueError as `minimise` does.
+    `held_out` is kept, and one pair is used for both. The ablation is that which the circuit was found under unless one is given;
+    `command` is kept with the circuit. Raises ValueError as `minimise` does.
     """
+    ablation = ablation or circuit.ablation
     searched, others = _parts(pairs, circuit, held_out, seed)
     smaller = minimise(
         lm.model, searched.tokens, searched.other_tokens, searched.metric, circuit, tolerance=tolerance, ablation=ablation, force=force,

@@ -128,12 +128,14 @@ class CircuitRun(Result):
 
 
 def run_on_prompts(
-    lm: LanguageModel, pairs: PromptPairs, circuit: Circuit, *, ablation: How = "resample", force: bool = False
+    lm: LanguageModel, pairs: PromptPairs, circuit: Circuit, *, ablation: How | None = None, force: bool = False
 ) -> CircuitRun:
     """Return what a model says after each clean prompt: whole, with a circuit alone, and with everything ablated.
 
-    Raises ValueError for a circuit of another model, unless forced for other weights alone.
+    The ablation is that which the circuit was found under unless one is given. Raises ValueError for a circuit of another model, unless
+    forced for other weights alone.
     """
+    ablation = ablation or circuit.ablation
     runs = CircuitRuns.of(lm.model, pairs.tokens, circuit, ablation=ablation, other_tokens=pairs.other_tokens, force=force)
     masks = (runs.everything, circuit.kept, runs.nothing)
     last = [_last_logits(runs, mask) for mask in masks]

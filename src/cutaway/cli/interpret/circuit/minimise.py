@@ -28,7 +28,7 @@ def minimise(
     source: str,
     given: GivenPairs,
     tolerance: float = 0.02,
-    ablation: Literal["zero", "mean", "resample"] = "resample",
+    ablation: Literal["zero", "mean", "resample"] | None = None,
     held_out: float = 0.5,
     seed: int = 0,
     force: bool = False,
@@ -44,7 +44,7 @@ def minimise(
     Args:
         circuit: a file that `circuit find --out` wrote; `demo` is found first
         tolerance: by how much of the gap between model and empty circuit the metric may move
-        ablation: what is put in the place of everything outside
+        ablation: what is put in the place of everything outside; as the circuit was found unless given
         held_out: the share of the pairs that is kept for checking, where none is that the circuit was found with
         seed: of what pairs these are
         force: run it in a model of the same shape with other weights

@@ -24,7 +24,7 @@ def run(
     *,
     source: str,
     given: GivenPairs,
-    ablation: Literal["zero", "mean", "resample"] = "resample",
+    ablation: Literal["zero", "mean", "resample"] | None = None,
     force: bool = False,
 ) -> Result:
     """Show what a model says with a circuit alone: everything outside it is ablated, beside the whole model and nothing at all.
@@ -33,7 +33,8 @@ def run(
 
     Args:
         circuit: a file that `circuit find --out` wrote; `demo` is found first
-        ablation: what is put in the place of everything outside: zeros, the mean over the corrupted prompts, or what they give
+        ablation: what is put in the place of everything outside: zeros, the mean over the corrupted prompts, or what they give; as the
+            circuit was found unless given
         force: run it in a model of the same shape with other weights
 
     Examples:

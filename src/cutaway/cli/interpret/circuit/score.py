@@ -51,7 +51,7 @@ def score(
 
     Args:
         circuit: a file that `circuit find --out` wrote; `demo` is found first
-        ablation: zero, mean or resample, which it is unless given; may be given again for more
+        ablation: zero, mean or resample, as the circuit was found unless given; may be given again for more
         n_random: how many random circuits
         n_subsets: how many random parts of it are taken out
         unit: what is taken out at a time to see what it does
@@ -79,12 +79,12 @@ def score(
     if curve:
         own = given.read(lm, known, "found_with")  # where prompts are given, all of them
         parts = own.split(seed=seed) if given.are_given else (own, given.read(lm, known, "held_out"))
-        return _curve(lm, *parts, known, ablation or ("resample",), ranking, least_gap=least_gap, n_random=n_random, seed=seed)
+        return _curve(lm, *parts, known, ablation or (known.ablation,), ranking, least_gap=least_gap, n_random=n_random, seed=seed)
     pairs, left_out = other_pairs(given.read(lm, known), known)
     notes = (*left_out, *stored_said(given, known))
     with count_progress("runs") as progress:
         scored = evaluate_circuit(
-            lm.model, pairs.tokens, pairs.other_tokens, pairs.metric, known, ablations=ablation or ("resample",), n_random=n_random,
+            lm.model, pairs.tokens, pairs.other_tokens, pairs.metric, known, ablations=ablation or (known.ablation,), n_random=n_random,
             n_subsets=n_subsets, units=None if unit == "none" else unit, least_gap=least_gap, seed=seed,
             measured=pairs.measured, force=True, progress=progress,
         )  # fmt: skip
@@ -111,7 +111,7 @@ def _curve(
     with count_progress("edges") as progress:
         scored = score_edges(
             lm.model, finding.tokens, finding.other_tokens, finding.metric, method=method, kv=circuit.graph.kv,
-            features=circuit.graph.features, steps=steps, ablation=settings.get("ablation", "resample"), progress=progress,
+            features=circuit.graph.features, steps=steps, ablation=circuit.ablation, progress=progress,
         )  # fmt: skip
     with count_progress("runs") as progress:
         curve = faithfulness_curve(
