@@ -144,7 +144,7 @@ def minimise_on_prompts(
     searched, others = _parts(pairs, circuit, held_out, seed)
     smaller = minimise(
         lm.model, searched.tokens, searched.other_tokens, searched.metric, circuit, tolerance=tolerance, ablation=ablation, force=force,
-        progress=progress,
+        progress=progress, **searched.runs,
     )  # fmt: skip
     known = tuple(dict.fromkeys((*circuit.pair_hashes, *searched.hashes)))
     about = {"n_edges": len(circuit), "tolerance": tolerance, "ablation": ablation, "data": searched.data_hash}
@@ -152,7 +152,7 @@ def minimise_on_prompts(
     before, after = (
         evaluate_circuit(
             lm.model, others.tokens, others.other_tokens, others.metric, each, ablations=[ablation], n_random=0, n_subsets=0,
-            units=None, seed=seed, measured=others.measured, force=True,
+            units=None, seed=seed, measured=others.measured, force=True, **others.runs,
         )
         for each in (circuit, smaller)
     )  # fmt: skip

@@ -84,7 +84,7 @@ def score_edges(
     graph = Graph(model.config, kv, tuple(features)).open(model)
     pair = Pair(
         model=without_dropout(model), tokens=tokens, other_tokens=other_tokens, metric=metric, graph=graph,
-        frozen=held, lengths=lengths, memory_gib=memory_gib, ablated=_ablated(model, graph, tokens, other_tokens, ablation),
+        frozen=held, lengths=lengths, memory_gib=memory_gib, ablated=_ablated(model, graph, tokens, other_tokens, ablation, lengths),
     )  # fmt: skip
     n_tried = min(exact_top or 0, pair.graph.n_edges)
     n_cells = pair.graph.n_edges if method == "exact" else n_tried
@@ -105,7 +105,14 @@ def score_edges(
     )
 
 
-def _ablated(model: Transformer, graph: Graph, tokens: Tensor, other_tokens: Tensor, ablation: How | Ablated) -> Ablated | None:
+def _ablated(
+    model: Transformer,
+    graph: Graph,
+    tokens: Tensor,
+    other_tokens: Tensor,
+    ablation: How | Ablated,
+    lengths: Sequence[int] | None,
+) -> Ablated | None:
     """Return what senders write when ablated; None for what they write in the run of the other tokens."""
     if isinstance(ablation, Ablated):
         if ablation.latents.keys() != {each.layer for each in graph.features}:
@@ -115,7 +122,7 @@ def _ablated(model: Transformer, graph: Graph, tokens: Tensor, other_tokens: Ten
         return ablation
     if ablation == "resample":
         return None
-    return ablated_outputs(model, tokens, ablation, other_tokens=other_tokens, features=graph.features)
+    return ablated_outputs(model, tokens, ablation, other_tokens=other_tokens, lengths=lengths, features=graph.features)
 
 
 def _estimated(pair: Pair, method: EdgeMethod, steps: int, done: Callable[[int], None]) -> MeanScores:
