@@ -93,17 +93,9 @@ def select_circuit(
             features=graph.features, steps=steps, exact_top=exact_top, lengths=lengths, progress=progress,
         )  # fmt: skip
         chosen = _by_scores(scores, selection, n_edges, threshold)
-    settings = {
-        "selection": selection,
-        "kv": kv,
-        "ablation": ablation,
-        "metric": measured,
-        **chosen.settings,
-        "n_pairs": len(tokens),
-    }
-    about = _hashes(model, tokens, other_tokens, lengths) | {"method": chosen.said, "command": command, "settings": settings}
-    scored = None if chosen.scores is None else chosen.scores.scores
-    circuit = Circuit.of_mask(graph, chosen.pruned.kept, scored, model=name, **about)
+    settings = {"selection": selection, "kv": kv, "ablation": ablation, "metric": measured, "n_pairs": len(tokens)}
+    about = _hashes(model, tokens, other_tokens, lengths) | {"model": name, "command": command}
+    circuit = chosen.circuit(graph, settings=settings | chosen.settings, **about)
     return SelectedCircuit(circuit, chosen.pruned.n_dropped, chosen.scores)
 
 
@@ -133,10 +125,10 @@ class _Chosen(NamedTuple):
     said: str
     settings: dict[str, Any]
 
-    @property
-    def table(self) -> Float[Tensor, "sender receiver"] | None:
-        """The scores of all edges, where there are any."""
-        return None if self.scores is None else self.scores.scores
+    def circuit(self, graph: Graph, **about: Any) -> Circuit:
+        """Return them as a circuit, with their scores where there are any."""
+        scores = None if self.scores is None else self.scores.scores
+        return Circuit.of_mask(graph, self.pruned.kept, scores, method=self.said, **about)
 
 
 def _by_acdc(
