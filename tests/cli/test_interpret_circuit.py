@@ -156,7 +156,7 @@ def test_a_curve_marks_the_circuit_and_is_measured_on_other_pairs(cutaway, run, 
     code, out, err = cutaway(*ask)
     assert code == 0, err
     circuit, said = Circuit.load("c.json"), " ".join(out.split())
-    assert f"The circuit itself keeps {circuit}; its faithfulness is resample" in said
+    assert f"The circuit itself keeps {circuit}; its faithfulness is " in said
     assert f"circuit {100 * circuit.share:.2g} {len(circuit)}" in said
     assert widest(out) <= 80
     found = json.loads(cutaway(*ask, "--json")[1])

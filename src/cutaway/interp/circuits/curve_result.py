@@ -209,7 +209,8 @@ class FaithfulnessCurve(Result):
         if self.circuit is None:
             return []
         shares = [
-            f"{each.how} {100 * marked.normalised:.1f} %" + (f" ({interval})" if (interval := _percents(marked)) else "")
+            f"{100 * marked.normalised:.1f} % under {each.how} ablation"
+            + (f" ({interval})" if (interval := _percents(marked)) else "")
             for each in self.curves
             if (marked := each.marked_scores) is not None and marked.normalised is not None
         ]
