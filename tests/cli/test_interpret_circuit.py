@@ -211,6 +211,17 @@ def test_options_that_nothing_would_hear_are_refused(cutaway, run, pairs):
         assert said in err
 
 
+def test_the_least_gap_is_given_wherever_a_share_is_taken(cutaway, run, pairs):
+    for verb in (["find", "--out", "c.json"], ["minimise", "c.json"], ["score", "c.json", "--n-subsets", "0", "--unit", "none"]):
+        ask = ["interpret", "circuit", *verb, *pairs]
+        refused = " ".join(cutaway(*ask, "--least-gap", "1000")[1].split())
+        assert "less than 1000, so no faithfulness is a share of it (--least-gap or least_gap sets the limit" in refused or (
+            verb[0] == "minimise" and "faithfulness" not in refused
+        )
+        again = [*ask, "--least-gap", "0", *(["--overwrite"] if verb[0] == "find" else [])]
+        assert "faithfulness" in cutaway(*again)[1]
+
+
 def test_a_threshold_keeps_edges_by_their_scores(cutaway, run, pairs):
     given = ["interpret", "circuit", "find", *pairs, "--select", "threshold", "--json", "--threshold"]
     many, few = (json.loads(cutaway(*given, share)[1])["circuit"] for share in ("0.001", "0.2"))

@@ -13,6 +13,7 @@ from cutaway.interp.circuits.circuit import Circuit
 from cutaway.interp.circuits.circuit_scores import CircuitScores
 from cutaway.interp.circuits.drawing import CircuitDrawing
 from cutaway.interp.circuits.evaluation import evaluate_circuit
+from cutaway.interp.circuits.faithfulness import LEAST_GAP
 from cutaway.interp.circuits.prompts import PromptPairs, pairs_to_store
 from cutaway.interp.circuits.result import EdgeMethod, EdgeScores
 from cutaway.interp.circuits.selecting import Selection, select_circuit
@@ -114,6 +115,7 @@ def find_circuit(
     exact_top: int | None = None,
     held_out: float = 0.5,
     n_random: int = 0,
+    least_gap: float = LEAST_GAP,
     seed: int = 0,
     name: str = "",
     command: str = "",
@@ -127,7 +129,8 @@ def find_circuit(
     scores, to see whether these are right. `ablation` is what edges are scored by, and what runs put in the place of what is outside;
     the mean of pairs of different length is over positions too. `features` are nodes beside what they leave of their MLPs; of a
     dictionary of an MLP's output, a transcoder to it, or the folder of one, those `n_features` that move the metric most between the
-    pairs that are searched. The circuit keeps both parts of the pairs, `name` and `command`. Raises ValueError as the parts do.
+    pairs that are searched; `least_gap` is as in `evaluate_circuit`. The circuit keeps both parts of the pairs, `name` and `command`.
+    Raises ValueError as the parts do.
     """
     finding, others = pairs.split(1 - held_out, seed=seed) if len(set(pairs.hashes)) > 1 and held_out else (pairs, pairs)
     selected = select_circuit(
@@ -142,7 +145,7 @@ def find_circuit(
     )
     scores = evaluate_circuit(
         lm.model, others.tokens, others.other_tokens, others.metric, circuit, ablations=[ablation], n_random=n_random, n_subsets=0,
-        units=None, seed=seed, measured=others.measured, force=True, **others.runs,
+        units=None, least_gap=least_gap, seed=seed, measured=others.measured, force=True, **others.runs,
     )  # fmt: skip
     return FoundCircuit(
         circuit=circuit,

@@ -42,6 +42,7 @@ def find(
     steps: int = 5,
     exact_top: int | None = None,
     held_out: float = 0.5,
+    least_gap: float = 0.1,
     seed: int = 0,
     out: Path | None = None,
     overwrite: bool = False,
@@ -66,6 +67,7 @@ def find(
         steps: of the line that gradients are averaged over
         exact_top: so many edges of the largest scores are tried one by one, to see how scores agree with what they estimate
         held_out: the share of the pairs that is kept for checking
+        least_gap: the least difference between model and nothing that a share is taken of
         seed: of what pairs these are
         out FILE: where the circuit is written, a JSON file
         overwrite: write it over a file that is there
@@ -89,7 +91,8 @@ def find(
     with count_progress("edges") as progress:
         found = find_circuit(
             lm, pairs, method=method, selection=select, n_edges=n_edges, threshold=threshold, ablation=ablation, kv=kv, steps=steps,
-            features=features, n_features=n_features, exact_top=exact_top, held_out=held_out, seed=seed, name=source,
+            features=features, n_features=n_features, exact_top=exact_top, held_out=held_out, least_gap=least_gap, seed=seed,
+            name=source,
             command=shlex.join(["cutaway", *sys.argv[1:]]), progress=progress,
         )  # fmt: skip
     if out is None:
