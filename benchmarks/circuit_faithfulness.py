@@ -19,7 +19,6 @@ import cutaway
 from cutaway.experiments.ioi import ioi_prompts
 from cutaway.interp import circuits
 from cutaway.interp.circuits import How
-from cutaway.interp.circuits.curve_result import area_from_one, area_under
 from cutaway.language_model import LanguageModel
 
 MODEL = "smollm2-135m"
@@ -99,8 +98,8 @@ def curve_lines(curve: circuits.FaithfulnessCurve) -> list[str]:
                 f"  {100 * share:5g} % {curve.n_edges[size]:6} edges ({curve.n_dropped[size]} dropped)  metric "
                 f"{float(each.circuits[size].mean()):+.3f}  faithfulness {float(each.normalised[size]):+.3f}{ends}"
             )
-        areas = (("CPR", each.cpr, area_under), ("CMD", each.cmd, area_from_one))
-        lines.append("  " + ", ".join(f"{name} {value:.3f} ({each.area_interval(of)})" for name, value, of in areas))
+        areas = (("CPR", each.cpr, each.cpr_interval), ("CMD", each.cmd, each.cmd_interval))
+        lines.append("  " + ", ".join(f"{name} {value:.3f} ({interval})" for name, value, interval in areas))
     return lines
 
 

@@ -128,10 +128,105 @@ def test_a_file_is_run_and_scored_with_the_prompts_that_it_keeps(cutaway, run, p
     score = ["interpret", "circuit", "score", "c.json", "--n-random", "0", "--n-subsets", "0", "--unit", "none", "--json"]
     scores = json.loads(cutaway(*score)[1])
     assert (scores["n_known_pairs"], len(scores["ablations"][0]["circuit"])) == (0, 2)
-    curve = json.loads(cutaway(*score, "--curve", "--least-gap", "0")[1])
-    assert curve["notes"][-1].startswith("Edges were scored by eap-ig-inputs on 2 other pairs")
+    curve = json.loads(cutaway("interpret", "circuit", "score", "c.json", "--curve", "--n-random", "0", "--json")[1])
+    assert "Edges were scored by eap-ig-inputs on 2 pairs, those that the circuit was found with" in curve["notes"]
+    assert curve["curves"][0]["circuit"]["circuit"] == scores["ablations"][0]["circuit"], "it is marked as it is scored"
     prob = json.loads(cutaway(*score, "--metric", "prob")[1])
     assert prob["metric"].startswith("probability")
+
+
+def test_a_file_is_run_under_the_ablation_that_it_was_found_under(cutaway, run, pairs):
+    assert cutaway("interpret", "circuit", "find", *pairs, "--n-edges", "30", "--ablation", "zero", "--out", "c.json")[0] == 0
+    given = ["c.json", "--json"]
+    assert json.loads(cutaway("interpret", "circuit", "run", *given)[1])["ablation"] == "zero"
+    quick = ["--n-random", "0", "--n-subsets", "0", "--unit", "none"]
+    assert json.loads(cutaway("interpret", "circuit", "score", *given, *quick)[1])["ablations"][0]["ablation"] == "zero"
+    found = json.loads(cutaway("interpret", "circuit", "score", *given, "--curve", "--n-random", "0")[1])
+    assert [each["ablation"] for each in found["curves"]] == ["zero"]
+    assert json.loads(cutaway("interpret", "circuit", "minimise", *given)[1])["after"]["ablations"][0]["ablation"] == "zero"
+    assert json.loads(cutaway("interpret", "circuit", "run", *given, "--ablation", "mean")[1])["ablation"] == "mean"
+    assert replace(Circuit.load("c.json"), settings={}).ablation == "resample"
+    with pytest.raises(ValueError, match="found under the ablation 'noise'; expected one of"):
+        assert replace(Circuit.load("c.json"), settings={"ablation": "noise"}).ablation
+
+
+def test_a_curve_marks_the_circuit_and_is_measured_on_other_pairs(cutaway, run, pairs, tmp_path):
+    assert cutaway("interpret", "circuit", "find", *pairs, "--n-edges", "30", "--out", "c.json")[0] == 0
+    ask = ["interpret", "circuit", "score", "c.json", *pairs, "--curve", "--n-random", "0", "--least-gap", "0"]
+    code, out, err = cutaway(*ask)
+    assert code == 0, err
+    circuit, said = Circuit.load("c.json"), " ".join(out.split())
+    assert f"The circuit itself keeps {circuit}; its faithfulness is " in said
+    assert f"circuit {100 * circuit.share:.2g} {len(circuit)}" in said
+    assert widest(out) <= 80
+    found = json.loads(cutaway(*ask, "--json")[1])
+    plain = ["interpret", "circuit", "score", "c.json", *pairs, "--n-random", "0", "--n-subsets", "0", "--unit", "none", "--json"]
+    scores = json.loads(cutaway(*plain)[1])["ablations"][0]
+    assert found["curves"][0]["circuit"]["circuit"] == scores["circuit"]
+    assert (found["n_known_pairs"], len(scores["circuit"])) == (0, 2)
+    own = [pair for pair in PAIRS if pair["clean"] in {each.text for each in circuit.prompts.found_with}]
+    (tmp_path / "own.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in own))
+    known = cutaway("interpret", "circuit", "score", "c.json", "--prompts", "own.jsonl", "--curve", "--n-random", "0")[1]
+    assert "1 of the pairs it was found with, so that its point is no held-out one." in " ".join(known.split())
+
+
+def test_pairs_may_differ_in_length(cutaway, run, tmp_path):
+    lines = [
+        PAIRS[0],
+        {**PAIRS[1], "clean": "a ring", "corrupted": "a sing"},
+        PAIRS[2],
+        {**PAIRS[3], "clean": "ring", "corrupted": "sing"},
+    ]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for ablation in ("resample", "mean"):
+        given = ["--prompts", "pairs.jsonl", "--ablation", ablation, "--n-edges", "30", "--out", "c.json", "--overwrite", "--json"]
+        code, out, err = cutaway("interpret", "circuit", "find", *given)
+        assert code == 0, err
+        kept = Circuit.load("c.json").prompts
+        assert {pair.text for pair in (*kept.found_with, *kept.held_out)} == {each["clean"] for each in lines}
+        rows = json.loads(out)["scores"]["ablations"][0]["circuit"]
+        quick = ["--n-random", "0", "--n-subsets", "0", "--unit", "none"]
+        scores = json.loads(cutaway("interpret", "circuit", "score", "c.json", *quick, "--json")[1])
+        assert scores["ablations"][0]["circuit"] == rows
+        assert cutaway("interpret", "circuit", "score", "c.json", "--curve", "--n-random", "0")[0] == 0
+        shown = json.loads(cutaway("interpret", "circuit", "run", "c.json", "--json")[1])
+        assert [each["circuit"]["metric"] for each in shown["prompts"]] == pytest.approx(rows, abs=1e-5)  # float32
+
+
+def test_options_that_nothing_would_hear_are_refused(cutaway, run, pairs):
+    for arguments, said in (
+        (["find", "--threshold", "0.5"], "--select greedy and --threshold do not go together: it takes --n-edges"),
+        (["find", "--select", "largest", "--threshold", "0.5"], "--select largest and --threshold do not go together"),
+        (["find", "--select", "threshold", "--n-edges", "9"], "--select threshold and --n-edges do not go together"),
+        (["find", "--select", "acdc", "--n-edges", "9"], "--select acdc and --n-edges do not go together"),
+        (["find", "--select", "acdc", "--method", "eap"], "--select acdc and --method do not go together: it scores no edges"),
+        (["find", "--select", "acdc", "--steps", "9"], "--select acdc and --steps do not go together"),
+        (["find", "--method", "eap", "--steps", "9"], "--method eap and --steps do not go together"),
+        (["score", DEMO, "--curve", "--unit", "edge"], "--curve and --unit do not go together"),
+        (["score", DEMO, "--curve", "--n-subsets", "3"], "--curve and --n-subsets do not go together"),
+        (["score", DEMO, "--ranking", "help"], "--ranking is of the curve's edges: give --curve too"),
+    ):
+        code, out, err = cutaway("interpret", "circuit", *arguments, *pairs)
+        assert (code, out) == (2, ""), arguments
+        assert said in err
+
+
+def test_the_least_gap_is_given_wherever_a_share_is_taken(cutaway, run, pairs):
+    for verb in (["find", "--out", "c.json"], ["minimise", "c.json"], ["score", "c.json", "--n-subsets", "0", "--unit", "none"]):
+        ask = ["interpret", "circuit", *verb, *pairs]
+        refused = " ".join(cutaway(*ask, "--least-gap", "1000")[1].split())
+        assert "less than 1000, so no faithfulness is a share of it (--least-gap or least_gap sets the limit" in refused or (
+            verb[0] == "minimise" and "faithfulness" not in refused
+        )
+        again = [*ask, "--least-gap", "0", *(["--overwrite"] if verb[0] == "find" else [])]
+        assert "faithfulness" in cutaway(*again)[1]
+
+
+def test_a_threshold_keeps_edges_by_their_scores(cutaway, run, pairs):
+    given = ["interpret", "circuit", "find", *pairs, "--select", "threshold", "--json", "--threshold"]
+    many, few = (json.loads(cutaway(*given, share)[1])["circuit"] for share in ("0.001", "0.2"))
+    assert set(few["edges"]) < set(many["edges"])
+    assert few["method"] == "eap-ig-inputs, threshold 0.2"
 
 
 def test_a_file_without_prompts_asks_for_some(cutaway, run, pairs):
@@ -198,7 +293,8 @@ def test_edges_are_tried_beside_their_scores(cutaway, run, pairs):
     assert widest(out) <= 80
     tried = json.loads(cutaway(*found, "--json")[1])["tried"]
     assert len(tried["exact"]) == 5
-    assert "edges are to be tried beside their scores, and ACDC makes none" in cutaway(*found, "--select", "acdc")[2]
+    acdc = ["interpret", "circuit", "find", *pairs, "--exact-top", "5", "--select", "acdc"]
+    assert "--select acdc and --exact-top do not go together: it scores no edges" in cutaway(*acdc)[2]
 
 
 def test_features_of_a_dictionary_are_nodes(cutaway, run, pairs, tmp_path):
@@ -259,7 +355,7 @@ def test_the_curve_of_a_circuit_s_method(cutaway, run, pairs, tmp_path):
     code, out, err = cutaway(*score, "--report", "curve.html")
     assert code == 0, err
     assert "Faithfulness over circuit size" in out
-    assert "Edges were scored by eap on 2 other pairs" in " ".join(out.split())
+    assert "Edges were scored by eap on 2 pairs, those that the circuit was found with" in " ".join(out.split())
     assert widest(out) <= 80
     assert "<svg" in (tmp_path / "curve.html").read_text()
     curve = json.loads(cutaway(*score, "--ranking", "help", "--json")[1])
@@ -318,10 +414,6 @@ def test_help_names_the_source_and_an_example(cutaway, verb):
     ("lines", "said"),
     [
         ([PAIRS[0], {**PAIRS[1], "corrupted": "the things"}], "pair 2: the clean and the corrupted prompt have 8 and 10 tokens"),
-        (
-            [PAIRS[0], {**PAIRS[1], "clean": "a ring", "corrupted": "a sing"}],
-            "pair 2: the first prompt and this one have 8 and 6 tokens",
-        ),
         ([{**PAIRS[0], "corrupted": "aaaaaaaa"}], "the prompts do not align anywhere"),
         ([{"clean": "the king"}], "pairs.jsonl, line 1 has no 'corrupted': expected clean"),
         ([{**PAIRS[0], "wrnog": "e"}], "pairs.jsonl, line 1 has 'wrnog': expected clean, corrupted, correct, perhaps wrong"),
@@ -352,7 +444,10 @@ def test_what_is_missing_or_of_another_model_is_said(cutaway, run, pairs, tmp_pa
     assert cutaway("interpret", "circuit", "find", *pairs, "--n-edges", "9", "--out", "c.json")[0] == 0
     for arguments, said in (
         (["find"], "--prompts or --ioi or --text is missing: give one of them, or --demo"),
-        (["find", "--text", "the king"], "prompts are missing: give --prompts FILE, --ioi N, or --text, --corrupted and --target"),
+        (
+            ["find", "--text", "the king"],
+            "one prompt is given by --text, --corrupted and --target, perhaps --wrong: give all three",
+        ),
         (["find", *pairs, *ASKED], "three ways to give prompts"),
         (["find", *pairs, "--out", "no/c.json"], "there is no folder"),
         (["find", "--ioi", "8"], "as one token: give prompts of your own (--prompts FILE, read_pairs in Python), or a model that"),

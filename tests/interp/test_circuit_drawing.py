@@ -128,7 +128,7 @@ def test_a_circuit_is_found_on_one_part_of_the_pairs_and_scored_on_the_other(lm,
     assert again.n_known_pairs == 2
     assert "2 of the pairs it was found with: give others" in again.summary()
     assert (circuit.model, circuit.command, circuit.settings["n_pairs"]) == ("tiny", "cutaway ...", 2)
-    whole = find_circuit(lm, pairs, n_edges=10**6, selection="threshold", held_out=0)
+    whole = find_circuit(lm, pairs, n_edges=10**6, selection="largest", held_out=0)
     assert not whole.is_held_out
     assert len(whole.circuit) == whole.circuit.graph.n_edges
     assert "On the same prompts that it was found with" in whole.summary()
@@ -143,7 +143,7 @@ def test_a_circuit_is_found_on_one_part_of_the_pairs_and_scored_on_the_other(lm,
 
 @pytest.mark.parametrize("how", ["zero", "mean"])
 def test_a_circuit_is_of_edges_scored_under_its_ablation(lm, pairs, how):
-    circuit = find_circuit(lm, pairs, method="eap", selection="threshold", n_edges=10**6, ablation=how, held_out=0).circuit
+    circuit = find_circuit(lm, pairs, method="eap", selection="largest", n_edges=10**6, ablation=how, held_out=0).circuit
     scores = score_edges(lm.model, pairs.tokens, pairs.other_tokens, pairs.metric, ablation=how)
     assert list(circuit.scores) == [scores.score(edge) for edge in circuit.edges]
     assert circuit.settings["ablation"] == how

@@ -14,8 +14,8 @@ from cutaway.interp.circuits import (
     evaluate_circuit,
     find_by_acdc,
     minimise,
-    prune_by_threshold,
     prune_greedily,
+    prune_to_largest,
     random_circuit,
     random_circuits,
 )
@@ -65,10 +65,10 @@ def test_the_largest_scores_are_kept_and_what_hangs_in_the_air_is_dropped():
     scores = torch.where(graph.has_edge, 0.001, torch.nan)
     for place, edge in enumerate(["embed->L0H0.v", "L0H0->logits", "embed->L0H1.q", "L1H1->logits", "mlp0->L1H0.k"]):
         scores[graph.place(graph.parse(edge))] = (-1) ** place * (9 - place)
-    pruned = prune_by_threshold(graph, scores, 5)
+    pruned = prune_to_largest(graph, scores, 5)
     assert torch.equal(pruned.kept, parsed(graph, "embed->L0H0.v", "L0H0->logits"))
     assert (pruned.n_edges, pruned.n_dropped) == (2, 3)
-    whole = prune_by_threshold(graph, scores, graph.n_edges)
+    whole = prune_to_largest(graph, scores, graph.n_edges)
     assert (whole.n_edges, whole.n_dropped) == (graph.n_edges, 0)
 
 
@@ -89,7 +89,7 @@ def test_greedy_is_the_largest_at_each_step(shape):
         assert pruned.n_edges + pruned.n_dropped == n_edges
 
 
-@pytest.mark.parametrize("prune", [prune_greedily, prune_by_threshold])
+@pytest.mark.parametrize("prune", [prune_greedily, prune_to_largest])
 def test_ranked_by_help_edges_that_hurt_come_last(prune):
     graph = graph_of(n_layers=1)
     scores = torch.randn(graph.has_edge.shape, generator=torch.Generator().manual_seed(0))
@@ -108,9 +108,9 @@ def test_scores_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match=r"the scores have the shape \(2, 2\)"):
         prune_greedily(graph, torch.zeros(2, 2), 3)
     with pytest.raises(ValueError, match="0 edges are to be kept"):
-        prune_by_threshold(graph, torch.zeros(graph.has_edge.shape), 0)
+        prune_to_largest(graph, torch.zeros(graph.has_edge.shape), 0)
     with pytest.raises(ValueError, match="have no score"):
-        prune_by_threshold(graph, torch.full(graph.has_edge.shape, torch.nan), 3)
+        prune_to_largest(graph, torch.full(graph.has_edge.shape, torch.nan), 3)
 
 
 THRESHOLD = 0.01
@@ -179,7 +179,7 @@ def test_the_known_circuit_is_faithful_and_the_empty_one_is_not():
         assert scores.normalised == pytest.approx(1, abs=1e-12)  # nothing outside reaches a logit difference
         assert float(scores.shares_of(scores.empty)) == 0
         assert scores.difference < 1e-10
-        assert scores.n_random_below >= 45, "random connected circuits with the same layers are not faithful"
+        assert scores.n_random_further >= 45, "random connected circuits with the same layers are not faithful"
 
 
 def test_a_large_graph_is_not_for_acdc():

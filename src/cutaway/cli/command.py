@@ -128,11 +128,11 @@ def options_of(
     return decorate
 
 
-def excludes(name: str, *others: str, why: str) -> Callable[[Verb], Verb]:
-    """Let a verb refuse an option together with any of the others, which it would pass over, and say why."""
+def excludes(name: str, *others: str, why: str, values: Collection[Any] | None = None) -> Callable[[Verb], Verb]:
+    """Let a verb refuse an option, or some of its `values`, together with any of the others, which it would pass over, and say why."""
 
     def decorate(function: Verb) -> Verb:
-        function.exclusions = ((name, others, why), *getattr(function, "exclusions", ()))  # type: ignore[attr-defined]
+        function.exclusions = ((name, others, why, values), *getattr(function, "exclusions", ()))  # type: ignore[attr-defined]
         return function
 
     return decorate
@@ -239,7 +239,7 @@ class Command:
             raise UsageError(f"{self._complaint(_plain(said.read()), arguments)}; {self._see}") from None
         if unknown:
             raise UsageError(self._unknown(unknown))
-        self._refuse_together({option.name: option for option in taken if option.is_set(getattr(values, option.name))})
+        self._refuse_together(taken, values)
         positional = tuple(getattr(values, option.name) for option in taken if option.is_positional)
         keywords = {option.name: getattr(values, option.name) for option in taken if not option.is_positional}
         return positional, keywords
@@ -256,10 +256,14 @@ class Command:
             if sign and name.replace("_", "-") in switches:
                 raise UsageError(f"{name} takes no value; {self._see}")
 
-    def _refuse_together(self, given: Mapping[str, Option]) -> None:
-        for name, others, why in getattr(self.function, "exclusions", ()):
-            if name in given and (present := [other for other in others if other in given]):
-                raise UsageError(f"{given[name].flag} and {given[present[0]].flag} do not go together: {why}")
+    def _refuse_together(self, taken: Sequence[Option], values: Any) -> None:
+        flags = {option.name: option.flag for option in taken}
+        given = [option.name for option in taken if option.is_set(getattr(values, option.name))]
+        for name, others, why, refused in getattr(self.function, "exclusions", ()):
+            present = [flags[other] for other in others if other in given]
+            if present and (name in given if refused is None else getattr(values, name) in refused):
+                shown = flags[name] if refused is None else f"{flags[name]} {getattr(values, name)}"
+                raise UsageError(f"{shown} and {present[0]} do not go together: {why}")
 
     def _complaint(self, said: str, arguments: Sequence[str]) -> str:
         """Return in the command's own words what tyro says about a value: what was given, and what is expected."""

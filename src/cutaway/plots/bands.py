@@ -29,7 +29,8 @@ def bands(
 ) -> Figure:
     """Return a figure of lines with a band each, `{name: (x, y, low, high)}`, each with its name at its end.
 
-    `marks` are heights with a thin line across. Raises ValueError when a line has not one y, low and high for each x, or there is none.
+    A line of one point is a large dot; `marks` are heights with a thin line across. Raises ValueError when a line has not one
+    y, low and high for each x, or there is none.
     """
     from matplotlib.figure import Figure
 
@@ -45,8 +46,11 @@ def bands(
         axes = figure.add_subplot()
         ends = []
         for (name, (x, y, low, high)), colour in zip(series.items(), cycle(PALETTE), strict=False):
-            axes.fill_between(x, low, high, color=colour, alpha=0.16, linewidth=0, zorder=1)
-            axes.plot(x, y, color=colour, marker="o", markersize=4, markeredgecolor="white", zorder=2)
+            is_point = len(x) == 1  # it has no width to fill
+            axes.fill_between(x, low, high, color=colour, alpha=0.16, linewidth=2 if is_point else 0, zorder=1)
+            axes.plot(
+                x, y, color=colour, marker="o", markersize=10 if is_point else 4, markeredgecolor="white", zorder=2 + is_point
+            )
             ends.append((shortened(token_label(name), 28), float(y[-1]), colour))
         for mark in marks:
             axes.axhline(mark, color=MUTED, linewidth=0.8, linestyle=(0, (4, 3)), zorder=0)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import get_args
+from typing import Any, get_args
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from cutaway.interp.ablation import How
+from cutaway.interp.editing import row_lengths
 from cutaway.interp.feature_nodes import FeatureNodes
 from cutaway.interp.running import means, run_with_cache
 from cutaway.model import Transformer
@@ -80,13 +81,15 @@ def ablated_outputs(
     other_tokens: Int[Tensor, "batch other_pos"] | None = None,
     reference: Int[Tensor, "reference reference_pos"] | None = None,
     over_positions: bool = False,
+    lengths: Sequence[int] | None = None,
     features: Sequence[FeatureNodes] = (),
 ) -> Ablated:
     """Return what senders outside a circuit write in a run of `tokens`; `features` are those of its graph, opened.
 
     `zero`: nothing; `resample`: what they write in the run of `other_tokens`; `mean`: their mean over the rows of `reference`, the
-    other tokens unless given, at each position, or over positions too. Raises ValueError for runs that are missing or of another
-    length.
+    other tokens unless given, at each position, or over positions too. `lengths` are each row's tokens, in both runs, where rows are
+    filled up on the right, which no mean counts. Raises ValueError for runs that are missing or of another length, and for a mean at
+    each position of rows of different length.
     """
     if how not in get_args(How):
         raise ValueError(f"there is no ablation {how!r}; give one of {', '.join(get_args(How))}")
@@ -98,7 +101,8 @@ def ablated_outputs(
             return _zeros(model, features)
         if how == "resample":
             return _resampled(model, tokens, other_tokens, features)
-        return _means(model, tokens, other_tokens if reference is None else reference, features, over_positions=over_positions)
+        over = other_tokens if reference is None else reference
+        return _means(model, tokens, over, features, over_positions=over_positions, lengths=lengths if reference is None else None)
 
 
 def _zeros(model: Transformer, features: Sequence[FeatureNodes]) -> Ablated:
@@ -137,7 +141,13 @@ def _resampled(model: Transformer, tokens: Tensor, other_tokens: Tensor | None, 
 
 
 def _means(
-    model: Transformer, tokens: Tensor, reference: Tensor | None, features: Sequence[FeatureNodes], *, over_positions: bool
+    model: Transformer,
+    tokens: Tensor,
+    reference: Tensor | None,
+    features: Sequence[FeatureNodes],
+    *,
+    over_positions: bool,
+    lengths: Sequence[int] | None,
 ) -> Ablated:
     if reference is None:
         raise ValueError("the ablation 'mean' takes a mean over a reference: give reference or other_tokens")
@@ -145,34 +155,51 @@ def _means(
         raise ValueError(
             f"the tokens are {_size(tokens)} and the reference {_size(reference)}: give rows of the same length, or over_positions=True"
         )
+    lengths = row_lengths(model, reference, lengths)
+    if lengths is not None and not over_positions:
+        raise ValueError(
+            "rows of different length have no mean at each position: average over positions too (over_positions=True, which "
+            "score_edges takes as what ablated_outputs gives), or take another ablation"
+        )
     names = _names(model)
-    found = means(model, reference, [*names[0], *names[1]], over_positions=over_positions) if model.config.n_layers else {}
-    embed = model.embed(reference).mean((0, 1) if over_positions else 0)
+    given: dict[str, Any] = {"over_positions": over_positions, "lengths": lengths}
+    found = means(model, reference, [*names[0], *names[1]], **given) if model.config.n_layers else {}
+    embed = model.embed(reference)
+    embed = embed[_filled(reference, lengths)].mean(0) if over_positions else embed.mean(0)
     place = " and positions" if over_positions else ", at each position"
 
     def as_rows(x: Tensor) -> Tensor:
         return x[None, None] if over_positions else x[None]
 
     z, mlp_out = (tuple(as_rows(found[name]) for name in each) for each in names)
-    latents = _mean_latents(model, reference, features, over_positions=over_positions)
+    latents = _mean_latents(model, reference, features, **given)
     latents = {layer: as_rows(x) for layer, x in latents.items()}
     return Ablated("mean", f"its mean over {len(reference)} rows{place}", as_rows(embed), z, mlp_out, latents)
 
 
+def _filled(tokens: Int[Tensor, "batch pos"], lengths: Sequence[int] | None) -> Bool[Tensor, "batch pos"]:
+    """Return the positions that hold tokens of a row."""
+    if lengths is None:
+        return torch.ones_like(tokens, dtype=torch.bool)
+    return torch.arange(tokens.shape[1], device=tokens.device) < torch.tensor(list(lengths), device=tokens.device)[:, None]
+
+
 def _mean_latents(
-    model: Transformer, reference: Tensor, features: Sequence[FeatureNodes], *, over_positions: bool
+    model: Transformer, reference: Tensor, features: Sequence[FeatureNodes], *, over_positions: bool, lengths: Sequence[int] | None
 ) -> dict[int, Float[Tensor, "..."]]:
     """Return the mean of latents over rows, or over positions too: that of what encoders read would not give it."""
     if not features:
         return {}
     totals: dict[int, Tensor] = {}
-    for rows in reference.split(_N_ROWS):
+    filled = _filled(reference, lengths)
+    for rows, is_filled in zip(reference.split(_N_ROWS), filled.split(_N_ROWS), strict=True):
         record = run_with_cache(model, rows, [each.reads for each in features], stop_after_layer=features[-1].layer)[1]
         for each in features:
-            total = each.latents_of(record[each.reads]).sum(0)
+            total = (each.latents_of(record[each.reads]) * is_filled[..., None]).sum(0)
             totals[each.layer] = totals[each.layer] + total if each.layer in totals else total
-    means_of_rows = {layer: total / len(reference) for layer, total in totals.items()}
-    return {layer: x.mean(0) for layer, x in means_of_rows.items()} if over_positions else means_of_rows
+    if over_positions:
+        return {layer: total.sum(0) / filled.sum() for layer, total in totals.items()}
+    return {layer: total / len(reference) for layer, total in totals.items()}
 
 
 def _names(model: Transformer) -> tuple[list[str], list[str]]:

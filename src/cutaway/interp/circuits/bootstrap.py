@@ -8,9 +8,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["Interval", "N_RESAMPLES", "resampled_means", "ratio_interval", "interval_of"]
+__all__ = ["Interval", "N_RESAMPLES", "FEWEST_ROWS", "resampled_means", "ratio_interval", "interval_of"]
 
 N_RESAMPLES = 2000
+FEWEST_ROWS = 5
+"""Fewer are drawn anew in so few ways that the ends of an interval are those of single rows."""
 
 
 class Interval(NamedTuple):
@@ -57,11 +59,11 @@ def ratio_interval(
     """Return the percentile interval of the ratio of two means over the same rows.
 
     It is None where the interval of the denominator's mean holds 0, as the ratio then has no ends (Fieller 1954, "Some Problems in
-    Interval Estimation"). Raises ValueError for one row, which does not vary.
+    Interval Estimation"). Raises ValueError for fewer than `FEWEST_ROWS` rows.
     Source: Efron & Tibshirani 1993, "An Introduction to the Bootstrap", chapter 13.
     """
-    if len(denominator) < 2:
-        raise ValueError("there is one row, and an interval is over several: give at least 2")
+    if len(denominator) < FEWEST_ROWS:
+        raise ValueError(f"there are {len(denominator)} rows, too few to draw an interval from: give at least {FEWEST_ROWS}")
     means = resampled_means(torch.stack([numerator, denominator]), n_resamples=n_resamples, generator=generator)
     low, high = interval_of(means[:, 1], level=level)
     return None if low <= 0 <= high else interval_of(means[:, 0] / means[:, 1], level=level)

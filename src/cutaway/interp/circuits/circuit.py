@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from cutaway.config import ModelConfig
+from cutaway.interp.ablation import How
 from cutaway.interp.circuits.graph import Edge, Graph
 from cutaway.interp.circuits.stored_prompts import StoredPrompts, one_line_lists
 from cutaway.interp.feature_nodes import FeatureNodes
@@ -24,7 +25,7 @@ from cutaway.model import Transformer
 from cutaway.runtime import atomic_write
 from cutaway.weights import model_sha256
 
-__all__ = ["Circuit", "hash_tokens", "hash_pairs"]
+__all__ = ["Circuit", "hash_tokens", "hash_pairs", "hash_data", "n_known_pairs"]
 
 _FORMAT, _VERSION = "cutaway circuit", 2
 _READ = (1, _VERSION)
@@ -94,6 +95,14 @@ class Circuit:
     def share(self) -> float:
         """How many of the graph's edges it keeps, from 0 to 1."""
         return len(self) / self.graph.n_edges
+
+    @property
+    def ablation(self) -> How:
+        """What it was found under; `resample` where it does not say. Raises ValueError for what is no ablation."""
+        how = self.settings.get("ablation", "resample")
+        if how not in get_args(How):
+            raise ValueError(f"the circuit was found under the ablation {how!r}; expected one of {', '.join(get_args(How))}")
+        return how  # type: ignore[no-any-return]
 
     @property
     def nodes(self) -> tuple[Node, ...]:
@@ -251,17 +260,42 @@ def hash_tokens(*rows: Int[Tensor, "batch pos"]) -> str:
     return digest.hexdigest()
 
 
-def hash_pairs(tokens: Int[Tensor, "batch pos"], other_tokens: Int[Tensor, "batch other_pos"]) -> tuple[str, ...]:
-    """Return a short hash of each pair of prompts, by which a pair is known again among others."""
-    return tuple(hash_tokens(*pair)[:16] for pair in zip(tokens.split(1), other_tokens.split(1), strict=True))
+def hash_pairs(
+    tokens: Int[Tensor, "batch pos"], other_tokens: Int[Tensor, "batch other_pos"], lengths: Sequence[int] | None = None
+) -> tuple[str, ...]:
+    """Return a short hash of each pair of prompts, by which a pair is known again among others, whatever fills it up to `lengths`."""
+    pairs = zip(tokens.split(1), other_tokens.split(1), strict=True)
+    if lengths is None:
+        return tuple(hash_tokens(*pair)[:16] for pair in pairs)
+    return tuple(hash_tokens(row[:, :n], other[:, :n])[:16] for (row, other), n in zip(pairs, lengths, strict=True))
+
+
+def n_known_pairs(
+    circuit: Circuit | None,
+    tokens: Int[Tensor, "batch pos"],
+    other_tokens: Int[Tensor, "batch other_pos"],
+    lengths: Sequence[int] | None,
+) -> int:
+    """Return how many of these pairs a circuit was found with."""
+    return 0 if circuit is None else sum(each in circuit.pair_hashes for each in hash_pairs(tokens, other_tokens, lengths))
+
+
+def hash_data(
+    tokens: Int[Tensor, "batch pos"], other_tokens: Int[Tensor, "batch other_pos"], lengths: Sequence[int] | None = None
+) -> str:
+    """Return the sha256 of both runs' prompts; where they are filled up after `lengths`, of what `hash_tokens` gives of each pair."""
+    if lengths is None:
+        return hash_tokens(tokens, other_tokens)
+    each = [hash_tokens(tokens[[row], :n], other_tokens[[row], :n]) for row, n in enumerate(lengths)]
+    return hashlib.sha256(";".join(each).encode()).hexdigest()
 
 
 def _checked_prompts(values: Mapping[str, Any], hashes: tuple[str, ...], d_vocab: int) -> StoredPrompts:
     """Return the prompts of a file; raises ValueError where those that it was found with are not those of the hashes."""
     prompts = StoredPrompts.from_dict(values, d_vocab)
     if pairs := prompts.found_with:
-        found = hash_pairs(torch.tensor([pair.clean for pair in pairs]), torch.tensor([pair.corrupted for pair in pairs]))
-        if found != hashes:
+        found = [hash_pairs(torch.tensor([pair.clean]), torch.tensor([pair.corrupted])) for pair in pairs]
+        if sum(found, ()) != hashes:
             raise ValueError("its prompts were changed: they are not those of the hashes that stand beside them")
     return prompts
 

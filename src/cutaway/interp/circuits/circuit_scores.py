@@ -74,7 +74,7 @@ class CircuitScores(Result):
             share = f"faithfulness {100 * each.normalised:.1f} %" + (
                 f" ({100 * each.interval.low:.1f} to {100 * each.interval.high:.1f})" if each.interval else ""
             )
-        beside = "" if each.random is None else f"; {each.n_random_below} of {len(each.random)} random circuits are further off"
+        beside = "" if each.random is None else f"; {each.n_random_further} of {len(each.random)} random circuits are further off"
         return f"Ablation {each.how}: {means}; {share}; {ended}{beside}."
 
     def to_dict(self) -> dict[str, Any]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -12,7 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cutaway.interp.circuits.bootstrap import Interval, interval_of, resampled_means
-from cutaway.interp.circuits.faithfulness import Endpoints
+from cutaway.interp.circuits.circuit import Circuit
+from cutaway.interp.circuits.faithfulness import Endpoints, Faithfulness
 from cutaway.interp.circuits.pruning import Pruning, Ranking
 from cutaway.interp.result import Result
 from cutaway.interp.tensors import finite_or_none
@@ -53,6 +54,8 @@ class AblationCurve(Endpoints):
     circuits: Float[Tensor, "size batch"]
     random: tuple[Float[Tensor, "random batch"] | None, ...]
     """Of random connected circuits beside each size; None where there are none."""
+    marked: Float[Tensor, " batch"] | None = None
+    """Of a circuit that is no size of the curve; None where there is none."""
 
     @property
     def normalised(self) -> Float[Tensor, " size"]:
@@ -75,9 +78,31 @@ class AblationCurve(Endpoints):
             return None
         return [interval_of(each) for each in self._resampled.unbind(1)]
 
-    def area_interval(self, area: Callable[[Sequence[float], Tensor], Tensor]) -> Interval | None:
-        """Return the 95 % interval of `area_under` or `area_from_one`."""
-        return None if self._resampled is None else interval_of(area(self.shares, self._resampled))
+    @property
+    def cpr_interval(self) -> Interval | None:
+        """The 95 % percentile interval of CPR over prompt pairs; None where refused."""
+        return None if self._resampled is None else interval_of(area_under(self.shares, self._resampled))
+
+    @property
+    def cmd_interval(self) -> Interval | None:
+        """An interval of CMD over prompt pairs that holds the truth in 95 % of cases or more; None where refused.
+
+        Noise moves a curve away from 1 as well as towards it, and either adds to CMD where the truth is near 0, so that percentiles of
+        resampled CMDs lie too high. But two curves' CMDs differ by no more than the area between the curves: the interval is CMD more
+        or less the 95 % point of the area between resampled curves and this one, and begins at 0 at least.
+        """
+        if self._resampled is None:
+            return None
+        between = area_under(self.shares, (self._resampled - self.normalised).abs())
+        reach = float(between.quantile(0.95))
+        return Interval(max(0.0, self.cmd - reach), self.cmd + reach)
+
+    @property
+    def marked_scores(self) -> Faithfulness | None:
+        """How faithful the circuit is that is no size of the curve; None where there is none."""
+        if self.marked is None:
+            return None
+        return Faithfulness(**{each.name: getattr(self, each.name) for each in fields(Endpoints)}, circuit=self.marked)
 
     @cached_property
     def _resampled(self) -> Float[Tensor, "resample size"] | None:
@@ -94,7 +119,7 @@ class AblationCurve(Endpoints):
     def to_dict(self) -> dict[str, Any]:
         """Return rows, shares, areas and intervals as values that JSON can hold."""
         intervals = self.intervals()
-        areas = {"cpr": area_under, "cmd": area_from_one}
+        areas, marked = {"cpr": self.cpr_interval, "cmd": self.cmd_interval}, self.marked_scores
         return {
             "ablation": self.how,
             "replacement": self.said,
@@ -107,9 +132,8 @@ class AblationCurve(Endpoints):
             "random_faithfulness": finite_or_none(self.random_shares()),
             "cpr": finite_or_none(self.cpr),
             "cmd": finite_or_none(self.cmd),
-            "area_intervals": {
-                name: None if (each := self.area_interval(of)) is None else list(each) for name, of in areas.items()
-            },
+            "area_intervals": {name: None if each is None else list(each) for name, each in areas.items()},
+            "circuit": None if marked is None else marked.to_dict(),
             "least_gap": self.least_gap,
             "is_refused": self.refusal is not None,
             "no_interval": self.no_interval,
@@ -136,6 +160,10 @@ class FaithfulnessCurve(Result):
     ranking: Ranking = "size"
     """What edges were ranked by: only CMD is MIB's where it is their size, only CPR where it is their help."""
     measured: str = "metric"
+    circuit: Circuit | None = None
+    """One that was run beside them, and is marked."""
+    n_known_pairs: int = 0
+    """How many of the pairs it was found with."""
     notes: tuple[str, ...] = ()
 
     def of(self, how: str) -> AblationCurve:
@@ -168,12 +196,28 @@ class FaithfulnessCurve(Result):
                 sentences.append(f"Ablation {each.how}: {each.refusal}.")
                 continue
             areas = [
-                f"{name} {value:.3f}" + (f" ({interval})" if (interval := each.area_interval(area)) else "")
-                for name, value, area in (("CPR", each.cpr, area_under), ("CMD", each.cmd, area_from_one))
+                f"{name} {value:.3f}" + (f" ({interval})" if interval else "")
+                for name, value, interval in (("CPR", each.cpr, each.cpr_interval), ("CMD", each.cmd, each.cmd_interval))
             ]
             unsure = f"; {each.no_interval}" if each.no_interval else ""
             sentences.append(f"Ablation {each.how}: {', '.join(areas)}{unsure}.")
+        sentences += self._circuit_said()
         return " ".join([*sentences, *(f"{note.rstrip('.')}." for note in self.notes)])
+
+    def _circuit_said(self) -> list[str]:
+        """Return sentences on the circuit that is marked; none where there is none."""
+        if self.circuit is None:
+            return []
+        shares = [
+            f"{100 * marked.normalised:.1f} % under {each.how} ablation"
+            + (f" ({interval})" if (interval := _percents(marked)) else "")
+            for each in self.curves
+            if (marked := each.marked_scores) is not None and marked.normalised is not None
+        ]
+        said = f"The circuit itself keeps {self.circuit}"
+        said += f"; its faithfulness is {', '.join(shares)}." if shares else "."
+        known = f"{self.n_known_pairs} of the pairs it was found with, so that its point is no held-out one."
+        return [said, *([known] if self.n_known_pairs else [])]
 
     def to_dict(self) -> dict[str, Any]:
         """Return every size and number, rows and means."""
@@ -186,6 +230,8 @@ class FaithfulnessCurve(Result):
             "n_edges": list(self.n_edges),
             "n_dropped": list(self.n_dropped),
             "n_edges_of_graph": self.n_edges_of_graph,
+            "n_edges_of_circuit": None if self.circuit is None else len(self.circuit),
+            "n_known_pairs": self.n_known_pairs,
             "integration": "trapezoids over the shares, from the first to the last",
             "notes": list(self.notes),
             "curves": [each.to_dict() for each in self.curves],
@@ -230,6 +276,10 @@ class FaithfulnessCurve(Result):
                     [random[0] for _, random in ranked],
                     [random[-1] for _, random in ranked],
                 )
+            if self.circuit is not None and len(self.circuit) and (marked := each.marked_scores) is not None:
+                share = float(marked.normalised or 0.0)
+                ends = marked.interval or (share, share)
+                beside[f"{each.how}, the circuit"] = [self.circuit.share], [share], [ends[0]], [ends[1]]
         if not series:
             return []
         labels = {"x_label": "share of the graph's edges", "y_label": "faithfulness"}
@@ -239,11 +289,14 @@ class FaithfulnessCurve(Result):
         """Return a table for each ablation."""
         views: list[RenderableType] = []
         for each in self.curves:
-            random, intervals = each.random_shares(), each.intervals()
+            random, intervals, marked, is_shown = each.random_shares(), each.intervals(), each.marked_scores, False
             header = ["% of edges", "edges", "faithful %", "95 %", *(["random %", "lowest", "highest"] if any(random) else [])]
             shown = table(*header, right=header, title=f"{each.how} ablation")
             for size, share in enumerate(each.shares):
                 ends = "-" if intervals is None else f"{100 * intervals[size].low:.0f} to {100 * intervals[size].high:.0f}"
+                if marked is not None and self.circuit is not None and not is_shown and self.circuit.share <= share:
+                    shown.add_row(*self._circuit_row(marked), *([""] * (len(header) - 4)), style="bold")
+                    is_shown = True
                 row = [f"{100 * share:g}", str(self.n_edges[size]), _percent(each.normalised[size]), ends]
                 if any(random):
                     spread = [sum(random[size]) / len(random[size]), min(random[size]), max(random[size])] if random[size] else []
@@ -251,6 +304,18 @@ class FaithfulnessCurve(Result):
                 shown.add_row(*row)
             views.append(shown)
         return views
+
+    def _circuit_row(self, marked: Faithfulness) -> list[str]:
+        """Return the marked circuit as a row of the table."""
+        assert self.circuit is not None
+        share = "-" if marked.normalised is None else _percent(marked.normalised)
+        return [f"circuit {100 * self.circuit.share:.2g}", str(len(self.circuit)), share, _percents(marked) or "-"]
+
+
+def _percents(scores: Faithfulness) -> str:
+    """Return the interval in percent, and nothing where there is none."""
+    interval = scores.interval
+    return "" if interval is None else f"{100 * interval.low:.0f} to {100 * interval.high:.0f}"
 
 
 def _percent(share: float | Tensor) -> str:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cutaway.interp.ablation import How
 from cutaway.interp.circuits.bootstrap import N_RESAMPLES
-from cutaway.interp.circuits.circuit import Circuit, hash_pairs
+from cutaway.interp.circuits.circuit import Circuit, n_known_pairs
 from cutaway.interp.circuits.circuit_scores import CircuitScores
 from cutaway.interp.circuits.counting import Counter, Score
 from cutaway.interp.circuits.faithfulness import LEAST_GAP, Faithfulness, Subset, UnitEffect
@@ -38,6 +38,7 @@ def evaluate_circuit(
     ablations: Sequence[How] = ("resample",),
     reference: Int[Tensor, "reference reference_pos"] | None = None,
     over_positions: bool = False,
+    lengths: Sequence[int] | None = None,
     n_random: int = 50,
     n_subsets: int = 10,
     units: Unit | None = "node",
@@ -53,8 +54,9 @@ def evaluate_circuit(
 
     Completeness: `n_subsets` random parts K of the circuit, each unit of it in K with a chance that is drawn too, are taken out of the
     circuit and of the model. Minimality: each unit is taken out of the circuit alone. Random circuits have as many edges into each
-    layer. `least_gap` is the least difference between model and empty circuit that a faithfulness is divided by. Raises ValueError for
-    a circuit of another model and for runs of different length. Source: Wang et al. 2022, "Interpretability in the Wild", section 4.
+    layer. `lengths` are each row's tokens, in both runs, where rows are filled up on the right; `least_gap` is the least difference
+    between model and empty circuit that a faithfulness is divided by. Raises ValueError for a circuit of another model and for runs of
+    different length. Source: Wang et al. 2022, "Interpretability in the Wild", section 4.
 
     >>> evaluate_circuit(model, clean, corrupted, metrics.logit_diff(3, 5), circuit).show()  # doctest: +SKIP
     """
@@ -65,7 +67,7 @@ def evaluate_circuit(
     for how in ablations:
         runs = CircuitRuns.of(
             model, tokens, circuit, ablation=how, other_tokens=other_tokens, reference=reference, over_positions=over_positions,
-            memory_gib=memory_gib, force=force or bool(found),
+            lengths=lengths, memory_gib=memory_gib, force=force or bool(found),
         )  # fmt: skip
         score = counter.counting(runs, metric)
         alone = score(circuit.kept)
@@ -78,14 +80,14 @@ def evaluate_circuit(
                 least_gap=least_gap, n_resamples=n_resamples, seed=seed,
             )
         )  # fmt: skip
-    n_known = sum(pair in circuit.pair_hashes for pair in hash_pairs(tokens, other_tokens))
+    n_known = n_known_pairs(circuit, tokens, other_tokens, lengths)
     return CircuitScores(circuit=circuit, faithfulness=tuple(found), measured=measured, units=units, n_known_pairs=n_known)
 
 
 def _random(graph: Graph, circuit: Circuit, score: Score, n_random: int, seed: int) -> Tensor | None:
-    if not n_random or not len(circuit):
-        return None
-    masks = random_circuits(graph, circuit.connected().layer_histogram, n_random, generator=seeded_generator(seed))
+    if not n_random or not len(connected := circuit.connected()):
+        return None  # nothing leads from the embedding to the logits
+    masks = random_circuits(graph, connected.layer_histogram, n_random, generator=seeded_generator(seed))
     return torch.stack([score(kept) for kept in masks])
 
 

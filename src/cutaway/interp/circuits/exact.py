@@ -11,7 +11,6 @@ from torch import Tensor
 from cutaway.interp.circuits.ablated import Ablated
 from cutaway.interp.circuits.graph import Edge
 from cutaway.interp.circuits.pair import MeanScores, Pair, RowSums
-from cutaway.interp.circuits.rows import RowsMetric
 from cutaway.interp.circuits.running import CircuitRuns
 from cutaway.interp.path_patching import PathPatching, patch_paths
 
@@ -73,9 +72,8 @@ def _without_each(
 ) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"], dict[Edge, Float[Tensor, " batch"]]]:
     """Return the metric of the model and with everything ablated, and what it gains where one edge alone carries what is ablated."""
     memory = {} if pair.memory_gib is None else {"memory_gib": pair.memory_gib}
-    runs = CircuitRuns(pair.model, pair.tokens, pair.graph, ablated, **memory)
-    n_rows = len(pair.tokens)
-    metric = pair.metric if pair.lengths is None else RowsMetric(pair.metric, range(n_rows), pair.lengths)
+    runs = CircuitRuns(pair.model, pair.tokens, pair.graph, ablated, lengths=pair.lengths, **memory)
+    n_rows, metric = len(pair.tokens), pair.metric
     base, other = (runs.metric(kept, metric) for kept in (runs.everything, runs.nothing))
     effects = {}
     for n_done, edge in enumerate(edges, 1):

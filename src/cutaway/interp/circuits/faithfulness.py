@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cutaway.interp.ablation import How
-from cutaway.interp.circuits.bootstrap import N_RESAMPLES, Interval, interval_of, ratio_interval, resampled_means
+from cutaway.interp.circuits.bootstrap import FEWEST_ROWS, N_RESAMPLES, Interval, interval_of, ratio_interval, resampled_means
 from cutaway.interp.tensors import finite_or_none
 from cutaway.runtime import seeded_generator
 
@@ -72,10 +72,13 @@ class Endpoints:
         if abs(self.gap) >= self.least_gap and self.gap != 0:
             return None
         if self.gap == 0:
-            return f"under {self.how} ablation model and empty circuit do not differ, so no faithfulness is a share of that"
+            return (
+                f"under {self.how} ablation model and empty circuit do not differ, so no faithfulness is a share of that: take another "
+                "ablation, metric or prompts"
+            )
         return (
             f"under {self.how} ablation model and empty circuit differ by {abs(self.gap):.3g}, less than {self.least_gap:g}, so no "
-            "faithfulness is a share of it"
+            "faithfulness is a share of it (--least-gap or least_gap sets the limit, in the metric's units)"
         )
 
     @property
@@ -83,15 +86,15 @@ class Endpoints:
         """Why shares have no interval over prompt pairs; None where they have."""
         if self.refusal:
             return self.refusal
-        if len(self.model) < 2:
-            return "one pair gives no interval"
+        if (n := len(self.model)) < FEWEST_ROWS:
+            return f"{n} pair{'s' * (n > 1)} give{'s' * (n == 1)} no interval: {FEWEST_ROWS} are needed at least"
         gaps = self.model.double() - self.empty.double()
         low, high = interval_of(resampled_means(gaps, n_resamples=self.n_resamples, generator=seeded_generator(self.seed)))
         if not low <= 0 <= high:
             return None
         return (
             f"under {self.how} ablation the difference between model and empty circuit may be 0 (95 % interval {low:.3g} to "
-            f"{high:.3g}), so shares of it have no interval"
+            f"{high:.3g}), so shares of it have no interval: give more pairs, or another metric"
         )
 
     def shares_of(self, rows: Float[Tensor, "*some batch"]) -> Float[Tensor, "*some"]:
@@ -140,7 +143,7 @@ class Faithfulness(Endpoints):
         return [] if self.random is None or self.refusal else self.shares_of(self.random).tolist()
 
     @property
-    def n_random_below(self) -> int:
+    def n_random_further(self) -> int:
         """How many random circuits are further from the model than the circuit is."""
         if self.random is None:
             return 0
@@ -168,7 +171,7 @@ class Faithfulness(Endpoints):
             "difference_from_model": self.difference,
             "random": None if self.random is None else self.random.tolist(),
             "random_faithfulness": self.random_shares,
-            "n_random_further_from_model": self.n_random_below,
+            "n_random_further_from_model": self.n_random_further,
             "subsets": [each._asdict() | {"incompleteness": each.incompleteness} for each in self.subsets],
             "incompleteness": finite_or_none(self.incompleteness),
             "units": [each._asdict() for each in self.units],

@@ -3,44 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
-
-from jaxtyping import Float
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from cutaway.interp.ablation import How
-from cutaway.interp.circuits.ablated import ablated_outputs
-from cutaway.interp.circuits.acdc import Divergence, find_by_acdc
-from cutaway.interp.circuits.choosing import features_for
+from cutaway.interp.circuits.acdc import Divergence
 from cutaway.interp.circuits.circuit import Circuit
 from cutaway.interp.circuits.circuit_scores import CircuitScores
 from cutaway.interp.circuits.drawing import CircuitDrawing
 from cutaway.interp.circuits.evaluation import evaluate_circuit
-from cutaway.interp.circuits.graph import Graph
+from cutaway.interp.circuits.faithfulness import LEAST_GAP
 from cutaway.interp.circuits.prompts import PromptPairs, pairs_to_store
-from cutaway.interp.circuits.pruning import PRUNINGS, Pruned, Pruning
 from cutaway.interp.circuits.result import EdgeMethod, EdgeScores
-from cutaway.interp.circuits.running import CircuitRuns
-from cutaway.interp.circuits.scoring import score_edges
+from cutaway.interp.circuits.selecting import Selection, select_circuit
 from cutaway.interp.feature_nodes import FeatureNodes
 from cutaway.interp.nodes import KVInputs
 from cutaway.interp.result import Result
 from cutaway.interp.sae import Dictionary
 from cutaway.language_model import LanguageModel
-from cutaway.weights import model_sha256
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from rich.console import RenderableType
 
-__all__ = ["Selection", "FoundCircuit", "find_circuit"]
+__all__ = ["FoundCircuit", "find_circuit"]
 
 _N_TRIED = 10
-
-Selection = Literal["greedy", "threshold", "acdc"]
-"""How edges are chosen: by their scores, greedily or the largest anywhere, or one by one, by running what is left (ACDC)."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -126,91 +115,43 @@ def find_circuit(
     exact_top: int | None = None,
     held_out: float = 0.5,
     n_random: int = 0,
+    least_gap: float = LEAST_GAP,
     seed: int = 0,
     name: str = "",
     command: str = "",
     progress: Callable[[int, int], None] | None = None,
 ) -> FoundCircuit:
     """Return the circuit of some of the pairs, scored on the others: `held_out` is their share. Pairs that are the same go
-    together, and one pair is used for both.
+    together, and one pair is used for both. `select_circuit` is the same of tokens and a metric of one's own.
 
-    `selection` prunes the scores of `method` to `n_edges`, or with `acdc` takes out each edge that matters less than `threshold`, which
-    needs no scores. `exact_top` tries so many edges of the largest scores, to see whether these are right. `ablation` is what
-    edges are scored by, and what runs put in the place of what is outside. `features` are nodes beside what they leave of their MLPs;
-    of a dictionary of an MLP's output, a transcoder to it, or the folder of one, those `n_features` that move the metric most between
-    the pairs that are searched. The circuit keeps both parts of the pairs, `name` and `command`. Raises ValueError as the parts do.
+    `selection` prunes the scores of `method` to `n_edges`, or with `threshold` to those of such a share of the gap, or with `acdc`
+    takes out each edge that matters less than `threshold`, which needs no scores. `exact_top` tries so many edges of the largest
+    scores, to see whether these are right. `ablation` is what edges are scored by, and what runs put in the place of what is outside;
+    the mean of pairs of different length is over positions too. `features` are nodes beside what they leave of their MLPs; of a
+    dictionary of an MLP's output, a transcoder to it, or the folder of one, those `n_features` that move the metric most between the
+    pairs that are searched; `least_gap` is as in `evaluate_circuit`. The circuit keeps both parts of the pairs, `name` and `command`.
+    Raises ValueError as the parts do.
     """
     finding, others = pairs.split(1 - held_out, seed=seed) if len(set(pairs.hashes)) > 1 and held_out else (pairs, pairs)
-    chosen_features = features_for(lm.model, finding.tokens, finding.other_tokens, finding.metric, features, n_features=n_features)
-    graph = Graph(lm.config, kv, chosen_features).open(lm.model)
-    if selection == "acdc":
-        if exact_top is not None:
-            raise ValueError("edges are to be tried beside their scores, and ACDC makes none: leave one of the two out")
-        chosen = _by_acdc(lm, finding, graph, threshold, divergence, ablation, progress)
-    else:
-        chosen = _by_scores(lm, finding, graph, method, ablation, selection, n_edges, steps, exact_top, progress)
-    settings = {"selection": selection, "kv": kv, "ablation": ablation, "metric": pairs.measured} | chosen.settings
-    circuit = Circuit.of_mask(
-        graph, chosen.pruned.kept, chosen.scores, model=name, model_hash=model_sha256(lm.model), data_hash=finding.data_hash,
-        pair_hashes=finding.hashes, prompts=pairs_to_store(lm, finding, None if others is finding else others),
-        method=chosen.said, command=command, settings={**settings, "held_out": held_out, "seed": seed, "n_pairs": len(finding)},
+    selected = select_circuit(
+        lm.model, finding.tokens, finding.other_tokens, finding.metric, method=method, selection=selection, n_edges=n_edges,
+        threshold=threshold, divergence=divergence, ablation=ablation, kv=kv, features=features, n_features=n_features, steps=steps,
+        exact_top=exact_top, name=name, command=command, measured=pairs.measured, progress=progress, **finding.runs,
     )  # fmt: skip
+    circuit = replace(
+        selected.circuit,
+        prompts=pairs_to_store(lm, finding, None if others is finding else others),
+        settings={**selected.circuit.settings, "held_out": held_out, "seed": seed},
+    )
     scores = evaluate_circuit(
         lm.model, others.tokens, others.other_tokens, others.metric, circuit, ablations=[ablation], n_random=n_random, n_subsets=0,
-        units=None, seed=seed, measured=others.measured, force=True,
+        units=None, least_gap=least_gap, seed=seed, measured=others.measured, force=True, **others.runs,
     )  # fmt: skip
     return FoundCircuit(
         circuit=circuit,
         scores=scores,
-        n_dropped=chosen.pruned.n_dropped,
+        n_dropped=selected.n_dropped,
         is_held_out=set(finding.hashes).isdisjoint(others.hashes),
-        tried=chosen.tried,
+        tried=selected.edge_scores if selected.edge_scores is not None and selected.edge_scores.exact else None,
         notes=pairs.question.notes,
     )
-
-
-class _Chosen(NamedTuple):
-    """The edges that were chosen, and what by."""
-
-    pruned: Pruned
-    scores: Float[Tensor, "sender receiver"] | None
-    said: str
-    settings: dict[str, Any]
-    tried: EdgeScores | None = None
-
-
-def _by_acdc(
-    lm: LanguageModel,
-    pairs: PromptPairs,
-    graph: Graph,
-    threshold: float,
-    divergence: Divergence,
-    ablation: How,
-    progress: Callable[[int, int], None] | None,
-) -> _Chosen:
-    outside = ablated_outputs(lm.model, pairs.tokens, ablation, other_tokens=pairs.other_tokens, features=graph.features)
-    runs = CircuitRuns(lm.model, pairs.tokens, graph, outside)
-    kept = find_by_acdc(runs, pairs.metric, threshold=threshold, divergence=divergence, progress=progress)
-    return _Chosen(Pruned(kept, 0), None, f"ACDC, threshold {threshold:g}", {"threshold": threshold, "divergence": divergence})
-
-
-def _by_scores(
-    lm: LanguageModel,
-    pairs: PromptPairs,
-    graph: Graph,
-    method: EdgeMethod,
-    ablation: How,
-    pruning: Pruning,
-    n_edges: int,
-    steps: int,
-    exact_top: int | None,
-    progress: Callable[[int, int], None] | None,
-) -> _Chosen:
-    found = score_edges(
-        lm.model, pairs.tokens, pairs.other_tokens, pairs.metric, method=method, ablation=ablation, kv=graph.kv,
-        features=graph.features, steps=steps,
-        exact_top=exact_top, progress=progress,
-    )  # fmt: skip
-    pruned = PRUNINGS[pruning](graph, found.scores, min(n_edges, graph.n_edges))
-    settings = {"method": method, "n_edges": n_edges, "steps": found.steps}
-    return _Chosen(pruned, found.scores, f"{method}, {pruning}", settings, found if found.exact else None)

@@ -11,7 +11,7 @@ from cutaway.interp.circuits.circuit import Circuit
 from cutaway.interp.circuits.circuit_scores import CircuitScores
 from cutaway.interp.circuits.drawing import CircuitDrawing
 from cutaway.interp.circuits.evaluation import evaluate_circuit
-from cutaway.interp.circuits.faithfulness import Faithfulness
+from cutaway.interp.circuits.faithfulness import LEAST_GAP, Faithfulness
 from cutaway.interp.circuits.graph import Edge
 from cutaway.interp.circuits.minimising import minimise
 from cutaway.interp.circuits.prompts import PromptPairs
@@ -127,8 +127,9 @@ def minimise_on_prompts(
     circuit: Circuit,
     *,
     tolerance: float = 0.02,
-    ablation: How = "resample",
+    ablation: How | None = None,
     held_out: float = 0.5,
+    least_gap: float = LEAST_GAP,
     seed: int = 0,
     command: str = "",
     force: bool = False,
@@ -137,12 +138,14 @@ def minimise_on_prompts(
     """Return a circuit without the edges that it can do without on some of the pairs, scored on the others.
 
     Where some of the pairs are those that the circuit was found with, these are searched and the others kept; else a share of
-    `held_out` is kept, and one pair is used for both. `command` is kept with the circuit. Raises ValueError as `minimise` does.
+    `held_out` is kept, and one pair is used for both. The ablation is that which the circuit was found under unless one is given;
+    `least_gap` is as in `evaluate_circuit`, and `command` is kept with the circuit. Raises ValueError as `minimise` does.
     """
+    ablation = ablation or circuit.ablation
     searched, others = _parts(pairs, circuit, held_out, seed)
     smaller = minimise(
         lm.model, searched.tokens, searched.other_tokens, searched.metric, circuit, tolerance=tolerance, ablation=ablation, force=force,
-        progress=progress,
+        progress=progress, **searched.runs,
     )  # fmt: skip
     known = tuple(dict.fromkeys((*circuit.pair_hashes, *searched.hashes)))
     about = {"n_edges": len(circuit), "tolerance": tolerance, "ablation": ablation, "data": searched.data_hash}
@@ -150,7 +153,7 @@ def minimise_on_prompts(
     before, after = (
         evaluate_circuit(
             lm.model, others.tokens, others.other_tokens, others.metric, each, ablations=[ablation], n_random=0, n_subsets=0,
-            units=None, seed=seed, measured=others.measured, force=True,
+            units=None, least_gap=least_gap, seed=seed, measured=others.measured, force=True, **others.runs,
         )
         for each in (circuit, smaller)
     )  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Int
@@ -28,6 +28,7 @@ def minimise(
     ablation: How = "resample",
     reference: Int[Tensor, "reference reference_pos"] | None = None,
     over_positions: bool = False,
+    lengths: Sequence[int] | None = None,
     memory_gib: float = 1.0,
     force: bool = False,
     progress: Callable[[int, int], None] | None = None,
@@ -36,12 +37,12 @@ def minimise(
 
     The gap is that between the model and the empty circuit. Edges are tried from the smallest score up, or in the graph's order where
     there are none: many at once, and where too much is lost with them, each half by itself. What is left is connected, and none of its
-    edges could be taken out alone at its turn; another order may leave fewer. Raises ValueError where the gap is 0, and as
-    `run_circuit` does.
+    edges could be taken out alone at its turn; another order may leave fewer. `lengths` are as in `evaluate_circuit`. Raises ValueError
+    where the gap is 0, and as `run_circuit` does.
     """
     runs = CircuitRuns.of(
         model, tokens, circuit, ablation=ablation, other_tokens=other_tokens, reference=reference, over_positions=over_positions,
-        memory_gib=memory_gib, force=force,
+        lengths=lengths, memory_gib=memory_gib, force=force,
     )  # fmt: skip
     gap = float((runs.metric(runs.everything, metric).mean() - runs.metric(runs.nothing, metric).mean()).abs())
     if not gap:

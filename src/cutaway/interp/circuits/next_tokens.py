@@ -128,13 +128,17 @@ class CircuitRun(Result):
 
 
 def run_on_prompts(
-    lm: LanguageModel, pairs: PromptPairs, circuit: Circuit, *, ablation: How = "resample", force: bool = False
+    lm: LanguageModel, pairs: PromptPairs, circuit: Circuit, *, ablation: How | None = None, force: bool = False
 ) -> CircuitRun:
     """Return what a model says after each clean prompt: whole, with a circuit alone, and with everything ablated.
 
-    Raises ValueError for a circuit of another model, unless forced for other weights alone.
+    The ablation is that which the circuit was found under unless one is given. Raises ValueError for a circuit of another model, unless
+    forced for other weights alone.
     """
-    runs = CircuitRuns.of(lm.model, pairs.tokens, circuit, ablation=ablation, other_tokens=pairs.other_tokens, force=force)
+    ablation = ablation or circuit.ablation
+    runs = CircuitRuns.of(
+        lm.model, pairs.tokens, circuit, ablation=ablation, other_tokens=pairs.other_tokens, force=force, **pairs.runs
+    )
     masks = (runs.everything, circuit.kept, runs.nothing)
     last = [_last_logits(runs, mask) for mask in masks]
     top = torch.stack([logits.float().softmax(-1) for logits in last]).topk(min(_N_TOP, last[0].shape[-1]), dim=-1)
@@ -143,7 +147,7 @@ def run_on_prompts(
         how=ablation,
         said=runs.ablated.said,
         measured=pairs.measured,
-        texts=tuple(lm.text(ids) for ids in pairs.tokens.tolist()),
+        texts=tuple(lm.text(ids) for ids in pairs.clean_ids),
         n_known_pairs=sum(each in circuit.pair_hashes for each in pairs.hashes),
         metric=torch.stack([runs.metric(mask, pairs.metric) for mask in masks]),
         tokens=tuple(tuple(tuple(token_texts(lm, ids)) for ids in rows) for rows in top.indices),
@@ -152,4 +156,7 @@ def run_on_prompts(
 
 
 def _last_logits(runs: CircuitRuns, mask: Tensor) -> Float[Tensor, "batch d_vocab"]:
-    return runs.logits(mask)[:, -1]
+    logits = runs.logits(mask)
+    if runs.lengths is None:
+        return logits[:, -1]
+    return logits[torch.arange(len(logits)), torch.tensor(runs.lengths) - 1]

@@ -1,4 +1,4 @@
-"""Prompt pairs that circuits are found and scored with: as many tokens each, aligned position by position."""
+"""Prompt pairs that circuits are found and scored with: as many tokens on both sides, aligned position by position."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from cutaway.interp.alignment import Alignment, align
-from cutaway.interp.circuits.circuit import Circuit, hash_pairs, hash_tokens
+from cutaway.interp.circuits.circuit import Circuit, hash_data, hash_pairs
 from cutaway.interp.circuits.stored_prompts import StoredPair, StoredPrompts
 from cutaway.interp.json_lines import read_text_columns
 from cutaway.interp.metrics import Metric
@@ -30,7 +31,10 @@ StoredPart = Literal["found_with", "held_out", "all"]
 
 @dataclass(frozen=True, eq=False)
 class PromptPairs:
-    """Clean and corrupted prompts of one length, row by row, and what is measured after the last token."""
+    """Clean and corrupted prompts, row by row as many tokens, and what is measured after the last one.
+
+    Raises ValueError for `lengths` that are not those of such rows.
+    """
 
     tokens: Int[Tensor, "batch pos"]
     other_tokens: Int[Tensor, "batch pos"]
@@ -38,6 +42,20 @@ class PromptPairs:
     question: Question
     source: str = ""
     """Where they are from: a file, or what made them."""
+    lengths: tuple[int, ...] | None = None
+    """Each row's tokens, clean and corrupted alike, where the shorter rows are filled up on the right; None where none is."""
+
+    def __post_init__(self) -> None:
+        if self.lengths is None:
+            return
+        n_rows, n_pos = self.tokens.shape
+        if len(self.lengths) != n_rows or not all(1 <= each <= n_pos for each in self.lengths):
+            raise ValueError(f"lengths are {list(self.lengths)}; expected one for each of the {n_rows} pairs, 1 to {n_pos}")
+        width = max(self.lengths, default=n_pos)
+        object.__setattr__(self, "tokens", self.tokens[:, :width])
+        object.__setattr__(self, "other_tokens", self.other_tokens[:, :width])
+        if set(self.lengths) <= {width}:
+            object.__setattr__(self, "lengths", None)
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -56,14 +74,29 @@ class PromptPairs:
         return f"{names[self.question.name]} of each pair's own answers"
 
     @property
+    def runs(self) -> dict[str, Any]:
+        """What runs are given besides both batches of tokens: rows of different length have no mean but that over positions too."""
+        return {"lengths": self.lengths, "over_positions": self.lengths is not None}
+
+    @property
+    def clean_ids(self) -> list[list[int]]:
+        """The tokens of each clean prompt, without what fills it up."""
+        return _ids(self.tokens, self.lengths)
+
+    @property
+    def corrupted_ids(self) -> list[list[int]]:
+        """The tokens of each corrupted prompt."""
+        return _ids(self.other_tokens, self.lengths)
+
+    @property
     def data_hash(self) -> str:
-        """The hash of both batches of tokens."""
-        return hash_tokens(self.tokens, self.other_tokens)
+        """The hash of all prompts."""
+        return hash_data(self.tokens, self.other_tokens, self.lengths)
 
     @cached_property
     def hashes(self) -> tuple[str, ...]:
         """The hash of each pair, by which it is known again."""
-        return hash_pairs(self.tokens, self.other_tokens)
+        return hash_pairs(self.tokens, self.other_tokens, self.lengths)
 
     def rows(self, rows: Sequence[int]) -> PromptPairs:
         """Return some of the pairs."""
@@ -77,7 +110,8 @@ class PromptPairs:
         assert correct is not None
         metric, words = metric_of(self.question.name, correct, wrong)
         question = Question(metric, self.question.name, words, correct, wrong)
-        return PromptPairs(self.tokens[list(rows)], self.other_tokens[list(rows)], question, self.source)
+        lengths = None if self.lengths is None else tuple(self.lengths[row] for row in rows)
+        return PromptPairs(self.tokens[list(rows)], self.other_tokens[list(rows)], question, self.source, lengths)
 
     def split(self, share: float = 0.5, *, seed: int = 0) -> tuple[PromptPairs, PromptPairs]:
         """Return a random part of the pairs to find a circuit with, and the others to score it on.
@@ -112,8 +146,9 @@ def read_pairs(
 ) -> PromptPairs:
     """Return prompt pairs as runs take them; the metric is `logit_diff` where wrong answers are given, else `log_prob`.
 
-    Raises ValueError, with both lists of tokens, for a pair or two prompts of different length; for pairs without a token in common at
-    any position, and for answers that are not one token.
+    Pairs may differ in length: shorter ones are filled up on the right, and the metric reads where each ends. Raises ValueError, with
+    both lists of tokens, for two prompts of a pair that have different lengths; for pairs of different length in a bidirectional model,
+    for pairs without a token in common at any position, and for answers that are not one token.
     """
     if len(clean) != len(corrupted) or not clean:
         raise ValueError(
@@ -121,11 +156,10 @@ def read_pairs(
         )
     rows, others = read_prompts(lm, clean), read_prompts(lm, corrupted)
     for row in range(len(rows)):
-        _check_lengths(lm, "the clean and the corrupted prompt", rows.row(row), others.row(row), row)
-        _check_lengths(lm, "the first prompt and this one", rows.row(0), rows.row(row), row)
+        _check_lengths(lm, rows.row(row), others.row(row), row)
         align(lm.tokenizer, rows.row(row), others.row(row))
     question = read_question(lm, correct, wrong, after=rows, metric=metric)
-    return PromptPairs(rows.tokens, others.tokens, question)
+    return PromptPairs(rows.tokens, others.tokens, question, lengths=rows.ragged_lengths)
 
 
 def read_pairs_file(lm: LanguageModel, path: Path | str, *, metric: MetricName | None = None) -> PromptPairs:
@@ -175,8 +209,11 @@ def stored_pairs(
     name: MetricName = metric or kept.metric  # type: ignore[assignment]  # metric_of refuses another
     question = Question(*_measured(name, correct, wrong), correct, wrong)
     device = lm.model.embed.W_E.device
-    clean, corrupted = (torch.tensor([getattr(pair, side) for pair in rows], device=device) for side in ("clean", "corrupted"))
-    return PromptPairs(clean, corrupted, question, kept.source)
+    clean, corrupted = (
+        pad_sequence([torch.tensor(getattr(pair, side)) for pair in rows], batch_first=True).to(device)
+        for side in ("clean", "corrupted")
+    )
+    return PromptPairs(clean, corrupted, question, kept.source, tuple(len(pair.clean) for pair in rows))
 
 
 def _measured(name: MetricName, correct: Targets, wrong: Targets | None) -> tuple[Metric, MetricName, str]:
@@ -186,16 +223,21 @@ def _measured(name: MetricName, correct: Targets, wrong: Targets | None) -> tupl
 
 def _stored(lm: LanguageModel, pairs: PromptPairs) -> Iterator[StoredPair]:
     wrong = pairs.question.wrong
-    for row, (clean, corrupted) in enumerate(zip(pairs.tokens.tolist(), pairs.other_tokens.tolist(), strict=True)):
+    for row, (clean, corrupted) in enumerate(zip(pairs.clean_ids, pairs.corrupted_ids, strict=True)):
         answers = pairs.question.correct.ids[row], None if wrong is None else wrong.ids[row]
         yield StoredPair(tuple(clean), tuple(corrupted), *answers, lm.text(clean), lm.text(corrupted))
 
 
-def _check_lengths(lm: LanguageModel, which: str, one: list[int], other: list[int], row: int) -> None:
+def _ids(tokens: Int[Tensor, "batch pos"], lengths: Sequence[int] | None) -> list[list[int]]:
+    rows: list[list[int]] = tokens.tolist()
+    return rows if lengths is None else [row[:n] for row, n in zip(rows, lengths, strict=True)]
+
+
+def _check_lengths(lm: LanguageModel, one: list[int], other: list[int], row: int) -> None:
     if len(one) == len(other):
         return
     texts = [tuple(lm.tokenizer.decode([token]) for token in ids) for ids in (one, other)]
     raise ValueError(
-        f"pair {row + 1}: {which} have {len(one)} and {len(other)} tokens, and circuits are run position by position: give prompts of "
-        f"one length\n{Alignment(texts[0], texts[1], ()).side_by_side()}"
+        f"pair {row + 1}: the clean and the corrupted prompt have {len(one)} and {len(other)} tokens, and circuits are run position by "
+        f"position: give a pair of one length\n{Alignment(texts[0], texts[1], ()).side_by_side()}"
     )

@@ -1,4 +1,4 @@
-"""Circuits from edge scores: the largest, or greedily from the logits up; what is not connected is dropped."""
+"""Circuits from edge scores: the largest, all of a size, or greedily from the logits up; what is not connected is dropped."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from torch import Tensor
 
 from cutaway.interp.circuits.graph import Graph
 
-__all__ = ["Pruning", "Ranking", "Pruned", "PRUNINGS", "prune_by_threshold", "prune_greedily"]
+__all__ = ["Pruning", "Ranking", "Pruned", "PRUNINGS", "prune_by_threshold", "prune_to_largest", "prune_greedily"]
 
-Pruning = Literal["threshold", "greedy"]
+Pruning = Literal["largest", "greedy"]
 """The edges with the largest scores anywhere, or the largest of those that lead to what is kept already."""
 Ranking = Literal["size", "help"]
 """What puts an edge first: the size of its score, or what the metric loses when it carries the corrupted run, its score negated."""
@@ -32,15 +32,21 @@ class Pruned(NamedTuple):
         return int(self.kept.sum())
 
 
-def prune_by_threshold(
-    graph: Graph, scores: Float[Tensor, "sender receiver"], n_edges: int, *, ranking: Ranking = "size"
-) -> Pruned:
+def prune_by_threshold(graph: Graph, scores: Float[Tensor, "sender receiver"], least: float) -> Pruned:
+    """Keep every edge whose score is `least` in size or more, in the metric's units, then drop those that are not connected.
+
+    Raises ValueError for scores that are not of this graph.
+    """
+    return _connected(graph, graph.has_edge & (_sizes(graph, scores, "size") >= least))
+
+
+def prune_to_largest(graph: Graph, scores: Float[Tensor, "sender receiver"], n_edges: int, *, ranking: Ranking = "size") -> Pruned:
     """Keep the `n_edges` edges that `ranking` puts first, then drop those that are not connected; ties go in the graph's order.
 
     Raises ValueError for scores that are not of this graph, and for more edges than it has.
     """
-    sizes = _sizes(graph, scores, n_edges, ranking)
-    places = sizes.flatten().argsort(descending=True, stable=True)[:n_edges]
+    _check_number(graph, n_edges)
+    places = _sizes(graph, scores, ranking).flatten().argsort(descending=True, stable=True)[:n_edges]
     kept = torch.zeros_like(graph.has_edge)
     kept.view(-1)[places] = True
     return _connected(graph, kept)
@@ -50,10 +56,11 @@ def prune_greedily(graph: Graph, scores: Float[Tensor, "sender receiver"], n_edg
     """Take `n_edges` edges one by one, each the largest that leads to what is taken already, from the logits up; then as above.
 
     Every edge taken leads to the logits, so that fewer are dropped: those of nodes to which none came from the embedding. Raises
-    ValueError as `prune_by_threshold` does. Source: Hanna et al. 2024, "Have Faith in Faithfulness: Going Beyond Circuit Overlap When
+    ValueError as `prune_to_largest` does. Source: Hanna et al. 2024, "Have Faith in Faithfulness: Going Beyond Circuit Overlap When
     Finding Model Mechanisms".
     """
-    sizes = _sizes(graph, scores, n_edges, ranking)
+    _check_number(graph, n_edges)
+    sizes = _sizes(graph, scores, ranking)
     columns = sizes.T.tolist()
     inputs_of = [column.nonzero()[:, 0].tolist() for column in graph.feeds.T]
     queue: list[tuple[float, int, int]] = []
@@ -75,8 +82,8 @@ def prune_greedily(graph: Graph, scores: Float[Tensor, "sender receiver"], n_edg
     return _connected(graph, kept)
 
 
-PRUNINGS: Mapping[Pruning, Callable[..., Pruned]] = {"threshold": prune_by_threshold, "greedy": prune_greedily}
-"""The ways to prune, by name."""
+PRUNINGS: Mapping[Pruning, Callable[..., Pruned]] = {"largest": prune_to_largest, "greedy": prune_greedily}
+"""The ways to prune to a number of edges, by name."""
 
 
 def _connected(graph: Graph, kept: Tensor) -> Pruned:
@@ -84,14 +91,17 @@ def _connected(graph: Graph, kept: Tensor) -> Pruned:
     return Pruned(connected, int(kept.sum() - connected.sum()))
 
 
-def _sizes(graph: Graph, scores: Tensor, n_edges: int, ranking: Ranking) -> Float[Tensor, "sender receiver"]:
+def _check_number(graph: Graph, n_edges: int) -> None:
+    if not 0 < n_edges <= graph.n_edges:
+        raise ValueError(f"{n_edges:,} edges are to be kept; the graph has {graph.n_edges:,}: give 1 to so many")
+
+
+def _sizes(graph: Graph, scores: Tensor, ranking: Ranking) -> Float[Tensor, "sender receiver"]:
     if scores.shape != graph.has_edge.shape:
         raise ValueError(
             f"the scores have the shape {tuple(scores.shape)} and the graph {tuple(graph.has_edge.shape)}, senders by receivers: "
             "give the scores of this graph's edges"
         )
-    if not 0 < n_edges <= graph.n_edges:
-        raise ValueError(f"{n_edges:,} edges are to be kept; the graph has {graph.n_edges:,}: give 1 to so many")
     if ranking not in get_args(Ranking):
         raise ValueError(f"there is no ranking {ranking!r}; give one of {', '.join(get_args(Ranking))}")
     sizes = -scores.detach().cpu() if ranking == "help" else scores.detach().cpu().abs()

@@ -18,7 +18,11 @@ _N_TRIES = 200
 def random_circuits(
     graph: Graph, histogram: Sequence[int], n_circuits: int, *, generator: torch.Generator
 ) -> Iterator[Bool[Tensor, "sender receiver"]]:
-    """Yield so many random circuits, as `random_circuit` does."""
+    """Yield so many random circuits, each drawn by itself as `random_circuit` does.
+
+    Every choice on the way is even, the circuits are not: in a small graph some come many times as often as others, those with few
+    nodes in a layer above all, and the same may come twice.
+    """
     for _ in range(n_circuits):
         yield random_circuit(graph, histogram, generator=generator)
 
@@ -26,10 +30,11 @@ def random_circuits(
 def random_circuit(graph: Graph, histogram: Sequence[int], *, generator: torch.Generator) -> Bool[Tensor, "sender receiver"]:
     """Return random edges, so many into each layer and into the logits, all on paths from the embedding to the logits.
 
-    It is built from the logits down. The nodes of a layer that are in use share the layer's edges: each gets one, the others go to any
-    of their inputs, from any sender in whose layer edges are left for one node more. Where a layer would be left without a node in use,
-    or its nodes cannot take its edges, the sender of an edge further up becomes one of the layer's. All choices are even, not the
-    circuits: those with few nodes in a layer are no rarer than such choices make them. Raises ValueError where none is found.
+    It is built from the logits down. The nodes of a layer that are in use share the layer's edges: each gets one, the others go to
+    any of their inputs, from any sender in whose layer edges are left for one node more. Where a layer would be left without a node
+    in use, or its nodes cannot take its edges, the sender of an edge further up becomes one of the layer's. Each choice is even, so
+    that circuits are not: one whose layer's edges go into few nodes comes more often than its share of all connected circuits, by
+    several times where there are few of these. Raises ValueError where none is found.
     """
     if len(histogram) != graph.config.n_layers + 1:
         raise ValueError(

@@ -87,6 +87,12 @@ class EdgeScores(Result):
         return (self.other.mean() - self.base.mean()).item()
 
     @property
+    def has_gap(self) -> bool:
+        """Whether that is more than rounding."""
+        scale = torch.maximum(self.base.abs(), self.other.abs()).max().item()
+        return abs(self.gap) > 32 * torch.finfo(self.base.dtype).eps * scale
+
+    @property
     def completeness(self) -> Completeness | None:
         """The sum of the embedding's scores and what it comes to as points grow, where the line is that of the embeddings."""
         if self.method != "eap-ig-inputs" or self.frozen or self.ablation != "resample":
@@ -130,11 +136,16 @@ class EdgeScores(Result):
             f"The {self.measured}{rows} is {_number(self.base.mean())} in the run and {_number(self.other.mean())} {self._other_said}.",
             f"{_HOW[self.method].format(steps=self.steps)}: {self.graph.n_edges:,} edges.",
         ]
-        if best := self.ranked(1):
+        best = self.ranked(1)
+        if not any(each.score or each.exact for each in best):
+            sentences.append("No edge moves it: the runs are alike in all that it reads.")
+        else:
             exact = f", {_signed(best[0].exact)} when tried" if best[0].exact is not None else ""
             sentences.append(f"Most comes by {best[0].edge}: {_signed(best[0].score)}{exact}.")
             sentences.append(
                 f"{self._n_counted():,} edges move it by {100 * self.threshold:g} % of the difference between the runs or more."
+                if self.has_gap
+                else "The runs do not differ in its mean, so that no edge is a share of that."
             )
         if self.completeness is not None:
             sentences.append(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypedDict, Unpack
@@ -16,6 +16,7 @@ from cutaway.interp.ablation import How
 from cutaway.interp.circuits.ablated import Ablated, ablated_outputs
 from cutaway.interp.circuits.circuit import Circuit
 from cutaway.interp.circuits.graph import Graph
+from cutaway.interp.editing import row_lengths
 from cutaway.interp.factored import block_of
 from cutaway.interp.metrics import Metric
 from cutaway.interp.sweep import AnyMetric
@@ -40,6 +41,8 @@ class RunOptions(TypedDict, total=False):
     other_tokens: Int[Tensor, "batch other_pos"] | None
     reference: Int[Tensor, "reference reference_pos"] | None
     over_positions: bool
+    lengths: Sequence[int] | None
+    """Each row's tokens, in both runs, where rows are filled up on the right: metrics read where a row ends."""
     memory_gib: float
     force: bool
     """Whether a circuit may be run in a model of its shape with other weights."""
@@ -85,8 +88,11 @@ class CircuitRuns:
     graph: Graph
     ablated: Ablated
     memory_gib: float = _MEMORY_GIB
+    lengths: Sequence[int] | None = None
+    """Each row's tokens, where rows are filled up on the right; None where none is."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "lengths", row_lengths(self.model, self.tokens, self.lengths))
         object.__setattr__(self, "model", without_dropout(self.model))
 
     @classmethod
@@ -100,6 +106,7 @@ class CircuitRuns:
         other_tokens: Int[Tensor, "batch other_pos"] | None = None,
         reference: Int[Tensor, "reference reference_pos"] | None = None,
         over_positions: bool = False,
+        lengths: Sequence[int] | None = None,
         memory_gib: float = _MEMORY_GIB,
         force: bool = False,
     ) -> CircuitRuns:
@@ -107,10 +114,10 @@ class CircuitRuns:
         circuit.check(model, force=force)
         graph = circuit.graph.open(model, force=force)
         ablated = ablated_outputs(
-            model, tokens, ablation, other_tokens=other_tokens, reference=reference, over_positions=over_positions,
+            model, tokens, ablation, other_tokens=other_tokens, reference=reference, over_positions=over_positions, lengths=lengths,
             features=graph.features,
         )  # fmt: skip
-        return cls(model, tokens, graph, ablated, memory_gib)
+        return cls(model, tokens, graph, ablated, memory_gib, lengths)
 
     def logits(self, kept: Bool[Tensor, "sender receiver"]) -> Float[Tensor, "batch pos d_vocab"]:
         """Return the logits with these edges kept."""
@@ -120,18 +127,19 @@ class CircuitRuns:
     def metric(self, kept: Bool[Tensor, "sender receiver"], metric: AnyMetric) -> Float[Tensor, " batch"]:
         """Return a metric of each row with these edges kept."""
         if not isinstance(metric, Metric):
+            if self.lengths is not None:
+                raise ValueError("a function of full logits cannot tell where shorter rows end: give a metric of cutaway.metrics")
             return scored(metric, self.logits(kept))
         n_rows, n_pos = self.tokens.shape
         metric.check(n_rows, n_pos, self.model.config.d_vocab_out)
-        positions = metric.positions(self.tokens.shape[1])
-        first = min(self.ablated.n_same, *positions)
-        read = [pos - first for pos in positions]
+        positions = [metric.positions(length) for length in self.lengths or (n_pos,) * n_rows]
+        first = min(self.ablated.n_same, *(pos for row in positions for pos in row))
         with torch.no_grad():
             return torch.cat(
                 [
-                    read_resid(self.model, metric, resid[None, i, read], rows.start + i, positions)
+                    read_resid(self.model, metric, x[None, [pos - first for pos in positions[row]]], row, positions[row])
                     for rows, resid in self._read(kept, first)
-                    for i in range(len(resid))
+                    for row, x in enumerate(resid, rows.start)
                 ]
             )
 

@@ -18,6 +18,7 @@ from cutaway.interp.circuits.exact import try_all, try_largest
 from cutaway.interp.circuits.graph import Graph
 from cutaway.interp.circuits.pair import MeanScores, Pair, RowSums
 from cutaway.interp.circuits.result import EdgeMethod, EdgeScores
+from cutaway.interp.editing import row_lengths
 from cutaway.interp.feature_nodes import FeatureNodes
 from cutaway.interp.metrics import Metric
 from cutaway.interp.nodes import KVInputs
@@ -66,9 +67,10 @@ def score_edges(
     `frozen`, by name or glob, divide by the run's own scale whatever comes in. `lengths` are each row's tokens, in both
     runs, where rows are filled up on the right; `threshold` is the share of the difference between the runs from which on an edge
     counts as one that matters. So many rows and positions are computed at once as take no more than `memory_gib`, 1 unless given; a
-    metric that is a plain function gets all rows at once. Raises ValueError for runs of different shape, and for a budget too small
-    for one row. Source: Syed et al. 2023, "Attribution Patching Outperforms Automated Circuit Discovery"; Hanna et al. 2024, "Have
-    Faith in Faithfulness"; exactly, Goldowsky-Dill et al. 2023, "Localizing Model Behavior with Path Patching".
+    metric that is a plain function gets all rows at once. Raises ValueError for runs of different shape, for rows of different
+    length in a bidirectional model, for one without layers, and for a budget too small for one row. Source:
+    Syed et al. 2023, "Attribution Patching Outperforms Automated Circuit Discovery"; Hanna et al. 2024, "Have Faith in Faithfulness";
+    exactly, Goldowsky-Dill et al. 2023, "Localizing Model Behavior with Path Patching".
 
     >>> found = score_edges(model, clean, corrupted, metrics.logit_diff(3, 5), exact_top=20)  # doctest: +SKIP
     >>> found.ranked()[0], found.agreement()  # doctest: +SKIP
@@ -78,11 +80,11 @@ def score_edges(
     held = norm_scales(model.config, frozen)
     if held and how != "resample" and (method == "exact" or exact_top):
         raise ValueError(f"edges are tried under {how} ablation with live norms: leave frozen out, or take another method")
-    _check_runs(tokens, other_tokens, metric, lengths, d_vocab=model.config.d_vocab_out)
+    _check_runs(model, tokens, other_tokens, metric, lengths)
     graph = Graph(model.config, kv, tuple(features)).open(model)
     pair = Pair(
         model=without_dropout(model), tokens=tokens, other_tokens=other_tokens, metric=metric, graph=graph,
-        frozen=held, lengths=lengths, memory_gib=memory_gib, ablated=_ablated(model, graph, tokens, other_tokens, ablation),
+        frozen=held, lengths=lengths, memory_gib=memory_gib, ablated=_ablated(model, graph, tokens, other_tokens, ablation, lengths),
     )  # fmt: skip
     n_tried = min(exact_top or 0, pair.graph.n_edges)
     n_cells = pair.graph.n_edges if method == "exact" else n_tried
@@ -103,7 +105,14 @@ def score_edges(
     )
 
 
-def _ablated(model: Transformer, graph: Graph, tokens: Tensor, other_tokens: Tensor, ablation: How | Ablated) -> Ablated | None:
+def _ablated(
+    model: Transformer,
+    graph: Graph,
+    tokens: Tensor,
+    other_tokens: Tensor,
+    ablation: How | Ablated,
+    lengths: Sequence[int] | None,
+) -> Ablated | None:
     """Return what senders write when ablated; None for what they write in the run of the other tokens."""
     if isinstance(ablation, Ablated):
         if ablation.latents.keys() != {each.layer for each in graph.features}:
@@ -113,7 +122,7 @@ def _ablated(model: Transformer, graph: Graph, tokens: Tensor, other_tokens: Ten
         return ablation
     if ablation == "resample":
         return None
-    return ablated_outputs(model, tokens, ablation, other_tokens=other_tokens, features=graph.features)
+    return ablated_outputs(model, tokens, ablation, other_tokens=other_tokens, lengths=lengths, features=graph.features)
 
 
 def _estimated(pair: Pair, method: EdgeMethod, steps: int, done: Callable[[int], None]) -> MeanScores:
@@ -177,7 +186,9 @@ def _check_options(method: str, kv: str, steps: int, exact_top: int | None) -> N
         )
 
 
-def _check_runs(tokens: Tensor, other_tokens: Tensor, metric: AnyMetric, lengths: Sequence[int] | None, *, d_vocab: int) -> None:
+def _check_runs(model: Transformer, tokens: Tensor, other_tokens: Tensor, metric: AnyMetric, lengths: Sequence[int] | None) -> None:
+    if not model.config.n_layers:
+        raise ValueError("a model without layers has one edge, embed->logits, and nothing to choose from: give one with layers")
     (n_rows, n_pos), (n_other_rows, n_other_pos) = tokens.shape, other_tokens.shape
     if not n_rows or not n_pos:
         raise ValueError(f"there are {n_rows} rows of {n_pos} tokens: give at least one of each")
@@ -187,9 +198,8 @@ def _check_runs(tokens: Tensor, other_tokens: Tensor, metric: AnyMetric, lengths
         )
     if n_rows != n_other_rows:
         raise ValueError(f"the runs have {n_rows} and {n_other_rows} rows: give the other run a row for each of the first")
-    if lengths is not None and (len(lengths) != n_rows or not all(0 < length <= n_pos for length in lengths)):
-        raise ValueError(f"lengths are {list(lengths)}; expected {n_rows} of them, from 1 to {n_pos}")
+    row_lengths(model, tokens, lengths)
     if isinstance(metric, Metric):
-        metric.check(n_rows, n_pos, d_vocab)
+        metric.check(n_rows, n_pos, model.config.d_vocab_out)
     elif lengths is not None:
         raise ValueError("a function of full logits cannot tell where shorter rows end: give a metric of cutaway.metrics")

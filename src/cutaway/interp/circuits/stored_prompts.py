@@ -78,11 +78,11 @@ class StoredPrompts:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], d_vocab: int) -> StoredPrompts:
-        """Return those of `to_dict`; raises ValueError for prompts of different length."""
+        """Return those of `to_dict`; raises ValueError for pairs whose prompts have different lengths."""
         parts = {name: tuple(StoredPair.from_dict(pair, d_vocab) for pair in values[name]) for name in ("found_with", "held_out")}
-        lengths = {len(tokens) for pairs in parts.values() for pair in pairs for tokens in (pair.clean, pair.corrupted)}
-        if len(lengths) > 1 or 0 in lengths:
-            raise ValueError(f"its prompts have {', '.join(map(str, sorted(lengths)))} tokens; expected one length")
+        for pair in (*parts["found_with"], *parts["held_out"]):
+            if len(pair.clean) != len(pair.corrupted) or not pair.clean:
+                raise ValueError(f"a pair has {len(pair.clean)} and {len(pair.corrupted)} tokens; expected as many, and 1 at least")
         return cls(values["metric"], source=values["source"], left_out=values["left_out"], **parts)
 
 

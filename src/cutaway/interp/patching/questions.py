@@ -95,7 +95,7 @@ def metric_of(name: MetricName, correct: Targets, wrong: Targets | None) -> tupl
     """
     if name not in ("logit_diff", "prob", "log_prob"):
         raise ValueError(f"metric is {name!r}; expected logit_diff, prob or log_prob")
-    ids = torch.tensor(correct.ids)
+    ids = torch.tensor(correct.ids, dtype=torch.long)
     if name != "logit_diff":
         make, words = {"prob": (metrics.prob, "probability"), "log_prob": (metrics.log_prob, "log-probability")}[name]
         return make(ids), f"{words} of {correct}"
@@ -103,7 +103,7 @@ def metric_of(name: MetricName, correct: Targets, wrong: Targets | None) -> tupl
         raise ValueError("logit_diff is the answer's logit less a wrong one's: give a wrong answer, or the metric prob or log_prob")
     if any(a == b for a, b in zip(correct.ids, wrong.ids, strict=True)):
         raise ValueError(f"the answer and the wrong answer are one token ({correct}): give another wrong answer")
-    return metrics.logit_diff(ids, torch.tensor(wrong.ids)), f"logit difference {correct} - {wrong}"
+    return metrics.logit_diff(ids, torch.tensor(wrong.ids, dtype=torch.long)), f"logit difference {correct} - {wrong}"
 
 
 def check_gap(

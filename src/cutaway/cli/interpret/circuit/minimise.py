@@ -28,8 +28,9 @@ def minimise(
     source: str,
     given: GivenPairs,
     tolerance: float = 0.02,
-    ablation: Literal["zero", "mean", "resample"] = "resample",
+    ablation: Literal["zero", "mean", "resample"] | None = None,
     held_out: float = 0.5,
+    least_gap: float = 0.1,
     seed: int = 0,
     force: bool = False,
     features: tuple[Path, ...] = (),
@@ -45,8 +46,9 @@ def minimise(
     Args:
         circuit: a file that `circuit find --out` wrote; `demo` is found first
         tolerance: by how much of the gap between model and empty circuit the metric may move
-        ablation: what is put in the place of everything outside
+        ablation: what is put in the place of everything outside; as the circuit was found unless given
         held_out: the share of the pairs that is kept for checking, where none is that the circuit was found with
+        least_gap: the least difference between model and nothing that a share is taken of
         seed: of what pairs these are
         force: run it in a model of the same shape with other weights
         features FOLDER: the dictionary of the circuit's features, where it has moved; may be given again
@@ -72,7 +74,7 @@ def minimise(
     pairs = given.read(lm, known, "all")
     with count_progress("edges tried") as progress:
         made = minimise_on_prompts(
-            lm, pairs, known, tolerance=tolerance, ablation=ablation, held_out=held_out, seed=seed,
+            lm, pairs, known, tolerance=tolerance, ablation=ablation, held_out=held_out, least_gap=least_gap, seed=seed,
             command=shlex.join(["cutaway", *sys.argv[1:]]), force=True, progress=progress,
         )  # fmt: skip
     said = "Keep it with --out FILE"

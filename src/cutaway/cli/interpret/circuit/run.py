@@ -25,7 +25,7 @@ def run(
     *,
     source: str,
     given: GivenPairs,
-    ablation: Literal["zero", "mean", "resample"] = "resample",
+    ablation: Literal["zero", "mean", "resample"] | None = None,
     force: bool = False,
     features: tuple[Path, ...] = (),
 ) -> Result:
@@ -35,7 +35,8 @@ def run(
 
     Args:
         circuit: a file that `circuit find --out` wrote; `demo` is found first
-        ablation: what is put in the place of everything outside: zeros, the mean over the corrupted prompts, or what they give
+        ablation: what is put in the place of everything outside: zeros, the mean over the corrupted prompts, or what they give; as the
+            circuit was found unless given
         force: run it in a model of the same shape with other weights
         features FOLDER: the dictionary of the circuit's features, where it has moved; may be given again
 

@@ -6,6 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from cutaway.cli.command import excludes
+from cutaway.cli.errors import UsageError
 from cutaway.cli.interpret.circuit.given import (
     DEMO,
     DEMO_PAIRS,
@@ -19,13 +21,14 @@ from cutaway.cli.interpret.options import analysis
 from cutaway.report.counting import count_progress
 
 if TYPE_CHECKING:
-    from cutaway.interp.circuits import Circuit, How, PromptPairs, Pruning, Ranking
+    from cutaway.interp.circuits import Ablated, Circuit, FaithfulnessCurve, How, PromptPairs, Pruning, Ranking
     from cutaway.interp.result import Result
     from cutaway.language_model import LanguageModel
 
 __all__ = ["score"]
 
 
+@excludes("curve", "n_subsets", "unit", why="it takes nothing out of the circuit, but runs circuits of rising size")
 @analysis(circuit=DEMO, ioi=DEMO_PAIRS, n_random=10, n_subsets=3, unit="none", source_of=model_of_circuit)
 def score(
     lm: LanguageModel,
@@ -53,11 +56,12 @@ def score(
 
     Args:
         circuit: a file that `circuit find --out` wrote; `demo` is found first
-        ablation: zero, mean or resample, which it is unless given; may be given again for more
+        ablation: zero, mean or resample, as the circuit was found unless given; may be given again for more
         n_random: how many random circuits
         n_subsets: how many random parts of it are taken out
         unit: what is taken out at a time to see what it does
-        curve: instead score edges on half of the pairs, as the circuit's were, and run circuits of rising size on the others
+        curve: instead score edges as the circuit's were, on its pairs or half of those given, and run circuits of rising size on the
+            others, where the circuit is marked
         ranking: of the curve's edges, by the size of their scores, or by how much they help, as the area CPR has it
         least_gap: the least difference between model and nothing that a share is taken of
         seed: of random circuits, parts and intervals
@@ -76,22 +80,40 @@ def score(
     """
     from cutaway.interp.circuits import evaluate_circuit
 
+    if ranking != "size" and not curve:
+        raise UsageError("--ranking is of the curve's edges: give --curve too, or leave it out")
     with count_progress("edges") as progress:
         known = given_circuit(lm, circuit, source=source, features=features, progress=progress)
     known.check(lm.model, force=force)
     if curve:
-        own = given.read(lm, known, "found_with")  # where prompts are given, all of them
-        parts = own.split(seed=seed) if given.are_given else (own, given.read(lm, known, "held_out"))
-        return _curve(lm, *parts, known, ablation or ("resample",), ranking, least_gap=least_gap, n_random=n_random, seed=seed)
+        parts, notes = _curve_pairs(lm, given, known, seed)
+        found = _curve(lm, *parts, known, ablation or (known.ablation,), ranking, least_gap=least_gap, n_random=n_random, seed=seed)
+        return replace(found, notes=(*found.notes, *notes))
     pairs, left_out = other_pairs(given.read(lm, known), known)
     notes = (*left_out, *stored_said(given, known))
     with count_progress("runs") as progress:
         scored = evaluate_circuit(
-            lm.model, pairs.tokens, pairs.other_tokens, pairs.metric, known, ablations=ablation or ("resample",), n_random=n_random,
+            lm.model, pairs.tokens, pairs.other_tokens, pairs.metric, known, ablations=ablation or (known.ablation,), n_random=n_random,
             n_subsets=n_subsets, units=None if unit == "none" else unit, least_gap=least_gap, seed=seed,
-            measured=pairs.measured, force=True, progress=progress,
+            measured=pairs.measured, force=True, progress=progress, **pairs.runs,
         )  # fmt: skip
     return replace(scored, notes=(*pairs.question.notes, *notes))
+
+
+def _curve_pairs(
+    lm: LanguageModel, given: GivenPairs, circuit: Circuit, seed: int
+) -> tuple[tuple[PromptPairs, PromptPairs], tuple[str, ...]]:
+    """Return the pairs that edges are scored on and those that circuits are run on, and what is to be said of them.
+
+    The circuit's own are scored on, others run on; where only one kind is given, each a half of it.
+    """
+    if not given.are_given:
+        return (given.read(lm, circuit, "found_with"), given.read(lm, circuit, "held_out")), stored_said(given, circuit)
+    pairs = given.read(lm, circuit)
+    others, notes = other_pairs(pairs, circuit)
+    if notes:
+        return (pairs.without(set(others.hashes)), others), ()
+    return pairs.split(seed=seed), ()
 
 
 def _curve(
@@ -104,25 +126,37 @@ def _curve(
     *,
     seed: int,
     **options: Any,
-) -> Result:
+) -> FaithfulnessCurve:
     """Return the curve of the circuit's method: edges scored on one half of the pairs, circuits run on the other."""
     from cutaway.interp.circuits import faithfulness_curve, score_edges
 
     settings = circuit.settings
     method, steps = settings.get("method", "eap-ig-inputs"), settings.get("steps") or 5
-    pruning: Pruning = "threshold" if settings.get("selection") == "threshold" else "greedy"
+    pruning: Pruning = "greedy" if settings.get("selection", "greedy") == "greedy" else "largest"
     with count_progress("edges") as progress:
         scored = score_edges(
             lm.model, finding.tokens, finding.other_tokens, finding.metric, method=method, kv=circuit.graph.kv,
-            features=circuit.graph.features, steps=steps, ablation=settings.get("ablation", "resample"), progress=progress,
+            features=circuit.graph.features, steps=steps, ablation=_ablation(lm, finding, circuit), lengths=finding.lengths,
+            progress=progress,
         )  # fmt: skip
     with count_progress("runs") as progress:
         curve = faithfulness_curve(
             lm.model, others.tokens, others.other_tokens, others.metric, scored.graph, scored.scores,
             pruning=pruning, ranking=ranking, ablations=ablations, seed=seed,
-            measured=others.measured, progress=progress, **options,
+            circuit=circuit, measured=others.measured, progress=progress, **others.runs, **options,
         )  # fmt: skip
-    note = (
-        f"Edges were scored by {method} on {len(finding)} other pairs; the circuit itself keeps {100 * circuit.share:.2g} % of them"
-    )
+    own = "those that the circuit was found with" if set(finding.hashes) <= set(circuit.pair_hashes) else "others"
+    note = f"Edges were scored by {method} on {len(finding)} pairs, {own}"
     return replace(curve, notes=(*others.question.notes, note))
+
+
+def _ablation(lm: LanguageModel, pairs: PromptPairs, circuit: Circuit) -> How | Ablated:
+    """Return what the curve's edges are scored by: as the circuit's were."""
+    from cutaway.interp.circuits import ablated_outputs
+
+    if circuit.ablation == "resample":
+        return "resample"
+    features = circuit.graph.open(lm.model, force=True).features
+    return ablated_outputs(
+        lm.model, pairs.tokens, circuit.ablation, other_tokens=pairs.other_tokens, features=features, **pairs.runs
+    )
