@@ -180,11 +180,7 @@ def test_verbs_of_a_verb_are_asked_for_whole(group, chosen, tmp_path, monkeypatc
             assert GivenPairs(**{each.name: given[each.name] for each in fields(GivenPairs)}).are_given is (verb == "find")
     if group == "circuit":
         assert ["find", "runs/done", "--text", "typed", "--corrupted", "typed", "--target", "typed"] in ways
-<<<<<<< HEAD
         assert ["minimise", "demo", "runs/done"] in ways, "a circuit's file has prompts of its own"
-=======
-        assert ["minimise", "demo", "runs/done"] in ways, "its file keeps its prompts"
->>>>>>> circ2
     else:
         assert ["compare", "shuffled", "runs/done", "--corpus", "stdlib"] in ways
         assert ["probe", "runs/done", "--data", "number"] in ways
