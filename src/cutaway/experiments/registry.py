@@ -19,8 +19,6 @@ NAMES: tuple[str, ...] = (
     "skip-trigrams",
     "induction",
     "superposition-geometry",
-    "grokking",
-    "grokking-without-decay",
 )  # fmt: skip
 """The experiments, in the order in which one might read them; each is the module of its name, `-` written `_`."""
 
