@@ -53,7 +53,7 @@ TRAIN = {
     "too few byte pairs": (["--tokenizer", "bpe-12"], "12"),
     "unknown device": (["--device", "abacus"], "'abacus' is not a device; this machine has cpu"),
     "absent device": (["--device", "xpu"], "device 'xpu' is not on this machine, which has cpu"),
-    "unknown observer": (["--watch", "nroms"], "there is no observer 'nroms'; there are norms"),
+    "unknown observer": (["--watch", "nroms"], "there is no observer 'nroms'; did you mean 'norms'? there are induction"),
     "sizes that do not divide": (["--d-model", "18", "--n-heads", "4"], "d_model 18 does not divide into n_heads 4: change one"),
     "groups that do not divide": (["--n-heads", "4", "--n-kv-heads", "3"], "n_heads 4 does not divide into n_kv_heads 3 groups"),
     "no layer of a size": (["--d-model", "0"], "d_model is 0; expected a whole number of at least 1"),

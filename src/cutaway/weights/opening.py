@@ -59,10 +59,10 @@ def resolve(source: str | Path) -> Run | Checkpoint | Asset | Path:
     if str(source) in models:
         return models[str(source)]
     runs = [run.name for run in list_runs()]
-    meant = did_you_mean(str(source), [*shipped, *models, *runs])
+    meant = did_you_mean(str(source), [*models, *shipped, *runs])
     raise FileNotFoundError(
         f"there is no file or folder {source}, and no run or model of that name; {meant}the models are "
-        f"{', '.join([*shipped, *models])}, the "
+        f"{', '.join([*models, *shipped])}, the "
         f"runs {', '.join(runs[-5:]) or 'none yet'}"
     )
 

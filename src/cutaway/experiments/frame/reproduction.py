@@ -27,7 +27,7 @@ __all__ = ["Reproduction"]
 _MANY_SEEDS = 3  # of more, tables show the median and the range
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Reproduction(Result):
     """The checks, numbers and figures of every seed; it passed when every check passed on each seed."""
 

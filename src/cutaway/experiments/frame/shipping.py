@@ -55,7 +55,7 @@ def ship(folder: Path, seed: int, name: str, destination: Path, *, about: str) -
     return destination / name
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class ShippedCheck(Result):
     """A shipped model's metrics beside those of one that was trained anew."""
 
