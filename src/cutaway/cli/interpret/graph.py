@@ -82,7 +82,8 @@ def graph(
         out FILE: write the graph as circuit-tracer's viewer reads it, a .json
         save FOLDER: write the whole graph, for --saved and attribution_graphs.load_graph
         pages FOLDER: pages of features that --report leads to; with --corpus those of the strongest are written there first
-        corpus TEXT: what pages and --out show features in: a file, a folder, a glob, or stdlib, shakespeare, tinyshakespeare
+        corpus TEXT: what pages and --out show features in, and sketches learn from: a file, a folder, a glob, or stdlib, shakespeare,
+            tinyshakespeare; sketches learn from the text of the model's run, or stdlib, unless given
         seed: of the sketches
 
     Examples:
@@ -99,7 +100,10 @@ def graph(
     """
     from cutaway.interp import attribution_graphs
 
-    _check_paths(out, save, pages, corpus)
+    _check_paths(out, save)
+    is_shown = pages is not None or out is not None
+    if corpus is not None and not is_shown and (transcoder or saved is not None):
+        raise UsageError("--corpus is what pages of features show: give --pages FOLDER or --out FILE, where they go")
     if factor != 0 and test is None:
         raise UsageError("--factor is what --test multiplies features with: give --test N")
     found: AttributionGraph | None = None
@@ -108,7 +112,7 @@ def graph(
         found = attribution_graphs.load_graph(saved, lm)
         transcoder = transcoder or tuple(map(Path, found.folders))
     if found is None or test is not None or corpus is not None:
-        transcoders = _given(lm, transcoder) if transcoder or found is not None else _sketches(lm, seed)
+        transcoders = _given(lm, transcoder) if transcoder or found is not None else _sketches(lm, source, corpus, seed)
     if found is None:
         assert text is not None  # or a saved graph, one of them is needed
         with count_progress("features") as progress:
@@ -118,14 +122,14 @@ def graph(
             )  # fmt: skip
         found = replace(found, model=source, folders=tuple(map(str, transcoder)))
     found = found.with_thresholds(node=node_threshold, edge=edge_threshold)
-    found = _write(found, out, save, pages, None if corpus is None else _described(lm, found, transcoders, corpus))
+    found = _write(found, out, save, pages, _described(lm, found, transcoders, corpus) if is_shown and corpus else None)
     if test is None:
         return found
     with count_progress("features") as progress:
         return attribution_graphs.intervene(lm, found, transcoders, n_features=test, factor=factor, progress=progress)
 
 
-def _check_paths(out: Path | None, save: Path | None, pages: Path | None, corpus: str | None) -> None:
+def _check_paths(out: Path | None, save: Path | None) -> None:
     """Refuse, before anything is computed, files that could not be written."""
     from cutaway.interp.attribution_graphs.circuit_tracer import check_path
     from cutaway.interp.attribution_graphs.saved import check_folder
@@ -134,8 +138,6 @@ def _check_paths(out: Path | None, save: Path | None, pages: Path | None, corpus
         check_path(out)
     if save is not None:
         check_folder(save)
-    if corpus is not None and pages is None and out is None:
-        raise UsageError("--corpus is what pages of features show: give --pages FOLDER or --out FILE, where they go")
 
 
 def _described(lm: LanguageModel, graph: AttributionGraph, transcoders: list[Dictionary], corpus: str) -> dict[int, FeaturePages]:
@@ -177,12 +179,12 @@ def _given(lm: LanguageModel, folders: tuple[Path, ...]) -> list[Dictionary]:
     return [sae.load_dictionary(folder, device=weights.device).to(weights.dtype) for folder in every]
 
 
-def _sketches(lm: LanguageModel, seed: int) -> list[Dictionary]:
+def _sketches(lm: LanguageModel, source: str, corpus: str | None, seed: int) -> list[Dictionary]:
     """Train transcoders of all layers of a small model in under a minute, and say so.
 
     Raises ValueError for a model without MLPs, and for one that would take longer, with what to train first.
     """
-    from cutaway.cli.interpret.sae.corpus import train_on
+    from cutaway.cli.interpret.sae.corpus import readable_text, train_on
     from cutaway.interp import sae
 
     config, weights = lm.config, lm.model.embed.W_E
@@ -194,9 +196,10 @@ def _sketches(lm: LanguageModel, seed: int) -> list[Dictionary]:
         raise ValueError(
             f"no transcoder was given (--transcoder), and the model is too large for sketches: train them with {command}"
         )
+    text = readable_text(lm, source, lacks="--transcoder FOLDER") if corpus is None else corpus
     _say(
-        "No transcoder was given (--transcoder): sketches of all layers are trained in a moment, good to look at and no more. Better "
-        f"ones: {command}"
+        f"No transcoder was given (--transcoder): sketches of all layers are trained on {text} in a moment, good to look at and no "
+        f"more. Better ones: {command}"
     )
     d = config.d_model
     shapes = [
@@ -206,7 +209,7 @@ def _sketches(lm: LanguageModel, seed: int) -> list[Dictionary]:
         for layer in range(config.n_layers)
     ]
     configs = [sae.SAEConfig(dictionary=shape, seed=seed, **_SKETCH) for shape in shapes]
-    tokens = sae.read_windows(lm, "stdlib", n_pos=64, n_tokens=_SKETCH_TOKENS, held_out=False)
+    tokens = sae.read_windows(lm, text, n_pos=64, n_tokens=_SKETCH_TOKENS, held_out=False)
     trained = train_on([lm.model], configs, tokens, first=1, memory_gib=1.0, checkpoints=None)
     return [dictionary.to(weights.dtype).eval() for dictionary, _ in trained]
 
