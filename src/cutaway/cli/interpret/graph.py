@@ -79,7 +79,8 @@ def graph(
         edge_threshold: the same of edges; 0.98 unless given, or the saved graph's
         test N: ablate so many features one at a time, and hold what happens against the graph
         factor X: what --test multiplies features with, 0 ablates
-        out FILE: write the graph as circuit-tracer's viewer reads it, a .json
+        out FILE: write the graph as circuit-tracer's viewer reads it, a .json, and list it in graph-metadata.json beside it; with
+            --corpus what features stand for goes into a folder beside it, for king.json into king-features
         save FOLDER: write the whole graph, for --saved and attribution_graphs.load_graph
         pages FOLDER: pages of features that --report leads to; with --corpus those of the strongest are written there first
         corpus TEXT: what pages and --out show features in, and sketches learn from: a file, a folder, a glob, or stdlib, shakespeare,
@@ -100,10 +101,7 @@ def graph(
     """
     from cutaway.interp import attribution_graphs
 
-    _check_paths(out, save)
-    is_shown = pages is not None or out is not None
-    if corpus is not None and not is_shown and (transcoder or saved is not None):
-        raise UsageError("--corpus is what pages of features show: give --pages FOLDER or --out FILE, where they go")
+    _check_paths(out, save, pages, None if saved is None and not transcoder else corpus)
     if factor != 0 and test is None:
         raise UsageError("--factor is what --test multiplies features with: give --test N")
     found: AttributionGraph | None = None
@@ -122,15 +120,15 @@ def graph(
             )  # fmt: skip
         found = replace(found, model=source, folders=tuple(map(str, transcoder)))
     found = found.with_thresholds(node=node_threshold, edge=edge_threshold)
-    found = _write(found, out, save, pages, _described(lm, found, transcoders, corpus) if is_shown and corpus else None)
+    found = _write(found, out, save, pages, _described(lm, found, transcoders, corpus) if corpus and (pages or out) else None)
     if test is None:
         return found
     with count_progress("features") as progress:
         return attribution_graphs.intervene(lm, found, transcoders, n_features=test, factor=factor, progress=progress)
 
 
-def _check_paths(out: Path | None, save: Path | None) -> None:
-    """Refuse, before anything is computed, files that could not be written."""
+def _check_paths(out: Path | None, save: Path | None, pages: Path | None, shown: str | None) -> None:
+    """Refuse, before anything is computed, files that could not be written, and a text to show features in that is shown nowhere."""
     from cutaway.interp.attribution_graphs.circuit_tracer import check_path
     from cutaway.interp.attribution_graphs.saved import check_folder
 
@@ -138,6 +136,8 @@ def _check_paths(out: Path | None, save: Path | None) -> None:
         check_path(out)
     if save is not None:
         check_folder(save)
+    if shown is not None and pages is None and out is None:
+        raise UsageError("--corpus is what pages of features show: give --pages FOLDER or --out FILE, where they go")
 
 
 def _described(lm: LanguageModel, graph: AttributionGraph, transcoders: list[Dictionary], corpus: str) -> dict[int, FeaturePages]:
@@ -169,14 +169,24 @@ def _write(
 
 
 def _given(lm: LanguageModel, folders: tuple[Path, ...]) -> list[Dictionary]:
-    """Return the transcoders of folders, each of one, or with one for each layer; raises ValueError for none."""
+    """Return the transcoders of folders, each of one, or with one for each layer.
+
+    Raises ValueError for none, and for a dictionary that is no transcoder of an MLP, with its folder.
+    """
     from cutaway.interp import sae
+    from cutaway.interp.attribution_graphs.replacement import layer_of
 
     if not folders:
         raise ValueError("the saved graph does not say where its transcoders are: give them with --transcoder FOLDER")
     weights = lm.model.embed.W_E
-    every = [each for folder in folders for each in sae.dictionary_folders(folder)]
-    return [sae.load_dictionary(folder, device=weights.device).to(weights.dtype) for folder in every]
+    loaded = []
+    for folder in [each for given in folders for each in sae.dictionary_folders(given)]:
+        loaded.append(sae.load_dictionary(folder, device=weights.device).to(weights.dtype))
+        try:
+            layer_of(lm.model, loaded[-1])
+        except ValueError as error:
+            raise ValueError(f"{folder}: {error}") from None
+    return loaded
 
 
 def _sketches(lm: LanguageModel, source: str, corpus: str | None, seed: int) -> list[Dictionary]:
@@ -186,11 +196,12 @@ def _sketches(lm: LanguageModel, source: str, corpus: str | None, seed: int) -> 
     """
     from cutaway.cli.interpret.sae.corpus import readable_text, train_on
     from cutaway.interp import sae
+    from cutaway.interp.attribution_graphs.replacement import mlp_input
 
     config, weights = lm.config, lm.model.embed.W_E
     if config.d_mlp == 0:
         raise ValueError("transcoders predict what MLPs write, and this model has none")
-    reads = "resid_pre" if config.norm == "none" else "ln1.normalized" if config.block == "parallel" else "ln2.normalized"
+    reads = mlp_input(config)
     command = f"`cutaway interpret sae train MODEL --corpus TEXT --layer all --site {reads} --target mlp_out --save FOLDER`"
     if config.n_layers * config.d_model**2 > _MOST_SKETCHED:
         raise ValueError(
