@@ -187,6 +187,12 @@ class Run:
                 raise ValueError(f"{path}: {part} is {shortened(manifest[part])}; expected a JSON object: bring it back")  # noqa: TRY004 (data)
         return manifest
 
+    @property
+    def text(self) -> str | None:
+        """What the text is called that it learns from, as the manifest has it; None where it does not say."""
+        text = self.manifest.get("data", {}).get("source")
+        return text if isinstance(text, str) else None
+
     def file(self, name: str) -> Path:
         """Return a file that every run has; raises ValueError for one that this run has lost."""
         if not (self.path / name).is_file():

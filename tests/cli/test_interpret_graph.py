@@ -149,6 +149,26 @@ def test_without_transcoders_sketches_are_trained_and_that_is_said(cutaway, word
     assert "2 of 2 MLP layers" in out
 
 
+def test_sketches_of_a_run_learn_from_its_own_text(cutaway, run, tmp_path):
+    """Its tokenizer knows the characters of that text alone, and so cannot read stdlib."""
+    given = ["interpret", "graph", "--text", "the king", "--max-features", "30"]
+    code, out, err = cutaway(*given)
+    assert code == 0, err
+    assert "play.txt in a moment" in " ".join(err.split())
+    assert "2 of 2 MLP layers" in out
+    manifest = json.loads((run / "manifest.json").read_text())
+    manifest["data"]["source"] = "gone.txt"
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    code, out, err = cutaway(*given)
+    assert code != 0
+    assert "gone.txt, which it learned from, is not there" in err
+    assert "--corpus TEXT, or --transcoder FOLDER" in err
+    (tmp_path / "mine.txt").write_text("the king sees the queen " * 50)
+    code, _, err = cutaway(*given, "--corpus", "mine.txt")
+    assert code == 0, err
+    assert "are trained on mine.txt" in err
+
+
 def test_a_large_model_is_told_what_to_train_first(cutaway, words, monkeypatch):
     monkeypatch.setattr("cutaway.cli.interpret.graph._MOST_SKETCHED", 100)
     code, out, err = cutaway(*GRAPH)

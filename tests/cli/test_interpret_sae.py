@@ -433,3 +433,15 @@ def test_a_label_is_told_from_few_latents(cutaway, words, tmp_path):
     assert "<svg" in (tmp_path / "probe.html").read_text()
     found = json.loads(cutaway(*call, "--label", "a", "--json")[1])
     assert (found["label"], [each["k"] for each in found["latents"]], len(found["random"])) == ("a", [1, 4], 3)
+
+
+def test_a_sketch_of_a_run_learns_from_its_own_text(cutaway, run, tmp_path):
+    """Its tokenizer knows the characters of that text alone, and so cannot read stdlib."""
+    lines = [
+        json.dumps({"text": f"the {noun}{'s' * many} laugh", "label": str(many)}) for noun in ("king", "fool") for many in (0, 1)
+    ]
+    (tmp_path / "labels.jsonl").write_text("\n".join(lines * 5))
+    code, out, err = cutaway("interpret", "sae", "probe", "--data", "labels.jsonl", "--k", "1", "--folds", "2")
+    assert code == 0, err
+    assert "play.txt" in err
+    assert "resid_post" in out

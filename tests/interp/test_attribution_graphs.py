@@ -7,6 +7,7 @@ import json
 
 import pytest
 import torch
+from matplotlib.collections import LineCollection, PathCollection
 
 import cutaway
 from cutaway import ModelConfig, Transformer, attribution_graphs, sae
@@ -521,9 +522,9 @@ def test_damaged_graphs_are_refused(tiny_model, graph, tmp_path):
     values = json.loads(whole)
     fewer = {name: values[name][:-1] for name in ("logits", "logit_words")}
     for broken, sentence in (
-        (whole[:50], "describes no graph"),
+        (whole[:50], "is damaged: it is not JSON"),
         ("[1]", "describes no graph"),
-        (json.dumps({key: value for key, value in values.items() if key != "prompt"}), "describes no graph"),
+        (json.dumps({key: value for key, value in values.items() if key != "tokens"}), "it lacks 'tokens'"),
         (json.dumps({**values, "logits": fewer["logits"]}), "have not each a word"),
         (json.dumps({**values, **fewer}), "the shape of"),
         (json.dumps({**values, "frozen": "norms"}), "expected one of both, patterns, nothing"),
@@ -731,6 +732,30 @@ def test_chosen_targets_keep_their_order(tiny_model, tokens, transcoders):
     assert graph.logits == (7, 2)
     assert gap(graph) < EXACT
     assert len(graph.figures()) == 2
+
+
+@pytest.mark.parametrize(("node", "edge"), [(0.3, 0.5), (0.8, 0.98), (1.0, 1.0)])
+def test_what_is_drawn_is_what_pruning_keeps(graph, node, edge):
+    shown = graph.with_thresholds(node=node, edge=edge)
+    kept, n_tokens = shown.pruned(), len(shown.tokens)
+    n_features, n_errors, n_edges = (
+        int(each.sum()) for each in (kept.sources[: shown.n_features], kept.sources[shown.n_features : -n_tokens], kept.edges)
+    )
+    assert f"{n_features:,} feature" in shown.summary()
+    (axes,) = shown.figures()[0].axes
+    title = axes.get_title(loc="left") or axes.get_title()
+    full, squares = (*(len(each.get_offsets()) for each in axes.collections if isinstance(each, PathCollection)), 0)[:2]
+    n_lines = sum(
+        len(each.get_segments()) for each in axes.collections if isinstance(each, LineCollection) and each.get_zorder() == 1
+    )
+    n_drawn = full - n_tokens - len(shown.logits)
+    if n_features + n_errors <= 40 and n_edges <= 150:
+        assert (n_drawn, squares, n_lines) == (n_features, n_errors, n_edges)
+        assert " of " not in title.partition("\n")[0]
+    else:
+        assert n_drawn <= n_features
+        assert n_lines == 150
+        assert f"150 of {n_edges:,} edges" in " ".join(title.split())
 
 
 def test_a_graph_without_features_has_errors_and_tokens(tiny_model, tokens):

@@ -78,13 +78,18 @@ def hook_order(config: ModelConfig) -> dict[str, int]:
 def full_name(config: ModelConfig, part: str, layer: int) -> str:
     """Return the name of a part of a layer by its last words: `("pattern", 3)` is `blocks.3.attn.pattern`; -1 is the last layer.
 
-    Raises ValueError for a layer that is not there and for a part that is no activation or stands for several.
+    The whole name will do too. Raises ValueError for a layer that is not there, for the whole name of another layer's activation, and
+    for a part that is no activation or stands for several.
     """
     if not -config.n_layers <= layer < config.n_layers:
         raise ValueError(f"there is no layer {layer}; the layers are 0 to {config.n_layers - 1}")
     scope = f"blocks.{layer % config.n_layers}."
     known = [name.removeprefix(scope) for name in hook_names(config) if name.startswith(scope)]
-    part = canonical_name(part)
+    part = canonical_name(part).removeprefix(scope)
+    if (whole := site_of(part)).layer is not None and part in hook_order(config):
+        raise ValueError(
+            f"{part} is of layer {whole.layer}, and layer {layer % config.n_layers} is asked for: give {whole.part}, or that layer"
+        )
     found = [part] if part in known else [name for name in known if name.endswith(f".{part}")]
     if len(found) != 1:
         raise ValueError(

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["Point", "layered_graph"]
 
 _HIGHEST, _LOWEST, _HEIGHT = 0.75, 0.22, 8.0  # inches: a row, and what all rows take where they can
-_NARROWEST, _LETTER, _NAMED = 0.25, 0.07, 0.62  # inches: a column, each letter of its name, the widest for its name's sake
+_NARROWEST, _LETTER, _NAMED = 0.14, 0.07, 0.62  # inches: a column, each letter of its name, the widest for its name's sake
 _NODE, _DIGIT = 0.1, 0.06  # inches: a node, each letter of its name
 _LABEL_SIZE, _NAME_SIZE = 8.5, 6.5  # points
 _WIDEST = 3.5  # points of a line
@@ -131,6 +131,8 @@ def _draw_links(axes: Axes, places: Sequence[tuple[float, float]], links: Sequen
 
 
 def _draw_points(axes: Axes, places: Sequence[tuple[float, float]], points: Sequence[Point]) -> None:
+    from matplotlib.patheffects import withStroke
+
     for is_main, marker in _SIGNS.items():
         chosen = [place for place, point in zip(places, points, strict=True) if point.is_main == is_main]
         if chosen:
@@ -151,5 +153,6 @@ def _draw_points(axes: Axes, places: Sequence[tuple[float, float]], points: Sequ
                 color=PALETTE[0] if point.href else MUTED,
                 url=point.href or None,
                 parse_math=False,
+                path_effects=[withStroke(linewidth=1.8, foreground="white")],  # so that lines do not run through it
                 zorder=3,
             )

@@ -79,10 +79,12 @@ def graph(
         edge_threshold: the same of edges; 0.98 unless given, or the saved graph's
         test N: ablate so many features one at a time, and hold what happens against the graph
         factor X: what --test multiplies features with, 0 ablates
-        out FILE: write the graph as circuit-tracer's viewer reads it, a .json
+        out FILE: write the graph as circuit-tracer's viewer reads it, a .json, and list it in graph-metadata.json beside it; with
+            --corpus what features stand for goes into a folder beside it, for king.json into king-features
         save FOLDER: write the whole graph, for --saved and attribution_graphs.load_graph
         pages FOLDER: pages of features that --report leads to; with --corpus those of the strongest are written there first
-        corpus TEXT: what pages and --out show features in: a file, a folder, a glob, or stdlib, shakespeare, tinyshakespeare
+        corpus TEXT: what pages and --out show features in, and sketches learn from: a file, a folder, a glob, or stdlib, shakespeare,
+            tinyshakespeare; sketches learn from the text of the model's run, or stdlib, unless given
         seed: of the sketches
 
     Examples:
@@ -99,7 +101,7 @@ def graph(
     """
     from cutaway.interp import attribution_graphs
 
-    _check_paths(out, save, pages, corpus)
+    _check_paths(out, save, pages, None if saved is None and not transcoder else corpus)
     if factor != 0 and test is None:
         raise UsageError("--factor is what --test multiplies features with: give --test N")
     found: AttributionGraph | None = None
@@ -108,7 +110,7 @@ def graph(
         found = attribution_graphs.load_graph(saved, lm)
         transcoder = transcoder or tuple(map(Path, found.folders))
     if found is None or test is not None or corpus is not None:
-        transcoders = _given(lm, transcoder) if transcoder or found is not None else _sketches(lm, seed)
+        transcoders = _given(lm, transcoder) if transcoder or found is not None else _sketches(lm, source, corpus, seed)
     if found is None:
         assert text is not None  # or a saved graph, one of them is needed
         with count_progress("features") as progress:
@@ -118,15 +120,15 @@ def graph(
             )  # fmt: skip
         found = replace(found, model=source, folders=tuple(map(str, transcoder)))
     found = found.with_thresholds(node=node_threshold, edge=edge_threshold)
-    found = _write(found, out, save, pages, None if corpus is None else _described(lm, found, transcoders, corpus))
+    found = _write(found, out, save, pages, _described(lm, found, transcoders, corpus) if corpus and (pages or out) else None)
     if test is None:
         return found
     with count_progress("features") as progress:
         return attribution_graphs.intervene(lm, found, transcoders, n_features=test, factor=factor, progress=progress)
 
 
-def _check_paths(out: Path | None, save: Path | None, pages: Path | None, corpus: str | None) -> None:
-    """Refuse, before anything is computed, files that could not be written."""
+def _check_paths(out: Path | None, save: Path | None, pages: Path | None, shown: str | None) -> None:
+    """Refuse, before anything is computed, files that could not be written, and a text to show features in that is shown nowhere."""
     from cutaway.interp.attribution_graphs.circuit_tracer import check_path
     from cutaway.interp.attribution_graphs.saved import check_folder
 
@@ -134,7 +136,7 @@ def _check_paths(out: Path | None, save: Path | None, pages: Path | None, corpus
         check_path(out)
     if save is not None:
         check_folder(save)
-    if corpus is not None and pages is None and out is None:
+    if shown is not None and pages is None and out is None:
         raise UsageError("--corpus is what pages of features show: give --pages FOLDER or --out FILE, where they go")
 
 
@@ -167,36 +169,48 @@ def _write(
 
 
 def _given(lm: LanguageModel, folders: tuple[Path, ...]) -> list[Dictionary]:
-    """Return the transcoders of folders, each of one, or with one for each layer; raises ValueError for none."""
+    """Return the transcoders of folders, each of one, or with one for each layer.
+
+    Raises ValueError for none, and for a dictionary that is no transcoder of an MLP, with its folder.
+    """
     from cutaway.interp import sae
+    from cutaway.interp.attribution_graphs.replacement import layer_of
 
     if not folders:
         raise ValueError("the saved graph does not say where its transcoders are: give them with --transcoder FOLDER")
     weights = lm.model.embed.W_E
-    every = [each for folder in folders for each in sae.dictionary_folders(folder)]
-    return [sae.load_dictionary(folder, device=weights.device).to(weights.dtype) for folder in every]
+    loaded = []
+    for folder in [each for given in folders for each in sae.dictionary_folders(given)]:
+        loaded.append(sae.load_dictionary(folder, device=weights.device).to(weights.dtype))
+        try:
+            layer_of(lm.model, loaded[-1])
+        except ValueError as error:
+            raise ValueError(f"{folder}: {error}") from None
+    return loaded
 
 
-def _sketches(lm: LanguageModel, seed: int) -> list[Dictionary]:
+def _sketches(lm: LanguageModel, source: str, corpus: str | None, seed: int) -> list[Dictionary]:
     """Train transcoders of all layers of a small model in under a minute, and say so.
 
     Raises ValueError for a model without MLPs, and for one that would take longer, with what to train first.
     """
-    from cutaway.cli.interpret.sae.corpus import train_on
+    from cutaway.cli.interpret.sae.corpus import readable_text, train_on
     from cutaway.interp import sae
+    from cutaway.interp.attribution_graphs.replacement import mlp_input
 
     config, weights = lm.config, lm.model.embed.W_E
     if config.d_mlp == 0:
         raise ValueError("transcoders predict what MLPs write, and this model has none")
-    reads = "resid_pre" if config.norm == "none" else "ln1.normalized" if config.block == "parallel" else "ln2.normalized"
+    reads = mlp_input(config)
     command = f"`cutaway interpret sae train MODEL --corpus TEXT --layer all --site {reads} --target mlp_out --save FOLDER`"
     if config.n_layers * config.d_model**2 > _MOST_SKETCHED:
         raise ValueError(
             f"no transcoder was given (--transcoder), and the model is too large for sketches: train them with {command}"
         )
+    text = readable_text(lm, source, lacks="--transcoder FOLDER") if corpus is None else corpus
     _say(
-        "No transcoder was given (--transcoder): sketches of all layers are trained in a moment, good to look at and no more. Better "
-        f"ones: {command}"
+        f"No transcoder was given (--transcoder): sketches of all layers are trained on {text} in a moment, good to look at and no "
+        f"more. Better ones: {command}"
     )
     d = config.d_model
     shapes = [
@@ -206,7 +220,7 @@ def _sketches(lm: LanguageModel, seed: int) -> list[Dictionary]:
         for layer in range(config.n_layers)
     ]
     configs = [sae.SAEConfig(dictionary=shape, seed=seed, **_SKETCH) for shape in shapes]
-    tokens = sae.read_windows(lm, "stdlib", n_pos=64, n_tokens=_SKETCH_TOKENS, held_out=False)
+    tokens = sae.read_windows(lm, text, n_pos=64, n_tokens=_SKETCH_TOKENS, held_out=False)
     trained = train_on([lm.model], configs, tokens, first=1, memory_gib=1.0, checkpoints=None)
     return [dictionary.to(weights.dtype).eval() for dictionary, _ in trained]
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["Analysis", "analysis", "one_or_each", "spell_option"]
 
 _DEMO_MODEL = "smollm2-135m"
+_NAMED = "; what was given names this model: say where it is now, as MODEL"
 _SECTIONS = ("Args", "Examples", "In Python")
 
 
@@ -138,7 +139,10 @@ class Analysis:
         command = self._spelling(source, given | {name: value for name, value in loaded.items() if value is not None})
         if demo:
             stderr_console().print(Text(f"$ {command}\n", style="dim"), soft_wrap=True)
-        lm = load_named(source, tokenizer=tokenizer, config=config, device=device)
+        try:
+            lm = load_named(source, tokenizer=tokenizer, config=config, device=device)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"{error}{_NAMED if source == named and model is None else ''}") from None
         if is_asked:
             return self._answer(lm, source, options)
         arguments = [options.pop(name) for name in self._arguments]

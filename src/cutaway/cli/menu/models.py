@@ -63,8 +63,7 @@ def text_of_run(source: str) -> str | None:
     from cutaway.runs import Run, is_run
 
     path = Path(source)
-    text = Run(path).manifest.get("data", {}).get("source") if is_run(path) else None
-    return text if isinstance(text, str) else None
+    return Run(path).text if is_run(path) else None
 
 
 def _describe(run: Run) -> OfferedModel:

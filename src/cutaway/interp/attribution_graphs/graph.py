@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from cutaway.interp.attribution_graphs.drawing import draw_nodes
 from cutaway.interp.attribution_graphs.influence import (
     Pruning,
     completeness,
@@ -24,7 +25,7 @@ from cutaway.interp.attribution_graphs.influence import (
     shares,
     strongest_paths,
 )
-from cutaway.interp.attribution_graphs.nodes import Node, Path
+from cutaway.interp.attribution_graphs.nodes import Node, Path, counted
 from cutaway.interp.attribution_graphs.replacement import Frozen
 from cutaway.interp.result import Result
 from cutaway.report import link, table, token_label
@@ -33,12 +34,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from rich.console import RenderableType
 
-    from cutaway.plots import Point
-
 __all__ = ["AttributionGraph"]
 
 _N_PATHS, _N_VIEWED, _N_FEATURES, _N_SHOWN, _N_COLUMNS = 10, 6, 25, 12, 2
-_N_DRAWN, _N_LINKS = 40, 150
+_N_DRAWN = 40
 _THROUGH: dict[Frozen, str] = {"patterns": "the norms", "nothing": "norms and attention patterns"}
 
 
@@ -206,21 +205,21 @@ class AttributionGraph(Result):
         logits = ", ".join(
             f"{token_label(word)} ({_percent(p)})" for word, p in zip(self.logit_words, self.probs.tolist(), strict=True)
         )
-        kept = self.pruned()
+        features, errors, edges = (counted(n, what) for what, n in self._sizes(self.pruned()).items())
         bare = sorted(set(range(self.n_layers)) - self.transcoders.keys())
         sentences = [
-            f"{_counted(self.n_features, 'feature')} of {len(self.transcoders)} of {self.n_layers} MLP layers, "
-            f"{_counted(len(self.errors), 'error')} and {_counted(len(self.tokens), 'token')} lead to "
-            f"{_counted(len(self.logits), 'logit')}: {logits}.",
+            f"{counted(self.n_features, 'feature')} of {len(self.transcoders)} of {self.n_layers} MLP layers, "
+            f"{counted(len(self.errors), 'error')} and {counted(len(self.tokens), 'token')} lead to "
+            f"{counted(len(self.logits), 'logit')}: {logits}.",
             f"Of what reaches them {_percent(self.replacement_score)} comes from tokens through features alone (replacement score), "
             f"and of what nodes read {_percent(self.completeness_score)} comes from features and tokens, not errors (completeness; "
             f"{_percent(self.circuit_tracer_completeness)} as circuit-tracer counts, with errors and tokens among the nodes).",
-            f"{int(kept.sources[: self.n_features].sum())} features and {int(kept.edges.sum())} edges are left when the nodes with "
+            f"{features}, {errors} and {edges} are left when the nodes with "
             f"{100 * self.node_threshold:g} % of the influence are kept, and {100 * self.edge_threshold:g} % of what passes along "
             "edges.",
         ]
         if self.n_active > self.n_features:
-            sentences.append(f"{self.n_active - self.n_features} active features are left out.")
+            sentences.append(f"{self.n_active - self.n_features:,} active features are left out.")
         if self.frozen != "both":
             sentences.append(f"Edges are derivatives through {_THROUGH[self.frozen]}.")
         if bare:
@@ -312,40 +311,37 @@ class AttributionGraph(Result):
         return [self._drawn(), ranked]
 
     def _drawn(self) -> Figure:
-        """Return a figure of the strongest nodes and the strongest edges between them."""
-        from cutaway.plots import Point, layered_graph
-
-        n_sources, tokens = self.edges.shape[1], len(self.tokens)
-        strength = self.influence[:-tokens].argsort(descending=True, stable=True)[:_N_DRAWN].tolist()
-        shown = [*sorted(strength), *range(n_sources - tokens, len(self.nodes))]
-        of_node = {self.nodes[place]: number for number, place in enumerate(shown)}
+        """Return a figure of the nodes and edges that pruning keeps, of many the strongest, and say how many those are."""
+        kept, n_tokens = self.pruned(), len(self.tokens)
+        ranked = self.influence[:-n_tokens].argsort(descending=True, stable=True)
+        strongest = sorted(ranked[kept.sources[ranked]][:_N_DRAWN].tolist())
+        shown = [self.nodes[place] for place in (*strongest, *range(self.edges.shape[1] - n_tokens, len(self.nodes)))]
         through = edge_influence(self.shares, self.weights, n_features=self.n_features) * self.edges.sign()
-        links = [
-            (of_node[source], of_node[target], value)
-            for source, target, value in self._links(self.pruned().edges, through)
-            if source in of_node and target in of_node
-        ]
-        points = [self._point(self.nodes[place], Point) for place in shown]
-        rows = ["tokens", *(f"layer {layer}" for layer in range(self.n_layers)), "logits"]
-        return layered_graph(
-            points,
-            sorted(links, key=lambda link: -abs(link[2]))[:_N_LINKS],
-            rows=rows,
-            columns=self.words,
-            title=f"What leads to {', '.join(map(token_label, self.logit_words[:3]))}; open squares are errors",
+        return draw_nodes(
+            shown,
+            self._links(kept.edges, through),
+            kept=self._sizes(kept),
+            words=self.words,
+            logits=dict(zip(self.nodes[-len(self.logits) :], self.logit_words, strict=True)),
+            n_layers=self.n_layers,
+            hrefs={node: self._href(node) for node in shown},
         )
 
-    def _point(self, node: Node, point: type[Point]) -> Point:
-        row = {"token": 0, "logit": self.n_layers + 1}.get(node.kind, (node.layer or 0) + 1)
-        name = self._logit_label(node) if node.kind == "logit" else str(node.number) if node.kind == "feature" else ""
-        return point(row, node.pos, name, node.kind not in ("error", "mlp"), self._href(node))
+    def _sizes(self, kept: Pruning) -> dict[str, int]:
+        """Return how many features, errors and edges pruning keeps."""
+        features, errors = kept.sources[: self.n_features], kept.sources[self.n_features : -len(self.tokens)]
+        return {"feature": int(features.sum()), "error": int(errors.sum()), "edge": int(kept.edges.sum())}
 
     def views(self) -> list[RenderableType]:
         """Return the strongest paths, and the features with most influence."""
         shown: list[RenderableType] = []
-        for title, from_errors in (("The strongest paths", True), ("The strongest paths from tokens", False)):
+        strongest, from_tokens = self.paths(_N_VIEWED), self.paths(_N_VIEWED, from_errors=False)
+        listed = {"The strongest paths": strongest, "The strongest paths from tokens": from_tokens}
+        if strongest == from_tokens:
+            listed = {"The strongest paths, all of them from tokens": strongest}
+        for title, found in listed.items():
             paths = table("share", "path", right=["share"], title=title)
-            for path in self.paths(_N_VIEWED, from_errors=from_errors):
+            for path in found:
                 paths.add_row(_percent(path.weight), " > ".join(map(self.label, path.nodes)))
             shown.append(paths)
         header = self._feature_heads()
@@ -384,10 +380,6 @@ class AttributionGraph(Result):
                 ]
             )
         return rows
-
-
-def _counted(n: int, what: str) -> str:
-    return f"{n} {what}{'s' * (n != 1)}"
 
 
 def _percent(share: float) -> str:

@@ -223,10 +223,14 @@ class Interventions(Result):
             numbers = (self.correlation(held), self.rank_correlation(held), self.slope(held))
             levels.add_row(RESPONDS[held], *map(_number, numbers), f"{self.largest_gap(held):.2g}")
         header, rows = self.table()
-        shown = table(*header, right=header[1:], title=f"Change of the {self.target}")
+        shown = table(*header, right=header[1:], title=f"Change of the {self.target}{_left_out_said(len(rows))}")
         for row in rows[:_N_SHOWN]:
             shown.add_row(*row)
         return [levels, shown]
+
+
+def _left_out_said(n: int) -> str:
+    return f", by {_N_SHOWN} of {n:,} features; --report and --json have all" if n > _N_SHOWN else ""
 
 
 def pool(found: Sequence[Interventions]) -> Interventions:

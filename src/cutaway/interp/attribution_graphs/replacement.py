@@ -16,13 +16,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from cutaway.config import ModelConfig
 from cutaway.hooks import Hook, Hooks
 from cutaway.interp.sae import Dictionary, check_fits
 from cutaway.interp.sites import hook_order, site_of
 from cutaway.model import Transformer
 from cutaway.views import without_dropout
 
-__all__ = ["Frozen", "Replacement", "Stream", "Write", "replace_mlps", "by_layer"]
+__all__ = ["Frozen", "Replacement", "Stream", "Write", "replace_mlps", "by_layer", "layer_of", "mlp_input"]
 
 Write = Callable[[int, Tensor | None, Tensor], Tensor]
 """What an MLP layer writes: of the layer, of what its transcoder reads (None without one), of what the MLP itself gives."""
@@ -128,7 +129,7 @@ def by_layer(model: Transformer, transcoders: Sequence[Dictionary], *, model_sha
         )
     found: dict[int, Dictionary] = {}
     for each in transcoders:
-        layer = _layer_of(model, each)
+        layer = layer_of(model, each)
         if layer in found:
             raise ValueError(f"two transcoders are for layer {layer}: give one for each layer")
         check_fits(each, model, model_sha256=model_sha256)
@@ -148,13 +149,21 @@ def by_layer(model: Transformer, transcoders: Sequence[Dictionary], *, model_sha
     return dict(sorted(found.items()))
 
 
-def _layer_of(model: Transformer, dictionary: Dictionary) -> int:
+def mlp_input(config: ModelConfig) -> str:
+    """Return which activation of a layer its MLP reads, by its last words, as a transcoder reads it too."""
+    return "resid_pre" if config.norm == "none" else "ln1.normalized" if config.block == "parallel" else "ln2.normalized"
+
+
+def layer_of(model: Transformer, dictionary: Dictionary) -> int:
+    """Return the layer of the MLP that a dictionary stands for; raises ValueError for one that predicts no MLP's output."""
     config, order = dictionary.config, hook_order(model.config)
     target = site_of(config.target or "")
     reads = site_of(config.name)
     if not config.is_transcoder or target.part != "mlp_out" or target.name not in order:
         raise ValueError(
-            f"{dictionary.extra_repr()} predicts no MLP's output of this model: train a transcoder with target blocks.LAYER.mlp_out"
+            f"the dictionary of {config.name or 'an activation that it does not name'} predicts no MLP's output of this model: give a "
+            "transcoder, as one trains by "
+            f"`cutaway interpret sae train MODEL --site {mlp_input(model.config)} --target mlp_out --corpus TEXT --save FOLDER`"
         )
     assert target.layer is not None
     is_before = reads.layer == target.layer and reads.name in order and not reads.part.startswith("mlp")

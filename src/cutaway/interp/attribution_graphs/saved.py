@@ -47,7 +47,7 @@ def load_graph(folder: Path | str, lm: LanguageModel | Transformer) -> Attributi
     """Read a graph of this model; raises ValueError for one of another model, and for a folder that holds none or a damaged one."""
     folder, model = Path(folder), model_of(lm)
     values = _description(folder)
-    tensors = {name: tensor.to(model.embed.W_E.device) for name, tensor in stream_tensors(folder / _TENSORS)}
+    tensors = {name: tensor.to(model.embed.W_E.device) for name, tensor in _tensors(folder / _TENSORS)}
     if unlike := sorted({*_NUMBERS} ^ tensors.keys()):
         raise ValueError(f"{folder / _TENSORS} holds other tensors than those of a graph ({unlike[0]}): make the graph again")
     try:
@@ -57,7 +57,8 @@ def load_graph(folder: Path | str, lm: LanguageModel | Transformer) -> Attributi
         _check_values(values)
         graph = AttributionGraph(**(values | tensors))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"{folder / _DESCRIPTION} describes no graph that is read here: {error}") from None
+        said = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+        raise ValueError(f"{folder / _DESCRIPTION} describes no graph that is read here ({said}): make the graph again") from None
     check_model(graph, model_sha256(model))
     _check_shapes(graph, folder / _TENSORS)
     return graph
@@ -74,8 +75,20 @@ def _description(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{folder} holds no {_DESCRIPTION}, so it is no saved graph")
     try:
         return {**json.loads(path.read_text(encoding="utf-8"))}
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{path} describes no graph that is read here: {error}") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is damaged: it is not JSON (line {error.lineno}); make the graph again") from None
+    except (ValueError, TypeError):
+        raise ValueError(f"{path} describes no graph: expected a JSON object in UTF-8; make the graph again") from None
+
+
+def _tensors(path: Path) -> list[tuple[str, Tensor]]:
+    """Return a graph's numbers by name; raises ValueError for a file that is not there, or damaged."""
+    if not path.is_file():
+        raise ValueError(f"{path} is missing: bring it back, or make the graph again")
+    try:
+        return list(stream_tensors(path))
+    except ValueError:
+        raise ValueError(f"{path} is damaged: it is no whole file of tensors; make the graph again") from None
 
 
 def _check_values(values: dict[str, Any]) -> None:

@@ -136,7 +136,10 @@ def check_fits(dictionary: Dictionary, model: Transformer, *, model_sha256: str 
 
 def _check_one_model(config: DictionaryConfig) -> None:
     if config.n_models > 1:
-        raise ValueError(f"a crosscoder reads {config.n_models} models at once, and a run has one: look at its decoder norms")
+        raise ValueError(
+            f"a crosscoder reads {config.n_models} models at once, and a run has one: "
+            "`cutaway interpret sae compare BEFORE AFTER --corpus TEXT --sae FOLDER` shows it"
+        )
 
 
 def _own_name(dictionary: Dictionary) -> str:

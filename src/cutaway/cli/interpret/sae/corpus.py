@@ -21,7 +21,17 @@ if TYPE_CHECKING:
     from cutaway.language_model import LanguageModel
     from cutaway.model import Transformer
 
-__all__ = ["Recipe", "train_on", "train_from", "open_checked", "layer_of", "given_or_sketch", "say_what_shows", "unseen_windows"]
+__all__ = [
+    "Recipe",
+    "train_on",
+    "train_from",
+    "open_checked",
+    "layer_of",
+    "given_or_sketch",
+    "readable_text",
+    "say_what_shows",
+    "unseen_windows",
+]
 
 _SKETCH: dict[str, Any] = {"n_steps": 100, "batch_size": 256, "dead_after": 5000, "log_every": 10}
 _N_BUFFERED = 2**15  # rows that are mixed where memory allows
@@ -149,20 +159,61 @@ def layer_of(store: ActivationStore, lm: LanguageModel, site: str) -> int:
     return layers[0]
 
 
-def given_or_sketch(lm: LanguageModel, folder: Path | None, corpus: str, *, n_pos: int, seed: int) -> Dictionary:
-    """Return the dictionary of a folder, which analyses hold against the model; without one a sketch, which is said."""
+def given_or_sketch(
+    lm: LanguageModel, folder: Path | None, corpus: str | None, *, source: str = "", n_pos: int, seed: int
+) -> Dictionary:
+    """Return the dictionary of a folder, which analyses hold against the model; without one a sketch, which is said.
+
+    Without a corpus the sketch learns from what `readable_text` finds for the model that is called `source`.
+    """
     from cutaway.interp import sae
 
     if folder is not None:
         return sae.load_dictionary(folder, device=lm.model.embed.W_E.device)
+    corpus = readable_text(lm, source, lacks="--sae FOLDER") if corpus is None else corpus
     name, d = f"blocks.{lm.config.n_layers // 3}.resid_post", lm.config.d_model
     shape = sae.DictionaryConfig(kind="topk", d_in=d, d_sae=_SKETCH_WIDTH * d, k=min(16, d), name=name)
     tokens = sae.read_windows(lm, corpus, n_pos=n_pos, n_tokens=_SKETCH_TOKENS, held_out=False)
-    sentence = f"No dictionary was given (--sae): a sketch of {name} is trained on {tokens.numel():,} tokens.\n"
+    sentence = f"No dictionary was given (--sae): a sketch of {name} is trained on {tokens.numel():,} tokens of {corpus}.\n"
     stderr_console().print(sentence, style="dim", markup=False, soft_wrap=True)
     config = sae.SAEConfig(dictionary=replace(shape, trained_on=sae.corpus_data(lm, corpus)), seed=seed, **_SKETCH)
     ((dictionary, _),) = train_on([lm.model], [config], tokens, first=min(1, tokens.shape[1] - 1), memory_gib=1.0, checkpoints=None)
     return dictionary
+
+
+def readable_text(lm: LanguageModel, source: str, *, lacks: str) -> str:
+    """Return a text for a sketch: the one that the run called `source` learned from, or else stdlib.
+
+    Raises ValueError, with the option that is lacking, where the tokenizer can read neither.
+    """
+    from cutaway.runs import Checkpoint, Run
+    from cutaway.tokenizers import NoTokenizer
+    from cutaway.weights import resolve
+
+    if isinstance(lm.tokenizer, NoTokenizer):
+        return "stdlib"  # reading it says what is amiss
+    found = resolve(source)
+    run = found.run if isinstance(found, Checkpoint) else found if isinstance(found, Run) else None
+    own = None if run is None else run.text
+    for text in [own, "stdlib"]:
+        if text is not None and _is_readable(lm, text):
+            return text
+    lost = "" if own is None else f", and {own}, which it learned from, is not there or another text now"
+    raise ValueError(
+        f"a sketch learns from a text, and the {lm.tokenizer.kind} tokenizer of {source} cannot read stdlib{lost}: give one that it "
+        f"can read with --corpus TEXT, or {lacks}"
+    )
+
+
+def _is_readable(lm: LanguageModel, text: str) -> bool:
+    """Return whether a text is there and the model's tokenizer knows all that it is made of."""
+    from cutaway.assets import AssetError
+    from cutaway.data import read_corpus, tokenize_corpus
+
+    try:
+        return bool(len(tokenize_corpus(read_corpus(text), lm.tokenizer)))
+    except (ValueError, AssetError):
+        return False
 
 
 def say_what_shows(folder: Path | None) -> None:

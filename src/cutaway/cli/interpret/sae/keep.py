@@ -25,9 +25,10 @@ __all__ = ["keep"]
 def keep(
     lm: LanguageModel,
     *,
+    source: str,
     given: GivenPairs,
     sae: Path | None = None,
-    corpus: str = "stdlib",
+    corpus: str | None = None,
     feature: tuple[int, ...] = (),
     size: tuple[int, ...] = (),
     ablation: Literal["zero", "mean", "resample"] = "resample",
@@ -44,7 +45,8 @@ def keep(
 
     Args:
         sae FOLDER: a dictionary, saved here or by SAELens; a sketch is trained where none is given
-        corpus TEXT: what a sketch is trained on: a file, a folder, a glob, or stdlib, shakespeare, tinyshakespeare
+        corpus TEXT: what a sketch is trained on: a file, a folder, a glob, or stdlib, shakespeare, tinyshakespeare; unless given the
+            text that the model's run learned from, or stdlib
         feature N: a feature to keep, the first one first; may be given again, and no others are kept
         size N: keep so many; may be given again; 0, 1, 2, 5, 10 and so on unless given
         ablation: what stands for the others: what they are in the corrupted prompt, their mean over those prompts, or nothing
@@ -66,7 +68,7 @@ def keep(
     from cutaway.interp.circuits import keep_features
 
     pairs = given.read(lm)
-    dictionary = given_or_sketch(lm, sae, corpus, n_pos=128, seed=seed)
+    dictionary = given_or_sketch(lm, sae, corpus, source=source, n_pos=128, seed=seed)
     order = list(feature) or None
     said = "Features are in the order of these same prompts: give more pairs to find it on some and measure on others."
     if not feature and held_out < 1 and len(set(pairs.hashes)) > 1:

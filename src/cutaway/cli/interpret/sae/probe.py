@@ -21,9 +21,10 @@ __all__ = ["probe"]
 def probe(
     lm: LanguageModel,
     *,
+    source: str,
     data: str,
     sae: Path | None = None,
-    corpus: str = "stdlib",
+    corpus: str | None = None,
     label: str | None = None,
     pos: int = -1,
     k: tuple[int, ...] = (),
@@ -41,7 +42,8 @@ def probe(
         data FILE: a JSON object a line, of text and label, or of labels, a list of one a token; group names texts that are learned
             or tested together. Or number, tense: texts that come with cutaway
         sae FOLDER: a dictionary, saved here or by SAELens; a sketch is trained where none is given
-        corpus TEXT: what a sketch is trained on: a file, a folder, a glob, or stdlib, shakespeare, tinyshakespeare
+        corpus TEXT: what a sketch is trained on: a file, a folder, a glob, or stdlib, shakespeare, tinyshakespeare; unless given the
+            text that the model's run learned from, or stdlib
         label CLASS: the class that is told from the others; of two the second unless given
         pos: the position that is read, from the end where negative
         k: so many latents; may be given again. 1, 2, 5, 10 and 20 unless given
@@ -62,7 +64,7 @@ def probe(
     from cutaway.interp.sae import probe_latents
 
     given = read_labelled_data(data)
-    dictionary = given_or_sketch(lm, sae, corpus, n_pos=128, seed=seed)
+    dictionary = given_or_sketch(lm, sae, corpus, source=source, n_pos=128, seed=seed)
     with count_progress("probes") as progress:
         return probe_latents(
             lm, dictionary, given.texts, given.labels, pos=None if given.is_by_token else pos, label=label, groups=given.groups,
