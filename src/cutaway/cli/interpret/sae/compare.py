@@ -69,7 +69,8 @@ def compare(
     In Python:
         import cutaway
         from cutaway import sae
-        first, second = cutaway.load("runs/demo/checkpoints/step-000500"), cutaway.load("runs/demo")
+        first = cutaway.load("runs/demo/checkpoints/step-000500")
+        second = cutaway.load("runs/demo")
         models = [first.model, second.model]
         tokens = sae.read_windows(second, "tinyshakespeare", n_pos=64, n_tokens=200_000, held_out=False)
         shape = sae.crosscoder_config(models, "blocks.2.resid_post")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -51,7 +52,7 @@ def train(
         skip: a linear map beside the latents, for a transcoder
         kind: how latents are kept few
         save FOLDER: where the dictionary goes, in the format of SAELens; with all layers a folder of such folders, layer-00 and so on
-        resume FOLDER: where the training is kept while it runs, and goes on from if it was interrupted
+        resume FOLDER: where the training is kept while it runs and on Ctrl-C, and goes on from if it was interrupted
 
     Examples:
         cutaway interpret sae train --demo
@@ -72,13 +73,14 @@ def train(
     layers = _layers(layer, lm, site, kept)
     folders = _folders(save, layers, is_many=layer == "all")
     shapes = [_shape(lm, each, site, target, given, skip=skip, kind=kind) for each in layers]
-    if kept is not None:
-        trained = train_from(lm.model, [given.config(shape) for shape in shapes], _rows(kept, shapes), checkpoints=resume)
-    else:
-        windows = given.windows(lm)
-        data = sae.corpus_data(lm, given.corpus)  # type: ignore[arg-type]  # one of corpus and store is needed
-        configs = [given.config(replace(shape, trained_on=data)) for shape in shapes]
-        trained = train_on([lm.model], configs, windows, first=given.first, memory_gib=given.memory, checkpoints=resume)
+    with _saying_what_is_kept(resume):
+        if kept is not None:
+            trained = train_from(lm.model, [given.config(shape) for shape in shapes], _rows(kept, shapes), checkpoints=resume)
+        else:
+            windows = given.windows(lm)
+            data = sae.corpus_data(lm, given.corpus)  # type: ignore[arg-type]  # one of corpus and store is needed
+            configs = [given.config(replace(shape, trained_on=data)) for shape in shapes]
+            trained = train_on([lm.model], configs, windows, first=given.first, memory_gib=given.memory, checkpoints=resume)
     what = "The dictionary is" if layer != "all" else "The dictionaries are"
     said = f"{what} not saved: --save FOLDER does that."
     for folder, (dictionary, curve) in zip(folders, trained, strict=False):
@@ -86,6 +88,18 @@ def train(
         said = f"{what} in {save}."
     stderr_console().print(f"{said}\n", style="dim", markup=False, soft_wrap=True)
     return trained[0][1] if layer != "all" else sae.LearningCurves(curves=tuple(curve for _, curve in trained))
+
+
+@contextmanager
+def _saying_what_is_kept(folder: Path | None) -> Iterator[None]:
+    """Let an interruption before anything was saved say so; the training itself says where it is kept."""
+    try:
+        yield
+    except KeyboardInterrupt as stopped:
+        if stopped.args:
+            raise
+        said = "and nothing was kept: with --resume FOLDER Ctrl-C saves first" if folder is None else "before a step was taken"
+        raise KeyboardInterrupt(f"interrupted {said}") from None
 
 
 def _layers(layer: str | None, lm: LanguageModel, site: str, store: ActivationStore | None) -> Sequence[int]:
