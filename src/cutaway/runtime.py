@@ -209,8 +209,9 @@ def file_sha256(path: Path) -> str:
 def atomic_path(path: Path) -> Iterator[Path]:
     """Give a temporary sibling to write, file or folder, and rename it to `path` once it is on the disk.
 
-    Whatever interrupts the writing, `path` is either as it was or whole.
+    Whatever interrupts the writing, `path` is either as it was or whole, and a folder that was made for it alone is gone again.
     """
+    made = [folder for folder in (path.parent, *path.parent.parents) if not folder.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     remove_path(temporary)
@@ -222,7 +223,12 @@ def atomic_path(path: Path) -> Iterator[Path]:
         _fsync(path.parent)
     except BaseException as error:
         remove_path(temporary)
+        for folder in made:
+            if not any(folder.iterdir()):
+                folder.rmdir()
         if isinstance(error, OSError):
+            if Path(str(error.filename)) == temporary:  # a name that nobody knows, and that is gone
+                error.filename = None
             name_file(error, path)
         raise
 

@@ -64,6 +64,19 @@ def test_a_dictionary_is_trained_saved_evaluated_and_shown(cutaway, words, optio
     assert len(json.loads(cutaway("interpret", "sae", "pages", *given, "--feature", "3", "--json")[1])["features"]) == 1
 
 
+@pytest.mark.parametrize("verb", ["train", "compare"])
+def test_a_dictionary_is_not_lost_unasked(cutaway, words, tmp_path, verb):
+    (tmp_path / "made").mkdir()
+    (tmp_path / "made" / "cfg.json").write_text("a dictionary")
+    command = [*(TRAIN if verb == "train" else COMPARE), "--save", "made"]
+    code, _, err = cutaway(*command)
+    assert (code, "made holds a dictionary already: give another folder, or --overwrite" in err) == (2, True), err
+    assert (tmp_path / "made" / "cfg.json").read_text() == "a dictionary"
+    code, _, err = cutaway(*command, "--overwrite")
+    assert code == 0, err
+    assert sae.load_dictionary(tmp_path / "made").config.d_sae == 32
+
+
 STORE = ["interpret", "store", "words", "--data", "text.txt", "--n-ctx", "16", "--out", "kept"]
 
 

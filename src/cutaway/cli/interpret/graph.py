@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from cutaway.cli.command import excludes, needs_one_of
 from cutaway.cli.errors import UsageError
 from cutaway.cli.interpret.options import analysis
+from cutaway.cli.interpret.overwriting import check_new
 from cutaway.report import stderr_console
 from cutaway.report.counting import count_progress
 
@@ -55,6 +56,7 @@ def graph(
     factor: float = 0.0,
     out: Path | None = None,
     save: Path | None = None,
+    overwrite: bool = False,
     pages: Path | None = None,
     corpus: str | None = None,
     seed: int = 0,
@@ -81,6 +83,7 @@ def graph(
         factor X: what --test multiplies features with, 0 ablates
         out FILE: write the graph as circuit-tracer's viewer reads it, a .json
         save FOLDER: write the whole graph, for --saved and attribution_graphs.load_graph
+        overwrite: write it over a graph that is there
         pages FOLDER: pages of features that --report leads to; with --corpus those of the strongest are written there first
         corpus TEXT: what pages and --out show features in: a file, a folder, a glob, or stdlib, shakespeare, tinyshakespeare
         seed: of the sketches
@@ -99,7 +102,7 @@ def graph(
     """
     from cutaway.interp import attribution_graphs
 
-    _check_paths(out, save, pages, corpus)
+    _check_paths(out, save, pages, corpus, overwrite=overwrite)
     if factor != 0 and test is None:
         raise UsageError("--factor is what --test multiplies features with: give --test N")
     found: AttributionGraph | None = None
@@ -125,15 +128,16 @@ def graph(
         return attribution_graphs.intervene(lm, found, transcoders, n_features=test, factor=factor, progress=progress)
 
 
-def _check_paths(out: Path | None, save: Path | None, pages: Path | None, corpus: str | None) -> None:
+def _check_paths(out: Path | None, save: Path | None, pages: Path | None, corpus: str | None, *, overwrite: bool) -> None:
     """Refuse, before anything is computed, files that could not be written."""
     from cutaway.interp.attribution_graphs.circuit_tracer import check_path
-    from cutaway.interp.attribution_graphs.saved import check_folder
+    from cutaway.interp.attribution_graphs.saved import DESCRIPTION, check_folder
 
     if out is not None:
         check_path(out)
     if save is not None:
         check_folder(save)
+        check_new(save, DESCRIPTION, "a graph", overwrite=overwrite)
     if corpus is not None and pages is None and out is None:
         raise UsageError("--corpus is what pages of features show: give --pages FOLDER or --out FILE, where they go")
 

@@ -23,9 +23,19 @@ from cutaway.interp.sae.shape import DictionaryConfig, Kind
 from cutaway.runtime import atomic_path, atomic_write
 from cutaway.weights import save_tensors, stream_tensors
 
-__all__ = ["check_folder", "dictionary_folders", "layer_folder", "load_dictionary", "save_dictionary", "transformer_lens_name"]
+__all__ = [
+    "DESCRIPTION",
+    "check_folder",
+    "dictionary_folders",
+    "layer_folder",
+    "load_dictionary",
+    "save_dictionary",
+    "transformer_lens_name",
+]
 
-_TENSORS, _DESCRIPTION, _CURVE = "sae_weights.safetensors", "cfg.json", "curve.json"
+DESCRIPTION = "cfg.json"
+"""The file that says what a folder's dictionary is."""
+_TENSORS, _CURVE = "sae_weights.safetensors", "curve.json"
 _DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _FORMAT_VERSION = "6.0.0"
 """Of SAELens, whose files we write."""
@@ -72,7 +82,7 @@ def save_dictionary(dictionary: Dictionary, folder: Path | str, *, curve: str | 
         save_tensors(tensors, temporary)
     if curve is not None:
         atomic_write(folder / _CURVE, curve)
-    atomic_write(folder / _DESCRIPTION, json.dumps(about, indent=2))
+    atomic_write(folder / DESCRIPTION, json.dumps(about, indent=2))
     return folder
 
 
@@ -84,9 +94,9 @@ def load_dictionary(folder: Path | str, *, device: torch.device | str = "cpu") -
     does at run time what a dictionary here does not.
     """
     folder = Path(folder)
-    path = folder / _DESCRIPTION
+    path = folder / DESCRIPTION
     if not path.is_file():
-        raise ValueError(f"{folder} holds no {_DESCRIPTION}, so it is no saved dictionary")
+        raise ValueError(f"{folder} holds no {DESCRIPTION}, so it is no saved dictionary")
     try:
         about: dict[str, Any] = {**json.loads(path.read_text(encoding="utf-8"))}
         config = _config(about)
@@ -110,7 +120,7 @@ def load_dictionary(folder: Path | str, *, device: torch.device | str = "cpu") -
 
 def check_folder(folder: Path) -> None:
     """Raise ValueError for a folder that a dictionary is not to be written into: a file, or one that holds other things."""
-    runtime.check_folder(folder, "the dictionary", {_TENSORS, _DESCRIPTION, _CURVE, "checkpoints"})
+    runtime.check_folder(folder, "the dictionary", {_TENSORS, DESCRIPTION, _CURVE, "checkpoints"})
 
 
 def layer_folder(folder: Path, layer: int) -> Path:
@@ -124,11 +134,11 @@ def dictionary_folders(folder: Path | str) -> list[Path]:
     Raises ValueError for a folder with none.
     """
     folder = Path(folder)
-    if (folder / _DESCRIPTION).is_file():
+    if (folder / DESCRIPTION).is_file():
         return [folder]
-    found = sorted(each.parent for each in folder.glob(f"*/{_DESCRIPTION}"))
+    found = sorted(each.parent for each in folder.glob(f"*/{DESCRIPTION}"))
     if not found:
-        raise ValueError(f"{folder} holds no {_DESCRIPTION}, so it is no saved dictionary, nor does any folder in it")
+        raise ValueError(f"{folder} holds no {DESCRIPTION}, so it is no saved dictionary, nor does any folder in it")
     return found
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from cutaway.cli.command import excludes, needs_one_of
 from cutaway.cli.errors import UsageError
 from cutaway.cli.interpret.options import analysis
+from cutaway.cli.interpret.overwriting import check_new
 from cutaway.cli.interpret.sae.corpus import Recipe, layer_of, open_checked, train_from, train_on
 from cutaway.report import stderr_console
 
@@ -37,6 +38,7 @@ def train(
     skip: bool = False,
     kind: Literal["relu", "topk", "batchtopk", "jumprelu"] = "topk",
     save: Path | None = None,
+    overwrite: bool = False,
     resume: Path | None = None,
 ) -> Result:
     """Train a sparse dictionary of one activation, or from one to another, and show its learning curve.
@@ -52,6 +54,7 @@ def train(
         skip: a linear map beside the latents, for a transcoder
         kind: how latents are kept few
         save FOLDER: where the dictionary goes, in the format of SAELens; with all layers a folder of such folders, layer-00 and so on
+        overwrite: write it over a dictionary that is there
         resume FOLDER: where the training is kept while it runs and on Ctrl-C, and goes on from if it was interrupted
 
     Examples:
@@ -71,7 +74,7 @@ def train(
 
     kept = None if store is None else open_checked(lm, store)
     layers = _layers(layer, lm, site, kept)
-    folders = _folders(save, layers, is_many=layer == "all")
+    folders = _folders(save, layers, is_many=layer == "all", overwrite=overwrite)
     shapes = [_shape(lm, each, site, target, given, skip=skip, kind=kind) for each in layers]
     with _saying_what_is_kept(resume):
         if kept is not None:
@@ -113,9 +116,9 @@ def _layers(layer: str | None, lm: LanguageModel, site: str, store: ActivationSt
     return [int(layer)]
 
 
-def _folders(save: Path | None, layers: Sequence[int], *, is_many: bool) -> list[Path]:
+def _folders(save: Path | None, layers: Sequence[int], *, is_many: bool, overwrite: bool) -> list[Path]:
     """Return where each dictionary goes, checked before any is trained; none where nothing is saved."""
-    from cutaway.interp.sae.folder import check_folder, layer_folder
+    from cutaway.interp.sae.folder import DESCRIPTION, check_folder, layer_folder
 
     if save is None:
         return []
@@ -124,6 +127,7 @@ def _folders(save: Path | None, layers: Sequence[int], *, is_many: bool) -> list
         raise ValueError(f"{save} holds other things ({others[0]}): give a folder of its own to the dictionaries")
     for folder in folders:
         check_folder(folder)
+        check_new(folder, DESCRIPTION, "a dictionary", overwrite=overwrite)
     return folders
 
 
