@@ -34,6 +34,7 @@ __all__ = [
     "atomic_path",
     "atomic_write",
     "check_folder",
+    "check_holds",
     "name_file",
     "remove_path",
     "did_you_mean",
@@ -243,6 +244,14 @@ def check_folder(folder: Path, what: str, known: Collection[str]) -> None:
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     if others := sorted(name for name in names.difference(known) if not name.startswith(".")):
         raise ValueError(f"{folder} holds other things ({others[0]}): give a folder of its own to {what}")
+
+
+def check_holds(folder: Path, file: str, what: str, *, made_by: str) -> None:
+    """Raise ValueError for a folder that is not there, or without the file that makes it `what`, and say what makes one."""
+    if not folder.exists():
+        raise ValueError(f"there is no folder {folder}: {made_by}")
+    if not (folder / file).is_file():
+        raise ValueError(f"{folder} holds no {file}, so it is {what}: {made_by}")
 
 
 def name_file(error: OSError, path: Path) -> None:

@@ -521,8 +521,8 @@ def test_damaged_graphs_are_refused(tiny_model, graph, tmp_path):
     values = json.loads(whole)
     fewer = {name: values[name][:-1] for name in ("logits", "logit_words")}
     for broken, sentence in (
-        (whole[:50], "describes no graph"),
-        ("[1]", "describes no graph"),
+        (whole[:50], r"describes no graph that is read here: it is no JSON \(line \d\)"),
+        ("[1]", "describes no graph that is read here: it is JSON, but not of the shape"),
         (json.dumps({key: value for key, value in values.items() if key != "prompt"}), "describes no graph"),
         (json.dumps({**values, "logits": fewer["logits"]}), "have not each a word"),
         (json.dumps({**values, **fewer}), "the shape of"),

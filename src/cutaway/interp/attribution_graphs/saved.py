@@ -18,6 +18,7 @@ from cutaway.interp.rows import model_of
 from cutaway.language_model import LanguageModel
 from cutaway.model import Transformer
 from cutaway.runtime import atomic_path, atomic_write
+from cutaway.values import said_of_json
 from cutaway.weights import model_sha256, save_tensors, stream_tensors
 
 __all__ = ["DESCRIPTION", "save_graph", "load_graph", "name_of_model", "check_folder"]
@@ -59,7 +60,7 @@ def load_graph(folder: Path | str, lm: LanguageModel | Transformer) -> Attributi
         _check_values(values)
         graph = AttributionGraph(**(values | tensors))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"{folder / DESCRIPTION} describes no graph that is read here: {error}") from None
+        raise ValueError(f"{folder / DESCRIPTION} describes no graph that is read here: {said_of_json(error)}") from None
     check_model(graph, model_sha256(model))
     _check_shapes(graph, folder / _TENSORS)
     return graph
@@ -72,12 +73,12 @@ def name_of_model(folder: Path | str) -> str | None:
 
 def _description(folder: Path) -> dict[str, Any]:
     path = folder / DESCRIPTION
-    if not path.is_file():
-        raise ValueError(f"{folder} holds no {DESCRIPTION}, so it is no saved graph")
+    made_by = "`cutaway interpret graph MODEL --text TEXT --save FOLDER` makes one"
+    runtime.check_holds(folder, DESCRIPTION, "no saved graph", made_by=made_by)
     try:
         return {**json.loads(path.read_text(encoding="utf-8"))}
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{path} describes no graph that is read here: {error}") from None
+        raise ValueError(f"{path} describes no graph that is read here: {said_of_json(error)}") from None
 
 
 def _check_values(values: dict[str, Any]) -> None:

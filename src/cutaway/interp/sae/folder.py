@@ -21,6 +21,7 @@ from cutaway.hooks import canonical_name
 from cutaway.interp.sae.dictionary import Dictionary, make_dictionary
 from cutaway.interp.sae.shape import DictionaryConfig, Kind
 from cutaway.runtime import atomic_path, atomic_write
+from cutaway.values import said_of_json
 from cutaway.weights import save_tensors, stream_tensors
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
 DESCRIPTION = "cfg.json"
 """The file that says what a folder's dictionary is."""
 _TENSORS, _CURVE = "sae_weights.safetensors", "curve.json"
+_MADE_BY = "`cutaway interpret sae train MODEL --corpus TEXT --save FOLDER` makes one, with --target mlp_out a transcoder"
 _DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _FORMAT_VERSION = "6.0.0"
 """Of SAELens, whose files we write."""
@@ -95,14 +97,13 @@ def load_dictionary(folder: Path | str, *, device: torch.device | str = "cpu") -
     """
     folder = Path(folder)
     path = folder / DESCRIPTION
-    if not path.is_file():
-        raise ValueError(f"{folder} holds no {DESCRIPTION}, so it is no saved dictionary")
+    runtime.check_holds(folder, DESCRIPTION, "no saved dictionary", made_by=_MADE_BY)
     try:
         about: dict[str, Any] = {**json.loads(path.read_text(encoding="utf-8"))}
         config = _config(about)
         dtype = _DTYPES[str(about.get("dtype", "float32")).removeprefix("torch.")]
     except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{path} describes no dictionary that is read here: {_said(error)}") from None
+        raise ValueError(f"{path} describes no dictionary that is read here: {said_of_json(error)}") from None
     tensors = dict(stream_tensors(folder / _TENSORS))
     with torch.device("meta"):
         dictionary = make_dictionary(config)
@@ -138,7 +139,7 @@ def dictionary_folders(folder: Path | str) -> list[Path]:
         return [folder]
     found = sorted(each.parent for each in folder.glob(f"*/{DESCRIPTION}"))
     if not found:
-        raise ValueError(f"{folder} holds no {DESCRIPTION}, so it is no saved dictionary, nor does any folder in it")
+        runtime.check_holds(folder, DESCRIPTION, "no saved dictionary, nor is any folder in it", made_by=_MADE_BY)
     return found
 
 
@@ -219,7 +220,3 @@ def _fold_norms(dictionary: Dictionary) -> None:
     dictionary.b_enc.mul_(norms)
     if isinstance(threshold := getattr(dictionary, "threshold", None), Tensor):
         threshold.mul_(norms)
-
-
-def _said(error: Exception) -> str:
-    return f"it lacks {error}" if isinstance(error, KeyError) else str(error)
