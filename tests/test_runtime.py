@@ -191,6 +191,17 @@ def test_a_write_that_fails_says_which_file(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError) as missing, atomic_path(tmp_path / "mine.json"):
         Path("absent").read_text()
     assert missing.value.filename == "absent"
+    with pytest.raises(OSError, match="No space left on device") as named, atomic_path(tmp_path / "mine.json") as temporary:
+        raise OSError(28, "No space left on device", str(temporary))
+    assert named.value.filename == str(tmp_path / "mine.json")
+
+
+def test_a_write_that_fails_leaves_no_folder_that_was_made_for_it(tmp_path: Path) -> None:
+    (tmp_path / "old").mkdir()
+    for folder in (tmp_path / "old", tmp_path / "new" / "newer"):
+        with pytest.raises(OSError, match="No space left on device"), atomic_path(folder / "mine.json"):
+            raise OSError(28, "No space left on device")
+    assert [path.name for path in tmp_path.iterdir()] == ["old"]
 
 
 def test_a_failed_rename_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

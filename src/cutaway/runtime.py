@@ -34,6 +34,7 @@ __all__ = [
     "atomic_path",
     "atomic_write",
     "check_folder",
+    "check_holds",
     "name_file",
     "remove_path",
     "did_you_mean",
@@ -209,8 +210,9 @@ def file_sha256(path: Path) -> str:
 def atomic_path(path: Path) -> Iterator[Path]:
     """Give a temporary sibling to write, file or folder, and rename it to `path` once it is on the disk.
 
-    Whatever interrupts the writing, `path` is either as it was or whole.
+    Whatever interrupts the writing, `path` is either as it was or whole, and a folder that was made for it alone is gone again.
     """
+    made = [folder for folder in (path.parent, *path.parent.parents) if not folder.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     remove_path(temporary)
@@ -222,7 +224,12 @@ def atomic_path(path: Path) -> Iterator[Path]:
         _fsync(path.parent)
     except BaseException as error:
         remove_path(temporary)
+        for folder in made:
+            if not any(folder.iterdir()):
+                folder.rmdir()
         if isinstance(error, OSError):
+            if Path(str(error.filename)) == temporary:  # a name that nobody knows, and that is gone
+                error.filename = None
             name_file(error, path)
         raise
 
@@ -237,6 +244,14 @@ def check_folder(folder: Path, what: str, known: Collection[str]) -> None:
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     if others := sorted(name for name in names.difference(known) if not name.startswith(".")):
         raise ValueError(f"{folder} holds other things ({others[0]}): give a folder of its own to {what}")
+
+
+def check_holds(folder: Path, file: str, what: str, *, made_by: str) -> None:
+    """Raise ValueError for a folder that is not there, or without the file that makes it `what`, and say what makes one."""
+    if not folder.exists():
+        raise ValueError(f"there is no folder {folder}: {made_by}")
+    if not (folder / file).is_file():
+        raise ValueError(f"{folder} holds no {file}, so it is {what}: {made_by}")
 
 
 def name_file(error: OSError, path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin, g
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-__all__ = ["check_names", "check_types", "look_up", "read_object", "shortened", "size_or"]
+__all__ = ["check_names", "check_types", "look_up", "read_object", "said_of_json", "shortened", "size_or"]
 
 _Kept = TypeVar("_Kept")
 
@@ -69,6 +69,21 @@ def read_object(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ValueError(f"{path} holds {shortened(values)}; expected a JSON object")  # noqa: TRY004 (data)
     return values
+
+
+def said_of_json(error: Exception) -> str:
+    """Return in a clause why a file's JSON cannot be read: our own words, where an error has a library's."""
+    match error:
+        case json.JSONDecodeError():
+            return f"it is no JSON (line {error.lineno})"
+        case UnicodeDecodeError():
+            return "it is no UTF-8 text"
+        case KeyError():
+            return f"it lacks {error}"
+        case TypeError() | AttributeError():
+            return "it is JSON, but not of the shape that is written here"
+        case _:
+            return str(error)
 
 
 def shortened(value: object) -> str:

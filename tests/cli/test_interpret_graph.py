@@ -127,6 +127,7 @@ def test_edges_through_norms_are_said_to_be(cutaway, words):
         (["--saved", "made", "--transcoder", "tcs/layer-00", "--test", "3"], "made with other transcoders"),
         (["--saved", "tcs"], "holds no graph.json, so it is no saved graph"),
         (["--saved", "made", "--node-threshold", "2"], "expected a share, 0 to 1"),
+        (["--saved", "made", "--save", "made"], "made holds a graph already: give another folder, or --overwrite"),
         (["--saved", "made", "--factor", "2"], "give --test N"),
         (["--saved", "made", "--pages", "words"], "has no page of any feature"),
         (["--saved", "made", "--corpus", "text.txt"], "give --pages FOLDER or --out FILE"),

@@ -64,6 +64,19 @@ def test_a_dictionary_is_trained_saved_evaluated_and_shown(cutaway, words, optio
     assert len(json.loads(cutaway("interpret", "sae", "pages", *given, "--feature", "3", "--json")[1])["features"]) == 1
 
 
+@pytest.mark.parametrize("verb", ["train", "compare"])
+def test_a_dictionary_is_not_lost_unasked(cutaway, words, tmp_path, verb):
+    (tmp_path / "made").mkdir()
+    (tmp_path / "made" / "cfg.json").write_text("a dictionary")
+    command = [*(TRAIN if verb == "train" else COMPARE), "--save", "made"]
+    code, _, err = cutaway(*command)
+    assert (code, "made holds a dictionary already: give another folder, or --overwrite" in err) == (2, True), err
+    assert (tmp_path / "made" / "cfg.json").read_text() == "a dictionary"
+    code, _, err = cutaway(*command, "--overwrite")
+    assert code == 0, err
+    assert sae.load_dictionary(tmp_path / "made").config.d_sae == 32
+
+
 STORE = ["interpret", "store", "words", "--data", "text.txt", "--n-ctx", "16", "--out", "kept"]
 
 
@@ -155,7 +168,7 @@ def test_layers_that_are_not_there_are_refused(cutaway, words, options, sentence
         (["words", "--store", "kept", "--site", "mlp_out", "--layer", "1"], "holds no 'blocks.1.mlp_out'"),
         (["words", "--store", "kept", "--corpus", "text.txt"], "do not go together"),
         (["words", "--store", "kept", "--tokens", "9"], "do not go together"),
-        (["words", "--store", "nowhere"], "holds no manifest.json"),
+        (["words", "--store", "nowhere"], "there is no folder nowhere: `cutaway interpret store"),
         (["words"], "--corpus or --store is missing"),
         (["words", "--store", "short"], "too few windows to hold some out: collect more tokens"),
     ],
@@ -201,6 +214,10 @@ def test_it_is_the_same_whether_activations_are_held_or_not_at_all(cutaway, word
         ([*TRAIN[2:], "--skip"], "it is for a transcoder, so name its target"),
         ([*TRAIN[2:], "--save", "words"], "holds other things"),
         (["evaluate", "words", "--corpus", "text.txt", "--sae", "words"], "holds no cfg.json"),
+        (
+            ["evaluate", "words", "--corpus", "text.txt", "--sae", "nowhere"],
+            "there is no folder nowhere: `cutaway interpret sae train",
+        ),
         (["evaluate", "other", "--corpus", "text.txt", "--sae", "made"], "was trained on another model"),
         (["evaluate", "narrow", "--corpus", "text.txt", "--sae", "made"], "is for 16 coordinates"),
         (["pages", "words", "--corpus", "text.txt", "--sae", "made", "--feature", "32"], "there is no feature 32"),

@@ -2,6 +2,7 @@ import ast
 import os
 import subprocess
 import sys
+import textwrap
 from importlib.metadata import version
 
 import pytest
@@ -67,6 +68,12 @@ def test_the_python_of_help_imports_what_it_names(name):
     made = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
     used = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
     assert not (used - made - imported) & {"cutaway", "torch", *package.__all__}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_python_of_help_is_python_as_it_is_shown(cutaway, monkeypatch, name):
+    monkeypatch.setenv("COLUMNS", "80")
+    ast.parse(textwrap.dedent(cutaway(*name.split(), "--help")[1].partition("In Python\n")[2]))
 
 
 def test_the_version_is_the_package_s(cutaway):

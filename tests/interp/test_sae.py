@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import signal
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -248,6 +249,22 @@ def test_an_interrupted_training_goes_on_to_the_same_result(kind, tmp_path):
     resumed, resumed_curve = sae.train(config, rows, checkpoints=tmp_path, checkpoint_every=5)
     for name, weight in whole.state_dict().items():
         assert torch.equal(weight, resumed.state_dict()[name]), name
+    assert resumed_curve.points == curve.points
+
+
+def test_ctrl_c_saves_first(tmp_path):
+    config, rows = small_config(), small_rows()
+    whole, curve = sae.train(config, rows)
+
+    def ask(n_done, n_all, point):
+        if n_done == 13:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt, match=r"saved after step 13 in .*; the same command goes on from there"):
+        sae.train(config, rows, checkpoints=tmp_path, progress=ask)
+    assert [each.name for each in tmp_path.iterdir()] == ["step-000013"]
+    resumed, resumed_curve = sae.train(config, rows, checkpoints=tmp_path)
+    assert torch.equal(whole.W_dec, resumed.W_dec)
     assert resumed_curve.points == curve.points
 
 

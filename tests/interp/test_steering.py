@@ -15,7 +15,7 @@ from cutaway.interp.generating import generate_with_edits
 from cutaway.interp.steering import SteeringVector
 from cutaway.interp.steering.function_vectors import _prompts, _split
 from cutaway.model import Transformer
-from cutaway.tokenizers import CharTokenizer
+from cutaway.tokenizers import BPETokenizer, CharTokenizer
 from cutaway.weights import model_sha256
 from interp.models import VARIANTS, small_model
 
@@ -258,6 +258,12 @@ def test_a_random_direction_is_as_long() -> None:
 PAIRS = [(a, b) for a, b in zip("abcdefghijkl", "lkjihgfedcba", strict=True)]
 
 
+def answering_model() -> LanguageModel:
+    """A model in which a letter and the space before it are one token, so that an answer's first token says which it is."""
+    tokenizer = BPETokenizer.train(" a b c d e f g h i j k l" * 20, 256 + 12)
+    return LanguageModel(small_model(n_ctx=64, d_vocab=tokenizer.d_vocab), tokenizer)
+
+
 def test_no_question_is_both_learned_and_tested() -> None:
     """Whatever comes twice, as it is, in other letters or with another output, stands on one side alone."""
     more = [*PAIRS, *PAIRS[:9], *((question.upper(), answer) for question, answer in PAIRS[:4])]
@@ -272,14 +278,14 @@ def test_no_question_is_both_learned_and_tested() -> None:
             prompt, _ = _prompts(drawn, learned, 2)
             asked = [line.casefold() for line in prompt[0].splitlines() if line.startswith("Q:")]
             assert len(asked) == len(set(asked)) == 3, "the question is not among its own examples"
-    twice = steering.function_vector(language_model(), [*PAIRS, *PAIRS], n_shots=2, n_prompts=2, n_heads=2, seed=3)
-    once = steering.function_vector(language_model(), PAIRS, n_shots=2, n_prompts=2, n_heads=2, seed=3)
+    twice = steering.function_vector(answering_model(), [*PAIRS, *PAIRS], n_shots=2, n_prompts=2, n_heads=2, seed=3)
+    once = steering.function_vector(answering_model(), PAIRS, n_shots=2, n_prompts=2, n_heads=2, seed=3)
     assert twice.to_dict() == once.to_dict()
 
 
 def test_a_function_vector_is_made_of_the_heads_with_the_largest_effects() -> None:
     """Head by head with plain hooks, prompt by prompt; and what these heads write, from their recorded results."""
-    lm = language_model()
+    lm = answering_model()
     found = steering.function_vector(lm, PAIRS, n_shots=2, n_prompts=3, n_heads=2, layer=0, strength=1, n_random=1, seed=5)
     drawn = random.Random(5)
     learned, _ = _split(drawn, PAIRS, 2)
@@ -292,12 +298,11 @@ def test_a_function_vector_is_made_of_the_heads_with_the_largest_effects() -> No
         [activation(lm.model, lm.tokens(text), f"blocks.{layer}.attn.result")[0, -1] for text, _ in clean] for layer in range(3)
     ]
     zs = [[activation(lm.model, lm.tokens(text), f"blocks.{layer}.attn.z")[0, -1] for text, _ in clean] for layer in range(3)]
-    space = lm.tokenizer.encode(" ")[0]  # the first token of every answer
 
-    def prob(text: str, hooks: Hooks | None = None) -> float:
+    def prob(text: str, answer: str, hooks: Hooks | None = None) -> float:
         with torch.no_grad():
             logits = lm.model(lm.tokens(text)) if hooks is None else lm.model(lm.tokens(text), hooks=hooks)
-        return float(logits[0, -1].softmax(-1)[space])
+        return float(logits[0, -1].softmax(-1)[lm.tokenizer.encode(f" {answer}")[0]])
 
     for layer in range(3):
         for head in range(4):
@@ -309,7 +314,7 @@ def test_a_function_vector_is_made_of_the_heads_with_the_largest_effects() -> No
                 return x
 
             hooks = Hooks({f"blocks.{layer}.attn.z": put})
-            effect = sum(prob(text, hooks) - prob(text) for text, _ in mixed) / 3
+            effect = sum(prob(*asked, hooks) - prob(*asked) for asked in mixed) / 3
             assert float(found.effects[layer, head]) == pytest.approx(effect, abs=EXACT)
     best = found.effects.flatten().argsort(descending=True)[:2].tolist()
     assert list(found.heads) == [divmod(place, 4) for place in best]
@@ -323,10 +328,10 @@ def test_a_function_vector_is_made_of_the_heads_with_the_largest_effects() -> No
 
 def test_place_and_strength_are_chosen_on_the_pairs_it_is_made_of() -> None:
     """Each place and strength by a run of its own; the best of them is the one that is tested."""
-    lm = language_model()
+    lm = answering_model()
     found = steering.function_vector(lm, PAIRS, n_shots=2, n_prompts=2, n_heads=2, n_random=1, seed=5)
     learned, _ = _split(random.Random(5), PAIRS, 2)
-    placing, space = found.placing, lm.tokenizer.encode(" ")[0]
+    placing, answers = found.placing, [lm.tokenizer.encode(f" {answer}")[0] for _, answer in learned]
     assert placing.names == tuple(f"blocks.{layer}.resid_post" for layer in range(3))
     probs = torch.zeros(3, len(placing.strengths), dtype=torch.float64)
     for layer, name in enumerate(placing.names):
@@ -339,7 +344,9 @@ def test_place_and_strength_are_chosen_on_the_pairs_it_is_made_of() -> None:
 
             with torch.no_grad():
                 logits = [lm.model(lm.tokens(f"Q: {question}\nA:"), hooks=Hooks({name: add})) for question, _ in learned]
-            probs[layer, number] = torch.stack([each[0, -1].softmax(-1)[space] for each in logits]).mean()
+            probs[layer, number] = torch.stack(
+                [each[0, -1].softmax(-1)[answer] for each, answer in zip(logits, answers, strict=True)]
+            ).mean()
     torch.testing.assert_close(placing.probs, probs, rtol=0, atol=EXACT)
     layer, number = divmod(int(probs.argmax()), len(placing.strengths))
     assert (found.vector.name, found.strength) == (placing.names[layer], placing.strengths[number])
@@ -378,7 +385,8 @@ def test_a_vector_is_saved_and_read_back(tmp_path: Path, ending: str) -> None:
     with pytest.raises(ValueError, match="made for another model"):
         SteeringVector.load(path, small_model(seed=1))
     path.write_bytes(path.read_bytes()[:40])
-    with pytest.raises(ValueError, match="holds no steering vector"):
+    said = {"json": r"it is no JSON \(line 2\)", "safetensors": "it is no safetensors file with a tensor called vector"}[ending]
+    with pytest.raises(ValueError, match=f"holds no steering vector: {said}"):
         SteeringVector.load(path, model)
 
 
@@ -410,9 +418,13 @@ MODEL = small_model()
         (lambda: steering.scan_strengths(language_model(), [], "ab"), "there are 0 vectors"),
         (lambda: vector_of(MODEL, name="blocks.0.attn.z").ablation(MODEL.config), "not of the residual stream"),
         (lambda: steering.function_vector(language_model(), PAIRS[:5]), "there are 5 different inputs"),
-        (lambda: steering.function_vector(language_model(), PAIRS, n_shots=2, n_heads=99), "99 heads were asked for"),
-        (lambda: steering.function_vector(language_model(), PAIRS, n_shots=1), "1 example was asked for: give at least 2"),
+        (lambda: steering.function_vector(answering_model(), PAIRS, n_shots=2, n_heads=99), "99 heads were asked for"),
+        (lambda: steering.function_vector(answering_model(), PAIRS, n_shots=1), "1 example was asked for: give at least 2"),
         (lambda: steering.function_vector(language_model(), [(a, "x") for a, _ in PAIRS], n_shots=2), "all have the output 'x'"),
+        (
+            lambda: steering.function_vector(language_model(), PAIRS, n_shots=2),
+            "begin with the same token, ' ', and an answer is known by its first token: give outputs that differ in it",
+        ),
     ],
 )
 def test_mistakes_are_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call, sentence: str) -> None:  # type: ignore[no-untyped-def]

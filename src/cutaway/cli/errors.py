@@ -97,7 +97,7 @@ def _describe_os_error(error: OSError) -> str:
 
 
 def _file_of(error: OSError) -> str:
-    return str(error.filename2 or error.filename or "a file")
+    return str(error.filename2 or error.filename or "a file or the output")
 
 
 def _is_memory(error: BaseException) -> bool:

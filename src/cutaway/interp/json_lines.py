@@ -28,8 +28,8 @@ def read_json_lines(path: Path | str, *, needed: Sequence[str] = (), optional: S
         raise FileNotFoundError(f"there is no file {path}: expected {expected}")
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text: {error.reason}") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is not UTF-8 text: expected {expected}") from None
     found = [_read(f"{path}, line {n}", line, needed, optional) for n, line in enumerate(lines, 1) if line.strip()]
     if not found:
         raise ValueError(f"{path} holds no lines: give {expected}")
@@ -53,8 +53,8 @@ def _read(where: str, line: str, needed: Sequence[str], optional: Sequence[str])
     expected = _listed(needed, optional)
     try:
         values: Any = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{where} is no JSON ({error.msg}): expected an object with {expected}") from None
+    except json.JSONDecodeError:
+        raise ValueError(f"{where} is no JSON: expected an object with {expected}") from None
     if not isinstance(values, dict):
         raise ValueError(f"{where} is no object: expected one with {expected}")  # noqa: TRY004  # what a file holds, not what a caller gives
     if unknown := [word for word in values if word not in (*needed, *optional)]:

@@ -79,5 +79,5 @@ def stream_tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
             with safe_open(path, framework="pt") as file:
                 tensor = file.get_tensor(name).clone()
             yield name, tensor
-    except SafetensorError as error:
-        raise ValueError(f"{path} is damaged: {error}") from None
+    except SafetensorError:
+        raise ValueError(f"{path} is damaged or cut short: copy it again, or make it anew") from None

@@ -38,7 +38,8 @@ def function_vector(
     the vector. It is tested on a third of the pairs, kept aside, beside no vector, random ones, and examples. Todd et al. 2024.
 
     Args:
-        pairs FILE: a JSON object a line, of input and output; or capital, opposite: pairs that come with cutaway
+        pairs FILE: a JSON object a line, of input and output; or capital, opposite: pairs that come with cutaway;
+            outputs must differ in their first token, by which an answer is known
         n_shots: so many examples in a prompt
         n_prompts: so many prompts whose examples are shuffled
         n_heads: so many heads make the vector; 10 unless given

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from cutaway.cli.command import excludes, needs_one_of
 from cutaway.cli.errors import UsageError
 from cutaway.cli.interpret.options import analysis
+from cutaway.cli.interpret.overwriting import check_new
 from cutaway.report import stderr_console
 from cutaway.report.counting import count_progress
 
@@ -55,6 +56,7 @@ def graph(
     factor: float = 0.0,
     out: Path | None = None,
     save: Path | None = None,
+    overwrite: bool = False,
     pages: Path | None = None,
     corpus: str | None = None,
     seed: int = 0,
@@ -82,6 +84,7 @@ def graph(
         out FILE: write the graph as circuit-tracer's viewer reads it, a .json, and list it in graph-metadata.json beside it; with
             --corpus what features stand for goes into a folder beside it, for king.json into king-features
         save FOLDER: write the whole graph, for --saved and attribution_graphs.load_graph
+        overwrite: write it over a graph that is there
         pages FOLDER: pages of features that --report leads to; with --corpus those of the strongest are written there first
         corpus TEXT: what pages and --out show features in, and sketches learn from: a file, a folder, a glob, or stdlib, shakespeare,
             tinyshakespeare; sketches learn from the text of the model's run, or stdlib, unless given
@@ -101,7 +104,7 @@ def graph(
     """
     from cutaway.interp import attribution_graphs
 
-    _check_paths(out, save, pages, None if saved is None and not transcoder else corpus)
+    _check_paths(out, save, pages, None if saved is None and not transcoder else corpus, overwrite=overwrite)
     if factor != 0 and test is None:
         raise UsageError("--factor is what --test multiplies features with: give --test N")
     found: AttributionGraph | None = None
@@ -127,15 +130,16 @@ def graph(
         return attribution_graphs.intervene(lm, found, transcoders, n_features=test, factor=factor, progress=progress)
 
 
-def _check_paths(out: Path | None, save: Path | None, pages: Path | None, shown: str | None) -> None:
+def _check_paths(out: Path | None, save: Path | None, pages: Path | None, shown: str | None, *, overwrite: bool) -> None:
     """Refuse, before anything is computed, files that could not be written, and a text to show features in that is shown nowhere."""
     from cutaway.interp.attribution_graphs.circuit_tracer import check_path
-    from cutaway.interp.attribution_graphs.saved import check_folder
+    from cutaway.interp.attribution_graphs.saved import DESCRIPTION, check_folder
 
     if out is not None:
         check_path(out)
     if save is not None:
         check_folder(save)
+        check_new(save, DESCRIPTION, "a graph", overwrite=overwrite)
     if shown is not None and pages is None and out is None:
         raise UsageError("--corpus is what pages of features show: give --pages FOLDER or --out FILE, where they go")
 

@@ -60,7 +60,8 @@ def trace(
 
     In Python:
         from cutaway import tracing
-        tracing.trace(lm, text, "The Eiffel Tower", "Paris").effects["mlp_out"]   # layer pos
+        found = tracing.trace(lm, text, "The Eiffel Tower", "Paris")
+        found.effects["mlp_out"]   # layer pos
     """
     from cutaway.interp import tracing
 

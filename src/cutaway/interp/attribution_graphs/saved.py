@@ -20,9 +20,11 @@ from cutaway.model import Transformer
 from cutaway.runtime import atomic_path, atomic_write
 from cutaway.weights import model_sha256, save_tensors, stream_tensors
 
-__all__ = ["save_graph", "load_graph", "name_of_model", "check_folder"]
+__all__ = ["DESCRIPTION", "save_graph", "load_graph", "name_of_model", "check_folder"]
 
-_DESCRIPTION, _TENSORS = "graph.json", "graph.safetensors"
+DESCRIPTION = "graph.json"
+"""The file that says what a folder's graph is of."""
+_TENSORS = "graph.safetensors"
 _NUMBERS = ("features", "activations", "errors", "probs", "edges", "biases", "left_out", "values")
 _LISTS = ("tokens", "words", "logits", "logit_words")
 
@@ -39,7 +41,7 @@ def save_graph(graph: AttributionGraph, folder: Path | str) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_path(folder / _TENSORS) as temporary:
         save_tensors({name: getattr(graph, name).cpu().contiguous() for name in _NUMBERS}, temporary)
-    atomic_write(folder / _DESCRIPTION, json.dumps(plain, indent=2, ensure_ascii=False))
+    atomic_write(folder / DESCRIPTION, json.dumps(plain, indent=2, ensure_ascii=False))
     return folder
 
 
@@ -58,7 +60,7 @@ def load_graph(folder: Path | str, lm: LanguageModel | Transformer) -> Attributi
         graph = AttributionGraph(**(values | tensors))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         said = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
-        raise ValueError(f"{folder / _DESCRIPTION} describes no graph that is read here ({said}): make the graph again") from None
+        raise ValueError(f"{folder / DESCRIPTION} describes no graph that is read here ({said}): make the graph again") from None
     check_model(graph, model_sha256(model))
     _check_shapes(graph, folder / _TENSORS)
     return graph
@@ -70,9 +72,9 @@ def name_of_model(folder: Path | str) -> str | None:
 
 
 def _description(folder: Path) -> dict[str, Any]:
-    path = folder / _DESCRIPTION
-    if not path.is_file():
-        raise ValueError(f"{folder} holds no {_DESCRIPTION}, so it is no saved graph")
+    path = folder / DESCRIPTION
+    made_by = "`cutaway interpret graph MODEL --text TEXT --save FOLDER` makes one"
+    runtime.check_holds(folder, DESCRIPTION, "no saved graph", made_by=made_by)
     try:
         return {**json.loads(path.read_text(encoding="utf-8"))}
     except json.JSONDecodeError as error:
@@ -109,7 +111,7 @@ def _check_values(values: dict[str, Any]) -> None:
 
 def check_folder(folder: Path) -> None:
     """Raise ValueError for a folder that a graph is not to be written into: a file, or one that holds other things."""
-    runtime.check_folder(folder, "the graph", {_DESCRIPTION, _TENSORS})
+    runtime.check_folder(folder, "the graph", {DESCRIPTION, _TENSORS})
 
 
 def _check_shapes(graph: AttributionGraph, path: Path) -> None:

@@ -21,11 +21,23 @@ from cutaway.hooks import canonical_name
 from cutaway.interp.sae.dictionary import Dictionary, make_dictionary
 from cutaway.interp.sae.shape import DictionaryConfig, Kind
 from cutaway.runtime import atomic_path, atomic_write
+from cutaway.values import said_of_json
 from cutaway.weights import save_tensors, stream_tensors
 
-__all__ = ["check_folder", "dictionary_folders", "layer_folder", "load_dictionary", "save_dictionary", "transformer_lens_name"]
+__all__ = [
+    "DESCRIPTION",
+    "check_folder",
+    "dictionary_folders",
+    "layer_folder",
+    "load_dictionary",
+    "save_dictionary",
+    "transformer_lens_name",
+]
 
-_TENSORS, _DESCRIPTION, _CURVE = "sae_weights.safetensors", "cfg.json", "curve.json"
+DESCRIPTION = "cfg.json"
+"""The file that says what a folder's dictionary is."""
+_TENSORS, _CURVE = "sae_weights.safetensors", "curve.json"
+_MADE_BY = "`cutaway interpret sae train MODEL --corpus TEXT --save FOLDER` makes one, with --target mlp_out a transcoder"
 _DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _FORMAT_VERSION = "6.0.0"
 """Of SAELens, whose files we write."""
@@ -72,7 +84,7 @@ def save_dictionary(dictionary: Dictionary, folder: Path | str, *, curve: str | 
         save_tensors(tensors, temporary)
     if curve is not None:
         atomic_write(folder / _CURVE, curve)
-    atomic_write(folder / _DESCRIPTION, json.dumps(about, indent=2))
+    atomic_write(folder / DESCRIPTION, json.dumps(about, indent=2))
     return folder
 
 
@@ -84,15 +96,14 @@ def load_dictionary(folder: Path | str, *, device: torch.device | str = "cpu") -
     does at run time what a dictionary here does not.
     """
     folder = Path(folder)
-    path = folder / _DESCRIPTION
-    if not path.is_file():
-        raise ValueError(f"{folder} holds no {_DESCRIPTION}, so it is no saved dictionary")
+    path = folder / DESCRIPTION
+    runtime.check_holds(folder, DESCRIPTION, "no saved dictionary", made_by=_MADE_BY)
     try:
         about: dict[str, Any] = {**json.loads(path.read_text(encoding="utf-8"))}
         config = _config(about)
         dtype = _DTYPES[str(about.get("dtype", "float32")).removeprefix("torch.")]
     except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{path} describes no dictionary that is read here: {_said(error)}") from None
+        raise ValueError(f"{path} describes no dictionary that is read here: {said_of_json(error)}") from None
     tensors = dict(stream_tensors(folder / _TENSORS))
     with torch.device("meta"):
         dictionary = make_dictionary(config)
@@ -110,7 +121,7 @@ def load_dictionary(folder: Path | str, *, device: torch.device | str = "cpu") -
 
 def check_folder(folder: Path) -> None:
     """Raise ValueError for a folder that a dictionary is not to be written into: a file, or one that holds other things."""
-    runtime.check_folder(folder, "the dictionary", {_TENSORS, _DESCRIPTION, _CURVE, "checkpoints"})
+    runtime.check_folder(folder, "the dictionary", {_TENSORS, DESCRIPTION, _CURVE, "checkpoints"})
 
 
 def layer_folder(folder: Path, layer: int) -> Path:
@@ -124,11 +135,11 @@ def dictionary_folders(folder: Path | str) -> list[Path]:
     Raises ValueError for a folder with none.
     """
     folder = Path(folder)
-    if (folder / _DESCRIPTION).is_file():
+    if (folder / DESCRIPTION).is_file():
         return [folder]
-    found = sorted(each.parent for each in folder.glob(f"*/{_DESCRIPTION}"))
+    found = sorted(each.parent for each in folder.glob(f"*/{DESCRIPTION}"))
     if not found:
-        raise ValueError(f"{folder} holds no {_DESCRIPTION}, so it is no saved dictionary, nor does any folder in it")
+        runtime.check_holds(folder, DESCRIPTION, "no saved dictionary, nor is any folder in it", made_by=_MADE_BY)
     return found
 
 
@@ -209,7 +220,3 @@ def _fold_norms(dictionary: Dictionary) -> None:
     dictionary.b_enc.mul_(norms)
     if isinstance(threshold := getattr(dictionary, "threshold", None), Tensor):
         threshold.mul_(norms)
-
-
-def _said(error: Exception) -> str:
-    return f"it lacks {error}" if isinstance(error, KeyError) else str(error)

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from cutaway.runtime import atomic_path, remove_path
+from cutaway.values import said_of_json
 from cutaway.weights import save_tensors, stream_tensors
 
 __all__ = ["read_snapshot", "write_snapshot"]
@@ -36,7 +37,7 @@ def read_snapshot(folder: Path, config: dict[str, Any]) -> tuple[dict[str, Tenso
         about: dict[str, Any] = {**json.loads(path.read_text(encoding="utf-8"))}
         theirs = about["config"]
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{path} describes no training: {error}") from None
+        raise ValueError(f"{path} describes no training: {said_of_json(error)}") from None
     ours = json.loads(json.dumps(config))
     if different := sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name)):
         raise ValueError(

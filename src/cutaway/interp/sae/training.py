@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from itertools import accumulate, islice, pairwise
 from pathlib import Path
@@ -22,6 +23,7 @@ from cutaway.interp.sae.scales import Scales, first_rows, measure_scales
 from cutaway.interp.sae.snapshots import read_snapshot, write_snapshot
 from cutaway.interp.training_data import TrainingData
 from cutaway.runtime import seeded_generator
+from cutaway.training.interrupt import StopRequest, stop_request
 
 __all__ = ["TrainProgress", "train", "train_together"]
 
@@ -80,7 +82,7 @@ def train(
     """Train a dictionary on rows of activations, and return it, for the activations as they come, and its learning curve.
 
     A row of a transcoder is what it reads and after it what it predicts. Everything follows from the config's seed. With `checkpoints`,
-    a folder, the state is written there every so many steps, and a training that was interrupted goes on from it to the same result.
+    a folder, the state is written there every so many steps and when Ctrl-C asks to stop, and the same call goes on to the same result.
     What stored rows are of is kept with the dictionary as `trained_on`: give the first part of `StoredActivation.split`, and the other
     is left to measure on. The threshold of a batchtopk, which training follows at a distance, is set at the end on rows of its own.
     Raises ValueError for activations of another name or width, for rows that are not finite, and for checkpoints of another training
@@ -111,7 +113,8 @@ def train_together(
     """Train several dictionaries on one reading of activations, such as a transcoder for every layer, as `train` does each.
 
     A row has what the first dictionary reads and predicts, then what the second does, and so on. Raises ValueError for none, for
-    dictionaries that are not to be trained for equally many steps on the same batches, and for what `train` refuses.
+    dictionaries that are not to be trained for equally many steps on the same batches, and for what `train` refuses; with
+    `checkpoints` KeyboardInterrupt, after writing the state there, when asked to stop.
     """
     source = TensorActivations(activations) if isinstance(activations, Tensor) else activations
     if len({(each.n_steps, each.batch_size, each.seed) for each in configs}) != 1:
@@ -124,26 +127,35 @@ def train_together(
     states = _begin(configs, spans, source, torch.device(device))
     if folder is not None and (found := read_snapshot(folder, _described(configs))) is not None:
         _restore(folder, states, *found)
-    for rows in _rows(first, source, states[0]):
-        for config, state, span in zip(configs, states, spans, strict=True):
-            point = _step(config, state, rows.flatten(1)[:, span].to(device=device, dtype=torch.float32))
-            if point is not None:
-                state.points.append(point)
-        if not all(state.points for state in states):
-            raise ValueError(
-                "the first batch of activations is one row over and over, so there is nothing to learn: give more text"
-            )
-        n_done = states[0].step
-        if progress is not None:
-            progress(n_done, first.n_steps, [state.points[-1] for state in states])
-        if folder is not None and n_done % checkpoint_every == 0 and n_done < first.n_steps:
-            _write(folder, configs, states)
+    with nullcontext(StopRequest()) if folder is None else stop_request() as stop:
+        for rows in _rows(first, source, states[0]):
+            _step_all(configs, states, spans, rows.flatten(1))
+            n_done = states[0].step
+            if progress is not None:
+                progress(n_done, first.n_steps, [state.points[-1] for state in states])
+            is_unfinished = n_done < first.n_steps
+            if folder is not None and is_unfinished and (stop.is_set or n_done % checkpoint_every == 0):
+                _write(folder, configs, states)
+            if stop.is_set and is_unfinished:
+                raise KeyboardInterrupt(f"stopped and saved after step {n_done} in {folder}; the same command goes on from there")
     if any(isinstance(state.dictionary, BatchTopK) for state in states):
         n_batches = -(-_N_CALIBRATING // first.batch_size)
         rows = first_rows(source, batch_size=first.batch_size, seed=first.seed, n_batches=n_batches)
         for config, state, span in zip(configs, states, spans, strict=True):
             _calibrate(config, state, rows[:, span].to(device=device))
     return [_finish(config, state) for config, state in zip(configs, states, strict=True)]
+
+
+def _step_all(
+    configs: Sequence[SAEConfig], states: Sequence[_State], spans: Sequence[slice], rows: Float[Tensor, "row d_row"]
+) -> None:
+    """Take one step of each dictionary on its part of a batch; raises ValueError for a first batch that has nothing to learn."""
+    for config, state, span in zip(configs, states, spans, strict=True):
+        point = _step(config, state, rows[:, span].to(device=state.n_since.device, dtype=torch.float32))
+        if point is not None:
+            state.points.append(point)
+    if not all(state.points for state in states):
+        raise ValueError("the first batch of activations is one row over and over, so there is nothing to learn: give more text")
 
 
 def _knowing(config: SAEConfig, data: TrainingData | None) -> SAEConfig:

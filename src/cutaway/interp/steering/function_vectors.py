@@ -55,11 +55,14 @@ def function_vector(
     rises is the head's average indirect effect. The vector is the sum of the mean outputs of the `n_heads` with the largest, 10 unless
     given, added `strength` times to the stream after `layer`: where neither is given, those with which the pairs that it was made of
     have the likeliest answers when asked without examples. It is tested on the pairs kept aside; beside it stands what `n_random`
-    random vectors do, and what examples do. Raises ValueError for fewer pairs than that takes, fewer than 2 shots, and outputs that are
-    all the same. Source: Todd et al. 2024, "Function Vectors in Large Language Models", sections 2 and 3.
+    random vectors do, and what examples do. Raises ValueError for fewer pairs than that takes, fewer than 2 shots, outputs that are
+    all the same, and outputs that begin with the same token, by which an answer is known.
+
+    Source: Todd et al. 2024, "Function Vectors in Large Language Models", sections 2 and 3.
     """
     drawn = random.Random(seed)
     learned, kept = _split(drawn, pairs, n_shots)
+    _check_told_apart(lm, [*learned, *kept])
     config = lm.config
     names = [full_name(config, "resid_post", each) for each in (range(config.n_layers) if layer is None else [layer])]
     n_heads = _checked_heads(n_heads, config.n_layers * config.n_heads)
@@ -176,6 +179,19 @@ def _answer_ids(lm: LanguageModel, prompts: Sequence[tuple[str, str]]) -> list[i
             raise ValueError(f"{answer!r} does not begin with a token of its own after {prompt[-12:]!r}: give other outputs")
         found.append(int(after[len(before)]))
     return found
+
+
+def _check_told_apart(lm: LanguageModel, pairs: Sequence[tuple[str, str]]) -> None:
+    """Raise ValueError for different outputs that begin with the same token: which of them was answered would not be seen."""
+    first_with: dict[int, str] = {}
+    one_of_each = {output.strip(): (_QUESTION.format(given), output) for given, output in pairs}
+    for output, token in zip(one_of_each, _answer_ids(lm, list(one_of_each.values())), strict=True):
+        other = first_with.setdefault(token, output)
+        if other != output:
+            raise ValueError(
+                f"{output!r} and {other!r} begin with the same token, {lm.tokenizer.decode([token])!r}, and an answer is known by its "
+                "first token: give outputs that differ in it, or a model whose tokens are words"
+            )
 
 
 def _mean_z(lm: LanguageModel, rows: Rows) -> Float[Tensor, "layer head d_head"]:

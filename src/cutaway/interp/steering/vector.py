@@ -22,6 +22,7 @@ from cutaway.interp.sites import check_names, hook_names, site_of
 from cutaway.interp.tensors import from_json, to_json
 from cutaway.model import Transformer
 from cutaway.runtime import atomic_write, seeded_generator
+from cutaway.values import said_of_json
 from cutaway.views import without_dropout
 from cutaway.weights import model_sha256
 
@@ -150,8 +151,8 @@ class SteeringVector:
             raise ValueError(f"there is no file {path}: give one that SteeringVector.save wrote")
         try:
             found = cls.from_dict(_read(path))
-        except ValueError as error:
-            raise ValueError(f"{path} holds no steering vector: {error}") from None
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{path} holds no steering vector: {said_of_json(error)}") from None
         found.check(model)
         check_names(model.config, [found.name])
         return replace(found, vector=found.vector.to(model.embed.W_E.device))
@@ -178,5 +179,5 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         with safe_open(path, framework="pt") as file:
             return {**(file.metadata() or {}), "vector": file.get_tensor("vector")}
-    except SafetensorError as error:
-        raise ValueError(str(error)) from None
+    except SafetensorError:
+        raise ValueError("it is no safetensors file with a tensor called vector, or is cut short") from None

@@ -19,6 +19,7 @@ from cutaway.model import Transformer
 from cutaway.runs import values_sha256
 from cutaway.runtime import atomic_write
 from cutaway.tokenizers import tokenizer_hash
+from cutaway.values import said_of_json
 from cutaway.weights import model_sha256
 
 __all__ = ["Manifest", "ShardRecord", "shard_name", "describe", "check_folder"]
@@ -60,7 +61,7 @@ class Manifest:
                 raise ValueError("it was changed or damaged since it was written")  # noqa: TRY301
             shards = {int(number): ShardRecord(**record) for number, record in values.pop("shards").items()}
         except (ValueError, TypeError, KeyError) as error:
-            raise ValueError(f"{path} describes no store of activations: {error}") from None
+            raise ValueError(f"{path} describes no store of activations: {said_of_json(error)}") from None
         return cls(folder, values, shards)
 
     def write(self) -> None:

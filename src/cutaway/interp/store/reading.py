@@ -22,7 +22,7 @@ from cutaway.interp.store.shuffling import shuffled_batches
 from cutaway.interp.training_data import TrainingData
 from cutaway.language_model import LanguageModel
 from cutaway.model import Transformer
-from cutaway.runtime import file_sha256
+from cutaway.runtime import check_holds, file_sha256
 from cutaway.weights import model_sha256
 
 __all__ = ["TOKENS", "ActivationStore", "StoredActivation", "StoredTokens", "open_store"]
@@ -272,9 +272,10 @@ class ActivationStore:
 def open_store(folder: Path | str) -> ActivationStore:
     """Open a store, reading its manifest alone; raises ValueError for a folder that is none, or whose shards are not all whole."""
     folder = Path(folder)
+    made_by = "`cutaway interpret store MODEL --data CORPUS --names NAME --out FOLDER` makes one"
+    check_holds(folder, "manifest.json", "no store of activations", made_by=made_by)
     manifest = Manifest.read(folder)
-    if manifest is None:
-        raise ValueError(f"{folder} holds no manifest.json, so it is no store of activations")
+    assert manifest is not None  # or it was refused above
     if missing := manifest.missing():
         n_shards, first = manifest.plan().n_shards, shard_name(missing[0])
         raise ValueError(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from cutaway.cli.command import excludes, needs_one_of
 from cutaway.cli.errors import UsageError
 from cutaway.cli.interpret.options import analysis
+from cutaway.cli.interpret.overwriting import check_new
 from cutaway.cli.interpret.sae.corpus import Recipe, layer_of, open_checked, train_from, train_on
 from cutaway.cli.loading import load_named
 from cutaway.report import stderr_console
@@ -45,6 +46,7 @@ def compare(
     site: str = "resid_post",
     kind: Literal["relu", "topk", "batchtopk", "jumprelu"] = "relu",
     save: Path | None = None,
+    overwrite: bool = False,
 ) -> Result:
     """Compare two checkpoints by one dictionary of both, a crosscoder: which latents both have, and which one of them alone.
 
@@ -60,6 +62,7 @@ def compare(
         site NAME: which activation of it: resid_post, mlp_out, attn_out, attn.z, ...
         kind: how latents are kept few; relu has the paper's penalty, by which a latent's lengths in both models count
         save FOLDER: where the crosscoder goes
+        overwrite: write it over a dictionary that is there
 
     Examples:
         cutaway interpret sae compare --demo
@@ -69,7 +72,8 @@ def compare(
     In Python:
         import cutaway
         from cutaway import sae
-        first, second = cutaway.load("runs/demo/checkpoints/step-000500"), cutaway.load("runs/demo")
+        first = cutaway.load("runs/demo/checkpoints/step-000500")
+        second = cutaway.load("runs/demo")
         models = [first.model, second.model]
         tokens = sae.read_windows(second, "tinyshakespeare", n_pos=64, n_tokens=200_000, held_out=False)
         shape = sae.crosscoder_config(models, "blocks.2.resid_post")
@@ -78,10 +82,11 @@ def compare(
     """
     from cutaway.interp.sae import compare_models, load_dictionary
     from cutaway.interp.sae.crosscoder import check_same_tokens
-    from cutaway.interp.sae.folder import check_folder
+    from cutaway.interp.sae.folder import DESCRIPTION, check_folder
 
     if save is not None:
         check_folder(save)
+        check_new(save, DESCRIPTION, "a dictionary", overwrite=overwrite)
     first = _first(before, lm)
     check_same_tokens(first, lm)
     pair = [first, lm]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from cutaway.cli.command import excludes, needs_one_of
 from cutaway.cli.errors import UsageError
 from cutaway.cli.interpret.options import analysis
+from cutaway.cli.interpret.overwriting import check_new
 from cutaway.cli.interpret.sae.corpus import Recipe, layer_of, open_checked, train_from, train_on
 from cutaway.report import stderr_console
 
@@ -36,6 +38,7 @@ def train(
     skip: bool = False,
     kind: Literal["relu", "topk", "batchtopk", "jumprelu"] = "topk",
     save: Path | None = None,
+    overwrite: bool = False,
     resume: Path | None = None,
 ) -> Result:
     """Train a sparse dictionary of one activation, or from one to another, and show its learning curve.
@@ -51,7 +54,8 @@ def train(
         skip: a linear map beside the latents, for a transcoder
         kind: how latents are kept few
         save FOLDER: where the dictionary goes, in the format of SAELens; with all layers a folder of such folders, layer-00 and so on
-        resume FOLDER: where the training is kept while it runs, and goes on from if it was interrupted
+        overwrite: write it over a dictionary that is there
+        resume FOLDER: where the training is kept while it runs and on Ctrl-C, and goes on from if it was interrupted
 
     Examples:
         cutaway interpret sae train --demo
@@ -70,15 +74,16 @@ def train(
 
     kept = None if store is None else open_checked(lm, store)
     layers = _layers(layer, lm, site, kept)
-    folders = _folders(save, layers, is_many=layer == "all")
+    folders = _folders(save, layers, is_many=layer == "all", overwrite=overwrite)
     shapes = [_shape(lm, each, site, target, given, skip=skip, kind=kind) for each in layers]
-    if kept is not None:
-        trained = train_from(lm.model, [given.config(shape) for shape in shapes], _rows(kept, shapes), checkpoints=resume)
-    else:
-        windows = given.windows(lm)
-        data = sae.corpus_data(lm, given.corpus)  # type: ignore[arg-type]  # one of corpus and store is needed
-        configs = [given.config(replace(shape, trained_on=data)) for shape in shapes]
-        trained = train_on([lm.model], configs, windows, first=given.first, memory_gib=given.memory, checkpoints=resume)
+    with _saying_what_is_kept(resume):
+        if kept is not None:
+            trained = train_from(lm.model, [given.config(shape) for shape in shapes], _rows(kept, shapes), checkpoints=resume)
+        else:
+            windows = given.windows(lm)
+            data = sae.corpus_data(lm, given.corpus)  # type: ignore[arg-type]  # one of corpus and store is needed
+            configs = [given.config(replace(shape, trained_on=data)) for shape in shapes]
+            trained = train_on([lm.model], configs, windows, first=given.first, memory_gib=given.memory, checkpoints=resume)
     what = "The dictionary is" if layer != "all" else "The dictionaries are"
     said = f"{what} not saved: --save FOLDER does that."
     for folder, (dictionary, curve) in zip(folders, trained, strict=False):
@@ -86,6 +91,18 @@ def train(
         said = f"{what} in {save}."
     stderr_console().print(f"{said}\n", style="dim", markup=False, soft_wrap=True)
     return trained[0][1] if layer != "all" else sae.LearningCurves(curves=tuple(curve for _, curve in trained))
+
+
+@contextmanager
+def _saying_what_is_kept(folder: Path | None) -> Iterator[None]:
+    """Let an interruption before anything was saved say so; the training itself says where it is kept."""
+    try:
+        yield
+    except KeyboardInterrupt as stopped:
+        if stopped.args:
+            raise
+        said = "and nothing was kept: with --resume FOLDER Ctrl-C saves first" if folder is None else "before a step was taken"
+        raise KeyboardInterrupt(f"interrupted {said}") from None
 
 
 def _layers(layer: str | None, lm: LanguageModel, site: str, store: ActivationStore | None) -> Sequence[int]:
@@ -99,9 +116,9 @@ def _layers(layer: str | None, lm: LanguageModel, site: str, store: ActivationSt
     return [int(layer)]
 
 
-def _folders(save: Path | None, layers: Sequence[int], *, is_many: bool) -> list[Path]:
+def _folders(save: Path | None, layers: Sequence[int], *, is_many: bool, overwrite: bool) -> list[Path]:
     """Return where each dictionary goes, checked before any is trained; none where nothing is saved."""
-    from cutaway.interp.sae.folder import check_folder, layer_folder
+    from cutaway.interp.sae.folder import DESCRIPTION, check_folder, layer_folder
 
     if save is None:
         return []
@@ -110,6 +127,7 @@ def _folders(save: Path | None, layers: Sequence[int], *, is_many: bool) -> list
         raise ValueError(f"{save} holds other things ({others[0]}): give a folder of its own to the dictionaries")
     for folder in folders:
         check_folder(folder)
+        check_new(folder, DESCRIPTION, "a dictionary", overwrite=overwrite)
     return folders
 
 
