@@ -94,7 +94,8 @@ def other_pairs(pairs: PromptPairs, circuit: Circuit) -> tuple[PromptPairs, tupl
     n = sum(each not in circuit.pair_hashes for each in pairs.hashes)
     if n in (0, len(pairs)):
         return pairs, ()
-    note = f"{len(pairs) - n} of the {len(pairs)} pairs were left out, as the circuit was found with them"
+    were, them = ("was", "it") if len(pairs) - n == 1 else ("were", "them")
+    note = f"{len(pairs) - n} of the {len(pairs)} pairs {were} left out, as the circuit was found with {them}"
     return pairs.without(circuit.pair_hashes), (note,)
 
 
