@@ -167,7 +167,7 @@ def test_a_curve_marks_the_circuit_and_is_measured_on_other_pairs(cutaway, run, 
     own = [pair for pair in PAIRS if pair["clean"] in {each.text for each in circuit.prompts.found_with}]
     (tmp_path / "own.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in own))
     known = cutaway("interpret", "circuit", "score", "c.json", "--prompts", "own.jsonl", "--curve", "--n-random", "0")[1]
-    assert "1 of the pairs it was found with, so that its point is no held-out one." in " ".join(known.split())
+    assert "1 of the pairs is among those it was found with, so that its point is no held-out one." in " ".join(known.split())
 
 
 def test_pairs_may_differ_in_length(cutaway, run, tmp_path):
@@ -413,7 +413,7 @@ def test_help_names_the_source_and_an_example(cutaway, verb):
 @pytest.mark.parametrize(
     ("lines", "said"),
     [
-        ([PAIRS[0], {**PAIRS[1], "corrupted": "the things"}], "pair 2: the clean and the corrupted prompt have 8 and 10 tokens"),
+        ([PAIRS[0], {**PAIRS[1], "corrupted": "the things"}], "pair 2: the clean prompt has 8 tokens and the corrupted one 10"),
         ([{**PAIRS[0], "corrupted": "aaaaaaaa"}], "the prompts do not align anywhere"),
         ([{"clean": "the king"}], "pairs.jsonl, line 1 has no 'corrupted': expected clean"),
         ([{**PAIRS[0], "wrnog": "e"}], "pairs.jsonl, line 1 has 'wrnog': expected clean, corrupted, correct, perhaps wrong"),
@@ -434,10 +434,10 @@ def test_prompts_that_do_not_fit_are_said(cutaway, run, tmp_path, lines, said):
     assert not (tmp_path / "c.json").exists()
 
 
-def test_both_lists_of_tokens_are_shown(cutaway, run, tmp_path):
+def test_where_the_prompts_of_a_pair_differ_is_said(cutaway, run, tmp_path):
     (tmp_path / "pairs.jsonl").write_text(json.dumps({**PAIRS[0], "corrupted": "the wings"}))
     err = cutaway("interpret", "circuit", "find", "--prompts", "pairs.jsonl")[2]
-    assert [line.split() for line in err.splitlines()[1:4]] == [["clean", "corrupted"], ["0", "t", "t"], ["1", "h", "h"]]
+    assert "they first differ at position 4, k and w: give a pair of one length" in " ".join(err.split())
 
 
 def test_what_is_missing_or_of_another_model_is_said(cutaway, run, pairs, tmp_path):

@@ -6,6 +6,7 @@ import string
 import pytest
 import torch
 
+import cutaway as cutaway_package
 from cutaway import LanguageModel, ModelConfig, Transformer
 from cutaway.tokenizers import BPETokenizer
 from cutaway.weights import save_hugging_face
@@ -93,6 +94,13 @@ def test_a_vector_is_saved_and_taken_again(cutaway, words, tmp_path):
     code, second, err = cutaway("interpret", "steer", "words", *again, "--vector", "cats.json", "--json")
     assert code == 0, err
     assert json.loads(second)["steered"] == json.loads(out)["steered"]
+    assert cutaway("interpret", "steer", *again, "--vector", "cats.json", "--json")[:2] == (0, second), "the vector's own model"
+    other = cutaway_package.load(tmp_path / "words")
+    with torch.no_grad():
+        other.model.embed.W_E.mul_(2)
+    save_hugging_face(other, tmp_path / "other")
+    refused = cutaway("interpret", "steer", "other", *again, "--vector", "cats.json")
+    assert "was made for another model (words, sha256" in " ".join(refused[2].split())
 
 
 def test_a_function_vector_is_saved_and_steers(cutaway, words, tmp_path):

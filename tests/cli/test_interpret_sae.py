@@ -55,6 +55,7 @@ def test_a_dictionary_is_trained_saved_evaluated_and_shown(cutaway, words, optio
     assert "the dictionary's" in out
     assert narrow_enough(out)
     found = json.loads(cutaway("interpret", "sae", "evaluate", *given, "--json")[1])
+    assert cutaway("interpret", "sae", "evaluate", *given[1:])[:2] == (0, out), "the dictionary's own model"
     assert found["loss"] > 0
     code, out, err = cutaway("interpret", "sae", "pages", *given, "--features", "4", "--tokens", "400", "--out", "pages")
     assert code == 0, err
@@ -401,7 +402,7 @@ def test_a_model_is_compared_with_itself_shuffled(cutaway, words):
         (["compare", "nowhere", "words", "--corpus", "text.txt"], "there is no file or folder nowhere"),
         (["compare", "narrow", "words", *COMPARE[5:]], "8 and 16 coordinates in the two models: a crosscoder"),
         (["compare", "other", "words", "--corpus", "text.txt", "--n-pos", "16", "--sae", "both"], "trained on other models than these"),
-        (["compare", "words", "other", "--corpus", "text.txt", "--sae", "made"], "reads 1 model(s), and two are compared"),
+        (["compare", "words", "other", "--corpus", "text.txt", "--sae", "made"], "reads 1 model, and two are compared"),
         (["compare", "words", "other", "--corpus", "text.txt", "--sae", "both", "--width", "2"], "is read is not trained"),
         (["compare", "words", "other", "--corpus", "nowhere.txt"], "there is no file, folder or glob match"),
         (["compare", "words", "other"], "--corpus is missing: give it, or --demo"),

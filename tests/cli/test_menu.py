@@ -143,7 +143,7 @@ def ways_through(verb, chosen, monkeypatch):
     """Return the command lines that the menu makes for one verb of interpret, all its questions answered as they stand."""
     monkeypatch.setattr(entries, "INTERPRET_VERBS", {"Some": {verb: "it does something"}})
     entry = next(entry for entry in MENU if entry.name == "Interpret")
-    return [command[2:] for command in every_command(entry, chosen) if "runs/done" in command]
+    return [command[2:] for command in every_command(entry, chosen) if "runs/done" in command or command[1] == "circuit"]
 
 
 def test_what_may_be_given_again_is_asked_for_once_for_each_text(chosen, tmp_path, monkeypatch):
@@ -169,18 +169,23 @@ def test_verbs_of_a_verb_are_asked_for_whole(group, chosen, tmp_path, monkeypatc
     """Each command line is read and lacks nothing: a text of circuits comes with another and with an answer."""
     monkeypatch.setenv("CUTAWAY_RUNS", "runs")
     make_run(tmp_path / "runs/done")
+    (tmp_path / "found.json").write_text('{\n  "format": "cutaway circuit",\n')
+    (tmp_path / "other.json").write_text("{}")
     ways, offered = (
         ways_through(group, chosen, monkeypatch),
         {name for verbs in package_of(f"interpret {group}").VERBS.values() for name in verbs},
     )
-    assert {verb for verb, *_ in ways} == offered - {"draw"} - ({"compare"} if group == "circuit" else set()), "these need no model"
+    assert {verb for verb, *_ in ways} == offered
     for verb, *words in ways:
         given = load_command("interpret", group, verb).parse(words)[1]
-        if group == "circuit":
+        if group == "circuit" and verb not in ("draw", "compare"):
             assert GivenPairs(**{each.name: given[each.name] for each in fields(GivenPairs)}).are_given is (verb == "find")
     if group == "circuit":
         assert ["find", "runs/done", "--text", "typed", "--corrupted", "typed", "--target", "typed"] in ways
-        assert ["minimise", "demo", "runs/done"] in ways, "a circuit's file has prompts of its own"
+        assert ["minimise", "demo"] in ways, "a circuit's file has prompts of its own, and names its model"
+        assert ["run", "found.json"] in ways
+        assert ["compare", "found.json", "typed"] in ways
+        assert not [words for words in ways if "other.json" in words], "it is no circuit"
     else:
         assert ["compare", "shuffled", "runs/done", "--corpus", "stdlib"] in ways
         assert ["probe", "runs/done", "--data", "number"] in ways

@@ -8,6 +8,7 @@ import pytest
 
 import cutaway as package
 from cutaway import assets
+from cutaway.cli.menu.questions import _wrapped
 from run_directories import make_run
 from scripted_terminal import CTRL_C, CTRL_D, DOWN, END, ENTER, ESCAPE, HOME, UP, ScriptedTerminal
 from tiny_training import tiny_config, write_text
@@ -115,6 +116,29 @@ def test_a_question_that_is_left_empty_goes_back(terminal):
             screen.wait_for("Path or name")
             screen.type(key)
             screen.wait_for(MENU)
+
+
+def test_what_is_typed_replaces_what_stands_there(terminal, trained, tmp_path):
+    shutil.copytree(trained, tmp_path / "runs/play")
+    for keys, words in (("Once", "Once"), ("\x7fy", "Thy")):  # \x7f is Backspace
+        with terminal() as screen:
+            screen.choose("Generate")
+            screen.wait_for("How?")
+            screen.choose("one text")
+            screen.wait_for("Prompt: The")
+            screen.type(keys)
+            screen.wait_for(f"Prompt: {words}")
+            screen.type(ENTER)
+            screen.wait_for("Which model?")
+            screen.choose("runs/play")
+            screen.wait_for(f"$ cutaway generate {words} --model runs/play\n")
+
+
+def test_a_long_question_is_broken_between_words():
+    question = _wrapped(f"{'corpus and more ' * 8}(a file):", "shakespeare")
+    assert all(len(line) < 80 for line in question.splitlines())
+    assert question.split() == [*["corpus", "and", "more"] * 8, "(a", "file):"]
+    assert _wrapped(f"{'x' * 70}:", "shakespeare").endswith(":\n"), "the answer has a line of its own"
 
 
 def test_every_line_fits(terminal):

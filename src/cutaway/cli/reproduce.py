@@ -98,7 +98,12 @@ def _reproduced(experiment: Experiment[Any], scale: _Scale, seeds: Sequence[int]
     folder = _folder(experiment.id, scale) if out is None else out
     console, said = stderr_console(), experiment.scale(scale)
     minutes = format_duration(60 * said.minutes)
-    console.print(Text(f"{experiment.id}: {len(seeds)} seed(s), about {minutes} each on two cores, in {folder}", style="dim"))
+    console.print(
+        Text(
+            f"{experiment.id}: {len(seeds)} seed{'s' * (len(seeds) != 1)}, about {minutes} each on two cores, in {folder}",
+            style="dim",
+        )
+    )
     times: dict[int, float] = {}
 
     def finish(number: int, finished: Finished) -> None:

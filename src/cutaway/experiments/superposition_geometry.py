@@ -94,7 +94,9 @@ def draw(outcome: Outcome) -> Mapping[str, Figure]:
 
     pairs = zip(outcome.arrays["W"], outcome.arrays["p_active"].tolist(), strict=True)
     panels = {f"p = {p:.3g}": W.numpy() for W, p in pairs}
-    return {"Features": arrows(panels, title="Five features in two dimensions, from dense to sparse")}
+    return {
+        "Features": arrows(panels, title="Five features in two dimensions, each there with probability p, from dense to sparse")
+    }
 
 
 EXPERIMENT = Experiment(

@@ -42,6 +42,7 @@ def arrows(panels: Mapping[str, ArrayLike], *, title: str) -> Figure:
                 axes.plot([0, x], [0, y], color=colour, zorder=2)
                 axes.plot([x], [y], color=colour, marker="o", markersize=4, zorder=3)
             axes.set(xlim=(-reach, reach), ylim=(-reach, reach), xticks=[0], yticks=[0], xticklabels=[], yticklabels=[])
+            axes.tick_params(length=0)  # a line through 0 is enough
             axes.grid(visible=True, axis="both")
             frame(axes)
             axes.text(

@@ -37,7 +37,7 @@ def _model_of_graph(options: Mapping[str, Any]) -> str | None:
 
 @needs_one_of("text", "saved")
 @excludes("saved", "text", "target", "pos", "max_features", "memory", "frozen", "seed", why="a saved graph has its own")
-@analysis(text="The capital of France is", source_of=_model_of_graph)
+@analysis(text="The capital of France is", source_of=_model_of_graph, source_said="a saved graph's own, else the latest run")
 def graph(
     lm: LanguageModel,
     *,

@@ -30,6 +30,7 @@ __all__ = ["Analysis", "analysis", "one_or_each", "spell_option"]
 
 _DEMO_MODEL = "smollm2-135m"
 _NAMED = "; what was given names this model: say where it is now, as MODEL"
+_LATEST = "the latest run"
 _SECTIONS = ("Args", "Examples", "In Python")
 
 
@@ -40,8 +41,8 @@ class Analysis:
     and one of these that is called `text` is asked for on a terminal; `source` is no option and gets what the model was called. One
     that is a dataclass is made of its fields, which are options with their help in the Args of its docstring. `demo` has a value for
     everything that is needed, and for whatever else the worked example wants, `model` too where it is not SmolLM2. `source_of` names a
-    model by the options where none is given. With `lines`, a word for some of the options, these may be read from a file of prompts
-    instead, one object a line.
+    model by the options where none is given, and `source_said` is what the help calls that. With `lines`, a word for some of the
+    options, these may be read from a file of prompts instead, one object a line.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Analysis:
         *,
         lines: Mapping[str, str] | None = None,
         source_of: Callable[[Mapping[str, Any]], str | None] | None = None,
+        source_said: str = _LATEST,
     ) -> None:
         update_wrapper(self, analyse)
         own = [each for each in list(inspect.signature(analyse).parameters.values())[1:] if each.name != "source"]
@@ -81,7 +83,7 @@ class Analysis:
         self.__annotations__ = hints | get_type_hints(Analysis.run)
         of_values = [sections_of(inspect.getdoc(kind) or "")["Args"] for kind in self._values.values()]
         more = [*of_values, *([_file_said(self._lines)] if self._lines else [])]
-        self.__doc__ = _joined(inspect.getdoc(analyse) or "", inspect.getdoc(self.run) or "", more)
+        self.__doc__ = _joined(inspect.getdoc(analyse) or "", (inspect.getdoc(self.run) or "").replace(_LATEST, source_said), more)
         if absent := {*self.needs} - self.demo.keys():
             raise TypeError(f"the worked example of {analyse.__name__} lacks {', '.join(sorted(absent))}")
 
@@ -199,7 +201,12 @@ class Analysis:
 
 
 def analysis(
-    lines: Mapping[str, str] | None = None, /, *, source_of: Callable[[Mapping[str, Any]], str | None] | None = None, **demo: Any
+    lines: Mapping[str, str] | None = None,
+    /,
+    *,
+    source_of: Callable[[Mapping[str, Any]], str | None] | None = None,
+    source_said: str = _LATEST,
+    **demo: Any,
 ) -> Callable[[Callable[..., Result]], Analysis]:
     """Make a verb of a function from a language model and options to a `Result`; `demo` are the options of its worked example.
 
@@ -208,7 +215,7 @@ def analysis(
     @analysis(text="The capital of France is", layer=9)
     def attention(lm: LanguageModel, *, text: str, layer: int = 0) -> Result: ...
     """
-    return lambda analyse: Analysis(analyse, demo, lines=lines, source_of=source_of)
+    return lambda analyse: Analysis(analyse, demo, lines=lines, source_of=source_of, source_said=source_said)
 
 
 def spell_option(flag: str, value: str) -> list[str]:

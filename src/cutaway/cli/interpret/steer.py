@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cutaway.cli.command import excludes
 from cutaway.cli.errors import UsageError
@@ -18,6 +19,13 @@ if TYPE_CHECKING:
     from cutaway.language_model import LanguageModel
 
 __all__ = ["steer"]
+
+
+def _model_of_vector(options: Mapping[str, Any]) -> str | None:
+    """Return what the model of a saved vector is called, None where there is none or it does not say."""
+    from cutaway.interp.steering import SteeringVector
+
+    return None if options["vector"] is None else SteeringVector.read(options["vector"]).model or None
 
 
 @excludes("vector", "towards", "away", "layer", "site", "pos", "save", why="a vector that is read is not made")
@@ -41,10 +49,13 @@ __all__ = ["steer"]
     layer=8,
     strength=(2.0, 4.0, -4.0),
     max_new_tokens=25,
+    source_of=_model_of_vector,
+    source_said="a saved vector's own, else the latest run",
 )
 def steer(
     lm: LanguageModel,
     *,
+    source: str,
     text: tuple[str, ...],
     towards: tuple[str, ...] = (),
     away: tuple[str, ...] = (),
@@ -108,7 +119,7 @@ def steer(
         raise UsageError("--wrong is held against --target: give that too")
     made = _vectors(lm, towards, away, vector, [lm.config.n_layers // 2 if layer is None else layer], site, pos)[0]
     if save is not None:
-        made.save(save)
+        replace(made, model=source).save(save)
         stderr_console().print(f"The vector is in {save}.\n", style="dim", markup=False, soft_wrap=True)
     with count_progress("runs") as progress:
         return steering.steer(

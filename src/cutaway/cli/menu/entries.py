@@ -9,7 +9,7 @@ from functools import partial
 from cutaway.cli.command import Option, load_command
 from cutaway.cli.interpret import VERBS as INTERPRET_VERBS
 from cutaway.cli.interpret.options import spell_option
-from cutaway.cli.menu.models import OfferedModel, find_pretrained, find_runs, find_shipped, text_of_run
+from cutaway.cli.menu.models import OfferedModel, find_circuits, find_pretrained, find_runs, find_shipped, text_of_run
 from cutaway.cli.menu.questions import Line, ask_text, pick
 from cutaway.cli.verbs import NESTED, package_of
 from cutaway.report import format_bytes
@@ -160,9 +160,14 @@ def _needed(*names: str) -> Word:
 
     def ask() -> Sequence[str]:
         command, words = load_command(*names), []
-        example = dict(getattr(command.function, "demo", {}))
+        example, has_model = dict(getattr(command.function, "demo", {})), False
         for option in command.options:
-            if option.is_positional and option.name == "model":
+            if option.is_positional and option.name in _CIRCUITS:
+                words += spell([_circuit(option, example.get(option.name))])
+                has_model = True  # a circuit's file names it
+            elif option.is_positional and option.name == "model" and has_model:
+                continue
+            elif option.is_positional and option.name == "model":
                 words += spell([_model()])
                 if own := text_of_run(words[-1]):
                     example |= {name: own for name, value in example.items() if value == _ANY_TEXT}
@@ -173,6 +178,22 @@ def _needed(*names: str) -> Word:
             entries = [_way(tuple(map(known.__getitem__, names)), example) for names in ways]
             words += spell(entries[0].words if len(entries) == 1 else [_one_of("Which?", *entries)])
         return words
+
+    return ask
+
+
+_CIRCUITS = ("circuit", "other")
+
+
+def _circuit(option: Option, example: object) -> Word:
+    """Return the question for a circuit: one that is here, the worked example's where it is one, or another file."""
+
+    def ask() -> Sequence[str]:
+        groups = {"Here": [Entry(name, about, (name,)) for name, about in find_circuits()]}
+        groups["Elsewhere"] = [Entry("another", "a path", (lambda: [ask_text("File", is_path=True)],))]
+        if example:
+            groups["Worked example"] = [Entry(str(example), "found first, on SmolLM2: takes a minute", (str(example),))]
+        return spell(choose(f"Which circuit? {option.about}", {name: each for name, each in groups.items() if each})[1].words)
 
     return ask
 

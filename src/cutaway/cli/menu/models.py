@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cutaway.report import format_bytes, format_duration
+from cutaway.report import format_bytes
 
 if TYPE_CHECKING:
     from cutaway.runs import Run
 
-__all__ = ["OfferedModel", "find_runs", "find_pretrained", "find_shipped", "text_of_run"]
+__all__ = ["OfferedModel", "find_runs", "find_pretrained", "find_shipped", "find_circuits", "text_of_run"]
 
 _OFFERED = "smollm2-135m"
+_CIRCUIT, _BEGINNING = '"format": "cutaway circuit"', 100
 _MOMENTS_S = 120  # a run that changed so lately may be training still
 
 
@@ -58,6 +60,16 @@ def find_shipped() -> list[OfferedModel]:
     return [OfferedModel(source=name, state=shipped_card(name)["about"]) for name in shipped_models()]
 
 
+def find_circuits() -> list[tuple[str, str]]:
+    """Return the circuits of the folder that one is in, as name and age, the one written last first."""
+    found = []
+    for path in Path().glob("*.json"):
+        with suppress(OSError, UnicodeDecodeError), path.open(encoding="utf-8") as file:
+            if _CIRCUIT in file.read(_BEGINNING):
+                found.append((path.stat().st_mtime, str(path)))
+    return [(name, f"written {_ago(max(time.time() - written, 0.0))}") for written, name in sorted(found, reverse=True)]
+
+
 def text_of_run(source: str) -> str | None:
     """Return the text that a run learnt from, as its manifest names it; None for what is no run or does not say."""
     from cutaway.runs import Run, is_run
@@ -85,4 +97,6 @@ def _ago(age_s: float) -> str:
     days = int(age_s // 86_400)
     if days:
         return f"{days} day{'s' * (days > 1)} ago"
-    return "just now" if age_s < _MOMENTS_S else f"{format_duration(age_s - age_s % 60)} ago"
+    if age_s < _MOMENTS_S:
+        return "just now"
+    return f"{int(age_s // 60)} min ago" if age_s < 3600 else f"{int(age_s // 3600)} h ago"

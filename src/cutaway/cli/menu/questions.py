@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -67,13 +68,17 @@ def pick(question: str, groups: Mapping[str, Sequence[Line]], *, leave: str = "B
 def ask_text(question: str, *, default: str = "", is_path: bool = False) -> str:
     """Let somebody type a text, or go on with the one that stands there.
 
-    Raises GoBack for an empty text or the end of the input, and KeyboardInterrupt for Ctrl-C.
+    What is typed takes its place, unless it was changed first. Raises GoBack for an empty text or the end of the input, and
+    KeyboardInterrupt for Ctrl-C.
     """
     import questionary
 
     ask = questionary.path if is_path else questionary.text
+    asked = ask(_wrapped(f"{question}:", default), default=default, qmark="", style=_style(), erase_when_done=True)
+    if default:
+        _replace_when_typed(asked, default)
     try:
-        answer = ask(f"{question}:", default=default, qmark="", style=_style(), erase_when_done=True).unsafe_ask()
+        answer = asked.unsafe_ask()
     except EOFError:
         raise GoBack from None
     if not answer.strip():
@@ -116,13 +121,43 @@ def _add_keys(asked: questionary.Question) -> None:
     application.ttimeoutlen = _ESCAPE_S
 
 
+def _wrapped(question: str, answer: str) -> str:
+    """Return a question broken between words, with room for the answer that stands after it, if need be on a line of its own."""
+    width = stdout_console().width - 2
+    lines = textwrap.wrap(question, width, break_on_hyphens=False)
+    return "\n".join(lines if len(lines[-1]) + len(answer) < width else [*lines, ""])
+
+
+def _replace_when_typed(asked: questionary.Question, default: str) -> None:
+    """Let the first key that is typed or pasted take the place of the text that stands there; arrow keys and Backspace change it."""
+    from prompt_toolkit.filters import Condition
+    from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent, merge_key_bindings
+    from prompt_toolkit.keys import Keys
+
+    application, keys = asked.application, KeyBindings()
+
+    @Condition
+    def is_untouched() -> bool:
+        buffer = application.current_buffer
+        return buffer.text == default and buffer.cursor_position == len(default)
+
+    @keys.add(Keys.Any, filter=is_untouched)
+    @keys.add(Keys.BracketedPaste, filter=is_untouched)
+    def _replace(event: KeyPressEvent) -> None:
+        if event.data.isprintable():
+            event.current_buffer.text = ""
+            event.current_buffer.insert_text(event.data)
+
+    application.key_bindings = merge_key_bindings([*filter(None, [application.key_bindings]), keys])
+
+
 def _choice(line: Line, place: int, widest: int) -> questionary.Choice:
     import questionary
 
     room = stdout_console().width - _FRAME - (len(line.obstacle) + 5 if line.obstacle else 0)
     title = f"{line.name:{widest}}  {line.about}".rstrip()
     if len(title) > room:
-        title = f"{title[: room - 3]}..."
+        title = f"{title[: room - 3].rpartition(' ')[0]} ..."
     return questionary.Choice(title, value=place, disabled=line.obstacle)
 
 

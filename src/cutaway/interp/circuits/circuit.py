@@ -25,7 +25,7 @@ from cutaway.model import Transformer
 from cutaway.runtime import atomic_write
 from cutaway.weights import model_sha256
 
-__all__ = ["Circuit", "hash_tokens", "hash_pairs", "hash_data", "n_known_pairs"]
+__all__ = ["Circuit", "hash_tokens", "hash_pairs", "hash_data", "known_pairs", "n_known_pairs"]
 
 _FORMAT, _VERSION = "cutaway circuit", 2
 _READ = (1, _VERSION)
@@ -33,7 +33,7 @@ _READ = (1, _VERSION)
 _SHAPE = ("n_layers", "n_heads", "n_kv_heads", "block")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Circuit:
     """Edges of a model's computation graph, in the graph's order, each once, with where they come from.
 
@@ -83,6 +83,10 @@ class Circuit:
     def __len__(self) -> int:
         return len(self.edges)
 
+    def __repr__(self) -> str:
+        said = [str(self), *([f"of {self.model}"] if self.model else []), *([f"found by {self.method}"] if self.method else [])]
+        return f"Circuit({', '.join(said)})"
+
     def __str__(self) -> str:
         return f"{len(self):,} of {self.graph.n_edges:,} edges, {len(self.nodes)} nodes"
 
@@ -115,6 +119,13 @@ class Circuit:
     def layer_histogram(self) -> tuple[int, ...]:
         """How many edges each layer's inputs take, the logits' last."""
         return self.graph.layer_histogram(self.kept)
+
+    @property
+    def edges_into(self) -> dict[str, int]:
+        """How many edges the inputs of each layer take that has some, by its number, and the logits."""
+        counts = self.layer_histogram
+        names = [*map(str, range(len(counts) - 1)), "logits"]
+        return {name: count for name, count in zip(names, counts, strict=True) if count}
 
     def with_dictionaries(self, *dictionaries: Dictionary) -> Circuit:
         """Return the same with the dictionaries of its features, in any order; raises ValueError for others than it was found with."""
@@ -268,6 +279,11 @@ def hash_pairs(
     if lengths is None:
         return tuple(hash_tokens(*pair)[:16] for pair in pairs)
     return tuple(hash_tokens(row[:, :n], other[:, :n])[:16] for (row, other), n in zip(pairs, lengths, strict=True))
+
+
+def known_pairs(n: int) -> str:
+    """Return in words how many pairs a circuit was found with."""
+    return f"{n} of the pairs {'is' if n == 1 else 'are'} among those it was found with"
 
 
 def n_known_pairs(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from cutaway.interp.circuits.circuit import Circuit
+from cutaway.interp.circuits.circuit import Circuit, known_pairs
 from cutaway.interp.circuits.faithfulness import Faithfulness, UnitEffect
 from cutaway.interp.result import Result
 from cutaway.report import format_fixed, table
@@ -58,7 +58,7 @@ class CircuitScores(Result):
         """Return a sentence for each ablation, and what is to be known of them."""
         sentences = [self._said(each) for each in self.faithfulness]
         if self.n_known_pairs:
-            sentences.append(f"{self.n_known_pairs} of the pairs it was found with: give others to see whether it holds.")
+            sentences.append(f"{known_pairs(self.n_known_pairs)}: give others to see whether it holds.")
         unsure = {each.no_interval for each in self.faithfulness if each.no_interval and not each.refusal}
         sentences += [f"{said[0].upper()}{said[1:]}." for said in sorted(unsure)]
         if self.faithfulness[0].random is not None and (n := len(self.circuit.connected())) < len(self.circuit):
@@ -84,7 +84,7 @@ class CircuitScores(Result):
             "n_edges": len(self.circuit),
             "n_edges_of_graph": self.circuit.graph.n_edges,
             "nodes": list(map(str, self.circuit.nodes)),
-            "layer_histogram": list(self.circuit.layer_histogram),
+            "layer_histogram": self.circuit.edges_into,
             "edges": list(map(str, self.circuit.edges)),
             "n_known_pairs": self.n_known_pairs,
             "unit": self.units,

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cutaway.interp.circuits.bootstrap import Interval, interval_of, resampled_means
-from cutaway.interp.circuits.circuit import Circuit
+from cutaway.interp.circuits.circuit import Circuit, known_pairs
 from cutaway.interp.circuits.faithfulness import Endpoints, Faithfulness
 from cutaway.interp.circuits.pruning import Pruning, Ranking
 from cutaway.interp.result import Result
@@ -216,7 +216,7 @@ class FaithfulnessCurve(Result):
         ]
         said = f"The circuit itself keeps {self.circuit}"
         said += f"; its faithfulness is {', '.join(shares)}." if shares else "."
-        known = f"{self.n_known_pairs} of the pairs it was found with, so that its point is no held-out one."
+        known = f"{known_pairs(self.n_known_pairs)}, so that its point is no held-out one."
         return [said, *([known] if self.n_known_pairs else [])]
 
     def to_dict(self) -> dict[str, Any]:

@@ -41,13 +41,16 @@ class CircuitDrawing(Result):
         heads, mlps, features = (sum(node.kind == kind for node in circuit.nodes) for kind in ("head", "mlp", "feature"))
         share = f"{len(circuit):,} of {circuit.graph.n_edges:,} edges ({100 * circuit.share:.2g} %)"
         of_features = f"{features} feature{'s' * (features != 1)}, " if circuit.graph.features else ""
-        said = [f"{share} between {heads} heads, {mlps} MLPs, {of_features}embedding and logits."]
+        said = [
+            f"{share} between {heads} head{'s' * (heads != 1)}, {mlps} MLP{'s' * (mlps != 1)}, {of_features}embedding and logits."
+        ]
         if circuit.model:
             said.append(f"Of {circuit.model}.")
         if circuit.method:
             said.append(f"Found by {circuit.method}.")
         if n_loose := len(circuit) - len(circuit.connected()):
-            said.append(f"{n_loose} edges lie on no path from the embedding to the logits.")
+            said.append(f"{n_loose} edge{'s lie' if n_loose != 1 else ' lies'} on no path from the embedding to the logits.")
+        said += self._read_so()
         return " ".join(said)
 
     def to_dict(self) -> dict[str, Any]:
@@ -59,7 +62,7 @@ class CircuitDrawing(Result):
             "method": circuit.method,
             "settings": dict(circuit.settings),
             "n_edges_of_graph": circuit.graph.n_edges,
-            "layer_histogram": list(circuit.layer_histogram),
+            "layer_histogram": circuit.edges_into,
             "nodes": list(map(str, circuit.nodes)),
             "edges": {str(edge): score for edge, score in zip(circuit.edges, scores, strict=True)},
         }
@@ -106,6 +109,18 @@ class CircuitDrawing(Result):
         more = f", the {_N_DRAWN} of the largest score" if len(self.circuit) > _N_DRAWN else ""
         title = f"{len(self.circuit)} edges between {len(self.circuit.nodes)} nodes{more}{self._absent_said()}"
         return [diagram(rows, arrows, title=title, label="score")]
+
+    def _read_so(self) -> list[str]:
+        """Return what a score's sign means, where edges have scores, and what a group is, where some edge enters one."""
+        said, circuit = [], self.circuit
+        if circuit.scores and any(circuit.scores):
+            carried = (
+                "what the corrupted run has" if circuit.ablation == "resample" else f"what the {circuit.ablation} ablation leaves"
+            )
+            said.append(f"A score is what the metric gains when the edge carries {carried}: below 0, the edge helps the answer.")
+        if group := next((edge.receiver for edge in circuit.edges if edge.receiver.kind == "group"), None):
+            said.append(f"{group} is what group {group.index} of layer {group.layer}'s heads shares.")
+        return said
 
     def _absent_said(self) -> str:
         """Return which layers have no node and so no row; nothing where all have some."""

@@ -13,7 +13,7 @@ from jaxtyping import Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from cutaway.interp.alignment import Alignment, align
+from cutaway.interp.alignment import align, n_shared
 from cutaway.interp.circuits.circuit import Circuit, hash_data, hash_pairs
 from cutaway.interp.circuits.stored_prompts import StoredPair, StoredPrompts
 from cutaway.interp.json_lines import read_text_columns
@@ -21,6 +21,7 @@ from cutaway.interp.metrics import Metric
 from cutaway.interp.patching import MetricName, Question, Targets, metric_of, read_question
 from cutaway.interp.prompts import read_prompts
 from cutaway.language_model import LanguageModel
+from cutaway.report.tokens import token_label
 from cutaway.runtime import seeded_generator
 
 __all__ = ["PromptPairs", "StoredPart", "read_pairs", "read_pairs_file", "pairs_to_store", "stored_pairs"]
@@ -29,7 +30,7 @@ StoredPart = Literal["found_with", "held_out", "all"]
 """The parts of the prompts in a circuit's file."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class PromptPairs:
     """Clean and corrupted prompts, row by row as many tokens, and what is measured after the last one.
 
@@ -59,6 +60,12 @@ class PromptPairs:
 
     def __len__(self) -> int:
         return len(self.tokens)
+
+    def __repr__(self) -> str:
+        n, least, most = len(self), min(self.lengths or [self.tokens.shape[1]]), self.tokens.shape[1]
+        tokens = f"{most}" if least == most else f"{least} to {most}"
+        source = f", {self.source}" if self.source else ""
+        return f"PromptPairs({n} pair{'s' * (n != 1)} of {tokens} tokens, {self.measured}{source})"
 
     @property
     def metric(self) -> Metric:
@@ -146,8 +153,8 @@ def read_pairs(
 ) -> PromptPairs:
     """Return prompt pairs as runs take them; the metric is `logit_diff` where wrong answers are given, else `log_prob`.
 
-    Pairs may differ in length: shorter ones are filled up on the right, and the metric reads where each ends. Raises ValueError, with
-    both lists of tokens, for two prompts of a pair that have different lengths; for pairs of different length in a bidirectional model,
+    Pairs may differ in length: shorter ones are filled up on the right, and the metric reads where each ends. Raises ValueError for
+    two prompts of a pair that have different lengths; for pairs of different length in a bidirectional model,
     for pairs without a token in common at any position, and for answers that are not one token.
     """
     if len(clean) != len(corrupted) or not clean:
@@ -236,8 +243,9 @@ def _ids(tokens: Int[Tensor, "batch pos"], lengths: Sequence[int] | None) -> lis
 def _check_lengths(lm: LanguageModel, one: list[int], other: list[int], row: int) -> None:
     if len(one) == len(other):
         return
-    texts = [tuple(lm.tokenizer.decode([token]) for token in ids) for ids in (one, other)]
+    pos = n_shared(one, other)
+    texts = [token_label(lm.tokenizer.decode([ids[pos]])) if pos < len(ids) else "nothing" for ids in (one, other)]
     raise ValueError(
-        f"pair {row + 1}: the clean and the corrupted prompt have {len(one)} and {len(other)} tokens, and circuits are run position by "
-        f"position: give a pair of one length\n{Alignment(texts[0], texts[1], ()).side_by_side()}"
+        f"pair {row + 1}: the clean prompt has {len(one)} tokens and the corrupted one {len(other)}; they first differ at position "
+        f"{pos}, {texts[0]} and {texts[1]}: give a pair of one length, as circuits are run position by position"
     )

@@ -80,9 +80,8 @@ def compare_decoders(crosscoder: Dictionary, scales: Sequence[float] | None = No
     count too: `compare_models` leaves them out.
     """
     if crosscoder.config.n_models != 2:
-        raise ValueError(
-            f"the dictionary reads {crosscoder.config.n_models} model(s), and two are compared: train one of two models"
-        )
+        n = crosscoder.config.n_models
+        raise ValueError(f"the dictionary reads {n} model{'s' * (n > 1)}, and two are compared: train one of two models")
     scales = crosscoder.config.scales if scales is None else scales
     if scales is None:
         raise ValueError(

@@ -77,7 +77,8 @@ class Evaluation(Result):
     def summary(self) -> str:
         """Return variance unexplained beside PCA's, and loss recovered with the losses that it is made of."""
         found = self.reconstruction
-        first = f", the first {self.first} of each window left as they are" if self.first else ""
+        left = "one of each window left as it is" if self.first == 1 else f"{self.first} of each window left as they are"
+        first = f", the first {left}" if self.first else ""
         return (
             f"{self.said}, on {self.n_tokens:,} tokens{first}. {100 * found.fvu:.1f} % of the variance is unexplained with "
             f"{found.l0:.1f} latents a row; as many principal components leave {100 * found.pca_fvu:.1f} %. "

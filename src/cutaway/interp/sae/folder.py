@@ -30,6 +30,7 @@ __all__ = [
     "dictionary_folders",
     "layer_folder",
     "load_dictionary",
+    "name_of_model",
     "save_dictionary",
     "transformer_lens_name",
 ]
@@ -53,10 +54,10 @@ _ARCHITECTURES: dict[str, Kind] = {
 _WRITTEN: dict[Kind, str] = {"relu": "standard", "topk": "topk", "batchtopk": "jumprelu", "jumprelu": "jumprelu"}
 
 
-def save_dictionary(dictionary: Dictionary, folder: Path | str, *, curve: str | None = None) -> Path:
+def save_dictionary(dictionary: Dictionary, folder: Path | str, *, curve: str | None = None, model: str = "") -> Path:
     """Write a dictionary, and perhaps its learning curve as JSON, into a folder of its own and return that.
 
-    Raises ValueError for a folder that holds anything else.
+    `model` is what the model that it was trained on is called. Raises ValueError for a folder that holds anything else.
     """
     folder = Path(folder)
     check_folder(folder)
@@ -79,6 +80,7 @@ def save_dictionary(dictionary: Dictionary, folder: Path | str, *, curve: str | 
         "hook_name_out": None if config.target is None else transformer_lens_name(config.target),
         "cutaway": config.to_dict(),
     }
+    about["metadata"] |= {"model_name": model} if model else {}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in dictionary.state_dict().items()}
     with atomic_path(folder / _TENSORS) as temporary:
         save_tensors(tensors, temporary)
@@ -161,6 +163,16 @@ def _architecture(config: DictionaryConfig) -> str:
         return name
     of_kind = {"standard": "", "jumprelu": "jumprelu_"}.get(name, "cutaway_topk_")
     return f"{of_kind}{'skip_' * config.has_skip}transcoder"
+
+
+def name_of_model(folder: Path | str) -> str | None:
+    """Return what the model of a dictionary that we saved is called; None where that is not known, or the folder holds none."""
+    path = Path(folder) / DESCRIPTION
+    try:
+        about = {**json.loads(path.read_text(encoding="utf-8"))} if path.is_file() else {}
+    except (ValueError, TypeError):  # damaged, which load_dictionary says
+        return None
+    return about["metadata"].get("model_name") if _is_ours(about) else None
 
 
 def _is_ours(about: dict[str, Any]) -> bool:

@@ -43,6 +43,8 @@ class SteeringVector:
     """How it was made, in words."""
     model_sha256: str
     """That of the model it was made for."""
+    model: str = ""
+    """What that model is called, where it is known."""
 
     def __repr__(self) -> str:
         return f"SteeringVector({self.name}, length {self.norm:.3g}, {self.made})"
@@ -110,14 +112,16 @@ class SteeringVector:
     def check(self, model: Transformer) -> None:
         """Raise ValueError for a model that it was not made for."""
         if (found := model_sha256(model)) != self.model_sha256:
+            named = f"{self.model}, " if self.model else ""
             raise ValueError(
-                f"the steering vector was made for another model (sha256 {self.model_sha256[:12]}) than this (sha256 "
+                f"the steering vector was made for another model ({named}sha256 {self.model_sha256[:12]}) than this (sha256 "
                 f"{found[:12]}): take that model, or make a vector for this one"
             )
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as values that JSON can hold, the vector bit for bit."""
         about = {"format": _FORMAT, "name": self.name, "made": self.made, "model_sha256": self.model_sha256}
+        about |= {"model": self.model} if self.model else {}
         return about | {"vector": to_json(self.vector)}
 
     @classmethod
@@ -129,7 +133,7 @@ class SteeringVector:
             vector = values["vector"] if isinstance(values["vector"], Tensor) else from_json(values["vector"])
             if vector.ndim not in (1, 2) or not bool(torch.isfinite(vector).all()):
                 raise ValueError(f"its vector has the shape {list(vector.shape)}, or numbers that are not finite")
-            return cls(str(values["name"]), vector, str(values["made"]), str(values["model_sha256"]))
+            return cls(str(values["name"]), vector, str(values["made"]), str(values["model_sha256"]), str(values.get("model", "")))
         except (KeyError, TypeError) as error:
             raise ValueError(f"it lacks {error}") from None
 
@@ -146,16 +150,21 @@ class SteeringVector:
     @classmethod
     def load(cls, path: Path | str, model: Transformer) -> Self:
         """Read a vector that was saved; raises ValueError for what is none, is damaged, or was made for another model."""
+        found = cls.read(path)
+        found.check(model)
+        check_names(model.config, [found.name])
+        return replace(found, vector=found.vector.to(model.embed.W_E.device))
+
+    @classmethod
+    def read(cls, path: Path | str) -> Self:
+        """Read a vector for whatever model it was made; raises ValueError for what is none or is damaged."""
         path = checked_ending(path)
         if not path.is_file():
             raise ValueError(f"there is no file {path}: give one that SteeringVector.save wrote")
         try:
-            found = cls.from_dict(_read(path))
+            return cls.from_dict(_read(path))
         except (ValueError, TypeError) as error:
             raise ValueError(f"{path} holds no steering vector: {said_of_json(error)}") from None
-        found.check(model)
-        check_names(model.config, [found.name])
-        return replace(found, vector=found.vector.to(model.embed.W_E.device))
 
 
 def stream_names(config: ModelConfig) -> list[str]:

@@ -100,7 +100,8 @@ def find(
             found, notes=(*found.notes, "Keep it with --out FILE: `cutaway interpret circuit score FILE` goes on from there")
         )
     found.circuit.save(out)
-    said = (
-        f"The circuit is in {out}; next `{shlex.join(['cutaway', 'interpret', 'circuit', 'score', str(out)])}` with other prompts"
-    )
+    command = shlex.join(["cutaway", "interpret", "circuit", "score", str(out)])
+    kept = found.circuit.prompts
+    beside = "with other prompts" if not kept else "on the prompts held out, which it keeps" if kept.held_out else "on its prompts"
+    said = f"The circuit is in {out}; next `{command}`, {beside}"
     return replace(found, notes=(*found.notes, said))

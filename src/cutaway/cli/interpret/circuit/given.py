@@ -13,10 +13,22 @@ if TYPE_CHECKING:
     from cutaway.interp.circuits import Circuit, EdgeMethod, PromptPairs, StoredPart
     from cutaway.language_model import LanguageModel
 
-__all__ = ["DEMO", "DEMO_PAIRS", "GivenPairs", "model_of_circuit", "other_pairs", "stored_said", "given_circuit", "check_out"]
+__all__ = [
+    "DEMO",
+    "DEMO_MODEL",
+    "DEMO_PAIRS",
+    "GivenPairs",
+    "model_of_circuit",
+    "other_pairs",
+    "stored_said",
+    "given_circuit",
+    "check_out",
+]
 
 DEMO = "demo"
 """The circuit that is found on the spot, as `circuit find --demo` finds it."""
+DEMO_MODEL = "smollm2-135m"
+"""The model that it is found in, unless another is named."""
 DEMO_PAIRS = 16
 """The pairs of the worked examples: one half finds the circuit, the other scores it."""
 
@@ -83,10 +95,12 @@ class GivenPairs:
 
 
 def model_of_circuit(options: Mapping[str, Any]) -> str | None:
-    """Return what the circuit's model is called, None where it does not say."""
+    """Return what the circuit's model is called, None where it does not say; the worked example's for its own."""
     from cutaway.interp.circuits import Circuit
 
-    return None if options["circuit"] in (None, DEMO) else Circuit.load(options["circuit"]).model or None
+    if options["circuit"] == DEMO:
+        return DEMO_MODEL
+    return None if options["circuit"] is None else Circuit.load(options["circuit"]).model or None
 
 
 def other_pairs(pairs: PromptPairs, circuit: Circuit) -> tuple[PromptPairs, tuple[str, ...]]:
@@ -94,7 +108,8 @@ def other_pairs(pairs: PromptPairs, circuit: Circuit) -> tuple[PromptPairs, tupl
     n = sum(each not in circuit.pair_hashes for each in pairs.hashes)
     if n in (0, len(pairs)):
         return pairs, ()
-    note = f"{len(pairs) - n} of the {len(pairs)} pairs were left out, as the circuit was found with them"
+    were, them = ("was", "it") if len(pairs) - n == 1 else ("were", "them")
+    note = f"{len(pairs) - n} of the {len(pairs)} pairs {were} left out, as the circuit was found with {them}"
     return pairs.without(circuit.pair_hashes), (note,)
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["minimise"]
 
 
-@analysis(circuit=DEMO, ioi=DEMO_PAIRS, source_of=model_of_circuit)
+@analysis(circuit=DEMO, ioi=DEMO_PAIRS, source_of=model_of_circuit, source_said="the circuit's own")
 def minimise(
     lm: LanguageModel,
     circuit: str,

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["run"]
 
 
-@analysis(circuit=DEMO, ioi=DEMO_PAIRS, source_of=model_of_circuit)
+@analysis(circuit=DEMO, ioi=DEMO_PAIRS, source_of=model_of_circuit, source_said="the circuit's own")
 def run(
     lm: LanguageModel,
     circuit: str,

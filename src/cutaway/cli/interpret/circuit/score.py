@@ -29,7 +29,9 @@ __all__ = ["score"]
 
 
 @excludes("curve", "n_subsets", "unit", why="it takes nothing out of the circuit, but runs circuits of rising size")
-@analysis(circuit=DEMO, ioi=DEMO_PAIRS, n_random=10, n_subsets=3, unit="none", source_of=model_of_circuit)
+@analysis(
+    circuit=DEMO, ioi=DEMO_PAIRS, n_random=10, n_subsets=3, unit="none", source_of=model_of_circuit, source_said="the circuit's own"
+)
 def score(
     lm: LanguageModel,
     circuit: str,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from cutaway.model import Transformer
 
 __all__ = [
+    "SAID_OF_MODEL",
     "Recipe",
     "train_on",
     "train_from",
@@ -29,10 +30,13 @@ __all__ = [
     "layer_of",
     "given_or_sketch",
     "readable_text",
+    "model_of_dictionary",
     "say_what_shows",
     "unseen_windows",
 ]
 
+SAID_OF_MODEL = "a saved dictionary's own, else the latest run"
+"""What `model_of_dictionary` gives, in the words of the help."""
 _SKETCH: dict[str, Any] = {"n_steps": 100, "batch_size": 256, "dead_after": 5000, "log_every": 10}
 _N_BUFFERED = 2**15  # rows that are mixed where memory allows
 _SPARSITY = {"relu": 0.1, "jumprelu": 0.005}
@@ -95,6 +99,13 @@ class Recipe:
 
         assert self.corpus is not None  # one of corpus and store is needed
         return sae.read_windows(lm, self.corpus, n_pos=self.n_pos, n_tokens=self.tokens, held_out=held_out)
+
+
+def model_of_dictionary(options: Mapping[str, Any]) -> str | None:
+    """Return what the model of a saved dictionary is called, None where there is none or it does not say."""
+    from cutaway.interp.sae.folder import name_of_model
+
+    return None if options["sae"] is None else name_of_model(options["sae"])
 
 
 def train_on(

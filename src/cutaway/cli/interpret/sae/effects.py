@@ -9,7 +9,7 @@ from cutaway.cli.command import excludes
 from cutaway.cli.errors import UsageError
 from cutaway.cli.interpret.options import analysis, one_or_each
 from cutaway.cli.interpret.prompt_files import PAIRS
-from cutaway.cli.interpret.sae.corpus import given_or_sketch, say_what_shows
+from cutaway.cli.interpret.sae.corpus import SAID_OF_MODEL, given_or_sketch, model_of_dictionary, say_what_shows
 from cutaway.report.counting import count_progress
 
 if TYPE_CHECKING:
@@ -22,7 +22,14 @@ _LINES = {"text" if option == "clean" else option: word for option, word in PAIR
 
 
 @excludes("feature", "exact_top", why="those named are tried, all of them")
-@analysis(_LINES, text=("When Mary and John went to the store, John gave a drink to",), target=("Mary",), wrong=("John",))
+@analysis(
+    _LINES,
+    text=("When Mary and John went to the store, John gave a drink to",),
+    target=("Mary",),
+    wrong=("John",),
+    source_of=model_of_dictionary,
+    source_said=SAID_OF_MODEL,
+)
 def effects(
     lm: LanguageModel,
     *,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from cutaway.cli.command import excludes, needs_one_of
 from cutaway.cli.interpret.options import analysis
+from cutaway.cli.interpret.sae.corpus import SAID_OF_MODEL, model_of_dictionary
 from cutaway.report.counting import count_progress
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ __all__ = ["evaluate"]
 
 @needs_one_of("corpus", "store")
 @excludes("store", "corpus", "n_pos", why="a store has windows of its own")
-@analysis(corpus="stdlib", tokens=1024, n_pos=64)
+@analysis(corpus="stdlib", tokens=1024, n_pos=64, source_of=model_of_dictionary, source_said=SAID_OF_MODEL)
 def evaluate(
     lm: LanguageModel,
     *,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from cutaway.cli.command import excludes, needs_one_of
 from cutaway.cli.interpret.circuit.given import GivenPairs
 from cutaway.cli.interpret.options import analysis
-from cutaway.cli.interpret.sae.corpus import given_or_sketch, say_what_shows
+from cutaway.cli.interpret.sae.corpus import SAID_OF_MODEL, given_or_sketch, model_of_dictionary, say_what_shows
 from cutaway.report import stderr_console
 from cutaway.report.counting import count_progress
 
@@ -21,7 +21,7 @@ __all__ = ["keep"]
 
 @needs_one_of("prompts", "ioi", ("text", "corrupted", "target"))
 @excludes("feature", "held_out", why="those named are in order already, and none is to be found on other prompts")
-@analysis(ioi=8)
+@analysis(ioi=8, source_of=model_of_dictionary, source_said=SAID_OF_MODEL)
 def keep(
     lm: LanguageModel,
     *,

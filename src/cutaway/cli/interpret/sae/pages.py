@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from cutaway.cli.command import excludes, needs_one_of
 from cutaway.cli.interpret.options import analysis
+from cutaway.cli.interpret.sae.corpus import SAID_OF_MODEL, model_of_dictionary
 from cutaway.report import stderr_console
 from cutaway.report.counting import count_progress
 
@@ -20,7 +21,7 @@ __all__ = ["pages"]
 @needs_one_of("corpus", "store")
 @excludes("store", "corpus", "n_pos", why="a store has windows of its own")
 @excludes("feature", "features", why="those named are shown, and none is drawn")
-@analysis(corpus="stdlib", tokens=4096, features=10, n_pos=64)
+@analysis(corpus="stdlib", tokens=4096, features=10, n_pos=64, source_of=model_of_dictionary, source_said=SAID_OF_MODEL)
 def pages(
     lm: LanguageModel,
     *,

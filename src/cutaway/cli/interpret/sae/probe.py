@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from cutaway.cli.interpret.labelled_data import read_labelled_data
 from cutaway.cli.interpret.options import analysis
-from cutaway.cli.interpret.sae.corpus import given_or_sketch
+from cutaway.cli.interpret.sae.corpus import SAID_OF_MODEL, given_or_sketch, model_of_dictionary
 from cutaway.report.counting import count_progress
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["probe"]
 
 
-@analysis(data="number")
+@analysis(data="number", source_of=model_of_dictionary, source_said=SAID_OF_MODEL)
 def probe(
     lm: LanguageModel,
     *,

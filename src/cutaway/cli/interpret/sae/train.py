@@ -30,6 +30,7 @@ __all__ = ["train"]
 def train(
     lm: LanguageModel,
     *,
+    source: str,
     given: Recipe,
     store: Path | None = None,
     layer: str | None = None,
@@ -87,7 +88,7 @@ def train(
     what = "The dictionary is" if layer != "all" else "The dictionaries are"
     said = f"{what} not saved: --save FOLDER does that."
     for folder, (dictionary, curve) in zip(folders, trained, strict=False):
-        sae.save_dictionary(dictionary, folder, curve=curve.to_json())
+        sae.save_dictionary(dictionary, folder, curve=curve.to_json(), model=source)
         said = f"{what} in {save}."
     stderr_console().print(f"{said}\n", style="dim", markup=False, soft_wrap=True)
     return trained[0][1] if layer != "all" else sae.LearningCurves(curves=tuple(curve for _, curve in trained))
