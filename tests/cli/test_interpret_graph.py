@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from cutaway import LanguageModel, ModelConfig, Transformer
+from cutaway import LanguageModel, ModelConfig, Transformer, sae
 from cutaway.tokenizers import BPETokenizer
 from cutaway.weights import save_hugging_face
 
@@ -112,6 +112,34 @@ def test_the_viewer_is_given_what_features_stand_for(cutaway, words, tmp_path):
             assert max(example["tokens_acts_list"]) <= values["act_max"]
 
 
+def test_a_saved_graph_whose_model_is_elsewhere_says_who_names_it(cutaway, words, tmp_path):
+    assert cutaway(*GRAPH, "--transcoder", "tcs", "--save", "made")[0] == 0
+    (tmp_path / "words").rename(tmp_path / "moved")
+    code, out, err = cutaway("interpret", "graph", "--saved", "made")
+    assert (code != 0, out) == (True, "")
+    assert "there is no file or folder words" in err
+    assert "what was given names this model: say where it is now, as MODEL" in err
+    code, _, err = cutaway("interpret", "graph", "moved", "--saved", "made")
+    assert code == 0, err
+    code, _, err = cutaway("interpret", "graph", "nowhere", "--saved", "made")
+    assert "what was given names" not in err
+
+
+def test_only_some_interventions_are_shown_and_that_is_said(cutaway, words):
+    code, out, err = cutaway(*GRAPH, "--transcoder", "tcs", "--test", "13")
+    assert code == 0, err
+    assert "by 12 of 13 features; --report and --json have all" in " ".join(out.split())
+    assert "by 12 of" not in cutaway(*GRAPH, "--transcoder", "tcs", "--test", "12")[1]
+
+
+def test_paths_from_tokens_are_shown_once_where_they_are_the_strongest(cutaway, words):
+    found = json.loads(cutaway(*GRAPH, "--transcoder", "tcs", "--json")[1])
+    is_same = found["paths"][:6] == found["paths_from_tokens"][:6]
+    out = " ".join(cutaway(*GRAPH, "--transcoder", "tcs")[1].split())
+    assert ("The strongest paths, all of them from tokens" in out) == is_same
+    assert ("The strongest paths from tokens" in out) != is_same
+
+
 def test_edges_through_norms_are_said_to_be(cutaway, words):
     code, out, err = cutaway(*GRAPH, "--transcoder", "tcs", "--frozen", "patterns")
     assert code == 0, err
@@ -182,6 +210,8 @@ def test_a_large_model_is_told_what_to_train_first(cutaway, words, monkeypatch):
     ("options", "sentence"),
     [
         ([*GRAPH, "--transcoder", "words"], "holds no cfg.json"),
+        ([*GRAPH, "--transcoder", "lone"], "lone: the dictionary of blocks.0.resid_post predicts no MLP's output"),
+        ([*GRAPH, "--transcoder", "lone"], "sae train MODEL --site ln2.normalized --target mlp_out --corpus TEXT --save FOLDER`"),
         (["interpret", "graph", "other", "--text", PROMPT, *TC], "was trained on another model"),
         ([*GRAPH, *TC, *TC], "two transcoders are for layer 0"),
         ([*GRAPH, *TC, "--out", "graph.txt"], "give a file that ends in .json"),
@@ -192,7 +222,10 @@ def test_a_large_model_is_told_what_to_train_first(cutaway, words, monkeypatch):
         ([*GRAPH, *TC, "--test", "0"], "expected at least 1"),
     ],
 )
-def test_mistakes_are_one_sentence(cutaway, words, options, sentence):
+def test_mistakes_are_one_sentence(cutaway, words, options, sentence, tmp_path):
+    if "lone" in options:
+        shape = sae.DictionaryConfig(kind="relu", d_in=16, d_sae=4, name="blocks.0.resid_post")
+        sae.save_dictionary(sae.make_dictionary(shape, generator=torch.Generator().manual_seed(0)), tmp_path / "lone")
     code, out, err = cutaway(*options)
     assert code != 0
     assert sentence in err

@@ -38,6 +38,7 @@ def narrow_enough(out):
         [],
         ["--site", "mlp_out", "--layer", "1"],
         ["--site", "ln2.normalized", "--target", "mlp_out", "--skip"],
+        ["--layer", "1", "--site", "ln2.normalized", "--target", "blocks.1.mlp_out"],
         ["--kind", "batchtopk"],
     ],
 )
@@ -211,6 +212,7 @@ def test_it_is_the_same_whether_activations_are_held_or_not_at_all(cutaway, word
         (["train", "words", "--corpus", "nowhere.txt"], "there is no file, folder or glob match 'nowhere.txt'"),
         ([*TRAIN[2:], "--site", "pattern"], "a dictionary is of vectors"),
         ([*TRAIN[2:], "--site", "nothing"], "no activation of a layer is called 'nothing'"),
+        ([*TRAIN[2:], "--layer", "0", "--target", "blocks.1.mlp_out"], "ask for layer 1, or give 'mlp_out'"),
         ([*TRAIN[2:], "--k", "33"], "k is 33; expected 1 to 32"),
         ([*TRAIN[2:], "--skip"], "it is for a transcoder, so name its target"),
         ([*TRAIN[2:], "--save", "words"], "holds other things"),

@@ -88,7 +88,8 @@ def full_name(config: ModelConfig, part: str, layer: int) -> str:
     part = canonical_name(part).removeprefix(scope)
     if (whole := site_of(part)).layer is not None and part in hook_order(config):
         raise ValueError(
-            f"{part} is of layer {whole.layer}, and layer {layer % config.n_layers} is asked for: give {whole.part}, or that layer"
+            f"{part} is of layer {whole.layer}, and layer {layer % config.n_layers} is asked for: ask for layer {whole.layer}, or give "
+            f"{whole.part!r}"
         )
     found = [part] if part in known else [name for name in known if name.endswith(f".{part}")]
     if len(found) != 1:

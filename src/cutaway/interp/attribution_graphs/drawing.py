@@ -53,7 +53,7 @@ def draw_nodes(
         rows=["tokens", *(f"layer {layer}" for layer in range(n_layers)), "logits"],
         columns=words,
         title=f"What leads to {', '.join(named)}{f' and {more} more' if more > 0 else ''}: {features}, {errors} and {edges}\n"
-        "Numbers are features, open squares errors; blue edges raise what they lead to, orange ones lower it",
+        "Numbers are features, open squares errors; blue edges raise, orange ones lower",
     )
 
 
