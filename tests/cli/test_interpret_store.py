@@ -62,7 +62,10 @@ def test_the_worked_example_writes_nothing(cutaway, words, tmp_path):
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (["--out", "kept", "--dtype", "float16"], "was begun with dtype float32, not float16"),
+        (
+            ["--out", "kept", "--dtype", "float16"],
+            "blocks.1.resid_post in float32, not blocks.0.resid_post, blocks.1.resid_post in float16: give the same",
+        ),
         (["--out", "words"], "words holds other things"),
         (["--names", "blocks.0.attn.pattern"], "has no row a token"),
         (["--data", "nowhere.txt"], "there is no file, folder or glob match"),

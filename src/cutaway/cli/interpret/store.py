@@ -69,7 +69,10 @@ def store(
     if out is None:
         print_sentence(stderr_console(), Text("Nothing is written: --out FOLDER does that.", style="dim"))
         return expected
-    print_sentence(stderr_console(), Text(expected.summary(), style="dim"))
+
+    def say_plan() -> None:
+        print_sentence(stderr_console(), Text(expected.summary(), style="dim"))
+
     with count_progress("tokens") as progress:
-        found = stores.collect(lm, data, names, out, source=source, progress=progress, **options)
+        found = stores.collect(lm, data, names, out, source=source, progress=progress, announce=say_plan, **options)
     return stores.describe_store(found)

@@ -122,7 +122,7 @@ class LearningCurve(Result):
         }
 
     def figures(self) -> Sequence[Figure]:
-        """Return variance unexplained and dead latents, and latents a row, over the steps."""
+        """Return variance unexplained and dead latents over the steps, and latents a row where their number changes."""
         from cutaway.plots import lines
 
         steps = [point.step for point in self.points]
@@ -130,10 +130,10 @@ class LearningCurve(Result):
         if known := [point for point in self.points if point.dead is not None]:
             shares["dead"] = ([point.step for point in known], [point.dead or 0.0 for point in known])
         l0 = [point.l0 for point in self.points]
-        return [
-            lines(shares, title="Training", x_label="step", y_label="share"),
-            lines({"latents": (steps, l0)}, title="Latents above zero", x_label="step", y_label="latents a row"),
-        ]
+        drawn = [lines(shares, title="Training", x_label="step", y_label="share")]
+        if len(set(l0)) > 1:  # topk has always k
+            drawn.append(lines({"latents": (steps, l0)}, title="Latents above zero", x_label="step", y_label="latents a row"))
+        return drawn
 
     def views(self) -> Sequence[RenderableType]:
         """Return a table of some of the points, the first and the last among them."""

@@ -49,6 +49,7 @@ def collect(
     shard_gib: float = 0.25,
     source: str = "",
     progress: Progress | None = None,
+    announce: Callable[[], None] | None = None,
 ) -> ActivationStore:
     """Write the activations of these names or globs, for every token of a corpus, into a folder of safetensors, and open it.
 
@@ -56,6 +57,7 @@ def collect(
     one; `batch_size` of them run at a time, up to the last activation wanted. `dtype` is what is stored, the model's own unless given.
     With `skip_first` the first position of a window is left out, whose activations are often far longer than all others. Memory beyond
     the model's is two shards of `shard_gib` and one batch's run. `source` is what the model is called in the manifest.
+    `announce` is called once the arguments are found to be those of the store, before anything is written.
 
     A call with the same arguments goes on with a store that was stopped, and makes anew a shard that is lost: with as many threads the
     files are to the last bit those of a run never stopped. Raises ValueError for a store begun with other arguments, saying which; for
@@ -69,6 +71,8 @@ def collect(
     plan = plan_store(model, stream, names, dtype=dtype, **layout)
     stream.check(model.config.d_vocab)
     manifest = _manifest(folder, describe(lm, stream, plan, source=source), plan)
+    if announce is not None:
+        announce()
     missing = manifest.missing()
     if missing or (folder / _LOCK).exists():  # which a process that was killed at the very end leaves
         _check_room(plan, missing, folder)

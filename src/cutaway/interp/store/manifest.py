@@ -91,9 +91,14 @@ class Manifest:
         """Raise ValueError, saying what differs, for a description of another store than this one."""
         begun, asked = dict(_flat(self.about)), dict(_flat(described))
         differing = [name for name in {**begun, **asked} if begun.get(name) != asked.get(name) and not _may_differ(name)]
-        if differing:
-            said = "; ".join(f"{name} {_shown(begun.get(name))}, not {_shown(asked.get(name))}" for name in differing[:4])
-            raise ValueError(f"the store in {self.folder} was begun with {said}: give the same to go on, or a folder of its own")
+        if not differing:
+            return
+        pairs = zip(_in_words(self.about), _in_words(described), strict=True)
+        said = [f"{mine}, not {theirs}" for (is_mine, mine), (is_theirs, theirs) in pairs if is_mine != is_theirs]
+        said = said or [f"{name} {_shown(begun.get(name))}, not {_shown(asked.get(name))}" for name in differing]
+        raise ValueError(
+            f"the store in {self.folder} was begun with {'; '.join(said)}: give the same to go on, or a folder of its own"
+        )
 
     def _is_whole(self, shard: int) -> bool:
         path, record = self.folder / shard_name(shard), self.shards.get(shard)
@@ -139,6 +144,26 @@ def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     for name, value in values.items():
         found += _flat(value, f"{prefix}{name} ") if isinstance(value, dict) else [(prefix + name, value)]
     return found
+
+
+def _in_words(about: dict[str, Any]) -> list[tuple[Any, str]]:
+    """Return what a store is made of, to compare and as a person says it; what follows from it, as the number of rows, is left out."""
+    layout, data, model, machine = about["layout"], about["data"], about["model"], about["machine"]
+    names, tokenizer = ", ".join(sorted(about["activations"])), about["tokenizer"]
+    return [
+        ((about["activations"], about["dtype"]), f"{names} in {about['dtype']}"),
+        (model["sha256"], f"the model {model['source']} (sha256 {model['sha256'][:12]})".replace("  ", " ")),
+        (
+            tokenizer,
+            "no tokenizer" if tokenizer is None else f"a {tokenizer['kind']} tokenizer (sha256 {tokenizer['sha256'][:12]})",
+        ),
+        (data["sha256"], f"the text {data['source']} (sha256 {data['sha256'][:12]})"),
+        (data["n_tokens"], f"{data['n_tokens']:,} tokens"),
+        (layout["n_ctx"], f"windows of {layout['n_ctx']} tokens"),
+        (layout["batch_size"], f"{layout['batch_size']} windows a run"),
+        (layout["skip_first"], f"the first position {'left out' if layout['skip_first'] else 'kept'}"),
+        (machine, f"{machine['n_threads']} threads of torch {machine['torch']} on {machine['device']}"),
+    ]
 
 
 def _may_differ(name: str) -> bool:
