@@ -25,7 +25,7 @@ def words(tmp_path):
 
 def test_without_a_folder_it_is_estimated(cutaway, words, tmp_path):
     code, out, err = cutaway(*CALL)
-    assert (code, err) == (0, "Nothing is written: --out FOLDER does that.\nwords\n\n"), err
+    assert (code, err) == (0, "Nothing is written: --out FOLDER does that.\n"), err
     assert not (tmp_path / "kept").exists()
     assert out.startswith("Activation store, estimated\n")
     assert "rows of 2 activations, from" in out

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from rich.console import Console
+
+from cutaway.report.numbers import format_duration
 from cutaway.report.terminal import stderr_console
 
 __all__ = ["count_progress", "step_progress"]
 
+_PATIENCE_S = 10  # what takes longer is worth a line
+
 
 @contextmanager
 def count_progress(unit: str) -> Iterator[Callable[[int, int], None]]:
-    """Give a function of how many of how many are done, which shows them on standard error; a pipe is told nothing."""
+    """Give a function of how many of how many are done, which shows them on standard error; a pipe is told once, if it takes long."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=None), MofNCompleteColumn(), TimeRemainingColumn(compact=True))
     console = stderr_console()
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    if not console.is_terminal:
+        yield _saying_once(console, unit)
+        return
+    with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task(unit, total=None)
         yield lambda n_done, n_total: progress.update(task, completed=n_done, total=n_total)
 
@@ -29,8 +38,26 @@ def step_progress() -> Iterator[Callable[[int, int, str], None]]:
 
     columns = (TextColumn("step"), MofNCompleteColumn(), BarColumn(bar_width=None), TextColumn("{task.description}"))
     console = stderr_console()
-    with Progress(
-        *columns, TimeRemainingColumn(compact=True), console=console, transient=True, disable=not console.is_terminal
-    ) as bar:
+    if not console.is_terminal:
+        say = _saying_once(console, "steps")
+        yield lambda n_done, n_total, _: say(n_done, n_total)
+        return
+    with Progress(*columns, TimeRemainingColumn(compact=True), console=console, transient=True) as bar:
         task = bar.add_task("", total=None)
         yield lambda n_done, n_total, said: bar.update(task, completed=n_done, total=n_total, description=said)
+
+
+def _saying_once(console: Console, unit: str) -> Callable[[int, int], None]:
+    """Return a function of how many of how many are done that says so a single time, after a while, with how long is left."""
+    start, has_said = time.monotonic(), False
+
+    def progress(n_done: int, n_total: int) -> None:
+        nonlocal has_said
+        took_s = time.monotonic() - start
+        if has_said or took_s < _PATIENCE_S or not 0 < n_done < n_total:
+            return
+        has_said = True
+        left = format_duration((n_total - n_done) * took_s / n_done)
+        console.print(f"{unit}: {n_done:,} of {n_total:,}, about {left} left", markup=False, highlight=False, soft_wrap=True)
+
+    return progress

@@ -150,7 +150,7 @@ class Analysis:
         arguments = [options.pop(name) for name in self._arguments]
         result = self._analyse(lm, *arguments, **options, **values, **({"source": source} if self._takes_source else {}))
         if not demo:
-            _head(source)
+            _head(source, is_named=model is not None)
         return present(result, json=json, report=report, command=command)
 
     def _check_ways(self, options: Mapping[str, Any]) -> None:
@@ -169,7 +169,7 @@ class Analysis:
 
     def _answer(self, lm: LanguageModel, source: str, options: Mapping[str, Any]) -> None:
         """Show the analysis of each text that is typed."""
-        _head(source)
+        _head(source, is_named=True)
         for text in _asked():
             try:
                 result = self._analyse(lm, **{**options, "text": (text,) if "text" in self._repeated else text})
@@ -282,9 +282,13 @@ def _asked() -> Iterator[str]:
         print()
 
 
-def _head(source: str) -> None:
-    """Print the name of the model above what is said of it, on standard error."""
-    stderr_console().print(Text(f"{source}\n", style="dim"), soft_wrap=True)
+def _head(source: str, *, is_named: bool) -> None:
+    """Print the name of the model above what is said of it, on standard error; a pipe is told where nobody named it, in a line."""
+    console = stderr_console()
+    if console.is_terminal:
+        console.print(Text(f"{source}\n", style="dim"), soft_wrap=True)
+    elif not is_named:
+        console.print(Text(f"The model is {source}."), soft_wrap=True)
 
 
 def _latest() -> str:
