@@ -333,7 +333,7 @@ def test_features_of_a_dictionary_are_nodes(cutaway, run, pairs, tmp_path):
     assert "the dictionary of 3 features of mlp0 is not in" in err
     assert "--features FOLDER" in err
     code, out, err = cutaway(*find)
-    assert (code, "holds no cfg.json" in err) == (2, True)
+    assert (code, "there is no folder" in err) == (2, True)
 
 
 def test_the_curve_of_a_circuit_s_method(cutaway, run, pairs, tmp_path):
