@@ -1,4 +1,4 @@
-"""The benchmark of circuits finds them, by the library's own functions, and prompts need a tokenizer that has the names."""
+"""The benchmark of circuits finds them, prompts need a tokenizer that has the names, and README's table is made of results."""
 
 import re
 from pathlib import Path
@@ -6,6 +6,7 @@ from types import ModuleType
 
 import pytest
 
+from cutaway import experiments
 from cutaway.experiments.handmade import HANDMADE, induction
 from cutaway.experiments.ioi import ioi_prompts
 from cutaway.language_model import LanguageModel
@@ -78,3 +79,28 @@ def test_names_that_are_not_one_token_are_refused() -> None:
     made = induction()
     with pytest.raises(ValueError, match="fewer than 4 of the names"):
         ioi_prompts(LanguageModel(made.model, made.tokenizer), 2)
+
+
+@pytest.fixture
+def reproductions() -> ModuleType:
+    return pytest.importorskip("benchmarks.reproductions", reason="benchmarks/ is found from the root: run python -m pytest there")
+
+
+def test_the_table_of_experiments_is_made_of_results(reproductions: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cutaway.experiments.NAMES", ("bigrams",))
+    check = {"name": "KL", "values": [0.01, 0.5, 0.02], "nulls": [0.7, 0.9, 0.8], "expected": "at most 0.02", "null_of": "unigram"}
+    record = {"experiment": "bigrams", "seeds": {"0": {}, "1": {}, "2": {}}, "checks": [{**check, "passed": [True, False, True]}]}
+    rows = reproductions.table([record])
+    assert rows.splitlines()[2].endswith("| 2 of 3 seeds pass all 1 | KL: 0.01, 0.5, 0.02 (at most 0.02; unigram 0.8) |")
+    page = f"a\n{reproductions.BEGIN}\nold\n{reproductions.END}\nb\n"
+    assert reproductions.filled(page, "new") == f"a\n{reproductions.BEGIN}\nnew\n{reproductions.END}\nb\n"
+    with pytest.raises(ValueError, match="the page lacks"):
+        reproductions.filled("a", "new")
+    with pytest.raises(ValueError, match="no result of bigrams on 3 seeds"):
+        reproductions.table([{**record, "seeds": {"0": {}}}])
+
+
+def test_readme_lists_every_experiment(reproductions: ModuleType) -> None:
+    page = reproductions.README.read_text()
+    rows = page.partition(reproductions.BEGIN)[2].partition(reproductions.END)[0]
+    assert re.findall(r"^\| `([\w-]+)`", rows, flags=re.MULTILINE) == list(experiments.NAMES)
