@@ -13,6 +13,7 @@ from cutaway.interp import edits, metrics
 from cutaway.interp.circuits import CircuitRuns, Graph, ablated_outputs, faithfulness_curve, score_edges
 from cutaway.interp.sweep import sweep
 from cutaway.model import Transformer
+from interp.models import with_small_weights
 from interp.test_edge_scores import METRIC, SMOOTH, Streams, pair, record, same, still
 
 MakeModel = Callable[..., Transformer]
@@ -87,12 +88,7 @@ def test_all_methods_are_exact_where_the_rest_is_affine(
 
 @pytest.fixture(params=SMOOTH)
 def smooth_model(request: pytest.FixtureRequest, tiny_config: ModelConfig, make_model: MakeModel) -> Transformer:
-    model = make_model(tiny_config.replace(**SMOOTH[request.param]))
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            if not (".ln" in name and name.endswith("weight")):
-                weight *= 0.5
-    return model
+    return with_small_weights(make_model(tiny_config.replace(**SMOOTH[request.param])))
 
 
 def test_along_activations_a_senders_edges_sum_to_its_mean_ablation(smooth_model: Transformer, make_tokens: Callable) -> None:

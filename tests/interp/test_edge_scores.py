@@ -21,6 +21,7 @@ from cutaway.interp.circuits.budget import Portion, portion_of
 from cutaway.interp.refactoring import ungroup_heads
 from cutaway.interp.sweep import sweep
 from cutaway.model import Transformer
+from interp.models import with_small_weights
 
 MakeModel = Callable[..., Transformer]
 
@@ -224,12 +225,7 @@ SMOOTH: dict[str, dict[str, Any]] = {
 @pytest.fixture(params=SMOOTH)
 def smooth_model(request: pytest.FixtureRequest, tiny_config: ModelConfig, make_model: MakeModel) -> Transformer:
     """A model without kinks, and with weights so small that few points make an integral."""
-    model = make_model(tiny_config.replace(**SMOOTH[request.param]))
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            if not (".ln" in name and name.endswith("weight")):
-                weight *= 0.5
-    return model
+    return with_small_weights(make_model(tiny_config.replace(**SMOOTH[request.param])))
 
 
 @pytest.mark.parametrize("frozen", [(), ("*ln*",)])

@@ -12,7 +12,7 @@ from torch import Tensor
 from cutaway.language_model import LanguageModel
 from cutaway.model import Transformer
 
-__all__ = ["Rows", "Texts", "Reference", "rows_of", "one_row", "model_of", "token_texts"]
+__all__ = ["Rows", "Texts", "Reference", "rows_of", "one_row", "some_texts", "model_of", "token_texts"]
 
 Texts = str | Sequence[str] | Int[Tensor, "batch pos"]
 """A text, several, or their tokens, all rows of one length."""
@@ -32,6 +32,11 @@ class Rows:
     def is_even(self) -> bool:
         """Whether no row is filled up."""
         return set(self.lengths) == {self.tokens.shape[1]}
+
+
+def some_texts(texts: Texts, rows: Sequence[int]) -> list[str] | Int[Tensor, "some pos"]:
+    """Return some of several texts, or of rows of tokens."""
+    return texts[list(rows)] if isinstance(texts, Tensor) else [texts[row] for row in rows]
 
 
 def model_of(lm: LanguageModel | Transformer) -> Transformer:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 from typing import TYPE_CHECKING
 
 from cutaway.plots.labels import label_ends
+from cutaway.plots.points import finite_points
 from cutaway.plots.style import style
 from cutaway.report.colours import MUTED, PALETTE
 
@@ -34,7 +34,7 @@ def loss_figure(
     """
     from matplotlib.figure import Figure
 
-    finite = {label: points for label, curve in curves.items() if (points := _finite(*curve))}
+    finite = {label: points for label, curve in curves.items() if (points := finite_points(label, *curve))}
     if not finite:
         raise ValueError("there is nothing to draw: no curve has a finite loss")
     with style():
@@ -50,10 +50,6 @@ def loss_figure(
         label_ends(axes, [(f"{label} {loss:.3f}", loss, colour) for label, loss, colour in ends])
         axes.set(xlabel="step", ylabel="loss, nats a token", title=title or "")
     return figure
-
-
-def _finite(steps: Sequence[float], losses: Sequence[float]) -> list[tuple[float, float]]:
-    return [(float(step), float(loss)) for step, loss in zip(steps, losses, strict=True) if math.isfinite(loss)]
 
 
 def _draw(axes: Axes, points: list[tuple[float, float]], colour: str) -> float:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 from cutaway.plots.labels import label_ends
+from cutaway.plots.points import finite_points
 from cutaway.plots.style import style
 from cutaway.report.colours import MUTED, PALETTE
 from cutaway.report.tokens import shortened, token_label
@@ -62,7 +62,7 @@ def panels(shown: Sequence[Panel], *, x_label: str, title: str) -> Figure:
 
 
 def _draw(axes: Axes, panel: Panel) -> None:
-    points = {name: found for name, (x, y) in panel.lines.items() if (found := _finite(x, y))}
+    points = {name: found for name, (x, y) in panel.lines.items() if (found := finite_points(name, x, y))}
     if not points:
         raise ValueError(f"there is nothing to draw of {panel.title!r}: no line has a finite value")
     colours = dict(zip(panel.named, cycle(PALETTE), strict=False))
@@ -86,7 +86,3 @@ def _draw(axes: Axes, panel: Panel) -> None:
     label_ends(axes, ends)
     axes.set_ylabel(panel.y_label, parse_math=False, fontsize=8.5)
     axes.set_title(panel.title, fontsize=10.5, pad=5, parse_math=False)
-
-
-def _finite(x: Sequence[float], y: Sequence[float]) -> list[tuple[float, float]]:
-    return [(float(a), float(b)) for a, b in zip(x, y, strict=True) if math.isfinite(b)]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from cutaway.plots.canvas import write_title
+from cutaway.plots.points import finite_points
 from cutaway.plots.style import style
 from cutaway.report.colours import MUTED, PALETTE
 
@@ -32,7 +32,7 @@ def scatter(
     """
     from matplotlib.figure import Figure
 
-    points = {name: _finite(name, *pair) for name, pair in series.items()}
+    points = {name: finite_points(name, *pair) for name, pair in series.items()}
     every = [pair for pairs in points.values() for pair in pairs]
     if not every:
         raise ValueError("there is nothing to draw: no point is finite")
@@ -55,9 +55,3 @@ def scatter(
         write_title(axes, title, width=5.4)
         figure.set_label(f"{title}: {y_label} over {x_label} as points of {', '.join(points)}")
     return figure
-
-
-def _finite(name: str, x: Sequence[float], y: Sequence[float]) -> list[tuple[float, float]]:
-    if len(x) != len(y):
-        raise ValueError(f"{name!r} has {len(x)} values of x and {len(y)} of y: give one y for each x")
-    return [(float(a), float(b)) for a, b in zip(x, y, strict=True) if math.isfinite(a) and math.isfinite(b)]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from cutaway.plots.canvas import Canvas, write_title
 from cutaway.plots.labels import label_ends, label_rows
+from cutaway.plots.points import finite_points
 from cutaway.plots.style import style
 from cutaway.report.colours import MUTED, PALETTE
 from cutaway.report.tokens import shortened, token_label
@@ -98,7 +99,7 @@ def lines(series: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, titl
     """
     from matplotlib.figure import Figure
 
-    points = {name: found for name, (x, y) in series.items() if (found := _points(name, x, y))}
+    points = {name: found for name, (x, y) in series.items() if (found := finite_points(name, x, y))}
     if not points:
         raise ValueError("there is nothing to draw: no line has a finite value")
     with style():
@@ -119,12 +120,6 @@ def lines(series: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, titl
         write_title(axes, title, width=6.0)
         figure.set_label(f"{title}: {y_label} over {x_label} as {len(points)} lines: {', '.join(points)}")
     return figure
-
-
-def _points(name: str, x: Sequence[float], y: Sequence[float]) -> list[tuple[float, float]]:
-    if len(x) != len(y):
-        raise ValueError(f"the line {name!r} has {len(x)} values of x and {len(y)} of y: give one y for each x")
-    return [(float(a), float(b)) for a, b in zip(x, y, strict=True) if math.isfinite(a) and math.isfinite(b)]
 
 
 def _frame_lines(axes: Axes, pairs: list[tuple[float, float]]) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
+from cutaway.interp.tensors import finite_or_none
 from cutaway.report import format_number
 from cutaway.values import check_names, check_types
 
@@ -70,8 +71,8 @@ class Check:
 
     def to_dict(self) -> dict[str, Any]:
         """Return its fields and whether it passed, as values that JSON can hold; None for what is not finite."""
-        values = {name: _finite(value) for name, value in asdict(self).items()}
-        return values | {"passed": self.passed, "null_passes": self.null_passes}
+        numbers = {"value": finite_or_none(self.value), "null": finite_or_none(self.null)}
+        return asdict(self) | numbers | {"passed": self.passed, "null_passes": self.null_passes}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -80,7 +81,3 @@ class Check:
         fields |= {name: math.nan for name in ("value", "null") if name in fields and fields[name] is None}
         check_names(fields, cls, "check")
         return cls(**fields)
-
-
-def _finite(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -19,7 +19,7 @@ from cutaway.interp.probing.kinds import Kind, KindName, fit
 from cutaway.interp.probing.probes import LinearProbe, Probe
 from cutaway.interp.probing.task import Label, text_folds
 from cutaway.interp.prompts import Prompts
-from cutaway.interp.rows import Texts, model_of, rows_of
+from cutaway.interp.rows import Texts, model_of, rows_of, some_texts
 from cutaway.interp.sites import site_of
 from cutaway.interp.sweep import AnyMetric, sweep
 from cutaway.language_model import LanguageModel
@@ -86,8 +86,7 @@ def cause_held_out(
     """
     rows = rows_of(lm, texts)
     spots, task = labelled_spots(rows, labels, pos=pos, groups=groups)
-    if len(task.classes) != 2:
-        raise ValueError(f"the labels are of {len(task.classes)} classes: give texts of two, each of which goes to the other")
+    task.check_two_classes()
     folds = text_folds(task, n_folds, seed=seed)
     x = activations_of(lm, name, [spots])[name][0]
     found = []
@@ -96,7 +95,7 @@ def cause_held_out(
         fitted = replace(fit(x[~held_out], task.of_rows(~held_out), kind=kind), name=name, pos=pos)
         linear, pair = _checked(fitted, None)
         index = held_out.nonzero()[:, 0].tolist()
-        chosen = texts[index] if isinstance(texts, Tensor) else [texts[i] for i in index]
+        chosen = some_texts(texts, index)
         own = [labels[i] for i in index]
         found.append(_outcome(lm, linear, pair, chosen, own, answers, None, pos, strengths, n_random, seed, None))
         if progress is not None:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
-from jaxtyping import Int
 from torch import Tensor
 
 from cutaway.interp.probing.activations import activations_of, labelled_spots
@@ -16,7 +15,7 @@ from cutaway.interp.probing.kinds import Kind, KindName
 from cutaway.interp.probing.scores import probe
 from cutaway.interp.probing.task import Label, text_folds
 from cutaway.interp.probing.validation import score
-from cutaway.interp.rows import Texts, rows_of
+from cutaway.interp.rows import Texts, rows_of, some_texts
 from cutaway.language_model import LanguageModel
 from cutaway.model import Transformer
 
@@ -47,24 +46,18 @@ def choose_and_cause(
     """
     positions = [pos] if isinstance(pos, int) else list(pos)
     spots, task = labelled_spots(rows_of(lm, texts), labels, pos=positions[0], groups=groups)
-    if len(task.classes) != 2:
-        raise ValueError(f"the labels are of {len(task.classes)} classes: give texts of two, each of which goes to the other")
+    task.check_two_classes()
     is_first = text_folds(task, 2, seed=seed) == 0
     learned, tested = is_first.nonzero()[:, 0].tolist(), (~is_first).nonzero()[:, 0].tolist()
     found = probe(
-        lm, _some(texts, learned), [labels[row] for row in learned], names=names, pos=positions,
+        lm, some_texts(texts, learned), [labels[row] for row in learned], names=names, pos=positions,
         groups=task.groups[is_first], kind=kind, n_folds=n_folds, n_nulls=1, seed=seed, progress=progress,
     )  # fmt: skip
     place, chosen = found.best.place, found.best.probe
     assert place.pos is not None
-    others, own = _some(texts, tested), [labels[row] for row in tested]
+    others, own = some_texts(texts, tested), [labels[row] for row in tested]
     causes = cause(lm, chosen, others, own, answers=answers, strengths=strengths, n_random=n_random, seed=seed)
     spots, of_others = labelled_spots(rows_of(lm, others), own, pos=place.pos, groups=task.groups[~is_first])
     x = activations_of(lm, place.name, [spots])[place.name][0]
     accuracy = score(of_others, chosen.predict(x.to(torch.float64)))
     return replace(causes, is_held_out=True, chosen=Choice(len(found.scores), len(learned), accuracy))
-
-
-def _some(texts: Texts, rows: Sequence[int]) -> list[str] | Int[Tensor, "some pos"]:
-    """Return some of the texts."""
-    return texts[list(rows)] if isinstance(texts, Tensor) else [texts[row] for row in rows]

@@ -79,6 +79,11 @@ class Task:
         """The accuracy of always saying the most common class; of numbers the R² of always saying their mean, which is 0."""
         return 0.0 if self.is_number else float(self.targets.bincount().max()) / len(self)
 
+    def check_two_classes(self) -> None:
+        """Raise ValueError unless there are two classes, each of which can go to the other."""
+        if len(self.classes) != 2:
+            raise ValueError(f"the labels are of {len(self.classes)} classes: give texts of two, each of which goes to the other")
+
     def of_rows(self, chosen: Bool[Tensor, " row"]) -> Task:
         """Return the task of some of its rows."""
         words = None if self.words is None else self.words[chosen]

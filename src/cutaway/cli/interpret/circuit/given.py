@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from cutaway.cli.errors import UsageError
+from cutaway.cli.pages import check_parent
 
 if TYPE_CHECKING:
     from cutaway.interp.circuits import Circuit, EdgeMethod, PromptPairs, StoredPart
@@ -125,8 +126,7 @@ def check_out(out: Path | None, *, overwrite: bool) -> None:
     """Refuse, before anything is computed, a file that could not be written, or that is there and is not to be lost."""
     if out is None:
         return
-    if not out.absolute().parent.is_dir():
-        raise FileNotFoundError(f"there is no folder {out.absolute().parent} to write {out.name} in")
+    check_parent(out)
     if out.is_dir():
         raise UsageError(f"{out} is a folder: give a file to write the circuit to")
     if out.exists() and not overwrite:

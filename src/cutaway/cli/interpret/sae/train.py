@@ -119,13 +119,14 @@ def _layers(layer: str | None, lm: LanguageModel, site: str, store: ActivationSt
 
 def _folders(save: Path | None, layers: Sequence[int], *, is_many: bool, overwrite: bool) -> list[Path]:
     """Return where each dictionary goes, checked before any is trained; none where nothing is saved."""
+    from cutaway import runtime
     from cutaway.interp.sae.folder import DESCRIPTION, check_folder, layer_folder
 
     if save is None:
         return []
     folders = [layer_folder(save, layer) for layer in layers] if is_many else [save]
-    if is_many and (others := sorted(each.name for each in save.glob("*") if each not in folders)):
-        raise ValueError(f"{save} holds other things ({others[0]}): give a folder of its own to the dictionaries")
+    if is_many:
+        runtime.check_folder(save, "the dictionaries", {folder.name for folder in folders})
     for folder in folders:
         check_folder(folder)
         check_new(folder, DESCRIPTION, "a dictionary", overwrite=overwrite)
