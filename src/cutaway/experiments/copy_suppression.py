@@ -254,20 +254,20 @@ def _weight_checks(trained: _Trained, untrained: _Trained, found: _Found) -> Ite
         value=_score(trained, found.forbidding[0]), null=_score(trained, found.copying), null_of="copying head",
     )  # fmt: skip
     yield Check(
-        name="candidates whose own logit falls most where forbidding heads look at them", at_least=0.75,
+        name="share of candidates whose own logit falls most", at_least=0.75,
         value=_lowers_most(trained, found.forbidding), null=_lowers_most(untrained, found.forbidding), null_of="untrained",
     )  # fmt: skip
 
 
 def _attention_checks(trained: _Trained, untrained: _Trained, found: _Found) -> Iterator[Check]:
     yield Check(
-        name="forbidding heads: attention to what is due and was there over that to what is not due", at_least=2.0,
+        name="attention to what is forbidden over that to the rest", at_least=2.0,
         value=_preference(trained, found.forbidding), null=_preference(untrained, found.forbidding), null_of="untrained",
     )  # fmt: skip
     first, texts = trained.candidates.first, trained.judged
     is_due, base = texts.is_forbidden_key(first), _unseen(trained, [], texts.is_used_key(first))
     yield Check(
-        name="probability that the forbidden gains where forbidding heads do not see it", at_least=0.1,
+        name="rise of what is forbidden where it is not seen", at_least=0.1,
         value=_unseen(trained, found.forbidding, is_due) - base,
         null=_unseen(trained, found.forbidding, texts.is_used_key(first) & ~is_due) - base, null_of="not seeing the rest",
     )  # fmt: skip
@@ -280,9 +280,9 @@ def _ablation_checks(ablated: _Ablated, found: _Found) -> Iterator[Check]:
         value=ablated.forbidden["all"], null=ablated.forbidden["all that forbid"], null_of="without forbidding heads",
     )  # fmt: skip
     yield Check(
-        name="nats lost without the forbidding head where something is forbidden", at_least=0.08,
+        name="nats lost without the forbidding head", at_least=0.08,
         value=ablated.exposed[strongest] - ablated.exposed["all"], null=ablated.free[strongest] - ablated.free["all"],
-        null_of="where nothing is",
+        null_of="where nothing is forbidden",
     )  # fmt: skip
     yield Check(
         name="nats a candidate that comes again", at_most=0.1,
