@@ -206,3 +206,33 @@ def test_what_is_shown(lm: LanguageModel, replacement: str | None, capsys: pytes
 def test_refused(lm: LanguageModel, given: dict[str, Any], match: str) -> None:
     with pytest.raises(ValueError, match=match):
         trace(lm, **{"text": TEXT, "subject": SUBJECT, "target": TARGET, "n_draws": 1, **given})
+
+
+def test_states_of_another_prompt(make_lm: Callable[..., LanguageModel]) -> None:
+    lm, other = make_lm(), "a dog is "
+    found = trace(lm, TEXT, SUBJECT, TARGET, n_draws=N_DRAWS, source=other)
+    plain = trace(lm, TEXT, SUBJECT, TARGET, n_draws=N_DRAWS)
+    assert found.clean == plain.clean
+    assert torch.equal(found.corrupted, plain.corrupted)
+    tokens, noise = lm.tokens(TEXT), noise_of(lm)
+    hooks, states = recording("blocks.*")
+    lm.model(lm.tokens(other), hooks=hooks)
+    places = [pos for pos, _ in enumerate(TEXT) if pos in range(TEXT.index(SUBJECT), TEXT.index(SUBJECT) + len(SUBJECT))]
+
+    def corrupt(x: Tensor, _name: str) -> Tensor:
+        x = x.clone()
+        x[:, places] += noise
+        return x
+
+    for layer, pos in ((0, 4), (2, 8)):
+        name = f"blocks.{layer}.mlp_out"
+
+        def restore(x: Tensor, _name: str, name: str = name, pos: int = pos) -> Tensor:
+            x = x.clone()
+            x[:, pos] = states[name][0, pos]
+            return x
+
+        expected = probability(lm, tokens.expand(N_DRAWS, -1), {"embed": corrupt, name: restore})
+        torch.testing.assert_close(found.restored["mlp_out"][layer, pos], expected, rtol=0, atol=ROUNDING)
+    with pytest.raises(ValueError, match="has 5 tokens and the prompt 9: give one of as many tokens"):
+        trace(lm, TEXT, SUBJECT, TARGET, source="a dog")

@@ -189,6 +189,7 @@ def average_trace(
     wrong: Sequence[str | int] | None = None,
     *,
     replacements: Sequence[str] | None = None,
+    sources: Sequence[str] | None = None,
     sites: Sequence[str] = SITES,
     window: int | None = None,
     noise: float = 3.0,
@@ -205,14 +206,16 @@ def average_trace(
 
     >>> average_trace(lm, texts, subjects, answers).effects["mlp_out"]  # layer role  # doctest: +SKIP
     """
-    for what, given in {"subjects": subjects, "answers": targets, "wrong answers": wrong, "replacements": replacements}.items():
+    ours = {"replacement": replacements, "source": sources}
+    rows_of = {"subjects": subjects, "answers": targets, "wrong answers": wrong, "replacements": replacements, "sources": sources}
+    for what, given in rows_of.items():
         if given is not None and len(given) != len(texts):
             raise ValueError(f"there are {len(given)} {what} for {len(texts)} prompts: give one for each")
     if not texts:
         raise ValueError("there is no prompt: give at least one")
     found = []
     for row, text in enumerate(texts):
-        other = {"replacement": None if replacements is None else replacements[row], "seed": seed + row}
+        other = {name: None if each is None else each[row] for name, each in ours.items()} | {"seed": seed + row}
 
         def tell(n_done: int, n_all: int, row: int = row) -> None:
             if progress is not None:

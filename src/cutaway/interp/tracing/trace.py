@@ -222,6 +222,7 @@ def trace(
     wrong: str | int | None = None,
     *,
     replacement: str | None = None,
+    source: str | None = None,
     sites: Sequence[str] = SITES,
     window: int | None = None,
     noise: float = 3.0,
@@ -237,8 +238,9 @@ def trace(
     embeddings of tokens as they occur in text, where frequent ones count more, and here each token of the vocabulary counts once: 3 of
     theirs and 3 of these are noise of different size. At each position the stream after a layer is restored, or MLP or attention
     outputs in a `window` of layers around it, a fifth of the model unless given. Positions before the subject are 0: nothing changes
-    them. The metric is `logit_diff` where a wrong answer is given and `prob` where none is. Raises ValueError for a subject that is not
-    in the text, for prompts that do not align, and where the corruption changes nothing.
+    them. The metric is `logit_diff` where a wrong answer is given and `prob` where none is. As a control, `source` is another prompt of
+    as many tokens whose states come in instead of the clean run's, which should bring nothing back. Raises ValueError for a subject
+    that is not in the text, for prompts that do not align, and where the corruption changes nothing.
 
     Source: Meng et al. 2022, "Locating and Editing Factual Associations in GPT", section 2.1; Zhang and Nanda 2023 for another
     subject in place of noise.
@@ -256,6 +258,8 @@ def trace(
     lm = replace(lm, model=without_dropout(lm.model))
     logits, cache = run_with_cache(lm.model, prompts.tokens, names)
     assert logits is not None
+    if source is not None:
+        _, cache = run_with_cache(lm.model, _as_long(lm, source, prompts).tokens, names)
     scores = _scores(lm, cache, corruption, windows, question.metric, progress)
     base, clean = scores[-1], question.metric(logits)
     check_gap(base, clean, logits, question.words, is_prob=question.name == "prob")
@@ -273,8 +277,18 @@ def trace(
         restored=dict(zip(windows, by_site, strict=True)),
         windows=windows,
         alignment=corruption.alignment,
-        notes=question.notes,
+        notes=(*question.notes, *(() if source is None else (f"The states that are restored are those of {source!r}",))),
     )
+
+
+def _as_long(lm: LanguageModel, source: str, prompts: Prompts) -> Prompts:
+    """Return another prompt; raises ValueError for one that has not as many tokens."""
+    other = read_prompts(lm, source)
+    if other.lengths != prompts.lengths:
+        raise ValueError(
+            f"the source {source!r} has {other.lengths[0]} tokens and the prompt {prompts.lengths[0]}: give one of as many tokens"
+        )
+    return other
 
 
 @dataclass(frozen=True, eq=False)
