@@ -269,7 +269,7 @@ def check_room(path: Path, n_bytes: int) -> None:
         raise
     if n_free < n_bytes:
         raise OSError(
-            f"{path} takes {n_bytes / 2**20:,.0f} MiB and its disk has {n_free / 2**20:,.0f} MiB left: free some space, or give "
+            f"{path} takes {-(-n_bytes // 2**20):,} MiB and its disk has {n_free // 2**20:,} MiB left: free some space, or give "
             "another place"
         )
 

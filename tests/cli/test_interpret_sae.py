@@ -531,7 +531,7 @@ def test_a_disk_without_room_is_refused_before_the_training(cutaway, words, monk
     monkeypatch.setattr(sae, "train_together", None)
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=2**10))
     code, _, err = cutaway(*TRAIN, "--save", "made")
-    assert (code, "made takes 0 MiB and its disk has 0 MiB left: free some space" in " ".join(err.split())) == (1, True), err
+    assert (code, "made takes 1 MiB and its disk has 0 MiB left: free some space" in " ".join(err.split())) == (1, True), err
 
 
 def test_a_dictionary_that_does_not_say_whose_it_is_is_taken_and_that_is_said(cutaway, words, tmp_path):
