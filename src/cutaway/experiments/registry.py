@@ -18,6 +18,10 @@ NAMES: tuple[str, ...] = (
     "bigrams",
     "skip-trigrams",
     "induction",
+    "lens",
+    "head-pruning",
+    "feed-forward-memories",
+    "residual-norms",
     "superposition-geometry",
 )  # fmt: skip
 """The experiments, in the order in which one might read them; each is the module of its name, `-` written `_`."""
