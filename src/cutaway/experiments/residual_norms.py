@@ -174,7 +174,7 @@ EXPERIMENT = Experiment(
     title="Residual-stream norms of SmolLM2",
     claim=(
         "From its first layer to its last, the residual stream of SmolLM2 grows as an exponential of depth, which describes it better "
-        "than a line or a square root do; before training, and with its weights shuffled, it grows more slowly than that."
+        "than a line or a square root do; before training, and with its weights shuffled, a line describes it better."
     ),
     source="Heimersheim & Turner 2023, Residual stream norms grow exponentially over the forward pass",
     scales={
