@@ -174,7 +174,7 @@ def _checks(
 
 
 def _mean(memories: list[Memories], what: str = "agreement") -> float:
-    return sum(getattr(each, what) for each in memories) / len(memories)
+    return sum(float(getattr(each, what)) for each in memories) / len(memories)
 
 
 def _shown(lm: LanguageModel, memories: Memories, windows: Int[Tensor, "window pos"]) -> dict[str, Tensor]:
