@@ -18,6 +18,10 @@ NAMES: tuple[str, ...] = (
     "bigrams",
     "skip-trigrams",
     "induction",
+    "lens",
+    "head-pruning",
+    "feed-forward-memories",
+    "residual-norms",
     "superposition-geometry",
     "smollm2-induction",
 )  # fmt: skip
