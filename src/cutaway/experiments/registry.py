@@ -19,6 +19,11 @@ NAMES: tuple[str, ...] = (
     "skip-trigrams",
     "induction",
     "superposition-geometry",
+    "superposition-dimensionality",
+    "superposition-correlation",
+    "superposition-phases",
+    "privileged-basis",
+    "sae-known-features",
 )  # fmt: skip
 """The experiments, in the order in which one might read them; each is the module of its name, `-` written `_`."""
 
