@@ -137,9 +137,11 @@ def draw(outcome: Outcome) -> Mapping[str, Figure]:
         for kind in ("correlated", "anticorrelated")
         for W, p in zip(arrays[kind], arrays[f"p of {kind}"].tolist(), strict=True)
     }
-    shares = {name.replace(": share of pairs that are", ","): value for name, value in outcome.numbers.items()}
+    shares = {
+        name.replace("share of pairs that are ", "").replace("at right", "right"): value for name, value in outcome.numbers.items()
+    }
     return {
-        "Pairs": arrows(panels, title="Two pairs in two dimensions: blue with orange, green with red"),
+        "Pairs": arrows(panels, title="Two pairs in two dimensions: blue with orange, green with pink"),
         "All models": bars(
             torch.tensor(list(shares.values())).numpy(), labels=list(shares), title="Where pairs lie, of all models",
             label="share of pairs", signed=False,

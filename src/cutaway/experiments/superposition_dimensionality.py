@@ -138,7 +138,7 @@ def draw(outcome: Outcome) -> Mapping[str, Figure]:
 
     arrays = outcome.arrays
     sparsity = -arrays["p_active"].log2()
-    shown = {"kept whole": (arrays["W"], True), "untrained": (arrays["untrained"], False)}
+    shown = {"untrained": (arrays["untrained"], False), "trained, kept whole": (arrays["W"], True)}
     series = {}
     for name, (W, is_kept) in shown.items():
         chosen = _is_kept(W) if is_kept else torch.ones_like(W[..., 0], dtype=torch.bool)
@@ -163,8 +163,8 @@ EXPERIMENT = Experiment(
     id="superposition-dimensionality",
     title="Superposition: fractions of a dimension",
     claim=(
-        "Features share out the dimensions that there are, and those kept whole mostly have one of few fractions of a dimension; dense "
-        "features take a dimension each, and over a range of sparsities they take half of one."
+        "Features share out the dimensions that there are: of those that are kept whole and have 3/8 of a dimension or more, most "
+        "have one of the published fractions; dense features take a dimension each, and over a range of sparsities half of one."
     ),
     source="Elhage et al. 2022, Toy Models of Superposition",
     scales={

@@ -139,7 +139,7 @@ def draw(outcome: Outcome) -> Mapping[str, Figure]:
             columns=[f"{p:.2g}" for p in arrays["p_active"].tolist()], title=title,
             row_title="importance over the first one's", column_title="p, from dense to sparse", signed=True,
             texts=[[letters[phase] for phase in row] for row in arrays[key].tolist()],
-            label="own dimension 1, not learned 0, superposition \N{MINUS SIGN}1",
+            label="1 own dimension, \N{MINUS SIGN}1 superposition",
         )
         for name, (key, title) in zip(("Found", "Expected"), titles.items(), strict=True)
     }  # fmt: skip
