@@ -24,6 +24,11 @@ NAMES: tuple[str, ...] = (
     "residual-norms",
     "superposition-geometry",
     "smollm2-induction",
+    "superposition-dimensionality",
+    "superposition-correlation",
+    "superposition-phases",
+    "privileged-basis",
+    "sae-known-features",
 )  # fmt: skip
 """The experiments, in the order in which one might read them; each is the module of its name, `-` written `_`."""
 
