@@ -19,6 +19,9 @@ NAMES: tuple[str, ...] = (
     "skip-trigrams",
     "induction",
     "superposition-geometry",
+    "grokking",
+    "grokking-without-decay",
+    "modular-clock",
 )  # fmt: skip
 """The experiments, in the order in which one might read them; each is the module of its name, `-` written `_`."""
 
