@@ -45,10 +45,10 @@ def frequency_power(W: Float[Tensor, "number d"]) -> Float[Tensor, " frequency"]
     return each / each.sum()
 
 
-def leading_frequencies(W: Float[Tensor, "number d"], *, share: float = 1.0) -> list[int]:
-    """Return the fewest frequencies that hold a share of a matrix's power, the greatest first; all of them for 1."""
+def leading_frequencies(W: Float[Tensor, "number d"], *, share: float | None = None) -> list[int]:
+    """Return the fewest frequencies that hold a share of a matrix's power, or all, the greatest first."""
     ranked = frequency_power(W).sort(descending=True)
-    n_needed = int((ranked.values.cumsum(0) < share).sum()) + 1
+    n_needed = None if share is None else int((ranked.values.cumsum(0) < share).sum()) + 1
     found: list[int] = (ranked.indices[:n_needed] + 1).tolist()
     return found
 
