@@ -111,7 +111,7 @@ def test_key_frequencies_and_others_do_not_meet() -> None:
     assert list(found.keys) == [2]
     assert len(found.others) == 1
     assert found.others[0] in (1, 3)
-    assert found.least_circle() == pytest.approx(1, abs=1e-6)  # float32
+    assert found.circles() == pytest.approx(1, abs=1e-6)  # float32
 
 
 def test_edits_of_the_embedding_are_edits_of_the_weights() -> None:

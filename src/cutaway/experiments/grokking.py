@@ -204,7 +204,9 @@ EXPERIMENT = Experiment(
     scales={
         "small": Scale(config=Config(), minutes=2),
         "paper": Scale(config=Config(**PUBLISHED), minutes=300, memory_gib=2),
-        "reduced": Scale(config=Config(prime=31, train_fraction=0.6, d_model=32, d_mlp=128, n_steps=1500), minutes=0.3),
+        "reduced": Scale(
+            config=Config(prime=43, train_fraction=0.5, d_mlp=128, n_steps=1200, learning_rate=8e-3, weight_decay=2.0), minutes=0.4
+        ),
     },
     run=run,
     draw=draw,
