@@ -29,6 +29,9 @@ NAMES: tuple[str, ...] = (
     "superposition-phases",
     "privileged-basis",
     "sae-known-features",
+    "grokking",
+    "grokking-without-decay",
+    "modular-clock",
 )  # fmt: skip
 """The experiments, in the order in which one might read them; each is the module of its name, `-` written `_`."""
 
