@@ -225,14 +225,14 @@ def draw(outcome: Outcome) -> Mapping[str, Figure]:
     arrays, numbers = outcome.arrays, outcome.numbers
     odds = {name: tuple(arrays[name].tolist()) for name in arrays if name.startswith("depth ")}
     shown = {
-        f"{probe}, {said}": numbers[f"{probe}: {name}"]
-        for probe in ("linear probe", "MLP probe", "linear probe, untrained")
+        f"{short}, {said}": numbers[f"{probe}: {name}"]
+        for short, probe in (("linear", "linear probe"), ("MLP", "MLP probe"), ("untrained", "linear probe, untrained"))
         for name, said in (("share read right", "depth"), ("on control tasks", "control"), ("on shuffled depths", "shuffled"))
     }
     pushed = {
         f"{name}, {along}": (arrays[key][0].tolist(), arrays[key][row].tolist())
-        for key, name in (("far", "to the deepest"), ("near", "to depth one"))
-        for row, along in ((1, "along the probe"), (2, "random"))
+        for key, name in (("far", "deepest"), ("near", "depth one"))
+        for row, along in ((1, "probe"), (2, "random"))
     }
     return {
         "Learning": panels(
@@ -240,7 +240,7 @@ def draw(outcome: Outcome) -> Mapping[str, Figure]:
                 Panel("", "nats above the least", {"role": tuple(arrays["gap"].tolist())}, ("role",)),
                 Panel("", "log odds of closing", odds, tuple(odds)),
             ],
-            title="The model learns when no word can close, and when none can open", x_label="step",
+            title="Learning when none can close, and none can open", x_label="step",
         ),
         "Selectivity": bars(
             list(shown.values()), labels=list(shown), title="What probes read, and what they learn by heart",

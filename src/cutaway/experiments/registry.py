@@ -19,6 +19,7 @@ NAMES: tuple[str, ...] = (
     "skip-trigrams",
     "induction",
     "probing",
+    "brackets",
     "superposition-geometry",
 )  # fmt: skip
 """The experiments, in the order in which one might read them; each is the module of its name, `-` written `_`."""
