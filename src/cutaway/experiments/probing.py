@@ -43,7 +43,7 @@ class Config:
     n_layers: int = 2
     n_heads: int = 2
     d_mlp: int = 64
-    n_steps: int = 1000
+    n_steps: int = 1500
     batch_size: int = 64
     n_texts: int = 300
     """That probes are fitted to and tested on."""
@@ -265,7 +265,7 @@ EXPERIMENT = Experiment(
     scales={
         "small": Scale(config=Config(), minutes=1),
         "reduced": Scale(
-            config=Config(d_vocab=240, n_steps=700, batch_size=48, n_texts=200, n_edited=300, n_mlp_steps=100, n_draws=1),
+            config=Config(d_vocab=240, n_steps=1000, batch_size=48, n_texts=200, n_edited=300, n_mlp_steps=100, n_draws=1),
             minutes=0.4,
         ),
     },
