@@ -22,6 +22,8 @@ NAMES: tuple[str, ...] = (
     "head-pruning",
     "feed-forward-memories",
     "residual-norms",
+    "probing",
+    "brackets",
     "superposition-geometry",
     "smollm2-induction",
     "superposition-dimensionality",
