@@ -18,6 +18,8 @@ NAMES: tuple[str, ...] = (
     "bigrams",
     "skip-trigrams",
     "induction",
+    "greater-than",
+    "ioi-mini",
     "superposition-geometry",
 )  # fmt: skip
 """The experiments, in the order in which one might read them; each is the module of its name, `-` written `_`."""
