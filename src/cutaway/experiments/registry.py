@@ -24,6 +24,8 @@ NAMES: tuple[str, ...] = (
     "residual-norms",
     "probing",
     "brackets",
+    "greater-than",
+    "ioi-mini",
     "superposition-geometry",
     "smollm2-induction",
     "superposition-dimensionality",
