@@ -20,6 +20,8 @@ NAMES: tuple[str, ...] = (
     "induction",
     "superposition-geometry",
     "smollm2-induction",
+    "attention-patterns",
+    "sae-one-layer",
 )  # fmt: skip
 """The experiments, in the order in which one might read them; each is the module of its name, `-` written `_`."""
 
