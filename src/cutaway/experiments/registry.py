@@ -36,6 +36,8 @@ NAMES: tuple[str, ...] = (
     "grokking",
     "grokking-without-decay",
     "modular-clock",
+    "attention-patterns",
+    "sae-one-layer",
 )  # fmt: skip
 """The experiments, in the order in which one might read them; each is the module of its name, `-` written `_`."""
 
