@@ -28,9 +28,9 @@ _N_FINE = 64  # sizes of a feature at which a loss is judged
 class Config:
     """How sparse both features are, and how important the second is beside the first."""
 
-    p_active: tuple[float, ...] = tuple(round(10 ** (-1.5 * i / 11), 4) for i in range(12))
-    importance_ratios: tuple[float, ...] = tuple(round(10 ** (2 * i / 11 - 1), 4) for i in range(12))
-    n_replicas: int = 6
+    p_active: tuple[float, ...] = tuple(round(10 ** (-1.5 * i / 8), 4) for i in range(9))
+    importance_ratios: tuple[float, ...] = tuple(round(10 ** (2 * i / 9 - 1), 4) for i in range(10))
+    n_replicas: int = 12
     n_steps: int = 1500
     n_sizes: int = 10
     """How many sizes of a feature stand for all between 0 and 1."""
