@@ -248,7 +248,7 @@ def draw(outcome: Outcome) -> Mapping[str, Figure]:
         ),
         "Interventions": bars(
             arrays["interventions"].flatten().numpy(), labels=labels, title="The key frequencies carry the sum",
-            label="share of answers that follow the hands", signed=False,
+            label="share of answers as expected", signed=False,
         ),
         "A neuron": heatmap(
             arrays["neuron"].numpy(), rows=numbers, columns=numbers, title=f"One neuron, of frequency {int(arrays['its frequency'])}",
@@ -277,7 +277,7 @@ EXPERIMENT = Experiment(
     ),
     scales={
         "small": Scale(config=Config(), minutes=1),
-        "paper": Scale(config=Config(**PUBLISHED), minutes=150, memory_gib=2),
+        "paper": Scale(config=Config(**PUBLISHED), minutes=90, memory_gib=2),
         "reduced": Scale(config=Config(prime=43, train_fraction=0.6, d_mlp=128, n_steps=900, learning_rate=8e-3), minutes=0.2),
     },
     run=run,
