@@ -176,7 +176,8 @@ def _train(config: Config, trial: Trial, judged: BracketStrings) -> tuple[Transf
 @torch.no_grad()
 def _answers(model: Transformer, strings: BracketStrings) -> Bool[Tensor, " batch"]:
     """Return which strings a model takes for balanced."""
-    return model(strings.tokens)[:, -1].argmax(-1) == BALANCED
+    answers: Tensor = model(strings.tokens)[:, -1].argmax(-1) == BALANCED
+    return answers
 
 
 def _contributions(model: Transformer, strings: BracketStrings) -> tuple[list[str], Float[Tensor, "part batch"]]:
