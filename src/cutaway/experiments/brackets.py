@@ -208,11 +208,11 @@ def _least_apart(fitted: Sequence[Tensor], tested: Sequence[Tensor], pair: tuple
     for one, other in combinations(range(len(fitted)), 2):
         a, b = (fitted[kind][list(pair)] for kind in (one, other))
         direction = torch.linalg.solve(a.cov() + b.cov() + 1e-9 * torch.eye(2, dtype=a.dtype), b.mean(1) - a.mean(1))
-        chances.append(chance_above(direction @ tested[other][list(pair)], direction @ tested[one][list(pair)]))
+        chances.append(_chance_above(direction @ tested[other][list(pair)], direction @ tested[one][list(pair)]))
     return min(chances)
 
 
-def chance_above(high: Float[Tensor, " a"], low: Float[Tensor, " b"]) -> float:
+def _chance_above(high: Float[Tensor, " a"], low: Float[Tensor, " b"]) -> float:
     """Return how likely one number is above another, one drawn of each kind, equal ones counting half: the area under the ROC curve."""
     ordered = low.sort().values
     high = high.contiguous()
