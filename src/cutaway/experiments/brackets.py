@@ -324,7 +324,7 @@ def _part_checks(apart: float, apart_untrained: float, inserted: _Inserted) -> I
     )  # fmt: skip
     by_balanced, *by_failing = inserted.flipped[inserted.labels.index("L0 mlp")].tolist()
     yield Check(
-        name="first MLP of failing strings, put in: share told unbalanced, the lesser of two failures", at_least=0.8,
+        name="first MLP of failing strings, put in: share told unbalanced, the lesser of two failures", at_least=0.7,
         value=min(by_failing), null=by_balanced, null_of="of other balanced strings",
     )  # fmt: skip
 
