@@ -7,7 +7,7 @@ import torch
 
 from cutaway import ModelConfig, Transformer, experiments
 from cutaway.experiments.bracket_strings import BracketStrings, bracket_words
-from cutaway.experiments.brackets import _insert, _Kinds, _least_apart, _chance_above
+from cutaway.experiments.brackets import _chance_above, _insert, _Kinds, _least_apart
 
 
 def generator(seed: int = 0) -> torch.Generator:
