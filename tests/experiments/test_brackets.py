@@ -7,7 +7,7 @@ import torch
 
 from cutaway import ModelConfig, Transformer, experiments
 from cutaway.experiments.bracket_strings import BracketStrings, bracket_words
-from cutaway.experiments.brackets import _insert, _Kinds, _least_apart, chance_above
+from cutaway.experiments.brackets import _chance_above, _insert, _Kinds, _least_apart
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -89,7 +89,7 @@ def test_tokens_are_what_the_tokenizer_reads() -> None:
 def test_chance_above_counts_pairs() -> None:
     high, low = torch.tensor([3.0, 1.0, 2.0]), torch.tensor([1.0, 0.0])
     pairs = [(a > b) + 0.5 * (a == b) for a in high.tolist() for b in low.tolist()]
-    assert chance_above(high, low) == pytest.approx(sum(pairs) / 6)
+    assert _chance_above(high, low) == pytest.approx(sum(pairs) / 6)
 
 
 def test_kinds_lie_apart_where_two_parts_say_so() -> None:

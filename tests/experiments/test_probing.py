@@ -62,4 +62,5 @@ def test_reduced_experiment_passes() -> None:
     assert not any(check.null_passes for check in result.outcomes[0].checks)
     assert len(result.figures()) == 3
     numbers = result.outcomes[0].numbers
-    assert numbers["linear probe, three word types: on control tasks"] > 0.9  # with few types there is nothing to learn by heart
+    few, many = (numbers[f"linear probe{types}: on control tasks"] for types in (", three word types", ""))
+    assert few > many + 0.3  # a label for each of three types takes no learning by heart

@@ -104,7 +104,8 @@ class BracketStrings:
         n_brackets = self.steps.shape[1]
         places: Tensor = 2 ** torch.arange(n_brackets)
         number = (self.steps > 0).long() @ places + 2**n_brackets
-        return (number * _HASH >> 13) % _SHARE_HELD_OUT == 0
+        found: Tensor = (number * _HASH >> 13) % _SHARE_HELD_OUT == 0
+        return found
 
 
 def _shuffled(n_rows: int, n_open: int, n_close: int, generator: torch.Generator) -> Int[Tensor, "batch bracket"]:

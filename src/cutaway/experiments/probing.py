@@ -25,7 +25,7 @@ __all__ = ["EXPERIMENT", "Config", "run", "draw"]
 _PLACE, _BEHIND = "blocks.0.resid_mid", "blocks.0.resid_post"  # what the first attention leaves, and its MLP after it
 _FIRST_READ = 12  # before, few texts are at every depth
 _RULED_OUT = 3.0  # closing counts as ruled out where opening is so many times likelier
-_LINEAR = Logistic(l2=1e-4)
+_LINEAR = Logistic(l2=1e-3)
 
 
 @dataclass(frozen=True, kw_only=True)
