@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from cutaway import experiments, metrics
-from cutaway.experiments.greater_than import _carriers, _heads, _recovered
+from cutaway.experiments.frame import Trial
+from cutaway.experiments.greater_than import _carriers, _heads, _model, _recovered
 from cutaway.experiments.year_spans import N_YEARS, NOUNS, SpanPrompts, YearSpans, span_words
 
 
@@ -82,26 +83,20 @@ def test_probability_difference_is_its_definition() -> None:
 
 
 def test_the_head_that_reads_the_year_is_found() -> None:
-    """A head made by hand that moves a year to the end, where it raises the years beside it; all other heads read evenly."""
-    experiment = experiments.experiment("greater-than")
-    from cutaway.experiments.frame import Trial
-    from cutaway.experiments.greater_than import _model
-
-    config = experiment.scale("reduced").config
-    model = _model(config, Trial(seed=0), d_mlp=config.d_mlp)
-    made = prompts(64)
+    """A head made by hand moves to the end whether a year is in the first half; all else is silent, and centuries say nothing."""
+    config = experiments.experiment("greater-than").scale("reduced").config
+    model, made = _model(config, Trial(seed=0), d_mlp=config.d_mlp), prompts(64)
     with torch.no_grad():
         for weight in model.parameters():
             weight.zero_()
-        model.embed.W_E[:N_YEARS, 0] = torch.linspace(-1, 1, N_YEARS)
-        model.embed.W_E[:N_YEARS, 1] = -torch.linspace(-1, 1, N_YEARS)
+        for norm in (model.blocks[1].ln1, model.unembed.ln_final):
+            norm.weight.fill_(1)
+        half = torch.where(torch.arange(N_YEARS) < N_YEARS // 2, -1.0, 1.0)
+        half[2:20] = 0
         attn, d_head = model.blocks[1].attn, config.d_head
-        for block in model.blocks:
-            block.ln1.weight.fill_(1)
-        model.unembed.ln_final.weight.fill_(1)
+        model.embed.W_E[:N_YEARS, :2] = torch.stack([half, -half], dim=1)
         attn.W_V.weight[d_head, 0] = 1  # of head 1
-        attn.W_O.weight[0, d_head] = 20
-        attn.W_O.weight[1, d_head] = -20
+        attn.W_O.weight[:2, d_head] = torch.tensor([20.0, -20.0])
         model.unembed.W_U.weight[:N_YEARS, 0] = torch.linspace(-5, 5, N_YEARS)
     assert _carriers(model, made) == [(1, 1)]
     assert _recovered(model, made, [(1, 1)]) == pytest.approx(1, abs=1e-4)

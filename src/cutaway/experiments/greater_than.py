@@ -294,8 +294,8 @@ EXPERIMENT = Experiment(
     ),
     source="Hanna et al. 2023, How does GPT-2 compute greater-than?",
     scales={
-        "small": Scale(config=Config(), minutes=2),
-        "reduced": Scale(config=Config(n_steps=300, batch_size=64, n_prompts=128), minutes=0.3),
+        "small": Scale(config=Config(), minutes=1),
+        "reduced": Scale(config=Config(n_steps=500, n_prompts=256), minutes=0.5),
     },
     run=run,
     draw=draw,
