@@ -64,10 +64,16 @@ def test_the_mean_answer_is_that_on_the_text_learnt(trained: Trained) -> None:
     assert _constant(trained, tokens) == pytest.approx(expected)
 
 
-def test_lenses_differ_before_the_last_layer_alone(trained: Trained) -> None:
+def test_the_tuned_lens_is_the_model_at_the_last_layer_alone(trained: Trained) -> None:
     tokens = trained.held_out.reshape(-1, 8)
-    assert (_apart(trained.lm, lens_of(trained), tokens) > 0).tolist() == [True, True, True, False]
-    assert _apart(trained.lm, TunedLens.untrained(trained.lm.model), tokens).max() == 0
+    apart = _apart(trained.lm, lens_of(trained), tokens)
+    with torch.no_grad():
+        own = trained.lm.model(tokens).log_softmax(-1)
+        said = trained.lm.model.unembed(lens_of(trained).translate(trained.lm.model.embed(tokens), 0)).log_softmax(-1)
+    following = torch.cat([tokens[:, 1:], own[:, -1:].argmax(-1)], dim=1)[..., None]
+    assert apart[0].item() == pytest.approx((said - own).gather(-1, following).abs().max().item())
+    assert (apart > 1e-3).tolist() == [True, True, True, False]
+    assert apart[-1] < 1e-12  # float64
 
 
 def test_the_worst_layer_is_one_before_the_last() -> None:

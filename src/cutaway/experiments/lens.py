@@ -115,11 +115,12 @@ def _constant(trained: Trained, judged: Int[Tensor, "window pos"]) -> float:
     return kl_nats(model(judged).log_softmax(-1), mean).mean().item()
 
 
+@torch.no_grad()
 def _apart(lm: LanguageModel, lens: TunedLens, judged: Int[Tensor, "window pos"]) -> Float[Tensor, " state"]:
-    """Return how far the two lenses' log-probabilities of the next character are apart at most, at every state."""
-    names = state_names(lm.config)
-    logit, tuned = (lens_scores(lm, judged, names, translate=translate) for translate in (None, lens.translate))
-    return (logit.log_probs - tuned.log_probs).abs().amax((1, 2))
+    """Return how far the tuned lens's log-probability of the next character is at most from the model's own, at every state."""
+    scores = lens_scores(lm, judged, state_names(lm.config), translate=lens.translate)
+    own = lm.model(judged).log_softmax(-1).gather(-1, scores.followed[..., None])[..., 0]
+    return (scores.log_probs - own).abs().amax((1, 2))
 
 
 def _checks(read: _Read, apart: Float[Tensor, " state"]) -> Iterator[Check]:
@@ -134,7 +135,7 @@ def _checks(read: _Read, apart: Float[Tensor, " state"]) -> Iterator[Check]:
         null_of="another text's states",
     )  # fmt: skip
     yield Check(
-        name="largest difference of log-probabilities between the lenses at the last layer", at_most=1e-5,
+        name="largest difference of log-probabilities between the tuned lens at the last layer and the model", at_most=1e-5,
         value=apart[-1].item(), null=apart[-2].item(), null_of="the layer before",
     )  # fmt: skip
 
