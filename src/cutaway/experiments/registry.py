@@ -26,6 +26,7 @@ NAMES: tuple[str, ...] = (
     "brackets",
     "greater-than",
     "ioi-mini",
+    "copy-suppression",
     "superposition-geometry",
     "smollm2-induction",
     "superposition-dimensionality",

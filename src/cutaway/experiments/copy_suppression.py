@@ -1,0 +1,393 @@
+"""Copy suppression: a head looks for what is about to be said again, and writes against it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from jaxtyping import Bool, Complex, Float, Int
+from torch import Tensor
+
+from cutaway import LanguageModel, ModelConfig, Transformer, edits, run_with_cache, run_with_edits
+from cutaway.experiments.frame import Check, Curves, Experiment, Outcome, Recipe, Scale, Trial
+from cutaway.experiments.used_candidates import AGAIN, Candidates, CandidateTexts
+from cutaway.interp.ablation import HeadSet, ablate_heads
+from cutaway.interp.attention import head_label
+from cutaway.interp.factored import full_ov
+from cutaway.training.step import next_token_loss
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["EXPERIMENT", "Config", "run", "draw"]
+
+_LEAST_RISE = 0.03  # of the probability of what is forbidden, without a head that is said to forbid
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """What may follow what, and the model that learns it."""
+
+    n_triggers: int = 16
+    n_candidates: int = 16
+    n_each: int = 8
+    """How many candidates a trigger has."""
+    p_again: float = 0.3
+    n_turns: int = 12
+    d_model: int = 64
+    n_heads: int = 4
+    d_head: int = 32
+    n_steps: int = 600
+    batch_size: int = 64
+    n_judged: int = 256
+    """On how many texts heads are found, and on how many others they are judged."""
+
+
+class _Trained(NamedTuple):
+    """A model, what it was taught, and texts that it is judged on, which heads are not chosen by."""
+
+    candidates: Candidates
+    model: Transformer
+    judged: CandidateTexts
+    curves: Curves
+
+
+class _Found(NamedTuple):
+    """The heads that forbid, the strongest first, and the one that copies, as (layer, head)."""
+
+    forbidding: list[tuple[int, int]]
+    copying: tuple[int, int]
+
+
+class _Ablated(NamedTuple):
+    """What is measured with all heads, and without some: by name, "all" for all heads."""
+
+    forbidden: Mapping[str, float]
+    """The probability of candidates that are forbidden, where there are any."""
+    exposed: Mapping[str, float]
+    """The loss after triggers where something is forbidden, nats."""
+    free: Mapping[str, float]
+    """The loss after triggers where nothing is."""
+    again: Mapping[str, float]
+    """The loss on what comes again, nats."""
+
+
+def run(config: Config, trial: Trial) -> Outcome:
+    """Train a model, find the heads that forbid on some texts, and judge them on others and by their weights."""
+    trained = _train(config, trial)
+    untrained = trained._replace(model=_model(config, trained.candidates, trial))
+    heads = {head_label(*head): [head] for head in _heads(trained)}
+    finding = trained.candidates.texts(config.n_judged, config.n_turns, generator=trial.generator("finding"))
+    found = _find(_ablated(trained.model, finding, trained.candidates, heads), _heads(trained))
+    sets = heads | {"all that forbid": found.forbidding}
+    ablated = _ablated(trained.model, trained.judged, trained.candidates, sets)
+    return Outcome(
+        checks=(
+            *_weight_checks(trained, untrained, found),
+            *_attention_checks(trained, untrained, found),
+            *_ablation_checks(ablated, found),
+        ),
+        numbers=_numbers(trained, untrained, ablated, found),
+        arrays=_arrays(trained, ablated, found),
+        models={"copy-suppression": LanguageModel(trained.model, trained.candidates.tokenizer)},
+    )
+
+
+def _model(config: Config, candidates: Candidates, trial: Trial) -> Transformer:
+    shape = ModelConfig(
+        d_vocab=candidates.d_vocab, n_ctx=2 * config.n_turns, n_layers=1, n_heads=config.n_heads, d_model=config.d_model,
+        d_head=config.d_head, d_mlp=0, position="rotary", rotary_base=100.0, tie_embeddings=False,
+    )  # fmt: skip
+    model = Transformer(shape, generator=trial.generator("weights"))
+    torch.nn.init.normal_(model.embed.W_E, std=0.5, generator=trial.generator("embedding"))
+    return model
+
+
+def _train(config: Config, trial: Trial) -> _Trained:
+    candidates = Candidates.drawn(
+        config.n_triggers,
+        config.n_candidates,
+        n_each=config.n_each,
+        p_again=config.p_again,
+        generator=trial.generator("candidates"),
+    )
+    model = _model(config, candidates, trial)
+    judged = candidates.texts(config.n_judged, config.n_turns, generator=trial.generator("judged"))
+
+    def loss(step: int) -> Float[Tensor, ""]:
+        tokens = candidates.texts(config.batch_size, config.n_turns, generator=trial.generator("batch", step)).tokens
+        targets = tokens[:, 1:].clone()
+        targets[:, 1::2] = _UNJUDGED  # which trigger comes next cannot be known
+        return next_token_loss(model, tokens[:, :-1], targets)
+
+    def watch(_: int) -> Mapping[str, float]:
+        seen = _measured(model(judged.tokens), judged, candidates)
+        return {name: values.mean().item() for name, values in seen.items()}
+
+    recipe = Recipe(
+        n_steps=config.n_steps, learning_rate=5e-3, beta2=0.98, weight_decay=0.5, n_warmup_steps=100,
+        n_decay_steps=round(0.4 * config.n_steps), max_grad_norm=1.0,
+    )  # fmt: skip
+    curves = trial.learn("model", model, loss, recipe, watch=watch, watch_every=20)
+    return _Trained(candidates, model, judged, curves)
+
+
+_UNJUDGED = -100  # cross_entropy's own word for a target that does not count
+
+
+def _measured(
+    logits: Float[Tensor, "batch pos token"], texts: CandidateTexts, candidates: Candidates
+) -> dict[str, Float[Tensor, " batch"]]:
+    """Return what is measured of each row, as a mean over those of its turns that it is of."""
+    log_probs = logits[:, ::2].log_softmax(-1)  # batch turn token
+    losses = -log_probs.gather(-1, texts.tokens[:, 1::2, None])[..., 0]
+    is_exposed = texts.is_forbidden.any(-1)
+    forbidden = (log_probs[..., candidates.first :].exp() * texts.is_forbidden).sum(-1)
+    return {
+        "forbidden": _mean(forbidden, is_exposed),
+        "something forbidden": _mean(losses, is_exposed),
+        "nothing forbidden": _mean(losses, ~is_exposed & ~texts.is_again),
+        "least possible": _mean(-texts.log_probs, is_exposed),
+        "again": _mean(losses, texts.is_again),
+    }
+
+
+def _mean(values: Float[Tensor, "batch turn"], is_counted: Tensor) -> Float[Tensor, " batch"]:
+    return (values * is_counted).sum(-1) * len(values) / is_counted.sum()  # so that the mean over rows is that over turns
+
+
+def _ablated(model: Transformer, texts: CandidateTexts, candidates: Candidates, sets: Mapping[str, HeadSet]) -> _Ablated:
+    """Measure the model without each set of heads, which write their mean instead."""
+    values = {}
+    for name in ("forbidden", "something forbidden", "nothing forbidden", "again"):
+        found = ablate_heads(
+            model, sets, texts.tokens, how="mean", metric=lambda logits, name=name: _measured(logits, texts, candidates)[name]
+        )
+        values[name] = {"all": found.base.mean().item()} | dict(zip(sets, found.scores.mean(-1).tolist(), strict=True))
+    return _Ablated(*values.values())
+
+
+def _heads(trained: _Trained) -> list[tuple[int, int]]:
+    config = trained.model.config
+    return [(layer, head) for layer in range(config.n_layers) for head in range(config.n_heads)]
+
+
+def _find(ablated: _Ablated, heads: Sequence[tuple[int, int]]) -> _Found:
+    """Return the head without which most is lost that comes again, and of the others those without which the forbidden is likelier."""
+    again = torch.tensor(list(ablated.again.values()))[1:]
+    copying = int(again.argmax())
+    rises = torch.tensor(list(ablated.forbidden.values()))[1:] - ablated.forbidden["all"]
+    ranked = [place for place in rises.argsort(descending=True).tolist() if place != copying]
+    forbidding = [heads[place] for place in ranked if rises[place] >= _LEAST_RISE]
+    return _Found(forbidding or [heads[ranked[0]]], heads[copying])
+
+
+@torch.no_grad()
+def _unseen(trained: _Trained, heads: HeadSet, is_key: Bool[Tensor, "batch turn pos"]) -> float:
+    """Return the probability of what is forbidden where these heads, from triggers, get nothing of what is at some keys."""
+    is_hidden = torch.zeros(len(is_key), 2 * is_key.shape[1], is_key.shape[2], dtype=torch.bool)
+    is_hidden[:, ::2] = is_key & ~trained.judged.is_again[..., None]
+    hidden = [
+        edits.apply(f"blocks.{layer}.attn.pattern", lambda pattern: pattern.masked_fill(is_hidden, 0), head=head)
+        for layer, head in heads
+    ]
+    logits = run_with_edits(trained.model, trained.judged.tokens, hidden)
+    return _measured(logits, trained.judged, trained.candidates)["forbidden"].mean().item()
+
+
+@torch.no_grad()
+def _own(trained: _Trained, head: tuple[int, int]) -> Float[Tensor, "candidate candidate"]:
+    """Return what looking at one candidate does to the logit of another, less what it does to all alike."""
+    first = trained.candidates.first
+    moved = full_ov(trained.model, *head, with_norm=True).AB[first:, first:]
+    return moved - moved.mean(-1, keepdim=True)
+
+
+def _eigenvalues(trained: _Trained, head: tuple[int, int]) -> Complex[Tensor, " candidate"]:
+    eigenvalues: Tensor = torch.linalg.eigvals(_own(trained, head).double())
+    return eigenvalues
+
+
+def _score(trained: _Trained, head: tuple[int, int]) -> float:
+    """Return the eigenvalues' sum over the sum of their sizes: 1 copies, -1 writes against."""
+    eigenvalues = _eigenvalues(trained, head)
+    return (eigenvalues.real.sum() / eigenvalues.abs().sum()).item()
+
+
+@torch.no_grad()
+def _looks(trained: _Trained, head: tuple[int, int]) -> Float[Tensor, "batch turn pos"]:
+    """Return what a head looks at where a candidate is called for."""
+    layer, place = head
+    _, cache = run_with_cache(trained.model, trained.judged.tokens, names=f"blocks.{layer}.attn.pattern")
+    return cache["pattern", layer][:, place, ::2]
+
+
+def _looks_at(trained: _Trained, head: tuple[int, int]) -> Float[Tensor, " candidate"]:
+    """Return what a head gives on average to a candidate that is forbidden where it looks from."""
+    first, texts = trained.candidates.first, trained.judged
+    looks, is_key = _looks(trained, head), texts.is_forbidden_key(first)
+    chosen = [looks[is_key & (texts.tokens == token)[:, None]] for token in range(first, trained.candidates.d_vocab)]
+    return torch.stack([each.mean() for each in chosen])
+
+
+def _lowers_most(trained: _Trained, heads: HeadSet) -> float:
+    """Return of which share of the candidates, looked back on, these heads lower the own logit more than any other candidate's."""
+    moved = torch.stack([_looks_at(trained, head)[:, None] * _own(trained, head) for head in heads]).sum(0)
+    was_due = ~moved.isnan().any(-1)  # of a candidate that never was forbidden there is no mean
+    return (moved.argmin(-1) == torch.arange(len(moved)))[was_due].double().mean().item()
+
+
+def _preference(trained: _Trained, heads: HeadSet) -> float:
+    """Return what these heads give to a used candidate that is forbidden over what they give to one that is not, after triggers."""
+    first, texts = trained.candidates.first, trained.judged
+    looks = torch.stack([_looks(trained, head) for head in heads]).mean(0)
+    is_forbidden = texts.is_forbidden_key(first)
+    is_other = texts.is_used_key(first) & ~is_forbidden & ~texts.is_again[..., None]
+    return (looks[is_forbidden].mean() / looks[is_other].mean()).item()
+
+
+def _weight_checks(trained: _Trained, untrained: _Trained, found: _Found) -> Iterator[Check]:
+    yield Check(
+        name="forbidding head: eigenvalues' sum over the sum of their sizes", at_most=-0.8,
+        value=_score(trained, found.forbidding[0]), null=_score(trained, found.copying), null_of="copying head",
+    )  # fmt: skip
+    yield Check(
+        name="share of candidates whose own logit falls most", at_least=0.75,
+        value=_lowers_most(trained, found.forbidding), null=_lowers_most(untrained, found.forbidding), null_of="untrained",
+    )  # fmt: skip
+
+
+def _attention_checks(trained: _Trained, untrained: _Trained, found: _Found) -> Iterator[Check]:
+    yield Check(
+        name="attention to what is forbidden over that to the rest", at_least=2.0,
+        value=_preference(trained, found.forbidding), null=_preference(untrained, found.forbidding), null_of="untrained",
+    )  # fmt: skip
+    first, texts = trained.candidates.first, trained.judged
+    is_due, base = texts.is_forbidden_key(first), _unseen(trained, [], texts.is_used_key(first))
+    yield Check(
+        name="rise of what is forbidden where it is not seen", at_least=0.1,
+        value=_unseen(trained, found.forbidding, is_due) - base,
+        null=_unseen(trained, found.forbidding, texts.is_used_key(first) & ~is_due) - base, null_of="not seeing the rest",
+    )  # fmt: skip
+
+
+def _ablation_checks(ablated: _Ablated, found: _Found) -> Iterator[Check]:
+    strongest, copying = head_label(*found.forbidding[0]), head_label(*found.copying)
+    yield Check(
+        name="probability of what is forbidden", at_most=0.06,
+        value=ablated.forbidden["all"], null=ablated.forbidden["all that forbid"], null_of="without forbidding heads",
+    )  # fmt: skip
+    yield Check(
+        name="nats lost without the forbidding head", at_least=0.08,
+        value=ablated.exposed[strongest] - ablated.exposed["all"], null=ablated.free[strongest] - ablated.free["all"],
+        null_of="where nothing is forbidden",
+    )  # fmt: skip
+    yield Check(
+        name="nats a candidate that comes again", at_most=0.1,
+        value=ablated.again["all"], null=ablated.again[copying], null_of="without the copying head",
+    )  # fmt: skip
+
+
+def _numbers(trained: _Trained, untrained: _Trained, ablated: _Ablated, found: _Found) -> dict[str, float]:
+    texts, strongest = trained.judged, head_label(*found.forbidding[0])
+    return {
+        "forbidding heads": len(found.forbidding),
+        "loss where something is forbidden, nats": ablated.exposed["all"],
+        "the least possible there, nats": -texts.log_probs[texts.is_forbidden.any(-1)].mean().item(),
+        "without forbidding heads: loss where something is forbidden, nats": ablated.exposed["all that forbid"],
+        "without forbidding heads: loss on what comes again, nats": ablated.again["all that forbid"],
+        "without the forbidding head: probability of what is forbidden": ablated.forbidden[strongest],
+        "without the copying head: probability of what is forbidden": ablated.forbidden[head_label(*found.copying)],
+        "untrained forbidding head: eigenvalues' sum over that of their sizes": _score(untrained, found.forbidding[0]),
+        **{f"{head_label(*head)}: eigenvalues' sum over that of their sizes": _score(trained, head) for head in _heads(trained)},
+    }
+
+
+def _arrays(trained: _Trained, ablated: _Ablated, found: _Found) -> dict[str, Float[Tensor, "..."]]:
+    pair = [found.forbidding[0], found.copying]
+    return {
+        **{name: trained.curves[name] for name in trained.curves.points},
+        "heads": torch.tensor(pair),
+        "all heads": torch.tensor(_heads(trained)),
+        "OV": torch.stack([_own(trained, head) for head in pair]),
+        "eigenvalues": torch.stack([torch.view_as_real(_eigenvalues(trained, head)) for head in pair]),
+        "forbidden without": torch.tensor(list(ablated.forbidden.values())),
+        "tokens": trained.judged.tokens[0],
+        "patterns": torch.stack([_text_pattern(trained, head) for head in pair]),
+        "n_triggers": torch.tensor(len(trained.candidates.allowed)),
+    }
+
+
+@torch.no_grad()
+def _text_pattern(trained: _Trained, head: tuple[int, int]) -> Float[Tensor, "q_pos k_pos"]:
+    layer, place = head
+    _, cache = run_with_cache(trained.model, trained.judged.tokens[:1], names=f"blocks.{layer}.attn.pattern")
+    return cache["pattern", layer][0, place]
+
+
+def _letters(tokens: Int[Tensor, " pos"], n_triggers: int) -> list[str]:
+    return [
+        "+" if token == AGAIN else chr(ord("A") + token - 1) if token <= n_triggers else chr(ord("a") + token - 1 - n_triggers)
+        for token in tokens.tolist()
+    ]
+
+
+def draw(outcome: Outcome) -> Mapping[str, Figure]:
+    """Draw how both are learnt, what both heads write and where they look, and what is said again without heads."""
+    from cutaway.plots import Panel, arrows, attention, bars, heatmap, panels
+
+    arrays, n_triggers = outcome.arrays, int(outcome.arrays["n_triggers"])
+    labels = [head_label(*head) for head in arrays["heads"].tolist()]
+    kinds = [f"{label}, {kind}" for label, kind in zip(labels, ("forbidding", "copying"), strict=True)]
+    names = [chr(ord("a") + i) for i in range(arrays["OV"].shape[1])]
+    lines = {name: tuple(arrays[name].tolist()) for name in ("forbidden", "something forbidden", "least possible", "again")}
+    limit = arrays["OV"].abs().max().item()
+    return {
+        "Learning": panels(
+            [
+                Panel("", "loss, nats", {name: lines[name] for name in list(lines)[1:]}, list(lines)[1:]),
+                Panel("", "probability", {"forbidden": lines["forbidden"]}, ["forbidden"], least=(0.0, 0.1)),
+            ],
+            title="What was there is not said again, but for where it is called for", x_label="step",
+        ),
+        **{
+            f"OV {kind}": heatmap(
+                ov.numpy(), rows=names, columns=names, title=f"What the {kind} head writes", row_title="candidate looked at",
+                column_title="candidate", label="added to the logit", signed=True, limit=limit,
+            )
+            for kind, ov in zip(("forbidding", "copying"), arrays["OV"], strict=True)
+        },
+        "Eigenvalues": arrows(
+            {name: values.numpy() for name, values in zip(kinds, arrays["eigenvalues"], strict=True)},
+            title="Eigenvalues of what candidates do to candidates",
+        ),
+        "Attention": attention(
+            arrays["patterns"].numpy(), tokens=_letters(arrays["tokens"], n_triggers), titles=kinds,
+            title="Where both heads look: triggers A, B, ...; candidates a, b, ...; + calls for the last again",
+        ),
+        "Ablations": bars(
+            arrays["forbidden without"].numpy(),
+            labels=["all heads", *(f"without {head_label(*head)}" for head in arrays["all heads"].tolist()), "without all that forbid"],
+            title="What was there already, said again", label="probability of what is forbidden",
+        ),
+    }  # fmt: skip
+
+
+EXPERIMENT = Experiment(
+    id="copy-suppression",
+    title="Copy suppression",
+    claim=(
+        "Where what is about to be said must not be said twice, heads learn to look for it in what was there and to lower the logit of "
+        "what they find, by negative eigenvalues of OV; what is called for again is copied all the same."
+    ),
+    source="McDougall et al. 2023, Copy Suppression: Comprehensively Understanding an Attention Head",
+    scales={
+        "small": Scale(config=Config(), minutes=0.5),
+        "reduced": Scale(config=Config(n_steps=350, n_judged=128), minutes=0.3),
+    },
+    run=run,
+    draw=draw,
+    is_fast=True,
+)
