@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["EXPERIMENT", "Config", "run", "draw"]
 
 _SAID = {"balanced": "other balanced strings", "total": "a wrong total", "elevation": "a wrong elevation"}
-_LEARNT = {"balanced": "balanced", "total": "wrong total alone", "elevation": "wrong elevation alone"}
+_LEARNT = {"balanced": "balanced", "total": "wrong total", "elevation": "wrong elevation"}
 _FIRST_HELD_OUT = 12  # brackets; of shorter strings there are so few that all are trained on
 
 
@@ -359,7 +359,7 @@ def draw(outcome: Outcome) -> Mapping[str, Figure]:
             title="The first layer on a balanced string",
         ),
         "Neuron": scatter(
-            {"random strings": tuple(arrays["neuron"].tolist())}, title="A neuron of the first layer counts, where the answer is read",
+            {"random strings": tuple(arrays["neuron"].tolist())}, title="The neuron that follows the brackets' share most",
             x_label="share of opening brackets", y_label="before the nonlinearity",
         ),
     }  # fmt: skip

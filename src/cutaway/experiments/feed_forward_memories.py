@@ -226,7 +226,7 @@ EXPERIMENT = Experiment(
         "small": Scale(config=Config(), minutes=1),
         "reduced": Scale(
             config=Config(
-                model=TextModel(n_heads=4, d_mlp=256, act="relu", n_steps=160), n_windows=400, n_contexts=10,
+                model=TextModel(n_heads=4, d_mlp=256, act="relu", n_steps=180), n_windows=1200, n_contexts=10,
             ),
             minutes=0.4,
         ),

@@ -148,7 +148,7 @@ def _places(n_states: int) -> list[str]:
     return ["at the embedding", *(f"after layer {layer}" for layer in range(n_states - 1))]
 
 
-def _shown(reading: LensReading) -> dict[str, Float[Tensor, "state pos"]]:
+def _shown(reading: LensReading) -> dict[str, Tensor]:
     return {
         "says": torch.stack([_code_points("".join(words[0] for words in of_state)) for of_state in reading.words]),
         "probs": reading.top_probs[..., 0],
