@@ -120,7 +120,8 @@ def _apart(lm: LanguageModel, lens: TunedLens, judged: Int[Tensor, "window pos"]
     """Return how far the tuned lens's log-probability of the next character is at most from the model's own, at every state."""
     scores = lens_scores(lm, judged, state_names(lm.config), translate=lens.translate)
     own = lm.model(judged).log_softmax(-1).gather(-1, scores.followed[..., None])[..., 0]
-    return (scores.log_probs - own).abs().amax((1, 2))
+    apart: Tensor = (scores.log_probs - own).abs().amax((1, 2))
+    return apart
 
 
 def _checks(read: _Read, apart: Float[Tensor, " state"]) -> Iterator[Check]:
