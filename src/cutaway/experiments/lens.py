@@ -119,7 +119,7 @@ def _constant(trained: Trained, judged: Int[Tensor, "window pos"]) -> float:
 def _apart(lm: LanguageModel, lens: TunedLens, judged: Int[Tensor, "window pos"]) -> Float[Tensor, " state"]:
     """Return how far the tuned lens's log-probability of the next character is at most from the model's own, at every state."""
     scores = lens_scores(lm, judged, state_names(lm.config), translate=lens.translate)
-    own: Tensor = lm.model(judged).log_softmax(-1).gather(-1, scores.followed[..., None])[..., 0]
+    own = lm.model(judged).log_softmax(-1).gather(-1, scores.followed[..., None])[..., 0]
     apart: Tensor = (scores.log_probs - own).abs().amax((1, 2))
     return apart
 
