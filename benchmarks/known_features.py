@@ -1,31 +1,25 @@
 """Dictionaries of features that are known: how well each kind finds 256 directions in 64 coordinates.
 
 `python -m benchmarks.known_features [--seed 0]`. Each row of activations is a sum of features, each there with probability .0117, 3 in
-the mean, at a size drawn from .5 to 1.5. All kinds have 256 latents, one recipe and no more than 360,000 rows; beside them stand random
-directions. Printed are the mean over true features of the best cosine with a decoder row, the share of features found to .9 and better,
-latents a row (3 is right), dead latents, and the variance unexplained, on rows that were not trained on. About 2 minutes on one thread.
+the mean, at a size drawn from .5 to 1.5. All kinds have 256 latents and the experiment's recipes; beside them stand random directions.
+Printed are the mean over true features of the best cosine with a decoder row, the share of features found to .9 and better, latents a
+row (3 is right), dead latents, and the variance unexplained, on rows that were not trained on. About 2 minutes on one thread.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Mapping
-from typing import Any
 
 import torch
 
 from cutaway import sae
+from cutaway.experiments.sae_known_features import recipe
 from cutaway.runtime import seeded_generator
 
 N_FEATURES, D, PROBABILITY = 256, 64, 0.0117
 N_ROWS = 20_000  # on which dictionaries are measured
-RECIPES: Mapping[str, Mapping[str, Any]] = {
-    "topk": {"n_steps": 700},
-    "batchtopk": {"n_steps": 1400},
-    "jumprelu": {"n_steps": 1400, "sparsity": 0.02},
-    "relu": {"n_steps": 1400, "sparsity": 0.2},
-}
+KINDS: tuple[sae.Kind, ...] = ("topk", "batchtopk", "jumprelu", "relu")
 
 
 def main() -> None:
@@ -35,21 +29,12 @@ def main() -> None:
     known = sae.SyntheticFeatures.random(N_FEATURES, D, probability=PROBABILITY, seed=seed + 1)
     rows = known.draw(N_ROWS, seeded_generator(seed + 1000))
     print(f"{'kind':10}  cosine  found  latents  dead  unexplained  time")
-    for kind, recipe in RECIPES.items():
+    for kind in KINDS:
         started = time.perf_counter()
-        found, _ = sae.train(config_of(kind, recipe, seed), known)
+        found, _ = sae.train(recipe(kind, D, N_FEATURES, seed=seed), known)
         print(line_of(kind, known, found, rows, time.perf_counter() - started), flush=True)
     chance = sae.best_cosines(known.directions, sae.random_dictionary(N_FEATURES, D, seed=seed))
     print(f"{'random':10}  {chance.mean():6.3f}  {(chance >= 0.9).float().mean():5.2f}")
-
-
-def config_of(kind: str, recipe: Mapping[str, Any], seed: int) -> sae.SAEConfig:
-    """Return the recipe of a kind."""
-    k = {"k": round(N_FEATURES * PROBABILITY)} if kind in ("topk", "batchtopk") else {}
-    shape = sae.DictionaryConfig(kind=kind, d_in=D, d_sae=N_FEATURES, **k)  # type: ignore[arg-type]
-    return sae.SAEConfig(
-        dictionary=shape, batch_size=256, learning_rate=1e-2, dead_after=10_000, log_every=100, seed=seed, **recipe
-    )
 
 
 @torch.no_grad()

@@ -61,7 +61,10 @@ def run(lm: LanguageModel, folder: Path, arguments: argparse.Namespace) -> None:
     )
     stored = store.collect(lm, learned, name, folder, ctx=N_POS, skip_first=True)
     stored_s = time.perf_counter() - started
-    shape = sae.DictionaryConfig(kind="topk", d_in=d, d_sae=arguments.width * d, k=arguments.k, name=name)
+    data = sae.corpus_data(
+        lm, arguments.corpus
+    )  # the store has the first nine tenths alone, and so cannot say that a tenth was kept
+    shape = sae.DictionaryConfig(kind="topk", d_in=d, d_sae=arguments.width * d, k=arguments.k, name=name, trained_on=data)
     recipe = {"n_steps": arguments.steps, "batch_size": arguments.batch_size, "learning_rate": arguments.learning_rate}
     dictionary, curve = sae.train(sae.SAEConfig(dictionary=shape, **recipe), stored[name])
     trained_s = time.perf_counter() - started

@@ -6,9 +6,11 @@ import difflib
 import hashlib
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import sysconfig
+import tempfile
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -35,6 +37,7 @@ __all__ = [
     "atomic_write",
     "check_folder",
     "check_holds",
+    "check_room",
     "name_file",
     "remove_path",
     "did_you_mean",
@@ -252,6 +255,23 @@ def check_holds(folder: Path, file: str, what: str, *, made_by: str) -> None:
         raise ValueError(f"there is no folder {folder}: {made_by}")
     if not (folder / file).is_file():
         raise ValueError(f"{folder} holds no {file}, so it is {what}: {made_by}")
+
+
+def check_room(path: Path, n_bytes: int) -> None:
+    """Raise OSError for a file or folder of so many bytes that could not be written: its place refuses it, or has no room."""
+    there = next(each for each in (path.absolute(), *path.absolute().parents) if each.exists())
+    there = there if there.is_dir() or there != path.absolute() else there.parent
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            n_free = shutil.disk_usage(there).free
+    except OSError as error:
+        error.filename = str(path)  # not a name that nobody knows
+        raise
+    if n_free < n_bytes:
+        raise OSError(
+            f"{path} takes {-(-n_bytes // 2**20):,} MiB and its disk has {n_free // 2**20:,} MiB left: free some space, or give "
+            "another place"
+        )
 
 
 def name_file(error: OSError, path: Path) -> None:

@@ -76,6 +76,7 @@ def test_a_circuit_is_found_run_scored_and_drawn(cutaway, run, pairs, tmp_path):
     code, out, err = cutaway("interpret", "circuit", "draw", "c.json", "--out", "c.svg", "--report", "drawn.html")
     assert (code, err) == (0, ""), err
     assert "The picture is in c.svg." in out
+    assert "cutaway interpret circuit draw c.json --out c.svg</p>" in (tmp_path / "drawn.html").read_text()
     assert (tmp_path / "c.svg").read_text().startswith("<?xml")
     assert widest(out) <= 80
 
@@ -388,6 +389,7 @@ def test_two_circuits_are_compared(cutaway, run, pairs, tmp_path):
     code, out, err = cutaway("interpret", "circuit", "compare", "a.json", "b.json", "--report", "both.html")
     assert (code, err) == (0, ""), err
     assert "a.json alone" in out
+    assert "cutaway interpret circuit compare a.json b.json</p>" in (tmp_path / "both.html").read_text()
     assert widest(out) <= 80
     first, second = (set(map(str, Circuit.load(name).edges)) for name in ("a.json", "b.json"))
     found = json.loads(cutaway("interpret", "circuit", "compare", "a.json", "b.json", "--json")[1])

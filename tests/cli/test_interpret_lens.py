@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -42,8 +43,20 @@ def test_a_tuned_lens_is_trained_saved_and_read(cutaway, play):
     assert out.startswith("Tuned lens\nMean KL of the model's answer from the reading")
     assert "That is a sketch from few tokens: train longer before you rely on it." in " ".join(out.split())
     assert cutaway("interpret", "tuned-lens", "--lens", "lens")[1] == out
+    assert json.loads(Path("lens/lens.json").read_text())["model"]
     code, out, _ = cutaway("interpret", "tuned-lens", "--lens", "lens", "--text", "the king", "--json")
     assert (code, json.loads(out)["analysis"], json.loads(out)["layers"]) == (0, "Tuned lens", ["embed", "0"])
+
+
+def test_a_lens_is_not_lost_unasked(cutaway, play):
+    Path("lens").mkdir()
+    Path("lens/lens.json").write_text("a lens")
+    train = ["interpret", "tuned-lens", "--train-on", "play.txt", "--steps", "1", "--save", "lens"]
+    code, _, err = cutaway(*train)
+    assert (code, "lens holds a lens already: give another folder, or --overwrite" in err) == (2, True), err
+    assert Path("lens/lens.json").read_text() == "a lens"
+    assert cutaway(*train, "--overwrite")[0] == 0
+    assert Path("lens/lens.json").read_text() != "a lens"
 
 
 @pytest.mark.parametrize(

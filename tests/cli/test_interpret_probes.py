@@ -20,6 +20,9 @@ ROWS = [
 STEER = ["--text", "The cat", "--text", "The", "--towards", "The cats were", "--away", "The dog is", "--max-new-tokens", "3"]
 
 
+QUICK = ["--n-shots", "2", "--n-prompts", "2", "--n-heads", "2"]
+
+
 @pytest.fixture
 def words(tmp_path):
     """A folder with a model that has never learned anything, and files of labels."""
@@ -103,6 +106,23 @@ def test_a_vector_is_saved_and_taken_again(cutaway, words, tmp_path):
     assert "was made for another model (words, sha256" in " ".join(refused[2].split())
 
 
+@pytest.mark.parametrize("verb", [["steer", *STEER], ["function-vector", "--pairs", "pairs.jsonl", *QUICK]])
+def test_a_vector_is_not_lost_unasked(cutaway, words, tmp_path, verb):
+    (tmp_path / "cats.json").write_text("a vector")
+    command = ["interpret", *verb, "words", "--save", "cats.json"]
+    code, _, err = cutaway(*command)
+    assert (code, "cats.json is there already: give another file, or --overwrite" in err) == (2, True), err
+    assert (tmp_path / "cats.json").read_text() == "a vector"
+    code, _, err = cutaway(*command, "--overwrite")
+    assert code == 0, err
+    assert cutaway_package.steering.SteeringVector.read(tmp_path / "cats.json").model == "words"
+
+
+def test_a_vector_goes_to_a_place_that_is_there(cutaway, words):
+    code, _, err = cutaway("interpret", "steer", "words", *STEER, "--save", "nowhere/cats.json")
+    assert (code, "to write cats.json in" in " ".join(err.split())) == (2, True), err
+
+
 def test_a_function_vector_is_saved_and_steers(cutaway, words, tmp_path):
     call = [
         "interpret",
@@ -120,6 +140,7 @@ def test_a_function_vector_is_saved_and_steers(cutaway, words, tmp_path):
     code, out, err = cutaway(*call, "--save", "task.safetensors", "--json")
     assert code == 0, err
     assert "The vector is in task.safetensors." in err
+    assert cutaway_package.steering.SteeringVector.read(tmp_path / "task.safetensors").model == "words"
     found = json.loads(out)
     assert (found["n_tested"], len(found["heads"]), len(found["random_accuracies"])) == (3, 2, 5)
     assert {"accuracy", "steered_accuracy", "shots_accuracy"} <= found.keys()

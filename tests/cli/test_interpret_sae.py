@@ -1,11 +1,17 @@
 """`cutaway interpret sae`, on a tiny model whose tokens are words."""
 
+import errno
 import json
+import os
+import tempfile
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from cutaway import LanguageModel, ModelConfig, Transformer, circuits, load, sae
+from cutaway.interp.sae import folder as folders
 from cutaway.tokenizers import BPETokenizer
 from cutaway.weights import save_hugging_face
 
@@ -465,3 +471,83 @@ def test_a_sketch_of_a_run_learns_from_its_own_text(cutaway, run, tmp_path):
     assert code == 0, err
     assert "play.txt" in err
     assert "resid_post" in out
+
+
+def full_at(folder, monkeypatch, names=("made",)):
+    """Let the disk be full in a folder, for dictionaries of these names, once they are trained."""
+    write = folders.save_tensors
+
+    def save_tensors(tensors, path):
+        if folder in path.parts and path.parent.name in names:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        write(tensors, path)
+
+    monkeypatch.setattr(folders, "save_tensors", save_tensors)
+
+
+def test_a_disk_that_is_full_in_the_end_does_not_lose_the_training(cutaway, words, tmp_path, monkeypatch):
+    (tmp_path / "spare").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "spare"))
+    full_at("full", monkeypatch)
+    code, _, err = cutaway(*TRAIN, "--save", "full/made")
+    (kept,) = (tmp_path / "spare").glob("cutaway-*/made")
+    assert code == 1
+    said = f"{Path('full/made')} could not be written (no space left on device): what was trained is in {kept} instead"
+    assert "".join(said.split()) in "".join(err.split())
+    assert sae.load_dictionary(kept).config.d_sae == 32
+
+
+def test_of_several_layers_those_that_could_not_be_written_are_kept(cutaway, words, tmp_path, monkeypatch):
+    (tmp_path / "spare").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "spare"))
+    full_at("all", monkeypatch, names=["layer-01"])
+    code, _, err = cutaway(*TRAIN, "--layer", "all", "--save", "all")
+    (kept,) = (tmp_path / "spare").glob("cutaway-*/*")
+    assert (code, kept.name) == (1, "layer-01"), err
+    assert [path.name for path in (tmp_path / "all").iterdir()] == ["layer-00"]
+    assert sae.load_dictionary(kept).config.name == "blocks.1.resid_post"
+
+
+def test_where_nothing_can_be_written_in_the_end_that_is_said(cutaway, words, tmp_path, monkeypatch):
+    (tmp_path / "full").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "full"))
+    full_at("full", monkeypatch)
+    code, _, err = cutaway(*TRAIN, "--save", "full/made")
+    assert code == 1
+    assert "what was trained is lost" in " ".join(err.split())
+
+
+@pytest.mark.parametrize(
+    ("save", "sentence"),
+    [("text.txt/made", "text.txt/made: not a directory"), ("/proc/made", "/proc/made: no such file or directory")],
+)
+def test_a_place_that_cannot_be_written_is_refused_before_the_training(cutaway, words, monkeypatch, save, sentence):
+    monkeypatch.setattr(sae, "train_together", None)  # would be a bug
+    code, _, err = cutaway(*TRAIN, "--save", save)
+    assert (code, sentence in " ".join(err.split()).replace("\\", "/")) == (2, True), err
+
+
+def test_a_disk_without_room_is_refused_before_the_training(cutaway, words, monkeypatch):
+    monkeypatch.setattr(sae, "train_together", None)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=2**10))
+    code, _, err = cutaway(*TRAIN, "--save", "made")
+    assert (code, "made takes 1 MiB and its disk has 0 MiB left: free some space" in " ".join(err.split())) == (1, True), err
+
+
+def test_a_dictionary_that_does_not_say_whose_it_is_is_taken_and_that_is_said(cutaway, words, tmp_path):
+    cutaway(*TRAIN, "--save", "made")
+    path = tmp_path / "made" / "cfg.json"
+    about = json.loads(path.read_text())
+    del about["metadata"]["cutaway"]["model_sha256"]
+    path.write_text(json.dumps(about))
+    code, _, err = cutaway("interpret", "sae", "evaluate", "words", "--sae", "made", "--corpus", "text.txt", "--n-pos", "16")
+    said = (
+        "made does not say which weights it learned from, only its model's name, words: whether they are this model's is not known"
+    )
+    assert (code, said in " ".join(err.split())) == (0, True), err
+
+
+def test_a_dictionary_of_another_model_is_refused_by_name(cutaway, words):
+    cutaway(*TRAIN, "--save", "made")
+    code, _, err = cutaway("interpret", "sae", "evaluate", "other", "--sae", "made", "--corpus", "text.txt", "--n-pos", "16")
+    assert (code, "was trained on another model (words, sha256" in " ".join(err.split())) == (2, True), err

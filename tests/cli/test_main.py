@@ -1,5 +1,6 @@
 import ast
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -68,6 +69,15 @@ def test_the_python_of_help_imports_what_it_names(name):
     made = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
     used = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
     assert not (used - made - imported) & {"cutaway", "torch", *package.__all__}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_examples_read_texts_that_are_here_and_that_their_model_can_read(name):
+    """Tiny Shakespeare is fetched from an address of its own, and which characters runs/demo knows depends on whether it could be."""
+    lines = [line for line in load_command(*name.split()).sections.get("Examples", "").splitlines() if "cutaway" in line]
+    texts = {line: re.findall(r"--(?:corpus|data|train-on) (\S+)", line) for line in lines}
+    assert not [line for line, found in texts.items() if "tinyshakespeare" in found]
+    assert not [line for line, found in texts.items() if "runs/demo" in line and found]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,15 +1,18 @@
 """The benchmark of circuits finds them, prompts need a tokenizer that has the names, and README's table is made of results."""
 
 import re
+from argparse import Namespace
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-from cutaway import experiments
+from cutaway import ModelConfig, Transformer, experiments
 from cutaway.experiments.handmade import HANDMADE, induction
 from cutaway.experiments.ioi import ioi_prompts
 from cutaway.language_model import LanguageModel
+from cutaway.runtime import seeded_generator
+from cutaway.tokenizers import CharTokenizer
 
 EXACT = {
     "ablation, zero": {"heads", "neurons"},
@@ -104,3 +107,17 @@ def test_readme_lists_every_experiment(reproductions: ModuleType) -> None:
     page = reproductions.README.read_text()
     rows = page.partition(reproductions.BEGIN)[2].partition(reproductions.END)[0]
     assert re.findall(r"^\| `([\w-]+)`", rows, flags=re.MULTILINE) == list(experiments.NAMES)
+
+
+def test_the_benchmark_of_autoencoders_says_what_was_held_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    benchmark = pytest.importorskip("benchmarks.sae", reason="benchmarks/ is found from the root: run python -m pytest there")
+    text = tmp_path / "text.txt"
+    text.write_text("To be, or not to be, that is the question\n" * 200)
+    tokenizer = CharTokenizer.fit(text.read_text())
+    shape = ModelConfig(d_vocab=tokenizer.d_vocab, n_ctx=128, n_layers=1, n_heads=1, d_model=8)
+    lm = LanguageModel(Transformer(shape, generator=seeded_generator(0)), tokenizer)
+    few = {"layer": 0, "tokens": 1024, "evaluated": 256, "steps": 5, "batch_size": 64, "width": 2, "k": 2, "learning_rate": 1e-3}
+    benchmark.run(lm, tmp_path / "store", Namespace(corpus=str(text), **few))
+    said = capsys.readouterr().out
+    assert "of which none was held out" not in said
+    assert f"The text is {text} (8,400 tokens, of which the last 840 were held out)" in said

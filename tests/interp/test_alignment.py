@@ -68,13 +68,14 @@ def test_nothing_in_common_shows_both_lists() -> None:
     with pytest.raises(ValueError, match="do not align anywhere") as refused:
         align(TOKENIZER, ids("ab d"), ids("efg"))
     assert str(refused.value).splitlines()[1:] == [
-        "      clean   corrupted",
-        "    0 a       e",
-        "    1 b       f",
-        f"    2 {token_label(' ')}       g",
+        "  pos clean   corrupted  at",
+        "    0 a       e           0",
+        "    1 b       f           1",
+        f"    2 {token_label(' ')}       g           2",
         "    3 d",
     ]
-    with pytest.raises(ValueError, match="no position with the same token"):
+    assert "they have 4 and 3 tokens, and neither the first nor the last is the same; let them begin or end" in str(refused.value)
+    with pytest.raises(ValueError, match="none is the same at its position"):
         align(TOKENIZER, ids("abc"), ids("efg"))
 
 

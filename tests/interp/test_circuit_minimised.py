@@ -64,3 +64,4 @@ def test_what_it_was_found_with_is_searched_and_the_rest_scores(made, lm, pairs)
     alone = minimise_on_prompts(lm, pairs.rows([0]), whole, ablation="zero")
     assert not alone.is_held_out
     assert "On the same pairs" in alone.summary()
+    assert "|M-C| is how far the circuit is from the model, 0 at best." in alone.summary()

@@ -265,6 +265,9 @@ def test_what_is_evaluated_is_what_runs_give(found):
     said = json.loads(scores.to_json())
     assert said["ablations"][0]["faithfulness"] == scores.faithfulness[0].normalised
     assert "50 random circuits are further off" in scores.summary()
+    assert f"circuit and model differ by {scores.faithfulness[0].difference:.3g} (|M-C|)" in scores.summary()
+    assert scores.table()[0][-1] == "parts"
+    assert "Parts is the largest difference between circuit and model without the same random part" in scores.summary()
 
 
 def test_the_whole_model_is_complete_and_faithful(found):

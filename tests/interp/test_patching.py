@@ -405,7 +405,7 @@ def test_values_beyond_0_and_100_percent_stay(lm: LanguageModel) -> None:
     [
         ({"corrupted": CLEAN}, "are the same tokens"),
         ({"corrupted": "qqq"}, "do not align anywhere"),
-        ({"corrupted": "a cat"}, "align only where everything so far is the same"),
+        ({"corrupted": "a cat"}, "and only their beginning in common, where no patch changes anything"),
         ({"corrupted": [CORRUPTED, CORRUPTED]}, "1 clean and 2 corrupted prompts"),
         ({"site": "resid_pree"}, "nearest names are resid_pre"),
         ({"by": "head"}, "resid_pre has no heads"),

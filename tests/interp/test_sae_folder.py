@@ -1,5 +1,6 @@
 """Dictionaries on disk: what we write comes back bit for bit, what SAELens writes is computed as it says."""
 
+import dataclasses
 import json
 
 import pytest
@@ -210,3 +211,14 @@ def test_a_damaged_file_is_one_sentence(tmp_path):
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(ValueError, match="is damaged"):
         sae.load_dictionary(folder)
+
+
+def test_a_dictionary_knows_what_its_model_is_called(tmp_path):
+    made = make("topk")
+    folder = sae.save_dictionary(made, tmp_path / "sae", model="runs/demo")
+    again = sae.load_dictionary(folder)
+    assert again.config == dataclasses.replace(made.config, model="runs/demo")
+    assert sae.dictionary_sha256(again) == sae.dictionary_sha256(made)
+    assert sae.load_dictionary(sae.save_dictionary(again, tmp_path / "twice")).config.model == "runs/demo"
+    assert sae.load_dictionary(sae.save_dictionary(made, tmp_path / "nameless")).config.model == ""
+    assert "model" not in made.config.to_dict()  # as before it had a name

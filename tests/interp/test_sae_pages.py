@@ -9,6 +9,7 @@ import torch
 
 from cutaway import LanguageModel, run_with_cache, sae
 from cutaway.interp.sae.activations import width_of
+from cutaway.interp.sae.pages import context_at
 from cutaway.tokenizers import CharTokenizer
 
 CHARACTERS = "".join(map(chr, range(65, 94))) + "\n<"
@@ -217,3 +218,24 @@ def test_what_cannot_be_shown(lm, make_tokens, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="is a file: give a folder"):
         sae.describe_features(lm, made, windows, [1]).write(tmp_path / "file")
+
+
+@pytest.mark.parametrize(("peak", "n_before"), [(150, 130), (10, 10), (295, 195)])
+def test_a_context_is_as_many_letters_as_two_lines_take(lm, peak, n_before):
+    """Of a character-level model that is 200 tokens: one side has what the other lacks."""
+    tokens = torch.arange(300) % 20
+    context = context_at(lm, tokens, torch.arange(300.0), peak)
+    assert len(context.tokens) == 200
+    assert context.peak == n_before
+    assert context.values == list(range(peak - n_before, peak - n_before + 200))
+    assert (context.is_cut_before, context.is_cut_after) == (peak > n_before, peak - n_before + 200 < 300)
+
+
+def test_a_context_of_long_tokens_is_no_wider(lm, monkeypatch):
+    words = ["x" * (1 + place % 30) for place in range(100)]
+    monkeypatch.setattr("cutaway.interp.sae.pages.token_texts", lambda lm, tokens: [words[int(token)] for token in tokens])
+    context = context_at(lm, torch.arange(100), torch.zeros(100), 50)
+    assert 170 <= sum(map(len, context.tokens)) <= 200  # one more token would not fit
+    assert context.tokens[context.peak] == words[50]
+    alone = context_at(lm, torch.tensor([0, 0, 0]), torch.zeros(3), 1)
+    assert list(alone.tokens) == [words[0]] * 3

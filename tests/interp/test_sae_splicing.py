@@ -423,8 +423,17 @@ def test_dictionaries_that_do_not_fit(tiny_model, make_model, tiny_config, token
     theirs = sae.make_dictionary(
         sae.DictionaryConfig(kind="relu", d_in=16, d_sae=4, name="blocks.0.resid_post", model_sha256="ab" * 32)
     )
-    with pytest.raises(ValueError, match=r"trained on another model \(sha256 abababababab\) than this \(cdcdcdcdcdcd\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"trained on another model \(its name is not known, sha256 abababababab\) than this \(sha256 cdcdcdcdcdcd\)",
+    ):
         sae.check_fits(theirs, tiny_model, model_sha256="cd" * 32)
+    theirs.config = dataclasses.replace(theirs.config, model="runs/demo")
+    with pytest.raises(ValueError, match=r"was trained on another model \(runs/demo, sha256 abab.*\) than this \(sha256 cdcd"):
+        sae.check_fits(theirs, tiny_model, model_sha256="cd" * 32)
+    made.config = dataclasses.replace(made.config, model="runs/demo")
+    with pytest.raises(ValueError, match=r"take the model it was trained on \(runs/demo\)"):
+        sae.check_fits(made, narrow)
 
 
 @pytest.mark.parametrize(

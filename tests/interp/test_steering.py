@@ -2,6 +2,7 @@
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -323,6 +324,9 @@ def test_a_function_vector_is_made_of_the_heads_with_the_largest_effects() -> No
     assert found.n_tested == 4
     assert found.vector.name == "blocks.0.resid_post"
     assert len(found.figures()) == len(found.views()) == 2
+    largest = float(found.effects.max())
+    lowered = replace(found, effects=found.effects.where(found.effects > found.effects.min(), -10 * largest))
+    assert lowered.figures()[0].axes[0].collections[0].get_clim() == (-largest, largest)  # one head does not make the others pale
     assert json.loads(found.to_json())["heads"] == [list(head) for head in found.heads]
 
 

@@ -131,7 +131,13 @@ def test_a_lens_for_another_model_is_refused(trained, tmp_path):
     TunedLens.load(tmp_path / "lens", model)
     with torch.no_grad():
         model.unembed.ln_final.weight[0] += 1e-6
-    with pytest.raises(ValueError, match=r"was made for another model \(3 layers, d_model 32, sha256 \w{12}\) than this"):
+    with pytest.raises(
+        ValueError, match=r"was made for another model \(its name is not known, 3 layers, d_model 32, sha256 \w{12}\) than"
+    ):
+        TunedLens.load(tmp_path / "lens", model)
+    replace(lens, model="runs/demo").save(tmp_path / "lens")
+    assert TunedLens.load(tmp_path / "lens", lm.model).model == "runs/demo"
+    with pytest.raises(ValueError, match=r"was made for another model \(runs/demo, 3 layers, "):
         TunedLens.load(tmp_path / "lens", model)
 
 

@@ -1,5 +1,7 @@
 import itertools
+import math
 
+import numpy as np
 import pytest
 
 from cutaway.plots import Arrow, Row, diagram, save_figure
@@ -52,6 +54,44 @@ def test_arrows_are_as_wide_as_their_weight_and_as_coloured_as_its_sign(tmp_path
     assert {"L1H2", "mlp1", "layer 0", "score above 0", "score below 0"} <= texts
     svg = save_figure(figure, tmp_path / "circuit.svg").read_text()
     assert svg == save_figure(diagram(rows, arrows, title="A circuit", label="score"), tmp_path / "again.svg").read_text()
+
+
+def lies_on(controls, place):
+    """Whether a Bezier curve with these control points passes behind a node."""
+    degree, t = len(controls) - 1, np.linspace(0, 1, 400)[:, None]
+    points = sum(math.comb(degree, i) * t**i * (1 - t) ** (degree - i) * controls[i] for i in range(degree + 1))
+    left, bottom, right, top = place.box
+    return bool(((points > (left, bottom)) & (points < (right, top))).all(1).any())
+
+
+def curves_of(figure):
+    return [patch.get_path().vertices for patch in figure.axes[0].patches if not patch.get_facecolor()[3]]
+
+
+def test_an_arrow_goes_around_the_nodes_between_its_ends():
+    rows = [Row("a", {"below": 0.2}), Row("b", {"between": 0.5}), Row("c", {"above": 0.8})]
+    places, _ = _places(rows)
+    (curve,) = curves_of(diagram(rows, [Arrow("below", "above", 1.0)], title="Past"))
+    assert lies_on(curve[[0, 3]], places["between"])
+    assert not lies_on(curve, places["between"])
+
+
+def test_few_arrows_of_many_layers_lie_on_nodes():
+    rows = rows_of(6, 4, seen=lambda layer, head: (layer + head) % 2 == 0)
+    places, _ = _places(rows)
+    ends = [(a, b) for a, b in itertools.permutations(places, 2) if places[b].y - places[a].y > 0.5]
+    curves = curves_of(diagram(rows, [Arrow(a, b, 1.0) for a, b in ends], title="All"))
+
+    def n_on_nodes(lines):
+        return sum(
+            lies_on(line, place)
+            for line, pair in zip(lines, ends, strict=True)
+            for node, place in places.items()
+            if node not in pair
+        )
+
+    assert n_on_nodes([curve[[0, 3]] for curve in curves]) > 0.5 * len(ends)  # drawn straight
+    assert n_on_nodes(curves) < 0.05 * len(ends)
 
 
 def test_what_cannot_be_drawn_is_said():

@@ -60,6 +60,10 @@ def test_labels_never_overlap_and_lie_inside_the_picture(n_rows, n_columns):
     assert max(figure.get_size_inches()) < 13
 
 
+def scale_of(figure):
+    return figure.axes[0].collections[0].colorbar
+
+
 @pytest.mark.parametrize("signed", [True, False])
 def test_cells_have_the_colour_of_their_values(signed):
     values = np.array([[0.5, -1.0], [2.0, 0.0]]) if signed else np.array([[0.5, 1.0], [2.0, 0.0]])
@@ -72,6 +76,9 @@ def test_cells_have_the_colour_of_their_values(signed):
     assert mesh.get_clim() == limits
     limited = heatmap(values, rows=["a", "b"], columns=["x", "y"], title="T", signed=signed, limit=5.0)
     assert limited.axes[0].collections[0].get_clim()[1] == 5.0
+    assert scale_of(limited).extend == "neither"
+    beyond = heatmap(values, rows=["a", "b"], columns=["x", "y"], title="T", signed=signed, limit=0.1)
+    assert scale_of(beyond).extend == ("both" if signed else "max")  # a point where there are values beyond the colours
 
 
 def test_the_first_row_is_on_top_and_what_is_not_a_number_is_empty():

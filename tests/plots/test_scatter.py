@@ -25,6 +25,14 @@ def test_points_stand_where_their_numbers_say():
     assert len({tuple(each.get_facecolor()[0]) for each in axes.collections}) == 2
 
 
+def test_levels_are_lines_with_names():
+    figure = scatter({"a": ([0.0, 2.0], [0.0, 1.0])}, title="T", x_label="x", y_label="y", levels={"half": 0.5})
+    axes = figure.axes[0]
+    (line,) = axes.lines
+    assert list(line.get_ydata()) == [0.5, 0.5]
+    assert [text.get_text() for text in axes.texts] == ["half"]
+
+
 def test_what_cannot_be_drawn_is_refused():
     with pytest.raises(ValueError, match="no point is finite"):
         scatter({"a": ([math.nan], [1.0])}, title="T", x_label="x", y_label="y")

@@ -144,3 +144,13 @@ def test_a_page_is_written_whole_and_alike(tmp_path):
     with pytest.raises(ValueError, match=r"give one that ends in \.html"):
         write("page.pdf")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["2.html", "deep"]
+
+
+def test_no_line_ends_between_a_number_and_its_per_cent():
+    report = HtmlReport("Shares", subtitle='cutaway generate "12 % of"')
+    report.add("Found", text="That is 12 % of them, and 0.5 % of these.\n\nA % alone stays.", table=(["share"], [["12 %"]]))
+    page = page_of(report)
+    assert "That is 12\N{NO-BREAK SPACE}% of them, and 0.5\N{NO-BREAK SPACE}% of these." in page.text
+    assert "A % alone stays." in page.text
+    assert page.text.count("12 %") == 1  # a cell, which is never broken
+    assert 'cutaway generate "12 % of"' in page.text  # a command is to be copied

@@ -65,11 +65,16 @@ class Alignment:
         return lines
 
     def side_by_side(self) -> str:
-        """Return both lists of tokens as lines of text."""
-        lines = [("", "clean", "", "corrupted"), *(row[:4] for row in self.rows())]
-        width = max(cell_len(token) for _, token, _, _ in lines)
+        """Return both lists of tokens as lines of text, with the position of each."""
+        lines = [("pos", "clean", "", "corrupted", "at"), *self.rows()]
+        width, other_width = (max(cell_len(line[side]) for line in lines) for side in (1, 3))
+
+        def filled(token: str, width: int) -> str:
+            return token + " " * (width - cell_len(token))
+
         return "\n".join(
-            f"  {at:>3} {token}{' ' * (width - cell_len(token))} {sign or ' '} {other}".rstrip() for at, token, sign, other in lines
+            f"  {pos:>3} {filled(token, width)} {sign or ' '} {filled(other, other_width)} {at:>3}".rstrip()
+            for pos, token, sign, other, at in lines
         )
 
     def view(self, *, title: str) -> ConsoleRenderable:
@@ -132,8 +137,13 @@ def n_shared(one: Sequence[int], other: Sequence[int]) -> int:
 
 
 def _nowhere(clean: tuple[str, ...], corrupted: tuple[str, ...]) -> str:
-    what = "no position with the same token" if len(clean) == len(corrupted) else "neither a first nor a last token in common"
-    return (
-        f"the prompts do not align anywhere, as they have {what}: change as little as you can in one of them\n"
-        + Alignment(clean, corrupted, ()).side_by_side()
-    )
+    n, m = len(clean), len(corrupted)
+    if n == m:
+        each = f"{n} token{'s' * (n > 1)} each"
+        why = f"they have {each}, and none is the same at its position; change as little as you can in one of them"
+    else:
+        why = (
+            f"they have {n} and {m} tokens, and neither the first nor the last is the same; let them begin or end alike, or give as "
+            "many tokens"
+        )
+    return f"the prompts do not align anywhere: {why}\n{Alignment(clean, corrupted, ()).side_by_side()}"

@@ -56,11 +56,16 @@ class Canvas:
         return drawn
 
     def colour_bar(self, drawn: Any, *, left: float, top: float, height: float, label: str) -> None:
-        """Draw the scale of a matrix beside it."""
+        """Draw the scale of a matrix beside it, with a point at an end beyond which there are values."""
+        import numpy as np
         from matplotlib.ticker import MaxNLocator
 
+        values, (low, high) = np.ma.compressed(drawn.get_array()), drawn.get_clim()
+        is_beyond = bool((values < low).any()), bool((values > high).any())
+        extend = {(True, False): "min", (False, True): "max", (True, True): "both"}.get(is_beyond, "neither")
+
         axes = self.axes(left + _BAR_GAP, top, _BAR_WIDTH, min(max(height, 1.1), 3.0))
-        bar: Any = self.figure.colorbar(drawn, cax=axes, ticks=MaxNLocator(5, steps=[1, 2, 5, 10]))
+        bar: Any = self.figure.colorbar(drawn, cax=axes, extend=extend, ticks=MaxNLocator(5, steps=[1, 2, 5, 10]))
         bar.outline.set_visible(False)
         bar.solids.set_edgecolor("face")
         axes.grid(visible=False)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from cutaway.plots.canvas import Canvas
 from cutaway.plots.labels import text_width
+from cutaway.plots.routing import Box, route
 from cutaway.plots.style import style
 from cutaway.report.colours import FAINT, INK, MUTED, PALETTE
 
@@ -49,9 +50,9 @@ class Arrow(NamedTuple):
 def diagram(rows: Sequence[Row], arrows: Sequence[Arrow], *, title: str, label: str = "") -> Figure:
     """Return a picture of nodes in rows, from the bottom up, and the arrows between them.
 
-    Rows that are too wide go on in a second line. Arrows are as wide as their weight is large, blue above 0, orange below, and enter a
-    node on the left for q, in the middle for k, on the right for v. Raises ValueError for arrows between nodes that are not there, and
-    for a node that stands twice.
+    Rows that are too wide go on in a second line. Arrows go around other nodes where a bend can, and behind them else; they are as wide
+    as their weight is large, blue above 0, orange below, and enter a node on the left for q, in the middle for k, on the right for v.
+    Raises ValueError for arrows between nodes that are not there, and for a node that stands twice.
     """
     with style():
         places, lines = _places(rows)
@@ -79,6 +80,10 @@ class _Place(NamedTuple):
     x: float
     y: float
     width: float
+
+    @property
+    def box(self) -> Box:
+        return self.x - self.width / 2, self.y - _HEIGHT / 2, self.x + self.width / 2, self.y + _HEIGHT / 2
 
 
 def _places(rows: Sequence[Row]) -> tuple[dict[str, _Place], list[tuple[float, str]]]:
@@ -136,20 +141,19 @@ def _draw_arrows(axes: Axes, places: Mapping[str, _Place], arrows: Sequence[Arro
     from matplotlib.patches import PathPatch
     from matplotlib.path import Path
 
+    boxes = {node: place.box for node, place in places.items()}
     largest = max((abs(arrow.weight) for arrow in arrows if arrow.weight is not None), default=0.0) or 1.0
     for arrow in sorted(arrows, key=lambda arrow: abs(arrow.weight or 0.0)):
         source, target = places[arrow.source], places[arrow.target]
         start = source.x, source.y + _HEIGHT / 2
         end = target.x + _INPUTS.get(arrow.input, 0.0) * (target.width - 2 * _PAD), target.y - _HEIGHT / 2
         rise = end[1] - start[1]
-        reach = min(max(0.5 * rise, 0.1), 0.5)
         is_above = abs(target.x - source.x) < (source.width + target.width) / 2 and rise > _ROW
-        bow = min(0.35 + 0.06 * rise, _BOW) / 0.75 if is_above else 0.0  # past what stands between
+        bow = min(0.35 + 0.06 * rise, _BOW) / 0.75 if is_above else 0.0
+        others = [box for node, box in boxes.items() if node not in (arrow.source, arrow.target)]
+        controls = route(start, end, others, across=(0.0, axes.get_xlim()[1]), bow=bow)
         share = abs(arrow.weight) / largest if arrow.weight is not None else 0.2
-        path = Path(
-            [start, (start[0] + bow, start[1] + reach), (end[0] + bow, end[1] - reach), end],
-            [Path.MOVETO, Path.CURVE4, Path.CURVE4, Path.CURVE4],
-        )
+        path = Path([start, *controls, end], [Path.MOVETO, Path.CURVE4, Path.CURVE4, Path.CURVE4])
         axes.add_patch(
             PathPatch(
                 path, facecolor="none", edgecolor=_colour(arrow.weight), linewidth=_THINNEST + (_THICKEST - _THINNEST) * share,

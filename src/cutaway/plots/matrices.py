@@ -42,9 +42,9 @@ def heatmap(
     """Return a figure of a matrix "row column": each value a coloured cell, the first row on top.
 
     Magnitudes go from white to blue; signed values from orange to blue, white at zero. NaN stays empty. `label` names the values beside
-    the colour scale, and `limit` is the value of its deepest colour, else the greatest. `texts` are written in their cells where all
-    of them fit. Labels that would overlap are turned upright or thinned. Raises ValueError when labels, texts and values do not fit
-    together.
+    the colour scale, and `limit` is the value of its deepest colour, else the greatest; what lies beyond is as deep, and the scale ends
+    in a point. `texts` are written in their cells where all of them fit. Labels that would overlap are turned upright or thinned.
+    Raises ValueError when labels, texts and values do not fit together.
     """
     with style():
         matrix = _array(values, rows, columns, texts)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from cutaway.plots.canvas import write_title
+from cutaway.plots.labels import label_ends
 from cutaway.plots.points import finite_points
 from cutaway.plots.style import style
 from cutaway.report.colours import MUTED, PALETTE
@@ -25,10 +26,12 @@ def scatter(
     x_label: str,
     y_label: str,
     has_diagonal: bool = False,
+    levels: Mapping[str, float] | None = None,
 ) -> Figure:
     """Return a figure of points, each series "x, y" in a colour and a shape of its own, with the line on which both are equal.
 
-    Points that are not finite are left out. Raises ValueError for a series whose lengths differ, and when no point is finite.
+    `levels` are heights at which a line is drawn, with its name at its end. Points that are not finite are left out. Raises ValueError
+    for a series whose lengths differ, and when no point is finite.
     """
     from matplotlib.figure import Figure
 
@@ -42,6 +45,8 @@ def scatter(
         low, high = (bound(pair[0] for pair in every) for bound in (min, max))
         if has_diagonal:
             axes.plot([low, high], [low, high], color=MUTED, linewidth=0.8, zorder=1)
+        for height in (levels or {}).values():
+            axes.axhline(height, color=MUTED, linewidth=0.8, zorder=1)
         for number, (name, pairs) in enumerate(points.items()):
             if not pairs:
                 continue
@@ -50,6 +55,7 @@ def scatter(
             axes.scatter(x, y, s=22, marker=marker, color=colour, edgecolor="white", linewidth=0.5, zorder=2 + number, label=name)
         for text in axes.legend(loc="best", frameon=False, fontsize=8.5).get_texts():
             text.set_parse_math(False)
+        label_ends(axes, [(name, height, MUTED) for name, height in (levels or {}).items()])
         axes.set_xlabel(x_label, parse_math=False)
         axes.set_ylabel(y_label, parse_math=False)
         write_title(axes, title, width=5.4)

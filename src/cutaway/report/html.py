@@ -22,6 +22,7 @@ __all__ = ["HtmlReport"]
 _SVG, _XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 _REFERENCE = re.compile(r"url\(#([^)]+)\)")
 _NUMBER = re.compile(r"[+\-\N{MINUS SIGN}]?[\d.,]+(e[+-]?\d+)?\s?%?|nan|[+-]?inf", re.IGNORECASE)
+_PERCENT = re.compile(r"(?<=\d) %")
 _NOT_XML = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
 _MANY_ROWS = 25  # more are folded away
 _WIDEST = 12  # inches: figures up to this width shrink with the page, wider ones are scrolled
@@ -61,7 +62,7 @@ class HtmlReport:
             svg = _inline_svg(
                 figure, prefix=f"figure{self._n_figures}-", alternative=str(figure.get_label() or heading or self.title)
             )
-        paragraphs = [part.strip() for part in re.split(r"\n\s*\n", text) if part.strip()]
+        paragraphs = [_unbroken(part.strip()) for part in re.split(r"\n\s*\n", text) if part.strip()]
         self._sections.append(_Section(heading, f"section-{len(self._sections) + 1}", paragraphs, body or "", svg, _table(table)))
 
     def html(self) -> str:
@@ -111,6 +112,11 @@ class _Section:
     body: str  # markup
     svg: str
     table: _Table | None
+
+
+def _unbroken(text: str) -> str:
+    """Return prose in which no line ends between a number and its sign of per cent."""
+    return _PERCENT.sub("\N{NO-BREAK SPACE}%", text)
 
 
 def _table(table: tuple[Sequence[str], Sequence[Sequence[object]]] | None) -> _Table | None:

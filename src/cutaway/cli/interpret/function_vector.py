@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cutaway.cli.interpret.options import analysis
+from cutaway.cli.interpret.overwriting import check_new_file
 from cutaway.report import stderr_console
 from cutaway.report.counting import count_progress
 
@@ -22,6 +24,7 @@ __all__ = ["function_vector"]
 def function_vector(
     lm: LanguageModel,
     *,
+    source: str,
     pairs: str,
     n_shots: int = 5,
     n_prompts: int = 16,
@@ -30,6 +33,7 @@ def function_vector(
     strength: float | None = None,
     n_random: int = 5,
     save: Path | None = None,
+    overwrite: bool = False,
     seed: int = 0,
 ) -> Result:
     """Find the heads that carry a task from examples to a question, and try their sum as a vector where there are no examples.
@@ -47,6 +51,7 @@ def function_vector(
         strength X: how many times it is added; the best of 1, 2, 4 and 8 on those pairs unless given
         n_random: so many random vectors of its length beside it
         save FILE: write the vector, to a file that ends in .json or .safetensors, for `steer --vector`
+        overwrite: write it over a file that is there
         seed: of what is drawn
 
     Examples:
@@ -63,7 +68,7 @@ def function_vector(
     from cutaway.interp.steering.vector import checked_ending
 
     if save is not None:
-        checked_ending(save)
+        check_new_file(checked_ending(save), "the vector", overwrite=overwrite)
     given = _read(pairs)
     with count_progress("edits") as progress:
         found = steering.function_vector(
@@ -71,7 +76,7 @@ def function_vector(
             seed=seed, progress=progress,
         )  # fmt: skip
     if save is not None:
-        found.vector.save(save)
+        replace(found.vector, model=source).save(save)
         stderr_console().print(f"The vector is in {save}.\n", style="dim", markup=False, soft_wrap=True)
     return found
 

@@ -82,7 +82,7 @@ def graph(
         test N: ablate so many features one at a time, and hold what happens against the graph
         factor X: what --test multiplies features with, 0 ablates
         out FILE: write the graph as circuit-tracer's viewer reads it, a .json, and list it in graph-metadata.json beside it; with
-            --corpus what features stand for goes into a folder beside it, for king.json into king-features
+            --corpus what features stand for goes into a folder beside it, for self.json into self-features
         save FOLDER: write the whole graph, for --saved and attribution_graphs.load_graph
         overwrite: write it over a graph that is there
         pages FOLDER: pages of features that --report leads to; with --corpus those of the strongest are written there first
@@ -92,9 +92,9 @@ def graph(
 
     Examples:
         cutaway interpret graph --demo
-        cutaway interpret graph runs/demo --transcoder transcoders --text "What say you to the ki" --save king --out king.json
-        cutaway interpret graph --saved king --node-threshold 0.6 --report king.html
-        cutaway interpret graph --saved king --test 30
+        cutaway interpret graph runs/stdlib --transcoder transcoders --text "def __init__(sel" --save self --out self.json
+        cutaway interpret graph --saved self --node-threshold 0.6 --report self.html
+        cutaway interpret graph --saved self --test 30
 
     In Python:
         from cutaway import attribution_graphs, sae

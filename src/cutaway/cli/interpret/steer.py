@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from cutaway.cli.command import excludes
 from cutaway.cli.errors import UsageError
 from cutaway.cli.interpret.options import analysis
+from cutaway.cli.interpret.overwriting import check_new_file
 from cutaway.report import stderr_console
 from cutaway.report.counting import count_progress
 
@@ -70,6 +71,7 @@ def steer(
     target: str | None = None,
     wrong: str | None = None,
     save: Path | None = None,
+    overwrite: bool = False,
     seed: int = 0,
 ) -> Result:
     """Show what a model writes with a vector added to its stream, at several strengths, and what that does to neutral text.
@@ -92,6 +94,7 @@ def steer(
         target TOKEN: follow the log-probability of this answer to the texts over layers and strengths
         wrong TOKEN: the logit of --target less that of this one
         save FILE: write the vector, to a file that ends in .json or .safetensors
+        overwrite: write it over a file that is there
         seed: of what is drawn: text, and random directions
 
     Examples:
@@ -107,7 +110,10 @@ def steer(
         generate_with_edits(lm, "I opened the door and", vector.edits(4))
     """
     from cutaway.interp import steering
+    from cutaway.interp.steering.vector import checked_ending
 
+    if save is not None:
+        check_new_file(checked_ending(save), "the vector", overwrite=overwrite)
     strengths = strength or (1.0, 2.0, 4.0)
     if target is not None:
         vectors = _vectors(lm, towards, away, vector, None if layer is None else [layer], site, pos)
@@ -123,16 +129,9 @@ def steer(
         stderr_console().print(f"The vector is in {save}.\n", style="dim", markup=False, soft_wrap=True)
     with count_progress("runs") as progress:
         return steering.steer(
-            lm,
-            made,
-            text,
-            strengths=strengths,
-            ablate=ablate,
-            neutral=neutral or None,
-            max_new_tokens=max_new_tokens,
-            seed=seed,
+            lm, made, text, strengths=strengths, ablate=ablate, neutral=neutral or None, max_new_tokens=max_new_tokens, seed=seed,
             progress=progress,
-        )
+        )  # fmt: skip
 
 
 def _vectors(

@@ -53,7 +53,7 @@ def store(
         cutaway interpret store --demo
         cutaway interpret store smollm2-135m --data stdlib --names 'blocks.9.*_out' --max-tokens 1000000 --dtype bfloat16
         cutaway interpret store smollm2-135m --data stdlib --names blocks.9.resid_post --max-tokens 200000 --out smollm2-activations
-        cutaway interpret store runs/demo --data tinyshakespeare --names blocks.2.mlp.post --out activations
+        cutaway interpret store smollm2-135m --data stdlib --names blocks.2.mlp.post --max-tokens 20000 --out activations
 
     In Python:
         import torch

@@ -45,7 +45,7 @@ def measure_of(
     config = model_of(lm).config
     if correct is None:
         if not config.is_causal or config.d_vocab_out != config.d_vocab:
-            raise ValueError("this model does not predict the next token, so it has no loss here: give a metric")
+            raise ValueError("this model does not predict the next token, so it has no loss here: give an answer, or a metric")
         if min(rows.lengths) < 2:
             raise ValueError("the loss is of predicting a next token and a row has one token: give longer texts, or a metric")
         return Measure(metrics.loss(rows.tokens), "loss")

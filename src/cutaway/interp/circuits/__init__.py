@@ -25,7 +25,7 @@ from cutaway.interp.circuits.random_circuits import random_circuit, random_circu
 from cutaway.interp.circuits.result import EdgeMethod, EdgeScore, EdgeScores
 from cutaway.interp.circuits.running import CircuitRuns, RunOptions, circuit_metric, run_circuit
 from cutaway.interp.circuits.scoring import score_edges
-from cutaway.interp.circuits.selecting import SelectedCircuit, Selection, select_circuit
+from cutaway.interp.circuits.selecting import SelectedCircuit, Selection, SelectionOptions, select_circuit
 from cutaway.interp.circuits.stored_prompts import MOST_TOKENS, StoredPair, StoredPrompts
 from cutaway.interp.feature_nodes import FeatureNodes
 
@@ -77,6 +77,7 @@ __all__ = [
     "pairs_to_store",
     "stored_pairs",
     "Selection",
+    "SelectionOptions",
     "SelectedCircuit",
     "select_circuit",
     "FoundCircuit",

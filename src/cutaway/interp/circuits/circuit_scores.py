@@ -52,7 +52,8 @@ class CircuitScores(Result):
         """Return how far the circuit does what the model does, under each ablation."""
         n_rows = len(self.faithfulness[0].circuit)
         kept = f"The circuit keeps {self.circuit}, on {n_rows} prompt pair{'s' * (n_rows > 1)}; measured: {self.measured}."
-        return " ".join([kept, *self.findings()])
+        parts = "Parts is the largest difference between circuit and model without the same random part of the circuit."
+        return " ".join([kept, *self.findings(), *([parts] if any(each.subsets for each in self.faithfulness) else [])])
 
     def findings(self) -> list[str]:
         """Return a sentence for each ablation, and what is to be known of them."""
@@ -67,7 +68,7 @@ class CircuitScores(Result):
 
     def _said(self, each: Faithfulness) -> str:
         means = f"model {each.model.mean():.3g}, circuit {each.circuit.mean():.3g}, empty {each.empty.mean():.3g}"
-        ended = f"|F(M) - F(C)| {each.difference:.3g}"
+        ended = f"circuit and model differ by {each.difference:.3g} (|M-C|)"
         if each.normalised is None:
             share = f"{each.refusal}"
         else:

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 
-from cutaway.interp.ablation import How
-from cutaway.interp.circuits.acdc import Divergence
 from cutaway.interp.circuits.circuit import Circuit
 from cutaway.interp.circuits.circuit_scores import CircuitScores
 from cutaway.interp.circuits.drawing import CircuitDrawing
 from cutaway.interp.circuits.evaluation import evaluate_circuit
 from cutaway.interp.circuits.faithfulness import LEAST_GAP
 from cutaway.interp.circuits.prompts import PromptPairs, pairs_to_store
-from cutaway.interp.circuits.result import EdgeMethod, EdgeScores
-from cutaway.interp.circuits.selecting import Selection, select_circuit
-from cutaway.interp.feature_nodes import FeatureNodes
-from cutaway.interp.nodes import KVInputs
+from cutaway.interp.circuits.result import EdgeScores
+from cutaway.interp.circuits.selecting import SelectionOptions, select_circuit
 from cutaway.interp.result import Result
-from cutaway.interp.sae import Dictionary
 from cutaway.language_model import LanguageModel
 
 if TYPE_CHECKING:
@@ -102,27 +96,15 @@ def find_circuit(
     lm: LanguageModel,
     pairs: PromptPairs,
     *,
-    method: EdgeMethod = "eap-ig-inputs",
-    selection: Selection = "greedy",
-    n_edges: int = 200,
-    threshold: float = 0.01,
-    divergence: Divergence = "kl",
-    ablation: How = "resample",
-    kv: KVInputs = "group",
-    features: Sequence[FeatureNodes | Dictionary | Path | str] = (),
-    n_features: int = 20,
-    steps: int = 5,
-    exact_top: int | None = None,
     held_out: float = 0.5,
     n_random: int = 0,
     least_gap: float = LEAST_GAP,
     seed: int = 0,
-    name: str = "",
-    command: str = "",
-    progress: Callable[[int, int], None] | None = None,
+    **options: Unpack[SelectionOptions],
 ) -> FoundCircuit:
     """Return the circuit of some of the pairs, scored on the others: `held_out` is their share. Pairs that are the same go
-    together, and one pair is used for both. `select_circuit` is the same of tokens and a metric of one's own.
+    together, and one pair is used for both. `select_circuit` is the same of tokens and a metric of one's own, and has the same
+    options: `n_edges`, 200 unless given, `method`, and the others below.
 
     `selection` prunes the scores of `method` to `n_edges`, or with `threshold` to those of such a share of the gap, or with `acdc`
     takes out each edge that matters less than `threshold`, which needs no scores. `exact_top` tries so many edges of the largest
@@ -134,18 +116,16 @@ def find_circuit(
     """
     finding, others = pairs.split(1 - held_out, seed=seed) if len(set(pairs.hashes)) > 1 and held_out else (pairs, pairs)
     selected = select_circuit(
-        lm.model, finding.tokens, finding.other_tokens, finding.metric, method=method, selection=selection, n_edges=n_edges,
-        threshold=threshold, divergence=divergence, ablation=ablation, kv=kv, features=features, n_features=n_features, steps=steps,
-        exact_top=exact_top, name=name, command=command, measured=pairs.measured, progress=progress, **finding.runs,
-    )  # fmt: skip
+        lm.model, finding.tokens, finding.other_tokens, finding.metric, measured=pairs.measured, **options, **finding.runs
+    )
     circuit = replace(
         selected.circuit,
         prompts=pairs_to_store(lm, finding, None if others is finding else others),
         settings={**selected.circuit.settings, "held_out": held_out, "seed": seed},
     )
     scores = evaluate_circuit(
-        lm.model, others.tokens, others.other_tokens, others.metric, circuit, ablations=[ablation], n_random=n_random, n_subsets=0,
-        units=None, least_gap=least_gap, seed=seed, measured=others.measured, force=True, **others.runs,
+        lm.model, others.tokens, others.other_tokens, others.metric, circuit, ablations=[circuit.ablation], n_random=n_random,
+        n_subsets=0, units=None, least_gap=least_gap, seed=seed, measured=others.measured, force=True, **others.runs,
     )  # fmt: skip
     return FoundCircuit(
         circuit=circuit,

@@ -74,6 +74,7 @@ class MinimisedCircuit(Result):
             f"Without the others the {self.after.measured} moves by at most {100 * self.tolerance:g} % of the gap between model and "
             f"empty circuit, on {pairs} under {how} ablation.",
             f"{where} the {what} is {', '.join(shares)}.",
+            "|M-C| is how far the circuit is from the model, 0 at best.",
         ]
         return " ".join([*said, *(f"{note.rstrip('.')}." for note in self.notes)])
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, TypedDict, get_args
 
 import torch
 from jaxtyping import Float, Int
@@ -27,10 +27,29 @@ from cutaway.interp.sweep import AnyMetric
 from cutaway.model import Transformer
 from cutaway.weights import model_sha256
 
-__all__ = ["Selection", "SelectedCircuit", "select_circuit"]
+__all__ = ["Selection", "SelectionOptions", "SelectedCircuit", "select_circuit"]
 
 Selection = Literal["greedy", "largest", "threshold", "acdc"]
 """How edges are chosen: so many of the best scores, greedily or anywhere, all of a size, or by running what is left (ACDC)."""
+
+
+class SelectionOptions(TypedDict, total=False):
+    """What `select_circuit` takes besides runs and a metric, with its own defaults."""
+
+    method: EdgeMethod
+    selection: Selection
+    n_edges: int
+    threshold: float
+    divergence: Divergence
+    ablation: How
+    kv: KVInputs
+    features: Sequence[FeatureNodes | Dictionary | Path | str]
+    n_features: int
+    steps: int
+    exact_top: int | None
+    name: str
+    command: str
+    progress: Callable[[int, int], None] | None
 
 
 class SelectedCircuit(NamedTuple):

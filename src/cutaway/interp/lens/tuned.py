@@ -24,10 +24,12 @@ from cutaway.model import Transformer
 from cutaway.runtime import atomic_path, atomic_write
 from cutaway.weights import model_sha256, save_tensors, stream_tensors
 
-__all__ = ["TunedLens", "TunedLensReading", "tuned_lens", "check_folder"]
+__all__ = ["DESCRIPTION", "TunedLens", "TunedLensReading", "tuned_lens", "check_folder"]
 
 _FORMAT = "cutaway tuned lens 1"
-_TENSORS, _DESCRIPTION = "lens.safetensors", "lens.json"
+_TENSORS = "lens.safetensors"
+DESCRIPTION = "lens.json"
+"""The file that says what a folder's lens is."""
 _MAX_HELD_OUT = 256  # tokens
 
 
@@ -44,6 +46,8 @@ class TunedLens:
     b: Float[Tensor, "layer d_model"]
     model_sha256: str
     training: LensTraining | None = None
+    model: str = ""
+    """What that model is called, where it is known."""
 
     @classmethod
     def untrained(cls, model: Transformer) -> Self:
@@ -120,19 +124,21 @@ class TunedLens:
             "d_model": self.A.shape[1],
             "training": training,
         }
+        about |= {"model": self.model} if self.model else {}
         with atomic_path(folder / _TENSORS) as temporary:
             save_tensors({"A": self.A.contiguous(), "b": self.b.contiguous()}, temporary)
-        atomic_write(folder / _DESCRIPTION, json.dumps(about, indent=2))
+        atomic_write(folder / DESCRIPTION, json.dumps(about, indent=2))
         return folder
 
     @classmethod
     def load(cls, folder: Path | str, model: Transformer) -> Self:
         """Read a lens that was saved; raises ValueError for what is none, is damaged, or was made for another model."""
         folder = Path(folder)
-        about = _read_description(folder / _DESCRIPTION)
+        about = _read_description(folder / DESCRIPTION)
         tensors = dict(stream_tensors(folder / _TENSORS))
         n_layers, d_model = model.config.n_layers, model.config.d_model
-        made_for = f"{about['n_layers']} layers, d_model {about['d_model']}, sha256 {about['model_sha256'][:12]}"
+        named = about.get("model") or "its name is not known"
+        made_for = f"{named}, {about['n_layers']} layers, d_model {about['d_model']}, sha256 {about['model_sha256'][:12]}"
         if (found := model_sha256(model)) != about["model_sha256"]:
             raise ValueError(
                 f"the lens in {folder} was made for another model ({made_for}) than this ({n_layers} layers, d_model {d_model}, "
@@ -142,7 +148,13 @@ class TunedLens:
         if {name: tuple(tensor.shape) for name, tensor in tensors.items()} != shapes:
             raise ValueError(f"{folder / _TENSORS} is damaged: expected A and b for {n_layers} layers of d_model {d_model}")
         device = model.embed.W_E.device
-        return cls(tensors["A"].to(device), tensors["b"].to(device), about["model_sha256"], _training(about["training"]))
+        return cls(
+            tensors["A"].to(device),
+            tensors["b"].to(device),
+            about["model_sha256"],
+            _training(about["training"]),
+            about.get("model", ""),
+        )
 
 
 @dataclass(frozen=True, repr=False)
@@ -180,7 +192,7 @@ def tuned_lens(
 
 def check_folder(folder: Path) -> None:
     """Raise ValueError for a folder that a lens is not to be written into: a file, or one that holds other things."""
-    runtime.check_folder(folder, "the lens", {_TENSORS, _DESCRIPTION})
+    runtime.check_folder(folder, "the lens", {_TENSORS, DESCRIPTION})
 
 
 def _split(

@@ -99,7 +99,8 @@ def align_prompts(
         a[: i + 1] == b[: j + 1] for (a, b), each in zip(rows, found, strict=True) for i, j in each.pairs
     ):
         raise ValueError(
-            "the prompts align only where everything so far is the same, so that no patch changes anything: let them end alike, or "
-            "give pairs= of positions in Python\n" + found[0].side_by_side()
+            f"the prompts have {len(rows[0][0])} and {len(rows[0][1])} tokens and only their beginning in common, where no patch "
+            "changes anything: let them end alike, or give as many tokens (in Python, pairs= says which positions belong together)\n"
+            + found[0].side_by_side()
         )
     return found

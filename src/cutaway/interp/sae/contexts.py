@@ -128,7 +128,7 @@ def feature_density(
 def _density(
     dictionary: Dictionary,
     source: ModelActivations,
-    parts: Sequence[Int[Tensor, " window"]],
+    parts: Sequence[Int[Tensor, " _"]],
     progress: Callable[[int, int], None] | None,
 ) -> Float[Tensor, " d_sae"]:
     n_fired = torch.zeros(dictionary.config.d_sae, dtype=torch.long)
@@ -145,7 +145,7 @@ def _density(
 def _find(
     dictionary: Dictionary,
     source: ModelActivations,
-    parts: Sequence[Int[Tensor, " window"]],
+    parts: Sequence[Int[Tensor, " _"]],
     features: list[int],
     n_contexts: int,
     seed: int,

@@ -10,6 +10,7 @@ crosscoder and its scales, a batchtopk (which it writes as jumprelu, and so do w
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,8 @@ _WRITTEN: dict[Kind, str] = {"relu": "standard", "topk": "topk", "batchtopk": "j
 def save_dictionary(dictionary: Dictionary, folder: Path | str, *, curve: str | None = None, model: str = "") -> Path:
     """Write a dictionary, and perhaps its learning curve as JSON, into a folder of its own and return that.
 
-    `model` is what the model that it was trained on is called. Raises ValueError for a folder that holds anything else.
+    `model` is what the model that it was trained on is called, where its config does not say. Raises ValueError for a folder that holds
+    anything else.
     """
     folder = Path(folder)
     check_folder(folder)
@@ -78,9 +80,9 @@ def save_dictionary(dictionary: Dictionary, folder: Path | str, *, curve: str | 
         "sae_lens_version": _FORMAT_VERSION,
         "hook_name": transformer_lens_name(config.name),
         "hook_name_out": None if config.target is None else transformer_lens_name(config.target),
-        "cutaway": config.to_dict(),
+        "cutaway": replace(config, model="").to_dict(),
     }
-    about["metadata"] |= {"model_name": model} if model else {}
+    about["metadata"] |= {"model_name": named} if (named := config.model or model) else {}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in dictionary.state_dict().items()}
     with atomic_path(folder / _TENSORS) as temporary:
         save_tensors(tensors, temporary)
@@ -102,7 +104,7 @@ def load_dictionary(folder: Path | str, *, device: torch.device | str = "cpu") -
     runtime.check_holds(folder, DESCRIPTION, "no saved dictionary", made_by=_MADE_BY)
     try:
         about: dict[str, Any] = {**json.loads(path.read_text(encoding="utf-8"))}
-        config = _config(about)
+        config = replace(_config(about), model=_model_name(about))
         dtype = _DTYPES[str(about.get("dtype", "float32")).removeprefix("torch.")]
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{path} describes no dictionary that is read here: {said_of_json(error)}") from None
@@ -172,7 +174,12 @@ def name_of_model(folder: Path | str) -> str | None:
         about = {**json.loads(path.read_text(encoding="utf-8"))} if path.is_file() else {}
     except (ValueError, TypeError):  # damaged, which load_dictionary says
         return None
-    return about["metadata"].get("model_name") if _is_ours(about) else None
+    return (_model_name(about) or None) if _is_ours(about) else None
+
+
+def _model_name(about: dict[str, Any]) -> str:
+    """Return what a description calls the model, in `metadata` or as SAELens did before version 6; empty where it does not."""
+    return str((about.get("metadata") or {}).get("model_name") or about.get("model_name") or "")
 
 
 def _is_ours(about: dict[str, Any]) -> bool:

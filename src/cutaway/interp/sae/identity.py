@@ -11,7 +11,7 @@ from cutaway.interp.sae.dictionary import Dictionary
 
 __all__ = ["dictionary_sha256"]
 
-_OF_TRAINING = ("bandwidth", "model_sha256", "scales")
+_OF_TRAINING = ("bandwidth", "model_sha256", "model", "scales")
 
 
 def dictionary_sha256(dictionary: Dictionary) -> str:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 
 import torch
 from jaxtyping import Float, Int
+from rich.cells import cell_len
 from torch import Tensor
 
 from cutaway.interp.result import Result
@@ -31,7 +33,10 @@ Ranked = tuple[tuple[str, float], ...]
 AGREES_FROM = 0.8
 """From which share of a feature's contexts with one token at the peak they are said to agree on it."""
 
-_BEFORE, _AFTER = 24, 10  # tokens of a context around its peak
+_WIDTH, _BEFORE = (
+    200,
+    130,
+)  # characters of a context, less than two lines of a page, and those before its peak where there are enough
 _N_TOKENS = 10  # raised and lowered
 _N_SHOWN, _N_TOGETHER = 15, 25
 _HONEST = (
@@ -245,10 +250,28 @@ def _summary(
 
 
 def context_at(lm: LanguageModel, tokens: Int[Tensor, " pos"], values: Float[Tensor, " pos"], peak: int) -> Context:
-    """Return the piece of a window around a feature's peak in it, with the feature's value at each token."""
-    start, stop = max(0, peak - _BEFORE), min(len(tokens), peak + _AFTER + 1)
-    texts = token_texts(lm, tokens[start:stop])
-    return Context(texts, values[start:stop].tolist(), peak - start, is_cut_before=start > 0, is_cut_after=stop < len(tokens))
+    """Return the piece of a window around a feature's peak in it, with the feature's value at each token.
+
+    It is as many whole tokens as two lines of a page take, more of them before the peak, where the feature looks.
+    """
+    texts = token_texts(lm, tokens)
+    start, stop = _around([max(1, cell_len(text)) for text in texts], peak)  # a line break is shown as a sign
+    is_cut = start > 0, stop < len(texts)
+    return Context(texts[start:stop], values[start:stop].tolist(), peak - start, is_cut_before=is_cut[0], is_cut_after=is_cut[1])
+
+
+def _around(widths: Sequence[int], peak: int) -> tuple[int, int]:
+    """Return where the piece around a token begins and ends; what one side does not need the other may have."""
+    before, after = widths[:peak][::-1], widths[peak + 1 :]
+    beside = max(_WIDTH - widths[peak], 0)
+    n_before = _n_within(before, max(_BEFORE, beside - sum(after)))
+    n_after = _n_within(after, beside - sum(before[:n_before]))
+    return peak - n_before, peak + 1 + n_after
+
+
+def _n_within(widths: Sequence[int], most: int) -> int:
+    """Return how many of these, from the first on, fit."""
+    return sum(total <= most for total in accumulate(widths))
 
 
 def _ranked_logits(lm: LanguageModel, dictionary: Dictionary, feature: int) -> tuple[Ranked, Ranked]:

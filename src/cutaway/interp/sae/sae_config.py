@@ -79,4 +79,4 @@ class SAEConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as values that JSON can hold."""
-        return asdict(self)
+        return asdict(self) | {"dictionary": self.dictionary.to_dict()}

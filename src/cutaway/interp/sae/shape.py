@@ -42,6 +42,8 @@ class DictionaryConfig:
     """How wide about its threshold JumpReLU lets gradients through while it is trained, where `|x|^2` is `d_in` in the mean."""
     model_sha256: str | None = None
     """That of the model it was trained on (`weights.model_sha256`), where that is known."""
+    model: str = ""
+    """What that model is called, where that is known."""
     trained_on: TrainingData | None = None
     """The text it learned from, and which part of that was held out, where that is known."""
     scales: tuple[float, ...] | None = None
@@ -100,8 +102,8 @@ class DictionaryConfig:
         return (self.name, self.target) if self.target is not None and self.is_transcoder else (self.name,)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as values that JSON can hold."""
-        return asdict(self)
+        """Return the fields as values that JSON can hold; a name of the model that is not known is left out."""
+        return {name: value for name, value in asdict(self).items() if name != "model" or value}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> DictionaryConfig:

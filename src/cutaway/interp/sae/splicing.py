@@ -122,15 +122,15 @@ def check_fits(dictionary: Dictionary, model: Transformer, *, model_sha256: str 
         if (theirs := width_of(model, name)) != width:
             raise ValueError(
                 f"the dictionary is for {width} coordinates of {name!r} and this model has {theirs} there: take the model it was "
-                "trained on, or train a dictionary for this one"
+                f"trained on ({config.model or 'its name is not known'}), or train a dictionary for this one"
             )
     if config.model_sha256 is None:
         return
     found = weights.model_sha256(model) if model_sha256 is None else model_sha256
     if config.model_sha256 != found:
         raise ValueError(
-            f"the dictionary was trained on another model (sha256 {config.model_sha256[:12]}) than this ({found[:12]}): take that "
-            "model, or train a dictionary for this one"
+            f"the dictionary was trained on another model ({config.model or 'its name is not known'}, sha256 "
+            f"{config.model_sha256[:12]}) than this (sha256 {found[:12]}): take that model, or train a dictionary for this one"
         )
 
 

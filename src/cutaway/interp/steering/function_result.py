@@ -119,6 +119,7 @@ class FunctionVector(Result):
         from cutaway.plots import bars, heatmap
 
         n_layers, n_heads = self.effects.shape
+        rise = float(self.effects.max())  # what heads are chosen by; one that lowers it far more would leave them pale
         return [
             heatmap(
                 self.effects.numpy(force=True),
@@ -129,6 +130,7 @@ class FunctionVector(Result):
                 column_title="head",
                 label="change of the right answer's probability",
                 signed=True,
+                limit=rise if rise > 0 else None,
             ),
             bars(
                 list(self.accuracies.values()),

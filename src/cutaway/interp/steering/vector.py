@@ -112,9 +112,9 @@ class SteeringVector:
     def check(self, model: Transformer) -> None:
         """Raise ValueError for a model that it was not made for."""
         if (found := model_sha256(model)) != self.model_sha256:
-            named = f"{self.model}, " if self.model else ""
+            named = self.model or "its name is not known"
             raise ValueError(
-                f"the steering vector was made for another model ({named}sha256 {self.model_sha256[:12]}) than this (sha256 "
+                f"the steering vector was made for another model ({named}, sha256 {self.model_sha256[:12]}) than this (sha256 "
                 f"{found[:12]}): take that model, or make a vector for this one"
             )
 

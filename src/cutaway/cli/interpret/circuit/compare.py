@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from cutaway.cli.errors import UsageError
 from cutaway.cli.interpret.circuit.given import DEMO, given_circuit
 from cutaway.cli.interpret.present import present
 from cutaway.cli.loading import load_named
+from cutaway.cli.pages import check_page
 
 __all__ = ["compare"]
 
@@ -47,15 +49,15 @@ def compare(
 
     if not demo and (circuit is None or other is None):
         raise UsageError("two circuits are compared: give two files that `cutaway interpret circuit find --out` wrote, or --demo")
-    if report is not None and report.suffix.lower() not in (".html", ".htm"):
-        raise UsageError(f"--report is {str(report)!r}; expected a file that ends in .html")
+    check_page(report)
     if circuit is None or other is None:
         lm, names = load_named(_MODEL), ("eap-ig-inputs", "eap")
         first, second = given_circuit(lm, DEMO, source=_MODEL), given_circuit(lm, DEMO, source=_MODEL, method="eap")
     else:
         names = circuit, other
         first, second = Circuit.load(circuit), Circuit.load(other)
-    present(compare_circuits(first, second, names=names), json=json, report=report)
+    command = ["cutaway", "interpret", "circuit", "compare", *(["--demo"] if None in (circuit, other) else names)]
+    present(compare_circuits(first, second, names=names), json=json, report=report, command=shlex.join(command))
 
 
 compare.needs, compare.demo = ("circuit", "other"), {"demo": True}  # type: ignore[attr-defined]  # what the menu asks for

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from rich.text import Text
@@ -10,6 +11,7 @@ from cutaway.cli.errors import UsageError
 from cutaway.cli.interpret.circuit.given import DEMO, given_circuit
 from cutaway.cli.interpret.present import present
 from cutaway.cli.loading import load_named
+from cutaway.cli.pages import check_page
 from cutaway.report import print_sentence, stderr_console, stdout_console
 
 __all__ = ["draw"]
@@ -50,11 +52,11 @@ def draw(
 
     if circuit is None and not demo:
         raise UsageError("CIRCUIT is missing: give a file that `cutaway interpret circuit find --out` wrote, or --demo")
-    if report is not None and report.suffix.lower() not in (".html", ".htm"):
-        raise UsageError(f"--report is {str(report)!r}; expected a file that ends in .html")
+    check_page(report)
     is_demo = circuit in (None, DEMO)
     known = given_circuit(load_named(_MODEL), DEMO, source=_MODEL) if is_demo else Circuit.load(circuit or DEMO)
-    present(draw_circuit(known, out), json=json, report=report)
+    command = ["cutaway", "interpret", "circuit", "draw", circuit or DEMO, *(["--out", str(out)] if out is not None else [])]
+    present(draw_circuit(known, out), json=json, report=report, command=shlex.join(command))
     if out is not None:
         print_sentence(
             stderr_console() if json else stdout_console(), Text.assemble("\nThe picture is in ", (str(out), "bold"), ".")

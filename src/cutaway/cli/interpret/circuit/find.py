@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from cutaway.cli.command import excludes, needs_one_of
-from cutaway.cli.interpret.circuit.given import DEMO_PAIRS, GivenPairs, check_out
+from cutaway.cli.interpret.circuit.given import DEMO_PAIRS, GivenPairs
 from cutaway.cli.interpret.options import analysis
+from cutaway.cli.interpret.overwriting import check_new_file
 from cutaway.report.counting import count_progress
 
 if TYPE_CHECKING:
@@ -86,7 +87,8 @@ def find(
     """
     from cutaway.interp.circuits import find_circuit
 
-    check_out(out, overwrite=overwrite)
+    if out is not None:
+        check_new_file(out, "the circuit", overwrite=overwrite)
     pairs = given.read(lm)
     with count_progress("edges") as progress:
         found = find_circuit(

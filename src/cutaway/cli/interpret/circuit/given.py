@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from cutaway.cli.errors import UsageError
-from cutaway.cli.pages import check_parent
 
 if TYPE_CHECKING:
     from cutaway.interp.circuits import Circuit, EdgeMethod, PromptPairs, StoredPart
@@ -23,7 +22,6 @@ __all__ = [
     "other_pairs",
     "stored_said",
     "given_circuit",
-    "check_out",
 ]
 
 DEMO = "demo"
@@ -120,17 +118,6 @@ def stored_said(given: GivenPairs, circuit: Circuit) -> tuple[str, ...]:
         return ()
     what = "held out when the circuit was found" if circuit.prompts.held_out else "those that the circuit was found with"
     return (f"No prompts were given: those of the circuit's file are taken, {what}",)
-
-
-def check_out(out: Path | None, *, overwrite: bool) -> None:
-    """Refuse, before anything is computed, a file that could not be written, or that is there and is not to be lost."""
-    if out is None:
-        return
-    check_parent(out)
-    if out.is_dir():
-        raise UsageError(f"{out} is a folder: give a file to write the circuit to")
-    if out.exists() and not overwrite:
-        raise FileExistsError(f"{out} is there already: give another file, or --overwrite")
 
 
 def _templates(numbers: tuple[int, ...]) -> Sequence[str] | None:

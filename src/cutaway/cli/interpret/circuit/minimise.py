@@ -8,8 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from cutaway.cli.interpret.circuit.given import DEMO, DEMO_PAIRS, GivenPairs, check_out, given_circuit, model_of_circuit
+from cutaway.cli.interpret.circuit.given import DEMO, DEMO_PAIRS, GivenPairs, given_circuit, model_of_circuit
 from cutaway.cli.interpret.options import analysis
+from cutaway.cli.interpret.overwriting import check_new_file
 from cutaway.report.counting import count_progress
 
 if TYPE_CHECKING:
@@ -67,7 +68,8 @@ def minimise(
     """
     from cutaway.interp.circuits import minimise_on_prompts
 
-    check_out(out, overwrite=overwrite)
+    if out is not None:
+        check_new_file(out, "the circuit", overwrite=overwrite)
     with count_progress("edges scored") as progress:
         known = given_circuit(lm, circuit, source=source, features=features, progress=progress)
     known.check(lm.model, force=force)

@@ -11,6 +11,7 @@ from cutaway.cli.errors import UsageError
 from cutaway.cli.interpret.options import analysis
 from cutaway.cli.interpret.overwriting import check_new
 from cutaway.cli.interpret.sae.corpus import Recipe, layer_of, open_checked, train_from, train_on
+from cutaway.cli.interpret.sae.saving import check_room, save_trained
 from cutaway.cli.loading import load_named
 from cutaway.report import stderr_console
 from cutaway.report.counting import count_progress
@@ -66,16 +67,17 @@ def compare(
 
     Examples:
         cutaway interpret sae compare --demo
-        cutaway interpret sae compare runs/demo/checkpoints/step-000500 runs/demo --corpus tinyshakespeare --layer 2 --save crosscoder
-        cutaway interpret sae compare runs/demo/checkpoints/step-000500 runs/demo --corpus tinyshakespeare --sae crosscoder
+        cutaway train stdlib --out runs/stdlib                                                    trains what is compared
+        cutaway interpret sae compare runs/stdlib/checkpoints/step-000500 runs/stdlib --corpus stdlib --layer 2 --save crosscoder
+        cutaway interpret sae compare runs/stdlib/checkpoints/step-000500 runs/stdlib --corpus stdlib --sae crosscoder
 
     In Python:
         import cutaway
         from cutaway import sae
-        first = cutaway.load("runs/demo/checkpoints/step-000500")
-        second = cutaway.load("runs/demo")
+        first = cutaway.load("runs/stdlib/checkpoints/step-000500")
+        second = cutaway.load("runs/stdlib")
         models = [first.model, second.model]
-        tokens = sae.read_windows(second, "tinyshakespeare", n_pos=64, n_tokens=200_000, held_out=False)
+        tokens = sae.read_windows(second, "stdlib", n_pos=64, n_tokens=200_000, held_out=False)
         shape = sae.crosscoder_config(models, "blocks.2.resid_post")
         made, curve = sae.train(sae.SAEConfig(dictionary=shape, sparsity=0.1), sae.ModelActivations(models, tokens, shape.name))
         sae.compare_models(made, first, second, tokens).show()
@@ -134,6 +136,8 @@ def _trained(
     config = pair[1].config
     name = full_name(config, site, config.n_layers // 3 if layer is None else layer)
     shape = sae.crosscoder_config(models, name, width=given.width, kind=kind, k=given.k_of(kind))
+    if save is not None:
+        check_room([save], [shape])
     if kept:
         ((made, curve),) = train_from(models[1], [given.config(shape)], sae.stored_side_by_side(kept, name), checkpoints=None)
     else:
@@ -142,7 +146,7 @@ def _trained(
         )
     said = "The crosscoder is not saved: --save FOLDER does that."
     if save is not None:
-        sae.save_dictionary(made, save, curve=curve.to_json())
+        save_trained([(made, curve)], [save])
         said = f"The crosscoder is in {save}; --sae {save} shows it again."
     stderr_console().print(f"{curve.summary()}\n{said}\n", style="dim", markup=False, soft_wrap=True)
     return made

@@ -180,7 +180,13 @@ def given_or_sketch(
     from cutaway.interp import sae
 
     if folder is not None:
-        return sae.load_dictionary(folder, device=lm.model.embed.W_E.device)
+        given = sae.load_dictionary(folder, device=lm.model.embed.W_E.device)
+        if given.config.model_sha256 is None:
+            named = f", only its model's name, {given.config.model}" if given.config.model else ""
+            whether = "whether they are this model's is not known"
+            said = f"The dictionary in {folder} does not say which weights it learned from{named}: {whether}.\n"
+            stderr_console().print(said, style="dim", markup=False, soft_wrap=True)
+        return given
     corpus = readable_text(lm, source, lacks="--sae FOLDER") if corpus is None else corpus
     name, d = f"blocks.{lm.config.n_layers // 3}.resid_post", lm.config.d_model
     shape = sae.DictionaryConfig(kind="topk", d_in=d, d_sae=_SKETCH_WIDTH * d, k=min(16, d), name=name)

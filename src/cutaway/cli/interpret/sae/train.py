@@ -13,6 +13,7 @@ from cutaway.cli.errors import UsageError
 from cutaway.cli.interpret.options import analysis
 from cutaway.cli.interpret.overwriting import check_new
 from cutaway.cli.interpret.sae.corpus import Recipe, layer_of, open_checked, train_from, train_on
+from cutaway.cli.interpret.sae.saving import check_room, save_trained
 from cutaway.report import stderr_console
 
 if TYPE_CHECKING:
@@ -62,7 +63,8 @@ def train(
         cutaway interpret sae train --demo
         cutaway interpret sae train smollm2-135m --corpus shakespeare --layer 9 --save sae-9
         cutaway interpret sae train smollm2-135m --store smollm2-activations --save sae-9
-        cutaway interpret sae train runs/demo --corpus shakespeare --layer all --site ln2.normalized --target mlp_out --save transcoders
+        cutaway train stdlib --out runs/stdlib                                                    a model for the next
+        cutaway interpret sae train runs/stdlib --corpus stdlib --layer all --site ln2.normalized --target mlp_out --save transcoders
 
     In Python:
         from cutaway import sae
@@ -77,6 +79,7 @@ def train(
     layers = _layers(layer, lm, site, kept)
     folders = _folders(save, layers, is_many=layer == "all", overwrite=overwrite)
     shapes = [_shape(lm, each, site, target, given, skip=skip, kind=kind) for each in layers]
+    check_room(folders, shapes)
     with _saying_what_is_kept(resume):
         if kept is not None:
             trained = train_from(lm.model, [given.config(shape) for shape in shapes], _rows(kept, shapes), checkpoints=resume)
@@ -87,8 +90,8 @@ def train(
             trained = train_on([lm.model], configs, windows, first=given.first, memory_gib=given.memory, checkpoints=resume)
     what = "The dictionary is" if layer != "all" else "The dictionaries are"
     said = f"{what} not saved: --save FOLDER does that."
-    for folder, (dictionary, curve) in zip(folders, trained, strict=False):
-        sae.save_dictionary(dictionary, folder, curve=curve.to_json(), model=source)
+    if folders:
+        save_trained(trained, folders, model=source)
         said = f"{what} in {save}."
     stderr_console().print(f"{said}\n", style="dim", markup=False, soft_wrap=True)
     return trained[0][1] if layer != "all" else sae.LearningCurves(curves=tuple(curve for _, curve in trained))

@@ -1,0 +1,213 @@
+"""Grokking: a transformer that knows its training sums by heart learns to add long after, as waves of a few frequencies."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cutaway import Transformer
+from cutaway.experiments.frame import Check, Curves, Experiment, Outcome, Scale, Trial
+from cutaway.experiments.modular_addition import (
+    N_PUBLISHED,
+    PUBLISHED,
+    Sums,
+    SumsConfig,
+    learn_sums,
+    number_embedding,
+    summing_model,
+)
+from cutaway.experiments.number_waves import along_waves, frequency_power, leading_frequencies, sum_waves
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["EXPERIMENT", "Config", "run", "draw"]
+
+_KNOWN = 0.99  # the accuracy at which sums count as known
+_SETTLING = 600  # steps after which the embedding is looked at
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(SumsConfig):
+    """Which sums are learnt from, by which model, and how fast its weights decay; the control's do not."""
+
+
+def run(config: Config, trial: Trial) -> Outcome:
+    """Train one model with weight decay and one without; look back along the first with the frequencies it ended on."""
+    sums = Sums.drawn(config, trial)
+    model, control = (summing_model(config, trial).model for _ in range(2))
+    looks_at = range(0, config.n_steps + 1, config.look_every)
+    curves = learn_sums(trial, "with weight decay", model, sums, config, keep=looks_at)
+    without = learn_sums(trial, "without weight decay", control, sums, replace(config, weight_decay=0.0))
+    ranked = leading_frequencies(number_embedding(model))
+    others = [ranked[N_PUBLISHED + i] for i in torch.randperm(len(ranked) - N_PUBLISHED, generator=trial.generator("others"))]
+    looks = _looks(curves, model, sums, ranked[:N_PUBLISHED])
+    by_others = _looks(curves, model, sums, others[:N_PUBLISHED])
+    return Outcome(
+        checks=(*_accuracy_checks(curves, without), *_progress_checks(config, curves, looks, by_others)),
+        numbers={
+            "train accuracy is .99 at step (never: 0)": _first_step(curves["train accuracy"]) or 0.0,
+            "test accuracy is .99 at step (never: 0)": _first_step(curves["test accuracy"]) or 0.0,
+            "share of the five greatest frequencies in the power, without weight decay": without["power"][1, -1].item(),
+            **{f"frequency {place + 1} of the five greatest": float(k) for place, k in enumerate(ranked[:N_PUBLISHED])},
+            "sum of squared weights, with weight decay": _squares(model),
+            "sum of squared weights, without": _squares(control),
+        },
+        arrays={
+            **looks,
+            "excluded loss of others": by_others["excluded loss"],
+            **{name: curves[name] for name in ("train accuracy", "test accuracy", "power")},
+            "test accuracy without weight decay": without["test accuracy"],
+            "spectrum": frequency_power(number_embedding(model)),
+        },
+    )
+
+
+def _looks(curves: Curves, model: Transformer, sums: Sums, frequencies: Sequence[int]) -> dict[str, Float[Tensor, "2 look"]]:
+    """Return the losses along a training: of train and test sums, with some frequencies' waves of a + b alone, and without them.
+
+    Restricted: the test loss of logits that keep their means over pairs and these waves. Excluded: the train loss of logits without
+    them. Source: Nanda et al. 2023.
+    """
+    waves = sum_waves(sums.prime, frequencies)
+    past = Transformer(model.config)
+    rows = []
+    for step, weights in curves.kept.items():
+        past.load_state_dict(weights)
+        with torch.no_grad():
+            logits = sums.logits(past).double()
+        part = along_waves(logits, waves)
+        restricted, excluded = sums.loss(part + logits.mean(0), sums.test), sums.loss(logits - part, sums.train)
+        rows.append([step, sums.loss(logits, sums.train), sums.loss(logits, sums.test), restricted, excluded])
+    steps, *losses = torch.tensor(rows, dtype=torch.float64).T
+    names = ("train loss", "test loss", "restricted loss", "excluded loss")
+    return {name: torch.stack([steps, values]) for name, values in zip(names, losses, strict=True)}
+
+
+def _accuracy_checks(curves: Curves, without: Curves) -> Iterator[Check]:
+    """Yield whether the sums that were not learnt from become known, late, and not without weight decay."""
+    yield Check(
+        name="test accuracy at the end", at_least=_KNOWN,
+        value=curves["test accuracy"][1, -1].item(), null=without["test accuracy"][1, -1].item(), null_of="no weight decay",
+    )  # fmt: skip
+    yield Check(
+        name="steps to test accuracy .99 over those to train accuracy .99 (never: 0)", at_least=5.0,
+        value=_delay(curves), null=_delay(without), null_of="no weight decay",
+    )  # fmt: skip
+    yield Check(
+        name="test accuracy at the end, without weight decay", at_most=0.5,
+        value=without["test accuracy"][1, -1].item(), null=curves["test accuracy"][1, -1].item(), null_of="weight decay",
+    )  # fmt: skip
+
+
+def _delay(curves: Curves) -> float:
+    known, understood = (_first_step(curves[f"{part} accuracy"]) for part in ("train", "test"))
+    return understood / known if known and understood else 0.0
+
+
+def _progress_checks(
+    config: Config, curves: Curves, looks: Mapping[str, Tensor], by_others: Mapping[str, Tensor]
+) -> Iterator[Check]:
+    """Yield whether the waves are there in the end, and were on their way before the test loss fell.
+
+    A loss has risen when it is that of guessing, and has fallen when it stays below half of it.
+    """
+    power, understood = curves["power"], _first_step(curves["test accuracy"])
+    settled = power[1, power[0] >= understood + _SETTLING] if understood else power[1, :0]
+    yield Check(
+        name="five greatest frequencies in the embedding's power, 600 steps after that", at_least=0.8,
+        value=settled[0].item() if len(settled) else 0.0, null=power[1, 0].item(), null_of="untrained",
+    )  # fmt: skip
+    guessing, memorised = math.log(config.prime), _first_step(curves["train accuracy"]) or config.n_steps
+    fallen = _stays_below(looks["test loss"], guessing / 2)
+    yield Check(
+        name="steps by which the restricted loss falls before the test loss", at_least=100,
+        value=fallen - _stays_below(looks["restricted loss"], guessing / 2),
+        null=fallen - _stays_below(by_others["restricted loss"], guessing / 2), null_of="other frequencies",
+    )  # fmt: skip
+    yield Check(
+        name="steps by which the excluded loss rises before the test loss falls", at_least=100,
+        value=fallen - _rises_above(looks["excluded loss"], guessing, start=memorised),
+        null=fallen - _rises_above(by_others["excluded loss"], guessing, start=memorised), null_of="other frequencies",
+    )  # fmt: skip
+
+
+def _first_step(curve: Float[Tensor, "2 look"]) -> float | None:
+    """Return the first step at which sums are known, None where they never are."""
+    reached = curve[0, curve[1] >= _KNOWN]
+    return reached[0].item() if len(reached) else None
+
+
+def _stays_below(curve: Float[Tensor, "2 look"], bound: float) -> float:
+    """Return the step of the first look from which on a loss is at most a bound, the last where it never is."""
+    steps, losses = curve
+    above = (losses > bound).nonzero()
+    return float(steps[min(int(above[-1]) + 1, len(steps) - 1) if len(above) else 0])
+
+
+def _rises_above(curve: Float[Tensor, "2 look"], bound: float, *, start: float) -> float:
+    """Return the step of the first look, from `start` on, at which a loss is at least a bound, the last where it never is."""
+    steps, losses = curve
+    risen = steps[(steps >= start) & (losses >= bound)]
+    return float(risen[0] if len(risen) else steps[-1])
+
+
+def _squares(model: Transformer) -> float:
+    return float(sum(weight.detach().pow(2).sum() for weight in model.parameters()))
+
+
+def draw(outcome: Outcome) -> Mapping[str, Figure]:
+    """Draw accuracies and losses over steps, and the spectrum of the embedding."""
+    from cutaway.plots import Panel, bars, panels
+
+    arrays = outcome.arrays
+
+    def shown(names: Mapping[str, str]) -> dict[str, tuple[list[float], list[float]]]:
+        return {label: (arrays[name][0].tolist(), arrays[name][1].tolist()) for label, name in names.items()}
+
+    accuracies = {"test": "test accuracy", "train": "train accuracy", "test, no decay": "test accuracy without weight decay"}
+    losses = {
+        "test": "test loss", "restricted": "restricted loss", "excluded": "excluded loss",
+        "excluded, others": "excluded loss of others",
+    }  # fmt: skip
+    pictures = [
+        Panel("Accuracy", "share of the sums", shown(accuracies), tuple(accuracies)),
+        Panel("What happens before the test loss falls", "loss, nats", shown(losses), tuple(losses)),
+        Panel(
+            "The embedding's five greatest frequencies", "share of its power", shown({"power": "power"}), ("power",), least=(0, 1)
+        ),
+    ]
+    spectrum = arrays["spectrum"]
+    return {
+        "Grokking": panels(pictures, title="Known by heart at first, understood much later", x_label="step"),
+        "Spectrum": bars(
+            spectrum.numpy(), labels=[f"frequency {k}" for k in range(1, len(spectrum) + 1)],
+            title="The embedding is made of a few frequencies", label="share of its power", signed=False,
+        ),
+    }  # fmt: skip
+
+
+EXPERIMENT = Experiment(
+    id="grokking",
+    title="Grokking modular addition",
+    claim=(
+        "A transformer that knows its training sums by heart learns to add only much later, and not without weight decay; waves of a "
+        "few frequencies are on their way long before the test loss falls."
+    ),
+    source="Nanda et al. 2023, Progress measures for grokking via mechanistic interpretability; Power et al. 2022, Grokking",
+    scales={
+        "small": Scale(config=Config(), minutes=2),
+        "paper": Scale(config=Config(**PUBLISHED), minutes=180, memory_gib=2),
+        "reduced": Scale(
+            config=Config(prime=43, train_fraction=0.5, d_mlp=128, n_steps=1200, learning_rate=8e-3, weight_decay=2.0), minutes=0.4
+        ),
+    },
+    run=run,
+    draw=draw,
+)

@@ -1,0 +1,93 @@
+"""Grokking without weight decay: gradients that may not make the weights grow let a transformer generalise."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from cutaway.experiments.frame import Check, Experiment, Outcome, Scale, Trial
+from cutaway.experiments.modular_addition import Sums, SumsConfig, learn_sums, summing_model, turn_gradients
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["EXPERIMENT", "Config", "run", "draw"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(SumsConfig):
+    """Which sums are learnt from, by which model; the rate falls in the end, as accuracy wobbles where it does not."""
+
+    n_steps: int = 1200
+    n_decay_steps: int = 400
+    weight_decay: float = 0.0
+
+
+def run(config: Config, trial: Trial) -> Outcome:
+    """Train one model with gradients that turn its weights, and the same one with gradients as they are."""
+    sums = Sums.drawn(config, trial)
+    turned, plain = (summing_model(config, trial).model for _ in range(2))
+    curves = learn_sums(trial, "turned gradients", turned, sums, config, adjust=partial(turn_gradients, turned))
+    control = learn_sums(trial, "plain gradients", plain, sums, config)
+    accuracy, without, power = curves["test accuracy"], control["test accuracy"], curves["power"]
+    return Outcome(
+        checks=(
+            Check(
+                name="test accuracy at the end", at_least=0.98,
+                value=accuracy[1, -1].item(), null=without[1, -1].item(), null_of="plain gradients",
+            ),
+            Check(
+                name="test accuracy at the end, plain gradients", at_most=0.5,
+                value=without[1, -1].item(), null=accuracy[1, -1].item(), null_of="turned gradients",
+            ),
+            Check(
+                name="share of the five greatest frequencies in the embedding's power", at_least=0.7,
+                value=power[1, -1].item(), null=control["power"][1, -1].item(), null_of="plain gradients",
+            ),
+        ),
+        numbers={
+            "train accuracy at the end, plain gradients": control["train accuracy"][1, -1].item(),
+            "share of the five greatest frequencies, untrained": power[1, 0].item(),
+        },
+        arrays={
+            "test, turned": accuracy, "test, plain": without, "train, turned": curves["train accuracy"],
+            "train, plain": control["train accuracy"], "turned": power, "plain": control["power"],
+        },
+    )  # fmt: skip
+
+
+def draw(outcome: Outcome) -> Mapping[str, Figure]:
+    """Draw the race of the two, in accuracy and in the power of a few frequencies."""
+    from cutaway.plots import Panel, panels
+
+    shown = {name: (curve[0].tolist(), curve[1].tolist()) for name, curve in outcome.arrays.items()}
+    pictures = [
+        Panel(title, y_label, {name: shown[name] for name in names}, names, least=(0, 1))
+        for title, y_label, names in (
+            ("Accuracy", "share of the sums", ("test, turned", "test, plain", "train, turned", "train, plain")),
+            ("The embedding's five greatest frequencies", "share of its power", ("turned", "plain")),
+        )
+    ]
+    return {"Race": panels(pictures, title="Gradients that turn the weights, and plain ones", x_label="step")}
+
+
+EXPERIMENT = Experiment(
+    id="grokking-without-decay",
+    title="Grokking without weight decay",
+    claim=(
+        "Without weight decay a transformer that knows its training sums by heart does not learn to add; if what lies along the "
+        "weights is taken from their gradients, it does."
+    ),
+    source="Prieto et al. 2025, Grokking at the Edge of Numerical Stability",
+    scales={
+        "small": Scale(config=Config(), minutes=1),
+        "reduced": Scale(
+            config=Config(prime=31, train_fraction=0.57, d_model=32, d_mlp=128, n_steps=1100, n_decay_steps=300), minutes=0.2
+        ),
+    },
+    run=run,
+    draw=draw,
+    is_fast=True,
+)

@@ -1,0 +1,313 @@
+"""Indirect objects, learnt from scratch: two people, one gives to the other, and a few heads know whose name comes last."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cutaway import LanguageModel, ModelConfig, Transformer, residual, run_with_cache
+from cutaway.experiments.frame import Check, Curves, Experiment, Outcome, Recipe, Scale, Trial
+from cutaway.experiments.name_sentences import NamePrompts, NameSentences, name_words
+from cutaway.interp.attention import head_label
+from cutaway.interp.circuits import Circuit, CircuitRuns, Graph
+from cutaway.interp.nodes import Node
+from cutaway.interp.path_patching import PathPatching, patch_paths
+from cutaway.training.step import next_token_loss
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["EXPERIMENT", "Config", "run", "draw"]
+
+_Head = tuple[int, int]
+"""Layer and head."""
+_ENOUGH = 0.85
+"""The share of the logit difference with which enough heads are found, on prompts of known pairs."""
+_MOST_HEADS = 5
+_N_SHOWN = 8  # prompts of the figure: each template, either order
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """The model, what it never reads, and on how many prompts it is judged."""
+
+    n_layers: int = 2
+    d_model: int = 64
+    n_heads: int = 8
+    p_held_out: float = 0.2
+    """Of the pairs of names."""
+    n_steps: int = 800
+    batch_size: int = 128
+    n_prompts: int = 256
+    n_paths: int = 128
+    """On how many prompts paths are patched."""
+
+
+class _Data(NamedTuple):
+    """Prompts with pairs that were read in training, and with others."""
+
+    known: NamePrompts
+    held_out: NamePrompts
+
+
+class _Circuits:
+    """Runs in which some heads read the names as they are, and all others write as if a third person gave."""
+
+    def __init__(self, model: Transformer, prompts: NamePrompts) -> None:
+        self.graph, self.metric = Graph(model.config), prompts.metric
+        whole = Circuit(self.graph, tuple(self.graph.edges()))
+        self.runs = CircuitRuns.of(model, prompts.tokens, whole, other_tokens=prompts.other_tokens)
+        self.heads = [(layer, head) for layer in range(model.config.n_layers) for head in range(model.config.n_heads)]
+        self.least, self.most = (self._measured(heads) for heads in ([], self.heads))
+
+    def share(self, heads: Sequence[_Head]) -> float:
+        """Return which share of the model's logit difference these heads bring about."""
+        return (self._measured(heads) - self.least) / (self.most - self.least)
+
+    def _measured(self, heads: Sequence[_Head]) -> float:
+        def is_in(node: Node) -> bool:
+            return node.kind != "head" or (node.layer, node.index) in heads
+
+        kept = [edge for edge in self.graph.edges() if is_in(edge.sender) and is_in(edge.receiver)]
+        return self.runs.metric(self.graph.mask(kept), self.metric).mean().item()
+
+
+class _Trained(NamedTuple):
+    model: Transformer
+    curves: Curves
+
+
+def run(config: Config, trial: Trial) -> Outcome:
+    """Train a model, find its heads on pairs that it has read, and judge it and them on pairs that it has not."""
+    texts = NameSentences.drawn(config.p_held_out, generator=trial.generator("held out"))
+    data = _Data(*(
+        texts.prompts(config.n_prompts, is_held_out=each, generator=trial.generator("prompts", each)) for each in (False, True)
+    ))  # fmt: skip
+    untrained = _model(config, trial)
+    model, curves = _train(config, trial, texts, data)
+    finding, judging = (_Circuits(model, prompts) for prompts in data)
+    found = _enough(finding)
+    direct, paths = _direct(model, data.held_out), _paths(model, data.held_out.rows(config.n_paths))
+    shown = data.held_out.rows(_N_SHOWN)
+    return Outcome(
+        checks=(
+            _ability_check(model, untrained, data.held_out),
+            *_head_checks(judging, finding, found),
+            *_direct_checks(direct, found),
+            *_path_checks(paths, found),
+        ),
+        numbers=_numbers(model, data.held_out, judging, found),
+        arrays={
+            **{name: curves[name] for name in ("accuracy", "logit difference")},
+            "alone": torch.tensor([judging.share([head]) for head in judging.heads]).unflatten(0, (-1, config.n_heads)),
+            "direct": torch.stack(list(direct.values())),
+            "paths": paths.recovery,
+            "read": shown.tokens,
+            "reading": _from_end(model, shown, found[0]),
+            "reader": torch.tensor(found[0]),
+        },
+        models={"ioi-mini": LanguageModel(model, name_words())},
+    )
+
+
+def _model(config: Config, trial: Trial) -> Transformer:
+    """Return an untrained model of attention alone, without positions: it must tell from the words who gives.
+
+    Its embedding starts large: what a head moves is there from the beginning.
+    """
+    shape = ModelConfig(
+        d_vocab=name_words().d_vocab, n_ctx=16, n_layers=config.n_layers, n_heads=config.n_heads, d_model=config.d_model, d_mlp=0,
+        position="none", tie_embeddings=False,
+    )  # fmt: skip
+    model = Transformer(shape, generator=trial.generator("weights"))
+    torch.nn.init.normal_(model.embed.W_E, std=0.5, generator=trial.generator("embedding"))
+    return model
+
+
+def _train(config: Config, trial: Trial, texts: NameSentences, data: _Data) -> _Trained:
+    model, prompts = _model(config, trial), data.held_out
+
+    def loss(step: int) -> Float[Tensor, ""]:
+        tokens = texts.sentences(config.batch_size, generator=trial.generator("batch", step))
+        return next_token_loss(model, tokens[:, :-1], tokens[:, 1:])
+
+    def watch(_: int) -> Mapping[str, float]:
+        logits = model(prompts.tokens)
+        return {"accuracy": _accuracy(logits, prompts), "logit difference": prompts.metric(logits).mean().item()}
+
+    recipe = Recipe(
+        n_steps=config.n_steps, learning_rate=3e-3, beta2=0.98, n_warmup_steps=50, n_decay_steps=round(0.4 * config.n_steps)
+    )
+    return _Trained(model, trial.learn("model", model, loss, recipe, watch=watch, watch_every=50))
+
+
+def _accuracy(logits: Float[Tensor, "batch pos d_vocab"], prompts: NamePrompts) -> float:
+    """Return how often the receiver is the likeliest of all words."""
+    return (logits[:, -1].argmax(-1) == prompts.receivers).double().mean().item()
+
+
+def _enough(circuits: _Circuits, *, best_first: bool = True) -> list[_Head]:
+    """Return heads, the one that adds most to those before it, or least, next, until they bring enough of the logit difference."""
+    found: list[_Head] = []
+    while circuits.share(found) < _ENOUGH:
+        shares = {head: circuits.share([*found, head]) for head in circuits.heads if head not in found}
+        found.append((max if best_first else min)(shares, key=shares.__getitem__))
+    return found
+
+
+def _direct(model: Transformer, prompts: NamePrompts) -> dict[_Head, Float[Tensor, " 2"]]:
+    """Return what each head adds straight to the receiver's logit and to the giver's, less that of somebody who is not there."""
+    of_both = [
+        residual.attribute(model, prompts.tokens, names.tolist(), prompts.strangers.tolist(), by="head")
+        for names in (prompts.receivers, prompts.givers)
+    ]
+    places = {label: place for place, label in enumerate(of_both[0].labels)}
+    heads = [(layer, head) for layer in range(model.config.n_layers) for head in range(model.config.n_heads)]
+    return {head: torch.stack([each.mean[places[head_label(*head)]] for each in of_both]) for head in heads}
+
+
+def _paths(model: Transformer, prompts: NamePrompts) -> PathPatching:
+    """Return what it does when one input of a last head hears the words, or a head before, as if a third person gave."""
+    heads, last = range(model.config.n_heads), model.config.n_layers - 1
+    return patch_paths(
+        model, prompts.tokens, prompts.other_tokens, prompts.metric,
+        senders=["embed", *(head_label(layer, head) for layer in range(last) for head in heads)],
+        receivers=[*(f"{head_label(last, head)}.{name}" for head in heads for name in "qkv"), "logits"],
+    )  # fmt: skip
+
+
+def _through(paths: PathPatching, heads: Sequence[_Head], name: str) -> float:
+    """Return the shares of all paths into one kind of input of some heads, added up."""
+    wanted = {f"{head_label(*head)}.{name}" for head in heads}
+    return sum(path.recovery for path in paths.ranked() if path.receiver in wanted)
+
+
+def _ability_check(model: Transformer, untrained: Transformer, prompts: NamePrompts) -> Check:
+    with torch.no_grad():
+        trained, null = (_accuracy(each(prompts.tokens), prompts) for each in (model, untrained))
+    return Check(
+        name="pairs never read: the receiver is the likeliest word", at_least=0.95, value=trained, null=null, null_of="untrained"
+    )
+
+
+def _head_checks(judging: _Circuits, finding: _Circuits, found: Sequence[_Head]) -> Iterator[Check]:
+    others = [head for head in judging.heads if head not in found]
+    yield Check(
+        name=f"heads, of {len(judging.heads)}, that bring {_ENOUGH:.0%} of the logit difference about", at_most=_MOST_HEADS,
+        value=len(found), null=len(_enough(finding, best_first=False)), null_of="the least useful next",
+    )  # fmt: skip
+    yield Check(
+        name="their share of the logit difference, on other pairs", at_least=0.8,
+        value=judging.share(found), null=judging.share(others), null_of="all other heads",
+    )  # fmt: skip
+
+
+def _direct_checks(direct: Mapping[_Head, Float[Tensor, " 2"]], found: Sequence[_Head]) -> Iterator[Check]:
+    """Yield whether the same heads write the difference themselves, and whether they take from the giver's logit."""
+    both, of_all = (torch.stack([direct[head] for head in heads]).sum(0) for heads in (found, direct))
+    share = ((both[0] - both[1]) / (of_all[0] - of_all[1])).item()
+    yield Check(
+        name="their share of what heads add to it directly", at_least=0.8, value=share, null=1 - share, null_of="all other heads"
+    )
+    yield Check(
+        name="what they take from the giver's logit directly", at_least=2.0,
+        value=-both[1].item(), null=(both - of_all)[1].item(), null_of="all other heads",
+    )  # fmt: skip
+
+
+def _path_checks(paths: PathPatching, found: Sequence[_Head]) -> Iterator[Check]:
+    values, queries = (_through(paths, found, name) for name in "vq")
+    yield Check(
+        name="share of the giver's name that they hear through their values", at_least=0.6,
+        value=values, null=queries, null_of="their queries",
+    )  # fmt: skip
+    yield Check(
+        name="share of the giver's name that they hear through their queries", at_most=0.2,
+        value=queries, null=values, null_of="their values",
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def _numbers(model: Transformer, prompts: NamePrompts, judging: _Circuits, found: Sequence[_Head]) -> dict[str, float]:
+    logits = model(prompts.tokens)
+    others = prompts.metric(model(prompts.other_tokens)).mean().item()
+    alone = {f"share of {head_label(*head)} alone": judging.share([head]) for head in judging.heads}
+    return {
+        "logit of the receiver less that of the giver": prompts.metric(logits).mean().item(),
+        "the same after a third giver": others,
+        "the receiver is likelier than the giver": (prompts.metric(logits) > 0).double().mean().item(),
+        "attention of the first of the heads from the end to the giver": _to_giver(model, prompts, found[0]),
+        **alone,
+    }
+
+
+def _to_giver(model: Transformer, prompts: NamePrompts, head: _Head) -> float:
+    """Return how much of its attention at the end a head gives to the giver where it is the giver."""
+    patterns = _from_end(model, prompts, head)
+    return (patterns * (prompts.tokens != prompts.other_tokens)).sum(-1).mean().item()
+
+
+def _from_end(model: Transformer, prompts: NamePrompts, head: _Head) -> Float[Tensor, "batch pos"]:
+    layer, place = head
+    _, cache = run_with_cache(model, prompts.tokens, f"blocks.{layer}.attn.pattern")
+    return cache["pattern", layer][:, place, -1]
+
+
+def draw(outcome: Outcome) -> Mapping[str, Figure]:
+    """Draw how it is learnt, what each head does by itself and directly, the paths, and what the strongest head reads."""
+    from cutaway.plots import Panel, bars, heatmap, panels
+
+    arrays, words = outcome.arrays, name_words()
+    n_layers, n_heads = arrays["alone"].shape
+    heads = [head_label(layer, head) for layer in range(n_layers) for head in range(n_heads)]
+    curves = {name: tuple(arrays[name].tolist()) for name in ("accuracy", "logit difference")}
+    receivers = [f"{head_label(n_layers - 1, head)}.{name}" for head in range(n_heads) for name in "qkv"]
+    texts = [[words.words[token] for token in row] for row in arrays["read"].tolist()]
+    to_names = {"to the receiver": arrays["direct"][:, 0], "to the giver": arrays["direct"][:, 1]}
+    return {
+        "Learning": panels(
+            [Panel("", name, {name: curve}, (name,)) for name, curve in curves.items()],
+            title="Pairs of names that were never read", x_label="step",
+        ),
+        "Reading": heatmap(
+            arrays["reading"].numpy(), rows=[str(1 + place) for place in range(len(texts))],
+            columns=[str(place) for place in range(len(texts[0]))], texts=texts,
+            title=f"What {head_label(*arrays['reader'].tolist())} reads from the last position", row_title="prompt",
+            column_title="position", label="attention",
+        ),
+        "Heads": bars(
+            arrays["alone"].flatten().numpy(), labels=heads, title="One head alone hears who gives",
+            label="share of the logit difference",
+        ),
+        "Direct": bars(
+            torch.stack(list(to_names.values()), dim=1).flatten().numpy(),
+            labels=[f"{head} {name}" for head in heads for name in to_names], title="What heads add to logits directly",
+            label="logit, less that of a name that is not there",
+        ),
+        "Paths": heatmap(
+            arrays["paths"].numpy(), rows=["embed", *heads[:-n_heads]], columns=[*receivers, "logits"], title="Who is heard by whom",
+            row_title="sender", column_title="receiver", label="share of the logit difference", signed=True,
+        ),
+    }  # fmt: skip
+
+
+EXPERIMENT = Experiment(
+    id="ioi-mini",
+    title="Indirect objects from scratch",
+    claim=(
+        "Two layers of attention learn that when Mary and John meet and John gives, Mary receives, also of pairs they have never read; "
+        "a few heads at the end do it, otherwise than in GPT-2: they read the giver and take its logit down."
+    ),
+    source="Wang et al. 2022, Interpretability in the Wild",
+    scales={
+        "small": Scale(config=Config(), minutes=1),
+        "reduced": Scale(config=Config(n_steps=600, n_prompts=128, n_paths=64), minutes=0.5),
+    },
+    run=run,
+    draw=draw,
+)

@@ -1,0 +1,207 @@
+"""Two lenses: what layers say is read better through an affine map that was trained for each than as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from cutaway import LanguageModel
+from cutaway.experiments.frame import Check, Experiment, Outcome, Scale, Trial
+from cutaway.experiments.text_model import TextModel, Trained, spread_windows, train
+from cutaway.interp.lens import TunedLens, lens_scores, logit_lens, mean_kl, state_names, tuned_lens
+from cutaway.interp.lens.states import kl_nats
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from cutaway.interp.lens import LensReading
+
+__all__ = ["EXPERIMENT", "Config", "run", "draw"]
+
+_N_SHOWN = 18  # characters in the figure
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """The model, how its lens is trained, and on how much text that neither has seen both lenses are judged."""
+
+    model: TextModel = field(default_factory=TextModel)
+    n_lens_steps: int = 250
+    lens_batch_size: int = 16
+    n_judged: int = 128
+    """Windows of held-out text."""
+
+
+class _Read(NamedTuple):
+    """KL(final || what was read) in nats at every state, mean over held-out text; the last state is the end."""
+
+    logit_lens: Float[Tensor, " state"]
+    tuned_lens: Float[Tensor, " state"]
+    other_translators: Float[Tensor, " state"]
+    """Each state through the translator of the next, the last but one through the first."""
+    other_states: Float[Tensor, " state"]
+    """Through its own translator the state of another window."""
+    constant: float
+    """Of the model's mean answer, the same at every position."""
+
+
+def run(config: Config, trial: Trial) -> Outcome:
+    """Train a model and its lens, and read held-out text through both lenses."""
+    trained = train(trial, config.model)
+    n_pos = config.model.n_ctx
+    lens = TunedLens.train(
+        trained.lm, trained.learnt, n_steps=config.n_lens_steps, batch_size=config.lens_batch_size, n_pos=n_pos, seed=trial.seed,
+        progress=lambda n_done, n_steps, kl: trial.report(n_done, n_steps, f"tuned lens: KL {kl:.3g}"),
+    )  # fmt: skip
+    judged = spread_windows(trained.held_out, n_pos, n_windows=config.n_judged)
+    read = _read(trained, lens, judged)
+    apart = _apart(trained.lm, lens, judged)
+    shown = judged[len(judged) // 2, :_N_SHOWN]
+    readings = logit_lens(trained.lm, shown, top_k=1), tuned_lens(trained.lm, shown, lens, top_k=1)
+    return Outcome(
+        checks=tuple(_checks(read, apart)),
+        numbers={
+            "nats a character on held-out text": trained.held_out_loss(config.n_judged),
+            "KL of the mean answer from the model's, nats": read.constant,
+            **{
+                f"KL {where}, {name}": getattr(read, name.replace(" ", "_"))[state].item()
+                for state, where in enumerate(_places(len(read.tuned_lens)))
+                for name in ("logit lens", "tuned lens")
+            },
+        },
+        arrays={
+            **{name.replace("_", " "): torch.as_tensor(values) for name, values in read._asdict().items()},
+            **{
+                f"{name} {what}": values
+                for name, reading in zip(("logit lens", "tuned lens"), readings, strict=True)
+                for what, values in _shown(reading).items()
+            },
+            "shown": _code_points("".join(trained.lm.tokenizer.decode([token]) for token in shown.tolist())),
+        },
+        models={"stdlib-4l": trained.lm},
+    )
+
+
+def _read(trained: Trained, lens: TunedLens, judged: Int[Tensor, "window pos"]) -> _Read:
+    model, names = trained.lm.model, state_names(trained.lm.config)
+    n_layers = len(lens.A)
+
+    def of_the_next(resid: Float[Tensor, "... d_model"], state: int) -> Float[Tensor, "... d_model"]:
+        return resid if state == n_layers else lens.translate(resid, (state + 1) % n_layers)
+
+    def of_another_window(resid: Float[Tensor, "window ..."], state: int) -> Float[Tensor, "window ..."]:
+        return lens.translate(resid.roll(1, dims=0), state)
+
+    return _Read(
+        logit_lens=mean_kl(model, judged, names),
+        tuned_lens=mean_kl(model, judged, names, translate=lens.translate),
+        other_translators=mean_kl(model, judged, names, translate=of_the_next),
+        other_states=mean_kl(model, judged, names, translate=of_another_window),
+        constant=_constant(trained, judged),
+    )
+
+
+@torch.no_grad()
+def _constant(trained: Trained, judged: Int[Tensor, "window pos"]) -> float:
+    """Return the KL from the model's answers, in nats, of its mean answer on the text that it learnt."""
+    model, n_pos = trained.lm.model, judged.shape[1]
+    learnt = spread_windows(trained.learnt, n_pos, n_windows=len(judged))
+    mean = model(learnt).softmax(-1).mean((0, 1)).log()
+    return kl_nats(model(judged).log_softmax(-1), mean).mean().item()
+
+
+@torch.no_grad()
+def _apart(lm: LanguageModel, lens: TunedLens, judged: Int[Tensor, "window pos"]) -> Float[Tensor, " state"]:
+    """Return how far the tuned lens's log-probability of the next character is at most from the model's own, at every state."""
+    scores = lens_scores(lm, judged, state_names(lm.config), translate=lens.translate)
+    own = lm.model(judged).log_softmax(-1).gather(-1, scores.followed[..., None])[..., 0]
+    apart: Tensor = (scores.log_probs - own).abs().amax((1, 2))
+    return apart
+
+
+def _checks(read: _Read, apart: Float[Tensor, " state"]) -> Iterator[Check]:
+    yield Check(
+        name="KL of the tuned lens over that of the logit lens, at the worst layer before the last", at_most=0.9,
+        value=_worst(read.tuned_lens, read.logit_lens), null=_worst(read.other_translators, read.logit_lens),
+        null_of="another layer's translators",
+    )  # fmt: skip
+    yield Check(
+        name="KL of the tuned lens over that of the mean answer, at the worst layer before the last", at_most=0.9,
+        value=_worst(read.tuned_lens, torch.tensor(read.constant)), null=_worst(read.other_states, torch.tensor(read.constant)),
+        null_of="another text's states",
+    )  # fmt: skip
+    yield Check(
+        name="largest difference of log-probabilities between the tuned lens at the last layer and the model", at_most=1e-5,
+        value=apart[-1].item(), null=apart[-2].item(), null_of="the layer before",
+    )  # fmt: skip
+
+
+def _worst(one: Float[Tensor, " state"], other: Float[Tensor, "..."]) -> float:
+    return (one / other)[:-1].max().item()
+
+
+def _places(n_states: int) -> list[str]:
+    return ["at the embedding", *(f"after layer {layer}" for layer in range(n_states - 1))]
+
+
+def _shown(reading: LensReading) -> dict[str, Tensor]:
+    return {
+        "says": torch.stack([_code_points("".join(words[0] for words in of_state)) for of_state in reading.words]),
+        "probs": reading.top_probs[..., 0],
+    }
+
+
+def _code_points(text: str) -> Int[Tensor, " pos"]:
+    return torch.tensor([ord(character) for character in text])
+
+
+def draw(outcome: Outcome) -> Mapping[str, Figure]:
+    """Draw how far both lenses are from the model's answer, and what each says along a stretch of held-out text."""
+    from cutaway.plots import lines, token_grid
+
+    arrays = outcome.arrays
+    n_states = len(arrays["logit lens"])
+    places = range(-1, n_states - 1)
+    series = {
+        name: (list(places), arrays[name].tolist()) for name in ("tuned lens", "logit lens", "other translators", "other states")
+    }
+    series["the mean answer"] = (list(places), [arrays["constant"].item()] * n_states)
+    text = [chr(point) for point in arrays["shown"].tolist()]
+    grids = {
+        name.capitalize(): token_grid(
+            [[chr(point) for point in row] for row in arrays[f"{name} says"].tolist()], arrays[f"{name} probs"].numpy(),
+            rows=["embedding", *map(str, places[1:])], columns=text, title=f"What each layer says next: {name}",
+            label="probability", row_title="layer", column_title="held-out text",
+        )
+        for name in ("logit lens", "tuned lens")
+    }  # fmt: skip
+    return {
+        "KL": lines(
+            series, title="How far from the model's answer, on held-out text", x_label="layer (the embedding is at -1)",
+            y_label="KL(final || lens), nats",
+        ),
+        **grids,
+    }  # fmt: skip
+
+
+EXPERIMENT = Experiment(
+    id="lens",
+    title="The logit lens and the tuned lens",
+    claim=(
+        "Read through an affine map trained for it, every layer before the last is nearer to the model's answer, on text that neither "
+        "model nor map has seen, than the unembedding alone reads it; at the last layer both are the model."
+    ),
+    source="Belrose et al. 2023, Eliciting Latent Predictions from Transformers with the Tuned Lens; nostalgebraist 2020",
+    scales={
+        "small": Scale(config=Config(), minutes=1),
+        "reduced": Scale(config=Config(model=TextModel(n_steps=120), n_lens_steps=80, lens_batch_size=8, n_judged=32), minutes=0.3),
+    },
+    run=run,
+    draw=draw,
+    is_fast=True,
+)

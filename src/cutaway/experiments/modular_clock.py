@@ -1,0 +1,286 @@
+"""The clock in modular addition: numbers are hands of a few clocks, and a network that has grokked adds by turning them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from cutaway import Transformer, edits, gradients, metrics, run_with_cache, run_with_edits
+from cutaway.experiments.frame import Check, Experiment, Outcome, Scale, Trial
+from cutaway.experiments.modular_addition import PUBLISHED, Sums, SumsConfig, learn_sums, number_embedding, summing_model
+from cutaway.experiments.number_waves import (
+    along_waves,
+    circle_share,
+    cosine_share,
+    frequency_power,
+    in_plane,
+    leading_frequencies,
+    neuron_shares,
+    of_frequencies,
+    sum_waves,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["EXPERIMENT", "Config", "run", "draw"]
+
+_HOLDS = 0.9  # of the embedding's power, by its key frequencies
+_CLEAR = 0.85  # of how a neuron varies, by one frequency
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(SumsConfig):
+    """Which sums are learnt from, by which model, and how fast its weights decay."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Reading:
+    """A model with its key frequencies, and as many others."""
+
+    model: Transformer
+    sums: Sums
+    keys: Sequence[int]
+    others: Sequence[int]
+
+    @classmethod
+    def of(cls, model: Transformer, sums: Sums, generator: torch.Generator) -> _Reading:
+        """Find the fewest frequencies that hold most of the embedding's power, and draw as many of the rest."""
+        W = number_embedding(model)
+        keys = leading_frequencies(W, share=_HOLDS)
+        rest = leading_frequencies(W)[len(keys) :]
+        return cls(
+            model, sums, keys, [rest[place] for place in torch.randperm(len(rest), generator=generator)[: len(keys)].tolist()]
+        )
+
+    def circles(self) -> float:
+        """Return how much of the planes of the key frequencies is even circles, each counted by its power."""
+        W = number_embedding(self.model)
+        power = frequency_power(W)[[k - 1 for k in self.keys]]
+        return float(power @ torch.tensor([circle_share(W, k) for k in self.keys], dtype=power.dtype) / power.sum())
+
+    def neurons(self) -> Float[Tensor, "frequency neuron"]:
+        """Return the share of each frequency in each neuron at the sign =."""
+        name = "blocks.0.mlp.post"
+        _, cache = run_with_cache(self.model, self.sums.tokens, name, pos=-1)
+        return neuron_shares(cache[name][:, 0])
+
+    def clear_neurons(self) -> float:
+        """Return the share of neurons of which one frequency says most."""
+        return (self.neurons().max(0).values >= _CLEAR).double().mean().item()
+
+    def cosines(self, frequencies: Sequence[int]) -> float:
+        """Return how much of the logits is one cosine of a + b - c a frequency."""
+        with torch.no_grad():
+            return cosine_share(self.sums.logits(self.model), frequencies)
+
+    def sum_share(self) -> float:
+        """Return how much of how the logits vary over pairs is waves of a + b at the key frequencies."""
+        with torch.no_grad():
+            logits = self.sums.logits(self.model).double()
+        logits = logits - logits.mean(1, keepdim=True)
+        varying = logits - logits.mean(0)
+        return (along_waves(logits, sum_waves(self.sums.prime, self.keys)).pow(2).sum() / varying.pow(2).sum()).item()
+
+    def with_numbers(self, a: Float[Tensor, "number d_model"], b: Float[Tensor, "number d_model"]) -> Float[Tensor, "pair answer"]:
+        """Return the logits with other embeddings of the first and of the second numbers."""
+        tokens = self.sums.tokens
+        value = torch.stack([a[tokens[:, 0]], b[tokens[:, 1]]], dim=1).to(self.model.embed.W_E.dtype)
+        with torch.no_grad():
+            return run_with_edits(self.model, tokens, [edits.replace("embed", value, pos=[0, 1])])[:, -1]
+
+    def accuracy_with(self, frequencies: Sequence[int]) -> float:
+        """Return the accuracy with numbers that are made of their mean and these frequencies alone."""
+        W = number_embedding(self.model)
+        kept = W.mean(0) + of_frequencies(W, frequencies)
+        return self.sums.accuracy(self.with_numbers(kept, kept))
+
+    def accuracy_without(self, frequencies: Sequence[int]) -> float:
+        """Return the accuracy with numbers that lack these frequencies."""
+        W = number_embedding(self.model)
+        left = W - of_frequencies(W, frequencies)
+        return self.sums.accuracy(self.with_numbers(left, left))
+
+    def answers_turned(self, frequencies: Sequence[int]) -> float:
+        """Return the share of answers that move on by n when the first number's hands of these frequencies do; over all n."""
+        W = number_embedding(self.model)
+        hands, prime = of_frequencies(W, frequencies), self.sums.prime
+        moved = [
+            self.sums.accuracy(self.with_numbers(W - hands + hands.roll(-n, 0), W), moved=n)  # row a has the hands of a + n
+            for n in range(1, prime)
+        ]
+        return sum(moved) / len(moved)
+
+    def accuracy_with_frozen_attention(self) -> float:
+        """Return the accuracy with every pattern of the sign = at its mean over all pairs."""
+        name, tokens = "blocks.0.attn.pattern", self.sums.tokens
+        _, cache = run_with_cache(self.model, tokens, name)
+        mean = cache[name][:, :, -1].mean(0)  # head k_pos
+        with torch.no_grad():
+            logits = run_with_edits(self.model, tokens, [edits.replace(name, mean, pos=-1)])[:, -1]
+        return self.sums.accuracy(logits)
+
+    def gradient_symmetry(self, generator: torch.Generator) -> float:
+        """Return how alike a logit's gradients to both numbers' embeddings are: their cosine, one random logit a pair, on average.
+
+        Source: Zhong et al. 2023, who find it near 1 where numbers are first averaged (the pizza), and low for the clock.
+        """
+        chosen = torch.randint(self.sums.prime, (len(self.sums.tokens),), generator=generator)
+        _, _, found = gradients(self.model, self.sums.tokens, metrics.logit(chosen.tolist()), "embed")
+        return F.cosine_similarity(found["embed"][:, 0], found["embed"][:, 1], dim=-1).mean().item()
+
+    def distance_irrelevance(self) -> float:
+        """Return how much the correct logit varies among pairs with one difference a - b, beside how much it does over all.
+
+        Source: Zhong et al. 2023: low for the pizza, whose logits follow the difference.
+        """
+        prime, (a, b, _) = self.sums.prime, self.sums.tokens.T
+        with torch.no_grad():
+            logits = self.sums.logits(self.model).double()
+        correct = logits.gather(1, self.sums.answers[:, None])[:, 0]
+        by_difference = correct[((a - b) % prime).argsort(stable=True)].unflatten(0, (prime, prime))
+        return float(by_difference.std(1).mean() / correct.std())
+
+
+def run(config: Config, trial: Trial) -> Outcome:
+    """Train a model until it has grokked and settled, then read its clocks off its weights, and turn them."""
+    sums = Sums.drawn(config, trial)
+    lm, untrained = (summing_model(config, trial) for _ in range(2))
+    curves = learn_sums(trial, "sums", lm.model, sums, config)
+    after = _Reading.of(lm.model, sums, trial.generator("others"))
+    before = replace(after, model=untrained.model, keys=leading_frequencies(number_embedding(untrained.model))[: len(after.keys)])
+    causal = tuple(_causal_checks(after))
+    return Outcome(
+        checks=(*causal, *_weight_checks(after, before, trial)),
+        numbers={
+            "test accuracy": curves["test accuracy"][1, -1].item(),
+            "accuracy with attention frozen at its mean": after.accuracy_with_frozen_attention(),
+            "distance irrelevance": after.distance_irrelevance(),
+            "share of its best frequency in a neuron, mean": after.neurons().max(0).values.mean().item(),
+            "share of the key frequencies in the logits over pairs": after.sum_share(),
+        },
+        arrays=_arrays(after, before) | {"interventions": torch.tensor([[check.value, check.null] for check in causal])},
+        models={"modular-addition": lm},
+    )
+
+
+def _causal_checks(after: _Reading) -> Iterator[Check]:
+    """Yield what becomes of the answers when hands are turned, taken away, or left alone, and likewise of as many other frequencies."""
+    yield Check(
+        name="answers that move on by n when the first number's hands do", at_least=0.95,
+        value=after.answers_turned(after.keys), null=after.answers_turned(after.others), null_of="other frequencies",
+    )  # fmt: skip
+    yield Check(
+        name="accuracy with the key frequencies of the embedding alone", at_least=0.95,
+        value=after.accuracy_with(after.keys), null=after.accuracy_with(after.others), null_of="other frequencies",
+    )  # fmt: skip
+    yield Check(
+        name="accuracy without the key frequencies of the embedding", at_most=0.1,
+        value=after.accuracy_without(after.keys), null=after.accuracy_without(after.others), null_of="other frequencies",
+    )  # fmt: skip
+
+
+def _weight_checks(after: _Reading, before: _Reading, trial: Trial) -> Iterator[Check]:
+    """Yield what the weights are made of, from the numbers to the logits, and that it is a clock and no pizza."""
+    yield Check(
+        name="key frequencies: the fewest that hold 90 % of the embedding's power", at_most=6,
+        value=len(after.keys), null=len(leading_frequencies(number_embedding(before.model), share=_HOLDS)), null_of="untrained",
+    )  # fmt: skip
+    yield Check(
+        name="share of even circles in the planes of the key frequencies", at_least=0.9,
+        value=after.circles(), null=before.circles(), null_of="untrained",
+    )  # fmt: skip
+    yield Check(
+        name="neurons that are to 85 % waves of one frequency, and their products", at_least=0.5,
+        value=after.clear_neurons(), null=before.clear_neurons(), null_of="untrained",
+    )  # fmt: skip
+    yield Check(
+        name="share of cos(w(a + b - c)) of the key frequencies in the logits", at_least=0.85,
+        value=after.cosines(after.keys), null=after.cosines(after.others), null_of="other frequencies",
+    )  # fmt: skip
+    yield Check(
+        name="likeness of a logit's gradients to both numbers", at_most=0.75, source="Zhong et al. 2023",
+        value=after.gradient_symmetry(trial.generator("logits")), null=before.gradient_symmetry(trial.generator("logits")),
+        null_of="untrained",
+    )  # fmt: skip
+
+
+def _arrays(after: _Reading, before: _Reading) -> dict[str, Tensor]:
+    """Return what the figures are drawn of: spectra, circles, the neurons, and the activations of one of them over all pairs."""
+    W, shares = number_embedding(after.model), after.neurons()
+    best = shares.max(0)
+    name = "blocks.0.mlp.post"
+    _, cache = run_with_cache(after.model, after.sums.tokens, name, pos=-1)
+    clearest = int(best.values.argmax())
+    return {
+        "spectrum": frequency_power(W),
+        "key frequencies": torch.tensor(after.keys),
+        "circles": torch.stack([in_plane(W, k) for k in after.keys]),
+        "neurons": best.values,
+        "neurons before": before.neurons().max(0).values,
+        "neuron": cache[name][:, 0, clearest].reshape(after.sums.prime, -1),
+        "its frequency": best.indices[clearest] + 1,
+    }
+
+
+def draw(outcome: Outcome) -> Mapping[str, Figure]:
+    """Draw the clocks, the spectrum, a neuron over all pairs, how clear neurons are, and what interventions do."""
+    from cutaway.plots import arrows, bars, heatmap, histogram
+
+    arrays = outcome.arrays
+    prime, keys = len(arrays["neuron"]), arrays["key frequencies"].tolist()
+    numbers = [str(number) for number in range(prime)]
+    labels = ["key hands turned", "other hands turned", "key waves alone", "other waves alone", "no key waves", "no other waves"]
+    return {
+        "Clocks": arrows(
+            {f"frequency {k}": circle.numpy() for k, circle in zip(keys, arrays["circles"], strict=True)},
+            title="The numbers in the planes of the key frequencies",
+        ),
+        "Spectrum": bars(
+            arrays["spectrum"].numpy(), labels=[f"frequency {k}" for k in range(1, len(arrays["spectrum"]) + 1)],
+            title="The embedding is made of a few frequencies", label="share of its power", signed=False,
+        ),
+        "Interventions": bars(
+            arrays["interventions"].flatten().numpy(), labels=labels, title="The key frequencies carry the sum",
+            label="share of answers as expected", signed=False,
+        ),
+        "A neuron": heatmap(
+            arrays["neuron"].numpy(), rows=numbers, columns=numbers, title=f"One neuron, of frequency {int(arrays['its frequency'])}",
+            row_title="a", column_title="b", label="activation at the sign =",
+        ),
+        "Neurons": histogram(
+            arrays["neurons"].numpy(), title="How much of a neuron is one frequency", x_label="share of its best frequency",
+            y_label="neurons", limits=(0.0, 1.0),
+        ),
+        "Neurons, untrained": histogram(
+            arrays["neurons before"].numpy(), title="The same before training", x_label="share of its best frequency",
+            y_label="neurons", limits=(0.0, 1.0),
+        ),
+    }  # fmt: skip
+
+
+EXPERIMENT = Experiment(
+    id="modular-clock",
+    title="The clock in modular addition",
+    claim=(
+        "A transformer that has grokked addition writes numbers as hands of a few clocks, which it multiplies and its logits compare "
+        "with each answer; who turns the hands of one number by n moves the answer on by n."
+    ),
+    source=(
+        "Nanda et al. 2023, Progress measures for grokking via mechanistic interpretability; Zhong et al. 2023, The Clock and the Pizza"
+    ),
+    scales={
+        "small": Scale(config=Config(), minutes=1),
+        "paper": Scale(config=Config(**PUBLISHED), minutes=90, memory_gib=2),
+        "reduced": Scale(config=Config(prime=43, train_fraction=0.6, d_mlp=128, n_steps=900, learning_rate=8e-3), minutes=0.2),
+    },
+    run=run,
+    draw=draw,
+    is_fast=True,
+)

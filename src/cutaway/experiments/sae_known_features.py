@@ -1,0 +1,216 @@
+"""Sparse autoencoders find features that are known: 256 directions in 64 coordinates, of which few are there at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cutaway import sae
+from cutaway.experiments.frame import Check, Experiment, Outcome, Scale, Trial
+from cutaway.runtime import seeded_generator
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["EXPERIMENT", "Config", "recipe", "run", "draw"]
+
+_RECIPES: Mapping[str, Mapping[str, Any]] = {
+    "topk": {"n_steps": 700, "k": 3},
+    "batchtopk": {"n_steps": 1400, "k": 3},
+    "jumprelu": {"n_steps": 2000, "sparsity": 0.02},
+    "relu": {"n_steps": 1400, "sparsity": 0.2},
+}
+_NAMES = {"topk": "TopK", "jumprelu": "JumpReLU", "relu": "ReLU with L1"}
+_FOUND = 0.9  # the cosine from which a feature counts as found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """The features, and how hard each kind of dictionary is held to few latents: the middle one of each is judged."""
+
+    n_features: int = 256
+    d: int = 64
+    probability: float = 0.0117
+    """How likely each feature is there: three a row in the mean."""
+    k: tuple[int, ...] = (2, 3, 5)
+    jumprelu: tuple[float, ...] = (0.01, 0.02, 0.04)
+    relu: tuple[float, ...] = (0.1, 0.2, 0.4)
+    n_rows: int = 20_000
+    """On how many rows, drawn anew, dictionaries are judged."""
+
+
+class _Found(NamedTuple):
+    """A dictionary, how near each true feature's direction is to one of its own, and how well it predicts rows."""
+
+    cosines: Float[Tensor, " feature"]
+    rows: sae.Reconstruction
+
+
+def recipe(kind: sae.Kind, d: int, n_latents: int, *, seed: int, **changed: Any) -> sae.SAEConfig:
+    """Return how a kind of dictionary is trained on known features, with its `k` or `sparsity` perhaps changed."""
+    settings = {**_RECIPES[kind], **changed}
+    shape = sae.DictionaryConfig(kind=kind, d_in=d, d_sae=n_latents, k=settings.pop("k", None))
+    return sae.SAEConfig(
+        dictionary=shape, batch_size=256, learning_rate=1e-2, dead_after=10_000, log_every=100, seed=seed, **settings
+    )
+
+
+def run(config: Config, trial: Trial) -> Outcome:
+    """Train each kind three times, from many latents a row to few, and TopK on rows without features."""
+    known = sae.SyntheticFeatures.random(
+        config.n_features, config.d, probability=config.probability, seed=trial.generator("features").initial_seed()
+    )
+    judged = known.draw(config.n_rows, trial.generator("judged"))
+    sweeps: dict[sae.Kind, list[dict[str, Any]]] = {
+        "topk": [{"k": k} for k in config.k],
+        "jumprelu": [{"sparsity": sparsity} for sparsity in config.jumprelu],
+        "relu": [{"sparsity": sparsity} for sparsity in config.relu],
+    }
+    found: dict[str, list[_Found]] = {}
+    seed = trial.generator("dictionaries").initial_seed()
+    for kind, sweep in sweeps.items():
+        for changed in sweep:
+            name = f"{kind} {' '.join(f'{key} {value:g}' for key, value in changed.items())}"
+            trained = _learn(name, recipe(kind, config.d, config.n_features, seed=seed, **changed), known, trial)
+            cosines = sae.best_cosines(known.directions, trained.W_dec)
+            found.setdefault(kind, []).append(_Found(cosines, sae.measure_reconstruction(trained, [judged])))
+    dense = _Dense(known, trial.generator("dense").initial_seed())
+    without = _learn("topk without features", recipe("topk", config.d, config.n_features, seed=seed), dense, trial)
+    nulls = {
+        "random": sae.best_cosines(known.directions, sae.random_dictionary(config.n_features, config.d, seed=seed)),
+        "without": sae.best_cosines(known.directions, without.W_dec),
+    }
+    chosen = {kind: each[len(each) // 2] for kind, each in found.items()}
+    return Outcome(
+        checks=tuple(_checks(chosen, nulls)),
+        numbers=_numbers(chosen),
+        arrays={
+            **{f"{kind} cosines": each.cosines for kind, each in chosen.items()},
+            **{f"{name} cosines": cosines for name, cosines in nulls.items()},
+            **{
+                f"{kind} curve": torch.tensor([[each.rows.l0, each.rows.fvu] for each in sweep], dtype=torch.float64)
+                for kind, sweep in found.items()
+            },
+            "features a row": torch.tensor(config.n_features * config.probability),
+        },
+    )
+
+
+@dataclass(frozen=True)
+class _Dense:
+    """Rows with the mean and the covariance of known features in the same directions, but normal: nothing in them is sparse."""
+
+    known: sae.SyntheticFeatures
+    seed: int
+
+    def batches(self, batch_size: int, *, seed: int, n_epochs: int = 1) -> Iterator[Float[Tensor, "batch d"]]:
+        """Yield rows drawn anew."""
+        generator = seeded_generator(self.seed + seed)
+        mean, deviation = self.moments()
+        for _ in range(n_epochs * -(-self.known.n_rows // batch_size)):
+            sizes = torch.randn(batch_size, len(self.known.directions), generator=generator)
+            yield (mean + deviation * sizes) @ self.known.directions
+
+    def moments(self) -> tuple[float, float]:
+        """Return mean and standard deviation of a feature's size, 0 where it is not there, otherwise uniform."""
+        p, (low, high) = self.known.probability, self.known.sizes
+        mean, square = p * (low + high) / 2, p * (low**2 + low * high + high**2) / 3
+        return mean, (square - mean**2) ** 0.5
+
+
+def _learn(name: str, config: sae.SAEConfig, rows: sae.ActivationSource, trial: Trial) -> sae.Dictionary:
+    """Train a dictionary, or read the one that was trained under this name before."""
+    folder = None if trial.folder is None else trial.folder / name.replace(" ", "-")
+    if folder is not None and folder.is_dir():
+        return sae.load_dictionary(folder)
+
+    def progress(n_done: int, n_steps: int, point: sae.Point) -> None:
+        trial.report(n_done, n_steps, f"{name}: loss {point.loss:.4g}")
+
+    trained, _ = sae.train(config, rows, progress=progress)
+    if folder is not None:
+        sae.save_dictionary(trained, folder)
+    return trained
+
+
+def _share_found(cosines: Float[Tensor, " feature"]) -> float:
+    return (cosines >= _FOUND).double().mean().item()
+
+
+def _checks(chosen: Mapping[str, _Found], nulls: Mapping[str, Tensor]) -> Iterator[Check]:
+    random = nulls["random"].mean().item()
+    for kind, name in _NAMES.items():
+        yield Check(
+            name=f"{name}: mean over true features of the best cosine", at_least=0.95,
+            value=chosen[kind].cosines.mean().item(), null=random, null_of="untrained: random directions",
+        )  # fmt: skip
+    yield Check(
+        name="random directions: mean over true features of the best cosine", at_most=0.4,
+        value=random, null=chosen["topk"].cosines.mean().item(), null_of="TopK",
+    )  # fmt: skip
+    yield Check(
+        name="TopK: share of true features found, to a cosine of 0.9", at_least=0.85,
+        value=_share_found(chosen["topk"].cosines), null=_share_found(nulls["without"]), null_of="rows without features",
+    )  # fmt: skip
+    for kind in ("topk", "jumprelu"):
+        rows = chosen[kind].rows
+        yield Check(
+            name=f"{_NAMES[kind]}: variance unexplained", unit=" %", at_most=25.0,
+            value=100 * rows.fvu, null=100 * rows.pca_fvu, null_of="as many principal components",
+        )  # fmt: skip
+
+
+def _numbers(chosen: Mapping[str, _Found]) -> dict[str, float]:
+    numbers: dict[str, float] = {}
+    for kind, name in _NAMES.items():
+        cosines, rows = chosen[kind]
+        numbers |= {
+            f"{name}: share of true features found, to a cosine of 0.9": _share_found(cosines),
+            f"{name}: latents a row": rows.l0,
+            f"{name}: dead latents, per cent": 100 * rows.dead,
+            f"{name}: variance unexplained, per cent": 100 * rows.fvu,
+        }
+    return numbers
+
+
+def draw(outcome: Outcome) -> Mapping[str, Figure]:
+    """Draw how near each true feature is to one of a dictionary, and what each kind leaves unexplained with how many latents."""
+    from cutaway.plots import lines
+
+    arrays = outcome.arrays
+    names = {**_NAMES, "without": "rows without features", "random": "random directions"}
+    ranked = {name: arrays[f"{kind} cosines"].sort(descending=True).values.tolist() for kind, name in names.items()}
+    curves = {name: tuple((arrays[f"{kind} curve"] * torch.tensor([1.0, 100.0])).T.tolist()) for kind, name in _NAMES.items()}
+    curves["the features"] = ([arrays["features a row"].item()], [0.0])
+    return {
+        "Features found": lines(
+            {name: (list(range(1, len(values) + 1)), values) for name, values in ranked.items()},
+            title="How near each true feature is to a direction of a dictionary", x_label="true features, from the nearest on",
+            y_label="best cosine",
+        ),
+        "Pareto": lines(
+            curves, title="Few latents against little unexplained", x_label="latents a row", y_label="variance unexplained, %"
+        ),
+    }  # fmt: skip
+
+
+EXPERIMENT = Experiment(
+    id="sae-known-features",
+    title="Sparse autoencoders find known features",
+    claim=(
+        "Of 256 directions in 64 coordinates, three of which make up a row, autoencoders of three kinds find most from rows "
+        "alone; random directions do not come near them, nor does one that is trained on rows without sparse features."
+    ),
+    source="Sharkey et al. 2022, Taking features out of superposition; Bricken et al. 2023, Towards Monosemanticity",
+    scales={
+        "small": Scale(config=Config(), minutes=2),
+        "reduced": Scale(config=Config(k=(3,), jumprelu=(0.02,), relu=(0.2,), n_rows=4000), minutes=0.5),
+    },
+    run=run,
+    draw=draw,
+)

@@ -1,0 +1,187 @@
+"""How much of a dimension a feature has: all of it, or half, or one of few other fractions, each that of a regular shape."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from cutaway.experiments.frame import Check, Experiment, Outcome, Recipe, Scale, Trial
+from cutaway.experiments.toy_models import ToyModels, feature_dimensionality, sparse_features
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["EXPERIMENT", "FRACTIONS", "Config", "run", "draw"]
+
+FRACTIONS: Mapping[str, float] = {
+    "alone: 1": 1.0,
+    "tetrahedron: 3/4": 3 / 4,
+    "triangle: 2/3": 2 / 3,
+    "pair: 1/2": 1 / 2,
+    "pentagon: 2/5": 2 / 5,
+    "antiprism: 3/8": 3 / 8,
+}
+"""What a corner of each shape has of the dimensions that the shape lies in."""
+_KEPT_FROM = 0.9  # the norm of a feature that is kept whole; between 0 and 1 it is on its way
+_NEAR = 0.01  # of a fraction
+_ON_PLATEAU = 0.06  # of one half
+_N_DRAWS = 200  # of the null
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """The models, which differ in how sparse their features are alone; all features are equally important."""
+
+    n_features: int = 30
+    d_hidden: int = 6
+    p_active: tuple[float, ...] = tuple(round(0.15 ** (i / 15), 4) for i in range(16))
+    n_steps: int = 3000
+    batch_size: int = 512
+    learning_rate: float = 3e-3
+
+
+def run(config: Config, trial: Trial) -> Outcome:
+    """Train a model for each sparsity, and ask of each feature how much of a dimension it has."""
+    p_active = torch.tensor(config.p_active)
+    models = ToyModels(len(p_active), config.n_features, config.d_hidden, generator=trial.generator("weights"))
+    untrained = models.W.detach().clone()
+    importance, p_each = torch.ones(config.n_features), p_active[:, None].expand(-1, config.n_features)
+
+    def loss(step: int) -> Float[Tensor, ""]:
+        x = sparse_features(config.batch_size, p_each, generator=trial.generator("batch", step))
+        return models.losses(x, importance).sum()
+
+    recipe = Recipe(n_steps=config.n_steps, learning_rate=config.learning_rate, n_decay_steps=config.n_steps // 2)
+    trial.learn("toy models", models, loss, recipe)
+    W = models.W.detach()
+    per_feature = _dimensions_per_feature(W)
+    return Outcome(
+        checks=tuple(_checks(W, untrained, trial.generator("null"))),
+        numbers={
+            "features kept whole, over all sparsities": _is_kept(W).sum().item(),
+            "untrained: share of features within 0.01 of a published fraction": _share_near(
+                feature_dimensionality(untrained), torch.ones_like(untrained[..., 0], dtype=torch.bool)
+            ),
+            **{f"dimensions a feature at p = {p:g}": each.item() for p, each in zip(config.p_active, per_feature, strict=True)},
+        },
+        arrays={
+            "W": W, "untrained": untrained, "p_active": p_active,
+            "dimensionality": feature_dimensionality(W), "dimensions per feature": per_feature,
+        },
+    )  # fmt: skip
+
+
+def _checks(W: Float[Tensor, "instance feature hidden"], untrained: Tensor, generator: torch.Generator) -> Iterator[Check]:
+    per_feature = _dimensions_per_feature(W)
+    yield Check(
+        name="sum of dimensionalities: furthest from the number of dimensions", unit=" %", at_most=2.0,
+        value=_sums_off(W).max().item(), null=_sums_off(untrained).min().item(), null_of="untrained, at its nearest",
+    )  # fmt: skip
+    is_kept, dimensionality = _is_kept(W), feature_dimensionality(W)
+    draws = torch.randn(_N_DRAWS, *W.shape, generator=generator)
+    draws = draws * (W.norm(dim=-1) / draws.norm(dim=-1))[..., None]
+    yield Check(
+        name="features kept whole: share within 0.01 of a published fraction", at_least=0.8,
+        value=_share_near(dimensionality, is_kept),
+        null=_share_near(feature_dimensionality(draws), is_kept.expand(_N_DRAWS, -1, -1)),
+        null_of="as long, random directions",
+    )  # fmt: skip
+    yield Check(
+        name="dimensions a feature, densest", at_least=0.95, at_most=1.05,
+        value=per_feature[0].item(), null=_dimensions_per_feature(untrained)[0].item(), null_of="untrained",
+    )  # fmt: skip
+    yield Check(
+        name="sparsities with 0.44 to 0.56 dimensions a feature", at_least=4,
+        value=_n_on_plateau(per_feature), null=_n_on_plateau(_even_fall(per_feature)), null_of="an even fall",
+    )  # fmt: skip
+
+
+def _dimensions_per_feature(W: Float[Tensor, "instance feature hidden"]) -> Float[Tensor, " instance"]:
+    """Return the hidden dimensions over |W|^2, which is how many features there are where each has length 1."""
+    return W.shape[-1] / W.square().sum((-2, -1))
+
+
+def _is_kept(W: Float[Tensor, "instance feature hidden"]) -> Bool[Tensor, "instance feature"]:
+    norms: Tensor = W.norm(dim=-1)
+    return norms >= _KEPT_FROM
+
+
+def _sums_off(W: Float[Tensor, "instance feature hidden"]) -> Float[Tensor, " instance"]:
+    """Return how far the sum of dimensionalities is from the dimensions that there are, in per cent of these."""
+    return 100 * (feature_dimensionality(W).sum(-1) / W.shape[-1] - 1).abs()
+
+
+def _share_near(dimensionality: Float[Tensor, "*instance feature"], is_counted: Bool[Tensor, "*instance feature"]) -> float:
+    """Return how many of those features that are counted, and have the least published fraction or more, are near to one."""
+    fractions = torch.tensor(list(FRACTIONS.values()))
+    counted = dimensionality[is_counted & (dimensionality >= fractions.min() - _NEAR)]
+    return ((counted[:, None] - fractions).abs().amin(1) <= _NEAR).double().mean().item()
+
+
+def _n_on_plateau(per_feature: Float[Tensor, " instance"]) -> float:
+    return float(((per_feature - 0.5).abs() <= _ON_PLATEAU).sum())
+
+
+def _even_fall(per_feature: Float[Tensor, " instance"]) -> Float[Tensor, " instance"]:
+    """Return what lies on the line between the first and the last."""
+    return torch.linspace(per_feature[0].item(), per_feature[-1].item(), len(per_feature))
+
+
+def draw(outcome: Outcome) -> Mapping[str, Figure]:
+    """Draw the dimensionality of each feature that is kept, and the staircase of dimensions a feature."""
+    from cutaway.plots import lines, scatter
+
+    arrays = outcome.arrays
+    sparsity = -arrays["p_active"].log2()
+    shown = {"untrained": (arrays["untrained"], False), "trained, kept whole": (arrays["W"], True)}
+    series = {}
+    for name, (W, is_kept) in shown.items():
+        chosen = _is_kept(W) if is_kept else torch.ones_like(W[..., 0], dtype=torch.bool)
+        x = sparsity[:, None].expand(-1, W.shape[1])[chosen]
+        series[name] = (x.tolist(), feature_dimensionality(W)[chosen].tolist())
+    per_feature = arrays["dimensions per feature"]
+    curves = {"trained": per_feature, "an even fall": _even_fall(per_feature)}
+    x_label = "sparsity: halvings of p from 1"
+    return {
+        "Dimensionality": scatter(
+            series, title="Features have published fractions of a dimension", x_label=x_label, y_label="dimensions of a feature",
+            levels=FRACTIONS,
+        ),
+        "Staircase": lines(
+            {name: (sparsity.tolist(), values.tolist()) for name, values in curves.items()},
+            title="Half a dimension a feature, over a range of sparsities", x_label=x_label, y_label="dimensions a feature",
+        ),
+    }  # fmt: skip
+
+
+EXPERIMENT = Experiment(
+    id="superposition-dimensionality",
+    title="Superposition: fractions of a dimension",
+    claim=(
+        "Features share out the dimensions that there are: of those that are kept whole and have 3/8 of a dimension or more, most "
+        "have one of the published fractions; dense features take a dimension each, and over a range of sparsities half of one."
+    ),
+    source="Elhage et al. 2022, Toy Models of Superposition",
+    scales={
+        "small": Scale(config=Config(), minutes=0.5),
+        "paper": Scale(
+            config=Config(
+                n_features=400, d_hidden=30, p_active=tuple(round(0.05 ** (i / 23), 4) for i in range(24)), n_steps=10_000,
+                batch_size=1024, learning_rate=1e-3,
+            ),
+            minutes=90,
+            memory_gib=3.0,
+        ),
+        "reduced": Scale(
+            config=Config(n_features=20, d_hidden=4, n_steps=1500, batch_size=256), minutes=0.1
+        ),
+    },
+    run=run,
+    draw=draw,
+    is_fast=True,
+)  # fmt: skip

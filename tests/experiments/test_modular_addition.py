@@ -1,0 +1,183 @@
+"""Sums against their definition, gradients that only turn, looking back along a training, the clock's measures on made-up networks."""
+
+import pytest
+import torch
+
+from cutaway import Transformer, experiments
+from cutaway.experiments import grokking, modular_clock
+from cutaway.experiments.frame import Trial
+from cutaway.experiments.modular_addition import Sums, SumsConfig, number_embedding, summing_model, turn_gradients
+
+TINY = SumsConfig(prime=7, train_fraction=0.5, d_model=8, n_heads=2, d_mlp=12)
+
+
+def tiny() -> tuple[Sums, Transformer]:
+    return Sums.drawn(TINY, Trial(seed=0)), summing_model(TINY, Trial(seed=0)).model
+
+
+def test_sums_are_all_pairs_and_no_test_sum_is_learnt_from() -> None:
+    sums, _ = tiny()
+    assert sums.tokens.tolist() == [[a, b, 7] for a in range(7) for b in range(7)]
+    assert sums.answers.tolist() == [(a + b) % 7 for a in range(7) for b in range(7)]
+    assert len(sums.train) == 24  # half of 49, rounded
+    assert sorted([*sums.train.tolist(), *sums.test.tolist()]) == list(range(49))
+    assert torch.equal(Sums.drawn(TINY, Trial(seed=0)).train, sums.train)
+    assert not torch.equal(Sums.drawn(TINY, Trial(seed=1)).train, sums.train)
+
+
+def test_logits_are_those_after_the_sign() -> None:
+    sums, model = tiny()
+    with torch.no_grad():
+        torch.testing.assert_close(sums.logits(model), model(sums.tokens)[:, -1], rtol=1e-5, atol=1e-5)  # sums in another order
+        torch.testing.assert_close(sums.logits(model, sums.test), sums.logits(model)[sums.test], rtol=1e-5, atol=1e-5)
+
+
+def test_accuracy_and_loss_of_made_up_answers() -> None:
+    sums, _ = tiny()
+    logits = torch.nn.functional.one_hot((sums.answers + 2) % 7, 7).double() * 50
+    assert sums.accuracy(logits) == 0
+    assert sums.accuracy(logits, moved=2) == 1
+    logits[sums.test] = torch.nn.functional.one_hot(sums.answers[sums.test], 7).double() * 50
+    assert (sums.accuracy(logits, sums.test), sums.accuracy(logits, sums.train)) == (1, 0)
+    assert sums.loss(logits, sums.train) == pytest.approx(50)
+    assert sums.loss(torch.zeros(49, 7), sums.test) == pytest.approx(1.9459101)  # log 7
+
+
+def test_model_reads_sums_as_words() -> None:
+    lm = summing_model(TINY, Trial(seed=0))
+    assert lm.tokens("3 5 =").tolist() == [[3, 5, 7]]
+    assert lm.config.d_vocab_out == 7
+    assert lm.generate("3 5 =", max_new_tokens=1).split()[-1] in map(str, range(7))
+
+
+def test_turned_gradients_lie_across_the_weights_and_keep_their_length() -> None:
+    sums, model = tiny()
+    torch.nn.functional.cross_entropy(sums.logits(model), sums.answers).backward()
+    before = {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None}
+    turn_gradients(model)
+    for name, weight in model.named_parameters():
+        old, new, flat = before[name].flatten(), weight.grad.flatten(), weight.detach().flatten()
+        if not flat.any():
+            assert torch.equal(old, new)  # biases begin at zero
+            continue
+        scale = float(flat.norm() * old.norm())
+        assert float(flat @ new) == pytest.approx(0, abs=1e-5 * scale)  # float32
+        assert float(new.norm()) == pytest.approx(float(old.norm()), rel=1e-4)
+        along = float(flat @ old) / float(flat @ flat) * flat
+        torch.testing.assert_close(torch.nn.functional.normalize(new, dim=0), torch.nn.functional.normalize(old - along, dim=0))
+
+
+def curve(*losses: float) -> torch.Tensor:
+    return torch.stack([torch.arange(len(losses)).double() * 10, torch.tensor(losses, dtype=torch.float64)])
+
+
+def test_when_losses_rise_and_fall() -> None:
+    assert grokking._stays_below(curve(3, 1, 3, 2, 1, 0), 2) == 30
+    assert grokking._stays_below(curve(3, 3, 3), 2) == 20  # never: the last look
+    assert grokking._stays_below(curve(1, 1), 2) == 0
+    assert grokking._rises_above(curve(5, 1, 3, 4, 5), 3.5, start=10) == 30
+    assert grokking._rises_above(curve(5, 1, 1), 3.5, start=10) == 20
+    assert grokking._first_step(curve(0.2, 0.99, 1)) == 10
+    assert grokking._first_step(curve(0.2, 0.98)) is None
+
+
+def test_restricted_and_excluded_losses_of_a_network_that_is_one_wave(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With logits 9 cos(2 w (a + b - c)) all is restricted to frequency 2, and without it nothing is left but guessing."""
+    sums, model = tiny()
+    answers = torch.arange(7)
+    made = 9 * (2 * torch.pi * 2 / 7 * ((sums.tokens[:, :1] + sums.tokens[:, 1:2] - answers) % 7).double()).cos()
+    monkeypatch.setattr(Sums, "logits", lambda *_: made)
+    curves = grokking.Curves(kept={0: {name: weight.detach() for name, weight in model.named_parameters()}})
+    own, other = (grokking._looks(curves, model, sums, [k]) for k in (2, 3))
+    guessing = 1.9459101  # log 7
+    assert own["restricted loss"][1].item() == pytest.approx(own["test loss"][1].item())
+    assert own["excluded loss"][1].item() == pytest.approx(guessing)
+    assert other["restricted loss"][1].item() == pytest.approx(guessing)
+    assert other["excluded loss"][1].item() == pytest.approx(own["train loss"][1].item())
+
+
+def reading() -> modular_clock._Reading:
+    sums, model = tiny()
+    return modular_clock._Reading.of(model, sums, torch.Generator().manual_seed(0))
+
+
+def test_key_frequencies_and_others_do_not_meet() -> None:
+    sums, model = tiny()
+    turn = 2 * torch.pi * 2 * torch.arange(7) / 7
+    with torch.no_grad():
+        model.embed.W_E[:7] = 0
+        model.embed.W_E[:7, 0], model.embed.W_E[:7, 1] = turn.cos(), turn.sin()
+    found = modular_clock._Reading.of(model, sums, torch.Generator().manual_seed(0))
+    assert list(found.keys) == [2]
+    assert len(found.others) == 1
+    assert found.others[0] in (1, 3)
+    assert found.circles() == pytest.approx(1, abs=1e-6)  # float32
+
+
+def test_edits_of_the_embedding_are_edits_of_the_weights() -> None:
+    found = reading()
+    W = number_embedding(found.model)
+    other = W.roll(2, 0)
+    edited = found.with_numbers(other, other)
+    with torch.no_grad():
+        found.model.embed.W_E[:-1] = other.float()
+        torch.testing.assert_close(edited, found.sums.logits(found.model), rtol=1e-5, atol=1e-5)  # sums in another order
+
+
+def test_turning_every_hand_is_another_first_number() -> None:
+    """With all frequencies turned the model sees a + n, whatever it answers then."""
+    found = reading()
+    W, sums = number_embedding(found.model), found.sums
+    expected = []
+    for n in range(1, 7):
+        logits = found.with_numbers(W.roll(-n, 0), W)
+        expected.append(sums.accuracy(logits, moved=n))
+    assert found.answers_turned([1, 2, 3]) == pytest.approx(sum(expected) / 6)
+    assert found.answers_turned([1, 2, 3]) == pytest.approx(
+        sum(
+            sums.accuracy(sums.logits(found.model)[((sums.tokens[:, 0] + n) % 7) * 7 + sums.tokens[:, 1]], moved=n)
+            for n in range(1, 7)
+        )
+        / 6
+    )
+
+
+def test_gradient_symmetry_is_one_where_numbers_are_added_first() -> None:
+    """Constant attention and no MLP: both numbers act through their sum alone."""
+    found = reading()
+    attn = found.model.blocks[0].attn
+    with torch.no_grad():
+        attn.W_Q.weight.zero_()
+        assert found.gradient_symmetry(torch.Generator().manual_seed(0)) == pytest.approx(1, abs=1e-5)
+        attn.W_Q.weight.normal_(generator=torch.Generator().manual_seed(1)).mul_(3)
+    assert found.gradient_symmetry(torch.Generator().manual_seed(0)) < 0.99
+
+
+def test_distance_irrelevance_of_made_up_logits(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = reading()
+    a, b, _ = found.sums.tokens.T
+    for value, expected in (((a - b) % 7, 0.0), ((a + b) % 7, 1.0)):
+        logits = torch.zeros(49, 7).scatter(1, found.sums.answers[:, None], value[:, None].float())
+        monkeypatch.setattr(Sums, "logits", lambda *_, made=logits: made)
+        # every difference meets every sum once, so that within a difference all sums' deviation is that of all, less what 48/49 does
+        assert found.distance_irrelevance() == pytest.approx(expected, abs=0.08)
+
+
+@pytest.mark.slow  # two trainings
+def test_reduced_grokking_passes() -> None:
+    _passes("grokking", n_figures=2)
+
+
+def test_reduced_grokking_without_decay_passes() -> None:
+    _passes("grokking-without-decay", n_figures=1)
+
+
+def test_reduced_clock_passes() -> None:
+    _passes("modular-clock", n_figures=6)
+
+
+def _passes(name: str, *, n_figures: int) -> None:
+    result = experiments.run(name, experiments.experiment(name).scale("reduced").config)
+    assert result.passed, list(result.failures())
+    assert not any(check.null_passes for check in result.outcomes[0].checks)
+    assert len(result.figures()) == n_figures

@@ -1,0 +1,73 @@
+"""The measures on shapes and curves that are known, and the experiment at the reduced scale."""
+
+import math
+
+import pytest
+import torch
+
+from cutaway import experiments
+from cutaway.experiments.superposition_dimensionality import (
+    FRACTIONS,
+    _dimensions_per_feature,
+    _even_fall,
+    _is_kept,
+    _n_on_plateau,
+    _share_near,
+    _sums_off,
+)
+from cutaway.experiments.toy_models import feature_dimensionality
+
+
+def regular(n: int) -> torch.Tensor:
+    angles = torch.arange(n) * 2 * math.pi / n
+    return torch.stack([angles.cos(), angles.sin()], dim=-1)
+
+
+def antiprism() -> torch.Tensor:
+    """Return the corners of a square antiprism whose frame is tight: heights that give all three axes the same sum of squares."""
+    angles = torch.arange(8) * math.pi / 4
+    height = 3**-0.5
+    radius = (1 - height**2) ** 0.5
+    return torch.stack([radius * angles.cos(), radius * angles.sin(), height * (-1) ** torch.arange(8)], dim=-1)
+
+
+SHAPES = {
+    "alone: 1": torch.eye(3),
+    "tetrahedron: 3/4": torch.tensor([[1.0, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]]) / 3**0.5,
+    "triangle: 2/3": regular(3),
+    "pair: 1/2": torch.tensor([[1.0], [-1.0]]),
+    "pentagon: 2/5": regular(5),
+    "antiprism: 3/8": antiprism(),
+}
+
+
+@pytest.mark.parametrize("name", FRACTIONS)
+def test_fractions_are_those_of_the_shapes(name: str) -> None:
+    found = feature_dimensionality(SHAPES[name].double())
+    torch.testing.assert_close(found, torch.full_like(found, FRACTIONS[name]), rtol=1e-5, atol=1e-5)  # shapes in float32
+
+
+def test_what_is_near_a_fraction_is_counted() -> None:
+    dimensionality = torch.tensor([[0.5, 0.505, 0.55, 0.76, 0.1], [0.5, 0.5, 0.5, 0.5, 0.5]])
+    is_counted = torch.tensor([[True] * 5, [False] * 5])
+    assert _share_near(dimensionality, is_counted) == 3 / 4  # 0.1 has less than the least fraction
+
+
+def test_sums_lengths_and_plateaus() -> None:
+    W = torch.stack([torch.cat([torch.eye(2), torch.zeros(2, 2)]), torch.cat([torch.eye(2), -torch.eye(2)])])
+    assert _dimensions_per_feature(W).tolist() == [1.0, 0.5]
+    assert _sums_off(W).tolist() == pytest.approx([0, 0], abs=1e-4)
+    lopsided = torch.tensor([[[1.0, 0], [1, 0], [0.6, 0.8]]])  # by hand: 1/2.36, 1/2.36, 1/1.72
+    assert _sums_off(lopsided).item() == pytest.approx(100 * (1 - (2 / 2.36 + 1 / 1.72) / 2), abs=1e-3)
+    assert _is_kept(W).sum(-1).tolist() == [2, 4]
+    falling = torch.tensor([1.0, 0.53, 0.5, 0.48, 0.2])
+    assert _n_on_plateau(falling) == 3
+    assert _even_fall(falling).tolist() == pytest.approx([1.0, 0.8, 0.6, 0.4, 0.2])
+
+
+def test_reduced_experiment_passes() -> None:
+    experiment = experiments.experiment("superposition-dimensionality")
+    result = experiments.run("superposition-dimensionality", experiment.scale("reduced").config)
+    assert result.passed, list(result.failures())
+    assert not any(check.null_passes for check in result.outcomes[0].checks)
+    assert len(result.figures()) == 2
