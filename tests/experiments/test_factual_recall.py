@@ -119,6 +119,13 @@ def test_the_lead_is_over_the_next_place_however_it_is_counted() -> None:
     assert _lead(rows, "last of the subject", "the rest") == pytest.approx(8)
 
 
+def test_a_lead_has_bounds() -> None:
+    rows = [effects(6, _0_2=0.8, _0_5=-0.1, _1_5=-0.2)]
+    assert _lead(rows, "last of the subject", "the end") == pytest.approx(100)  # a ratio to what is below 0 says nothing
+    rows = [effects(6, _0_2=-0.8, _1_2=-0.1)]
+    assert _lead(rows, "last of the subject", "all") == 0
+
+
 def test_shuffled_positions_lead_nowhere() -> None:
     rows = [effects(9, _0_2=1.0) for _ in range(200)]
     mixed = _shuffled(rows, torch.Generator().manual_seed(0))
