@@ -1,10 +1,12 @@
 """The facts and their texts against their definition, the measures on effects made by hand, and the experiment at the reduced scale."""
 
+import math
+
 import pytest
 import torch
 
 from cutaway import experiments
-from cutaway.experiments.factual_recall import _asked, _chance_lead, _Effects, _lead, _shuffled
+from cutaway.experiments.factual_recall import _asked, _chance_lead, _Effects, _lead, _least_loss, _shuffled
 from cutaway.experiments.synthetic_facts import FRAMES, RELATIONS, SyntheticFacts
 
 
@@ -96,6 +98,16 @@ def test_asks_in_the_frame_that_is_held_out_and_beside_it_about_someone_else() -
         assert each.other.answer != each.prompt.answer
         assert each.prompt.text.count(each.prompt.name) == 1  # nobody is named twice, so that a trace finds the right one
         assert each.other.text == each.prompt.text.replace(each.prompt.name, each.other.name)
+
+
+@pytest.mark.parametrize("p_entry", [0.0, 0.5, 1.0])
+def test_the_least_loss_is_of_the_order_of_entries(p_entry: float) -> None:
+    made = facts()
+    drawn = made.texts(4000, p_entry=p_entry, generator=torch.Generator().manual_seed(2))
+    told = (drawn.targets >= 0).sum(1)
+    surprise = {1: 0.0, 4: math.log(4) + math.log(3) + math.log(2)}  # of one relation less each time; who knows all knows the last
+    expected = sum(surprise[count] for count in told.tolist()) / int(told.sum())
+    assert _least_loss(p_entry) == pytest.approx(expected, rel=0.02)  # three times the deviation of how many are entries
 
 
 def effects(n_pos: int, **at: float) -> _Effects:

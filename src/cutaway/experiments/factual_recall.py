@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from cutaway import LanguageModel, ModelConfig, Transformer
 from cutaway.experiments.frame import Check, Curves, Experiment, Outcome, Recipe, Scale, Trial
-from cutaway.experiments.synthetic_facts import Prompt, SyntheticFacts
+from cutaway.experiments.synthetic_facts import RELATIONS, Prompt, SyntheticFacts
 from cutaway.interp.tracing import ROLES, AverageTrace, average_trace
 from cutaway.training.step import next_token_loss
 
@@ -30,6 +31,7 @@ _PROMPT_END: _Place = "last of the prompt"
 _Rivals = Literal["all", "the end", "the rest"]
 """With what a place is compared: all others, the prompt's last token, or all but that."""
 _N_SHUFFLES = 20
+_LEAST_LOSS = "least possible loss, nats a fact"
 _MOST_LEAD = 100.0
 _LEAST_SHARE = 0.25  # of the prompts must have a place, or it is no place of its own
 
@@ -112,7 +114,7 @@ def run(config: Config, trial: Trial) -> Outcome:
             ),
             *_place_checks(clean, others, trial),
         ),
-        numbers=_numbers(trained, clean),
+        numbers=_numbers(config, trained, clean),
         arrays=_arrays(trained, clean, others),
         models={"factual-recall": trained.lm},
     )
@@ -132,7 +134,7 @@ def _train(config: Config, trial: Trial) -> _Trained:
     facts = SyntheticFacts.drawn(config.n_first, config.n_last, generator=trial.generator("facts"))
     model = _model(config, facts, trial)
     lm = LanguageModel(model, facts.tokenizer)
-    seen = [each.prompt for each in _asked(facts, trial.generator("watched"))[::5]]
+    watched = [each.prompt for each in _asked(facts, trial.generator("watched"))[::5]]
 
     def loss(step: int) -> Float[Tensor, ""]:
         texts = facts.texts(config.batch_size, p_entry=config.p_entry, generator=trial.generator("batch", step))
@@ -143,7 +145,7 @@ def _train(config: Config, trial: Trial) -> _Trained:
         weight_decay=config.weight_decay, max_grad_norm=1.0,
     )  # fmt: skip
     curves = trial.learn(
-        "model", model, loss, recipe, watch=lambda _: {"known": sum(_are_known(lm, seen)) / len(seen)}, watch_every=50
+        "model", model, loss, recipe, watch=lambda _: {"known": sum(_are_known(lm, watched)) / len(watched)}, watch_every=50
     )
     return _Trained(facts, lm, curves)
 
@@ -255,8 +257,16 @@ def _place_checks(clean: AverageTrace, others: AverageTrace, trial: Trial) -> It
         )  # fmt: skip
 
 
-def _numbers(trained: _Trained, clean: AverageTrace) -> dict[str, float]:
+def _least_loss(p_entry: float) -> float:
+    """Return the loss, in nats a fact, of who knows all facts: entries tell theirs in an order that cannot be known."""
+    n_relations = len(RELATIONS)
+    share = n_relations * p_entry / (n_relations * p_entry + 1 - p_entry)
+    return share * math.log(math.factorial(n_relations)) / n_relations
+
+
+def _numbers(config: Config, trained: _Trained, clean: AverageTrace) -> dict[str, float]:
     return {
+        _LEAST_LOSS: _least_loss(config.p_entry),
         "facts guessed by the first name": trained.facts.guess(by=0),
         "probability of traced facts": sum(each.clean for each in clean.traces) / len(clean.traces),
         **{
@@ -287,11 +297,14 @@ def draw(outcome: Outcome) -> Mapping[str, Figure]:
     arrays = outcome.arrays
     roles = [ROLES[role] for role in arrays["roles"].tolist()]
     limit = max(arrays[site].abs().max().item() for site in _SITES)
+    losses = {"loss": tuple(arrays["loss"].tolist())}
+    ends = [losses["loss"][0][0], losses["loss"][0][-1]]
+    losses["least"] = (ends, [outcome.numbers[_LEAST_LOSS]] * 2)
     figures = {
         "Learning": panels(
             [
-                Panel("", "nats a fact", {"loss": tuple(arrays["loss"].tolist())}, ["loss"]),
-                Panel("", "share", {"known": tuple(arrays["known"].tolist())}, ["known"], least=(0.0, 1.0)),
+                Panel("Loss, and the least there can be", "nats a fact", losses, ["loss", "least"]),
+                Panel("Facts recalled", "share", {"known": tuple(arrays["known"].tolist())}, ["known"], least=(0.0, 1.0)),
             ],
             title="Facts are learnt, also for sentences that are not told", x_label="step",
         )
@@ -310,11 +323,10 @@ EXPERIMENT = Experiment(
     id="factual-recall",
     title="Factual recall and causal tracing",
     claim=(
-        "A model is told facts about people whom only two names together tell apart, in a register and in sentences that name others "
-        "too. After noise on the name, a restored MLP output brings at least three times as much back where the name ends as anywhere "
-        "else, and a restored attention output most at the prompt's end: as if an MLP looked up what is known where the name ends, and "
-        "attention fetched it where it is asked for. Attention of the first layer where the name ends, which gathers both names, "
-        "comes next."
+        "Of people whom only two names together tell apart a model learns facts, from sentences that name others too and from a "
+        "register. After noise on the name, one restored MLP output brings at least three times as much back where the name ends as "
+        "anywhere else, and one restored attention output most at the prompt's end, next where the name ends and the first layer "
+        "gathers both names."
     ),
     source="Meng et al. 2022, Locating and Editing Factual Associations in GPT",
     scales={
