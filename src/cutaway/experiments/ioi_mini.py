@@ -296,7 +296,7 @@ EXPERIMENT = Experiment(
     title="Indirect objects from scratch",
     claim=(
         "Two layers of attention learn that when Mary and John meet and John gives, Mary receives, also of pairs they have never read. "
-        "They do it otherwise than GPT-2: heads take the giver's name through their values, not their queries, and its logit down."
+        "Otherwise than in GPT-2, their heads hear the giver's name through values, not queries, and take its logit down."
     ),
     source="Wang et al. 2022, Interpretability in the Wild",
     scales={
