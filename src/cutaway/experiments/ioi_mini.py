@@ -301,7 +301,7 @@ EXPERIMENT = Experiment(
     source="Wang et al. 2022, Interpretability in the Wild",
     scales={
         "small": Scale(config=Config(), minutes=1),
-        "reduced": Scale(config=Config(n_steps=600, n_prompts=128, n_paths=64), minutes=0.5),
+        "reduced": Scale(config=Config(), minutes=1),
     },
     run=run,
     draw=draw,
