@@ -78,20 +78,17 @@ def run(config: Config, trial: Trial) -> Outcome:
                 value=found.attention.max().item(), null=null.attention.max().item(), null_of="untrained",
             ),
             Check(
-                name="share of what patterns gain that their averages over texts keep", at_least=0.3,
+                name="share of what patterns gain that their averages over texts keep", at_least=0.3, at_most=0.7,
                 value=1 - lost.averages / lost.uniform, null=1 - lost.turned / lost.uniform, null_of="averages turned round",
-            ),
-            Check(
-                name="nats lost with averages for patterns, because of which tokens there are", at_least=0.02,
-                value=lost.averages, null=_lost(trained.untrained, judge, untrained.mean(1)).averages, null_of="untrained",
             ),
         ),
         numbers={
             "the clearest head's layer": layer,
             "the clearest head": head,
             "characters back that it looks": found.distance[layer, head].item(),
+            "share that the averages of another head of the layer keep": 1 - lost.swapped / lost.uniform,
+            "nats lost with averages for patterns": lost.averages,
             "nats lost with attention to all alike": lost.uniform,
-            "nats lost with the averages of other heads": lost.swapped,
             "nats a character on text held out": trained.held_out_loss(config.n_windows),
         },
         arrays={
@@ -181,7 +178,8 @@ EXPERIMENT = Experiment(
     title="Attention patterns, drawn and tested",
     claim=(
         "Training makes attention sharp, and some head looks a fixed way back. The patterns' averages over texts, which know where "
-        "tokens stand and not which they are, keep a good part of what attention gains, and by far not all."
+        "tokens stand and not which they are, keep about half of what attention gains over looking at all alike, mostly because they "
+        "are near: another head's averages keep a third to a half."
     ),
     source="Hassid et al. 2022, How Much Does Attention Actually Attend?; Clark et al. 2019, What Does BERT Look At?",
     scales={

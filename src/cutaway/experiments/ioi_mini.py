@@ -28,7 +28,7 @@ _Head = tuple[int, int]
 """Layer and head."""
 _ENOUGH = 0.85
 """The share of the logit difference with which enough heads are found, on prompts of known pairs."""
-_MOST_HEADS = 5
+_MOST_HEADS = 9
 _N_SHOWN = 8  # prompts of the figure: each template, either order
 
 
@@ -116,17 +116,12 @@ def run(config: Config, trial: Trial) -> Outcome:
 
 
 def _model(config: Config, trial: Trial) -> Transformer:
-    """Return an untrained model of attention alone, without positions: it must tell from the words who gives.
-
-    Its embedding starts large: what a head moves is there from the beginning.
-    """
+    """Return an untrained model of attention alone, without positions: it must tell from the words who gives."""
     shape = ModelConfig(
         d_vocab=name_words().d_vocab, n_ctx=16, n_layers=config.n_layers, n_heads=config.n_heads, d_model=config.d_model, d_mlp=0,
         position="none", tie_embeddings=False,
     )  # fmt: skip
-    model = Transformer(shape, generator=trial.generator("weights"))
-    torch.nn.init.normal_(model.embed.W_E, std=0.5, generator=trial.generator("embedding"))
-    return model
+    return Transformer(shape, generator=trial.generator("weights"))
 
 
 def _train(config: Config, trial: Trial, texts: NameSentences, data: _Data) -> _Trained:
@@ -300,13 +295,13 @@ EXPERIMENT = Experiment(
     id="ioi-mini",
     title="Indirect objects from scratch",
     claim=(
-        "Two layers of attention learn that when Mary and John meet and John gives, Mary receives, also of pairs they have never read; "
-        "a few heads at the end do it, otherwise than in GPT-2: they read the giver and take its logit down."
+        "Two layers of attention learn that when Mary and John meet and John gives, Mary receives, also of pairs they have never read. "
+        "Otherwise than in GPT-2, their heads hear the giver's name through values, not queries, and take its logit down."
     ),
     source="Wang et al. 2022, Interpretability in the Wild",
     scales={
         "small": Scale(config=Config(), minutes=1),
-        "reduced": Scale(config=Config(n_steps=600, n_prompts=128, n_paths=64), minutes=0.5),
+        "reduced": Scale(config=Config(), minutes=1),
     },
     run=run,
     draw=draw,

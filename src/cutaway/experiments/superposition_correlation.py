@@ -138,7 +138,8 @@ def draw(outcome: Outcome) -> Mapping[str, Figure]:
         for W, p in zip(arrays[kind], arrays[f"p of {kind}"].tolist(), strict=True)
     }
     shares = {
-        name.replace("share of pairs that are ", "").replace("at right", "right"): value for name, value in outcome.numbers.items()
+        name.replace("share of pairs that are ", "").replace("at right angles", "90°").replace("opposite", "180°"): value
+        for name, value in outcome.numbers.items()
     }
     return {
         "Pairs": arrows(panels, title="Two pairs in two dimensions: blue with orange, green with pink"),

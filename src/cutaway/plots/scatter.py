@@ -53,7 +53,7 @@ def scatter(
             x, y = zip(*pairs, strict=True)
             marker, colour = _MARKERS[number % len(_MARKERS)], PALETTE[number % len(PALETTE)]
             axes.scatter(x, y, s=22, marker=marker, color=colour, edgecolor="white", linewidth=0.5, zorder=2 + number, label=name)
-        for text in axes.legend(loc="best", frameon=False, fontsize=8.5).get_texts():
+        for text in axes.legend(loc="best", facecolor="white", edgecolor="none", fontsize=8.5).get_texts():
             text.set_parse_math(False)
         label_ends(axes, [(name, height, MUTED) for name, height in (levels or {}).items()])
         axes.set_xlabel(x_label, parse_math=False)
