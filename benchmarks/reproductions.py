@@ -1,6 +1,7 @@
 """The README's table of experiments, from what `cutaway reproduce` wrote: `python -m benchmarks.reproductions [FOLDER ...]`.
 
-The folders are those under runs/experiments unless given. Every experiment that is listed must be there, on three seeds at least.
+The folders are those under runs/experiments unless given. Every experiment that is listed must be there, on three seeds at least, at
+the small scale; what is there of other settings is passed over and named.
 """
 
 from __future__ import annotations
@@ -24,14 +25,32 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.reproductions", description=__doc__)
     parser.add_argument("folders", nargs="*", type=Path)
     folders = parser.parse_args().folders or sorted(Path("runs/experiments").iterdir())
-    records = [json.loads((folder / "result.json").read_text()) for folder in folders if (folder / "result.json").is_file()]
-    atomic_write(README, filled(README.read_text(), table(records)))
-    print(f"{README}: {len(records)} experiments")
+    records = {folder: json.loads((folder / "result.json").read_text()) for folder in folders if (folder / "result.json").is_file()}
+    small = {folder: record for folder, record in records.items() if is_small(record)}
+    for folder in records.keys() - small.keys():
+        print(f"passed over: {folder}, which is no experiment of the list at its small scale")
+    atomic_write(README, filled(README.read_text(), table(small.values())))
+    print(f"{README}: {len(small)} experiments")
+
+
+def is_small(record: Mapping[str, Any]) -> bool:
+    """Whether a result is of an experiment of the list, at the settings of its small scale."""
+    if (name := record["experiment"]) not in experiments.NAMES:
+        return False
+    experiment = experiments.experiment(name)
+    return bool(record["settings"] == experiment.settings(experiment.scale("small").config))
 
 
 def table(records: Iterable[Mapping[str, Any]]) -> str:
-    """Return a table of Markdown, a row an experiment in the order of the list; raises ValueError for one that is not there."""
-    found = {record["experiment"]: record for record in records}
+    """Return a table of Markdown, a row an experiment in the order of the list, of results at the small scale.
+
+    Raises ValueError for an experiment that is not there, or there twice.
+    """
+    found: dict[str, Mapping[str, Any]] = {}
+    for record in filter(is_small, records):
+        if (name := record["experiment"]) in found:
+            raise ValueError(f"there are two results of {name} at its small scale: give the folder of one")
+        found[name] = record
     rows = ["| experiment | what it shows | checks | the first of them |", "|---|---|---|---|"]
     for name in experiments.NAMES:
         if name not in found or len(found[name]["seeds"]) < _LEAST_SEEDS:
@@ -51,10 +70,15 @@ def _row(name: str, record: Mapping[str, Any]) -> str:
         else f"{sum(passed)} of {len(passed)} seeds pass all {n_checks}"
     )
     first = record["checks"][0]
-    values = ", ".join(map(format_number, first["values"]))
-    null = format_number(sorted(first["nulls"])[len(first["nulls"]) // 2])
+    values = ", ".join(map(_written, first["values"]))
+    nulls = [null for null in first["nulls"] if null is not None]
+    null = _written(sorted(nulls)[len(nulls) // 2] if nulls else None)
     said = f"{first['name']}: {values} ({first['expected']}; {first['null_of']} {null})"
     return f"| `{name}` | {experiments.experiment(name).title} | {verdict} | {said} |"
+
+
+def _written(value: float | None) -> str:
+    return "not finite" if value is None else format_number(value)
 
 
 def filled(page: str, rows: str) -> str:

@@ -92,8 +92,12 @@ def reproductions() -> ModuleType:
 def test_the_table_of_experiments_is_made_of_results(reproductions: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cutaway.experiments.NAMES", ("bigrams",))
     check = {"name": "KL", "values": [0.01, 0.5, 0.02], "nulls": [0.7, 0.9, 0.8], "expected": "at most 0.02", "null_of": "unigram"}
-    record = {"experiment": "bigrams", "seeds": {"0": {}, "1": {}, "2": {}}, "checks": [{**check, "passed": [True, False, True]}]}
-    rows = reproductions.table([record])
+    bigrams = experiments.experiment("bigrams")
+    settings = bigrams.settings(bigrams.scale("small").config)
+    checks = [{**check, "passed": [True, False, True]}]
+    record = {"experiment": "bigrams", "settings": settings, "seeds": {"0": {}, "1": {}, "2": {}}, "checks": checks}
+    larger = record | {"settings": settings | {"window": 1000}, "checks": [checks[0] | {"values": [9.0, 9.0, 9.0]}]}
+    rows = reproductions.table([record, larger, record | {"experiment": "of another list"}])
     assert rows.splitlines()[2].endswith("| 2 of 3 seeds pass all 1 | KL: 0.01, 0.5, 0.02 (at most 0.02; unigram 0.8) |")
     page = f"a\n{reproductions.BEGIN}\nold\n{reproductions.END}\nb\n"
     assert reproductions.filled(page, "new") == f"a\n{reproductions.BEGIN}\nnew\n{reproductions.END}\nb\n"
@@ -101,6 +105,12 @@ def test_the_table_of_experiments_is_made_of_results(reproductions: ModuleType, 
         reproductions.filled("a", "new")
     with pytest.raises(ValueError, match="no result of bigrams on 3 seeds"):
         reproductions.table([{**record, "seeds": {"0": {}}}])
+    with pytest.raises(ValueError, match="no result of bigrams on 3 seeds"):
+        reproductions.table([larger])
+    with pytest.raises(ValueError, match="two results of bigrams at its small scale"):
+        reproductions.table([record, record])
+    endless = record | {"checks": [checks[0] | {"values": [None, 1.0, 2.0], "nulls": [None, None, None]}]}
+    assert "KL: not finite, 1, 2 (at most 0.02; unigram not finite)" in reproductions.table([endless])
 
 
 def test_readme_lists_every_experiment(reproductions: ModuleType) -> None:

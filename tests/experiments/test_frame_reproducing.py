@@ -1,13 +1,29 @@
 """Seeds run once each, go on where they were stopped, and are judged together."""
 
 import json
+import math
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from cutaway.experiments.frame import Recipe, Reproduction, Trial, check_memory, parse_seeds, reproduce
+from cutaway.experiments import frame
+from cutaway.experiments.frame import (
+    Check,
+    Experiment,
+    Outcome,
+    Recipe,
+    Reproduction,
+    Trial,
+    check_memory,
+    finished_seeds,
+    parse_seeds,
+    reproduce,
+    sources_sha256,
+)
 from toy_experiment import STOPPED, TOY, TRAINED, Config, Scalar
 
 
@@ -33,6 +49,103 @@ def test_finished_seeds_are_read_not_run(tmp_path: Path) -> None:
     assert TRAINED == ["first model", "second"]  # seed 1's
     assert both.outcomes[0].checks == first.outcomes[0].checks
     torch.testing.assert_close(both.outcomes[0].arrays["loss"], first.outcomes[0].arrays["loss"], rtol=0, atol=0)
+
+
+def of_other_code(folder: Path, seed: int, **changed: object) -> None:
+    """Let a seed's result be what code that has changed since made."""
+    file = folder / f"seed-{seed}" / "result.json"
+    record = json.loads(file.read_text())
+    file.write_text(json.dumps(record | {"made_with": record["made_with"] | {"sources": "other"}} | changed))
+
+
+def test_what_other_code_finished_is_measured_anew_on_its_weights(tmp_path: Path) -> None:
+    first = reproduce(TOY, folder=tmp_path)
+    check = first.outcomes[0].checks[0].to_dict()
+    of_other_code(tmp_path, 0, checks=[check | {"value": 0.0, "at_most": 9.0}])
+    TRAINED.clear()
+    again, read = reproduce(TOY, folder=tmp_path), reproduce(TOY, folder=tmp_path)
+    assert TRAINED == []
+    assert again.outcomes[0].checks == first.outcomes[0].checks == read.outcomes[0].checks
+    assert [each.finished[0].origin for each in (first, again, read)] == ["run", "measured anew", "read"]
+    assert again.finished[0].made_with["sources"] == sources_sha256(TOY)
+
+
+def test_the_hash_is_of_the_experiment_and_what_it_imports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package, module = tmp_path / "experiments", tmp_path / "mine.py"
+    (package / "frame").mkdir(parents=True)
+    (package / "nouns").mkdir()
+    files = {name: package / name for name in ("a.py", "b.py", "other.py", "frame/check.py", "nouns/__init__.py", "nouns/c.py")}
+    for file in files.values():
+        file.write_text("")
+    files["a.py"].write_text("def f():\n    import cutaway.experiments.b\n    from cutaway.experiments.nouns import c, word\n")
+    module.write_text("from cutaway.experiments.a import f\nfrom cutaway.experiments.frame.check import Check\nimport torch\n")
+    monkeypatch.setattr("cutaway.experiments.frame.sources._PACKAGE", package)
+    monkeypatch.setattr(sys.modules["toy_experiment"], "__file__", str(module))
+    known = sources_sha256(TOY)
+    for name, matters in [
+        ("other.py", False),
+        ("frame/check.py", False),
+        *((name, True) for name in list(files)[:2] + list(files)[4:]),
+    ]:
+        before = files[name].read_text()
+        files[name].write_text(before + "x = 1\n")
+        assert (sources_sha256(TOY) != known) is matters, name
+        files[name].write_text(before)
+    module.write_text(module.read_text() + "BOUND = 2\n")
+    assert sources_sha256(TOY) != known
+
+
+def test_an_experiment_without_a_file_is_never_taken_as_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(sys.modules["toy_experiment"], "__file__")
+    assert sources_sha256(TOY) is None
+    assert reproduce(TOY, folder=tmp_path).finished[0].origin == "run"
+    assert reproduce(TOY, folder=tmp_path).finished[0].origin == "measured anew"
+
+
+def test_all_finished_seeds_of_a_folder_are_found(tmp_path: Path) -> None:
+    for seeds in ((4, 0), (2,)):
+        reproduce(TOY, seeds=seeds, folder=tmp_path)
+    whole, outdated = finished_seeds(TOY, tmp_path)
+    assert list(whole.finished) == [0, 2, 4]
+    assert outdated == []
+    of_other_code(tmp_path, 2)
+    whole, outdated = finished_seeds(TOY, tmp_path)
+    assert list(whole.finished) == [0, 4]
+    assert outdated == [2]
+
+
+def test_no_seeds_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"there are no seeds to run toy on; expected at least one"):
+        reproduce(TOY, seeds=(), folder=tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
+def test_numbers_that_are_not_finite_are_written_and_read(tmp_path: Path) -> None:
+    def run(config: Config, trial: Trial) -> Outcome:
+        check = Check(name="ratio", value=math.inf, at_least=2, null=math.nan, null_of="nothing")
+        return Outcome(checks=(check,), numbers={"least": -math.inf, "none": math.nan, "one": 1.0})
+
+    infinite: Experiment[Config] = replace(TOY, run=run, draw=lambda _: {})
+    for origin in ("run", "read"):
+        result = reproduce(infinite, folder=tmp_path)
+        assert result.finished[0].origin == origin
+        outcome = result.outcomes[0]
+        assert outcome.passed
+        assert outcome.checks[0].value == math.inf
+        assert math.isnan(outcome.checks[0].null)
+        assert outcome.numbers["least"] == -math.inf
+        assert math.isnan(outcome.numbers["none"])
+        result.write(tmp_path)
+        record = json.loads((tmp_path / "result.json").read_text())
+        assert record["checks"][0]["values"] == [None]
+        assert record["numbers"]["none"] == {"values": [None], "median": None, "least": None, "most": None}
+
+
+def test_time_holds_the_training_that_was_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(frame.learning._Clock, "since_saved_s", 20.0)  # too soon for a file between
+    assert reproduce(TOY, folder=tmp_path).finished[0].time_s < 20  # what the clock on the wall says
+    of_other_code(tmp_path, 0)
+    assert 40 <= reproduce(TOY, folder=tmp_path).finished[0].time_s < 60  # of two models
 
 
 def test_a_stopped_seed_keeps_what_it_trained(tmp_path: Path) -> None:
@@ -117,11 +230,26 @@ def test_memory_is_said_beforehand() -> None:
         check_memory(TOY, "huge")
 
 
+def test_the_scale_of_the_tests_is_not_offered() -> None:
+    small = TOY.scales["small"]
+    tested = replace(TOY, scales={"small": small, "reduced": small})
+    with pytest.raises(ValueError, match=r"scale of toy is 'paper'; expected one of small$"):
+        tested.scale("paper")
+    assert tested.scale("reduced") is small
+
+
 @pytest.mark.parametrize(
-    ("text", "first", "seeds"), [("3", 0, [0, 1, 2]), ("2", 5, [5, 6]), ("0,4,7", 0, [0, 4, 7]), ("1, 1,2", 0, [1, 2])]
+    ("text", "first", "seeds"), [("3", 0, [0, 1, 2]), ("2", 5, [5, 6]), ("0,4,7", None, [0, 4, 7]), ("1, 1,2", None, [1, 2])]
 )
-def test_seeds_are_read(text: str, first: int, seeds: list[int]) -> None:
+def test_seeds_are_read(text: str, first: int | None, seeds: list[int]) -> None:
     assert parse_seeds(text, first=first) == seeds
+
+
+def test_a_first_seed_beside_named_ones_is_refused() -> None:
+    with pytest.raises(ValueError, match="seeds are '4,5' and the first seed is 9: give which seeds, or the first and how many"):
+        parse_seeds("4,5", first=9)
+    with pytest.raises(ValueError, match="the first seed is -1; expected a whole number of at least 0"):
+        parse_seeds("2", first=-1)
 
 
 @pytest.mark.parametrize("text", ["", "0", "-1", "three", "1,x", "1.5", "1,,2", "4,"])

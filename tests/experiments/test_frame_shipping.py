@@ -51,19 +51,19 @@ def test_a_shipped_model_is_loaded_by_its_name(folder, package):
 
 def test_a_model_trained_anew_is_compared(folder, package, tmp_path):
     ship(folder, 1, "toy-model", package, about="nothing")
-    found = verify_shipped("toy-model", TOY, tmp_path / "again")
+    found = verify_shipped("toy-model", TOY)
     assert found.passed
     assert found.is_same
     card = package / "toy-model" / "card.json"
     values = json.loads(card.read_text())
     card.write_text(json.dumps(values | {"metrics": {"distance": values["metrics"]["distance"] + 1}}))
-    other = verify_shipped("toy-model", TOY, tmp_path / "again")
+    other = verify_shipped("toy-model", TOY)
     assert not other.passed
     assert other.differing == ["distance"]
     assert "1 of 1 metrics are more than 10% apart" in other.summary()
     card.write_text(json.dumps(values | {"settings": {"n_steps": 31}}))
     with pytest.raises(ValueError, match="trained at other settings than toy has now"):
-        verify_shipped("toy-model", TOY, tmp_path / "again")
+        verify_shipped("toy-model", TOY)
 
 
 def test_only_what_passed_is_shipped(folder, package, tmp_path):

@@ -22,6 +22,8 @@ __all__ = ["ClaimFailedError", "reproduce"]
 
 _Scale = Literal["small", "paper"]
 
+_ORIGINS = {"run": "", "read": ", read: it was finished before", "measured anew": ", measured anew: the code has changed"}
+
 
 class ClaimFailedError(RuntimeError):
     """A check failed."""
@@ -35,7 +37,7 @@ def reproduce(
     /,
     *,
     scale: _Scale = "small",
-    seed: int = 0,
+    seed: int | None = None,
     seeds: str = "1",
     all_fast: bool = False,
     list: bool = False,
@@ -46,13 +48,14 @@ def reproduce(
     """Reproduce published results: train from nothing, measure, and hold each claim against its checks.
 
     Each check stands beside its null, the same number where the claim should not hold. Everything is kept in a folder: result.json,
-    report.html, figures, and the trained models, so that what was stopped goes on when given again. A check that fails is an exit code
-    of 1, and says by how much.
+    report.html, figures, and the trained models. What was stopped goes on when given again, from at most half a minute before; a seed
+    that is finished is read, and measured again when the experiment's code has changed. A check that fails is an exit code of 1, and
+    says by how much.
 
     Args:
         names: experiments, as --list shows them
         scale: small for two cores, paper for the published sizes
-        seed: the first seed
+        seed: the first seed; 0 unless given
         seeds: how many seeds, as 3, or which, as 0,4,7
         all_fast: every experiment that takes at most a minute a seed
         list: show what there is, and what was found here
@@ -72,17 +75,23 @@ def reproduce(
         result.passed, result.summary()
     """
     from cutaway import experiments
-    from cutaway.experiments.frame import parse_seeds
+    from cutaway.experiments.frame import check_folder, check_memory, parse_seeds
 
     if verify_shipped:
         return _verify_shipped(names, as_json=json)
+    numbers = parse_seeds(seeds, first=seed)
+    if not (list or names or all_fast) and (numbers != [0] or scale != "small" or out is not None):
+        raise UsageError("no experiment is named to run: name one, as --list shows them, or give --all-fast")
     if list or not (names or all_fast):
         return _show_list(as_json=json)
     if out is not None and len(names) > 1:
         raise UsageError("--out is the folder of one experiment: name one, or leave it out")
-    numbers = parse_seeds(seeds, first=seed)
     chosen = [experiments.experiment(name) for name in dict.fromkeys(names or experiments.NAMES)]
-    results = [_reproduced(each, scale, numbers, out, quiet=json) for each in chosen if names or each.is_fast]
+    places = [(each, _folder(each.id, scale) if out is None else out) for each in chosen if names or each.is_fast]
+    for each, folder in places:  # all of them before the first begins
+        check_memory(each, scale)
+        check_folder(each, scale, folder)
+    results = [_reproduced(each, scale, numbers, folder, quiet=json) for each, folder in places]
     if json:
         print_json([each.record() for each in results] if len(results) > 1 else results[0].record())
     elif len(results) > 1:
@@ -90,14 +99,12 @@ def reproduce(
     return _judge(results)
 
 
-def _reproduced(experiment: Experiment[Any], scale: _Scale, seeds: Sequence[int], out: Path | None, *, quiet: bool) -> Reproduction:
-    """Run an experiment, write its folder, and show what was found."""
-    from cutaway.experiments.frame import check_memory, reproduce
+def _reproduced(experiment: Experiment[Any], scale: _Scale, seeds: Sequence[int], folder: Path, *, quiet: bool) -> Reproduction:
+    """Run an experiment, write its folder with all seeds that are finished there, and show what these came to."""
+    from cutaway.experiments.frame import finished_seeds, reproduce
 
-    check_memory(experiment, scale)
-    folder = _folder(experiment.id, scale) if out is None else out
-    console, said = stderr_console(), experiment.scale(scale)
-    minutes = format_duration(60 * said.minutes)
+    console, at_scale = stderr_console(), experiment.scale(scale)
+    minutes = format_duration(60 * at_scale.minutes)
     console.print(
         Text(
             f"{experiment.id}: {len(seeds)} seed{'s' * (len(seeds) != 1)}, about {minutes} each on two cores, in {folder}",
@@ -111,21 +118,21 @@ def _reproduced(experiment: Experiment[Any], scale: _Scale, seeds: Sequence[int]
         n_left = len(seeds) - len(times)
         left = f"; about {format_duration(n_left * sum(times.values()) / len(times))} left" if n_left else ""
         verdict = "passed" if finished.outcome.passed else "FAILED"
-        console.print(Text(f"  seed {number}: {verdict} after {format_duration(finished.time_s)}{left}", style="dim"))
+        said = _ORIGINS[finished.origin]
+        if said or len(seeds) > 1:  # one that ran alone is shown whole
+            console.print(Text(f"  seed {number}: {verdict} after {format_duration(finished.time_s)}{said}{left}", style="dim"))
 
     with _keeping(folder), step_progress() as report:
-        result = reproduce(
-            experiment, seeds=seeds, config=said.config, folder=folder, report=report, finish=finish if len(seeds) > 1 else _nothing
-        )
-    page = result.write(folder, command=_command(experiment, scale, seeds))
+        result = reproduce(experiment, seeds=seeds, config=at_scale.config, folder=folder, report=report, finish=finish)
+    whole, outdated = finished_seeds(experiment, folder)
+    page = whole.write(folder, command=_command(experiment, scale, [*whole.finished]))
+    if outdated:
+        left_out = ", ".join(map(str, outdated))
+        console.print(Text(f"  left out, as the code has changed since: seed {left_out}; --seeds measures anew", style="dim"))
     if not quiet:
         result.show(stdout_console())
         print_sentence(stdout_console(), Text.assemble("\nThe report is in ", (str(page), "bold"), "."))
     return result
-
-
-def _nothing(*_: object) -> None:
-    """Say nothing: one seed is shown whole."""
 
 
 def _folder(name: str, scale: _Scale) -> Path:
@@ -160,11 +167,10 @@ def _judge(results: Sequence[Reproduction]) -> None:
 
 
 def _verify_shipped(names: Sequence[str], *, as_json: bool) -> None:
-    """Train shipped models again in a folder of their own each, and compare; raises ClaimFailedError where one is not the same."""
+    """Train shipped models again from nothing, and compare; raises ClaimFailedError where one is not the same."""
     from cutaway.assets.shipped import shipped_card, shipped_models
     from cutaway.experiments import experiment
     from cutaway.experiments.frame import verify_shipped
-    from cutaway.runs import runs_root
     from cutaway.runtime import did_you_mean
 
     known = shipped_models()
@@ -173,9 +179,8 @@ def _verify_shipped(names: Sequence[str], *, as_json: bool) -> None:
             raise UsageError(f"no model {name!r} comes with cutaway; {did_you_mean(name, known)}there are {', '.join(known)}")
     results = []
     for name in names or known:
-        folder = runs_root() / "experiments" / f"{name}-retrained"
-        with _keeping(folder), step_progress() as report:
-            results.append(verify_shipped(name, experiment(shipped_card(name)["experiment"]), folder, report=report))
+        with step_progress() as report:
+            results.append(verify_shipped(name, experiment(shipped_card(name)["experiment"]), report=report))
         if not as_json:
             results[-1].show(stdout_console())
     if as_json:
@@ -204,8 +209,8 @@ def _show_list(*, as_json: bool) -> None:
             "source": each.source,
             "minutes": each.scale("small").minutes,
             "is_fast": each.is_fast,
-            "scales": [scale for scale in each.scales if scale != "reduced"],
-            "found": _found(name),
+            "scales": each.offered_scales,
+            "found": _found(each),
         }
         for name in experiments.NAMES
     ]
@@ -218,14 +223,19 @@ def _show_list(*, as_json: bool) -> None:
     return None
 
 
-def _found(name: str) -> str | None:
-    """Return what was found here at the small scale."""
+def _found(experiment: Experiment[Any]) -> str | None:
+    """Return what was found here at the small scale, and whether the experiment's code has changed since."""
+    from cutaway.experiments.frame import sources_sha256
     from cutaway.values import read_object
 
-    file = _folder(name, "small") / "result.json"
+    file = _folder(experiment.id, "small") / "result.json"
     if not file.is_file():
         return None
     try:
-        return "passed" if read_object(file).get("passed") is True else "FAILED"
-    except ValueError:
+        record = read_object(file)
+        sources = {seed["made_with"].get("sources") for seed in record["seeds"].values()}
+    except (ValueError, KeyError, TypeError, AttributeError):
         return "damaged"
+    if sources != {sources_sha256(experiment)}:
+        return "outdated"
+    return "passed" if record.get("passed") is True else "FAILED"

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -33,10 +33,10 @@ def save_model(model: Transformer, folder: Path) -> None:
     atomic_write(folder / "config.json", json.dumps(model.config.to_dict(), indent=2))
 
 
-def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
-    """Write tensors as safetensors; raises OSError where the disk is full or cannot be written."""
+def save_tensors(tensors: dict[str, Tensor], path: Path, *, metadata: Mapping[str, str] | None = None) -> None:
+    """Write tensors as safetensors, with `metadata` in their header; raises OSError where the disk is full or cannot be written."""
     try:
-        save_file(tensors, path, metadata={"format": "pt"})
+        save_file(tensors, path, metadata={"format": "pt"} | dict(metadata or {}))
         path.chmod(0o644)  # the library makes files that nobody else may read
     except SafetensorError as error:  # which has the number of the system's error in its text alone
         if match := re.search(r"os error (\d+)", str(error)):

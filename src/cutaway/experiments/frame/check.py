@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
-from cutaway.interp.tensors import finite_or_none
 from cutaway.report import format_number
 from cutaway.values import check_names, check_types
 
-__all__ = ["Check"]
+__all__ = ["Check", "number_or_name"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,14 +69,23 @@ class Check:
         return (self.at_least is None or value >= self.at_least) and (self.at_most is None or value <= self.at_most)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return its fields and whether it passed, as values that JSON can hold; None for what is not finite."""
-        numbers = {"value": finite_or_none(self.value), "null": finite_or_none(self.null)}
-        return asdict(self) | numbers | {"passed": self.passed, "null_passes": self.null_passes}
+        """Return its fields and whether it passed, as values that JSON can hold: `inf`, `-inf` and `nan` by name."""
+        values = {name: number_or_name(each) if isinstance(each, float) else each for name, each in asdict(self).items()}
+        return values | {"passed": self.passed, "null_passes": self.null_passes}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Read what `to_dict` returns; raises ValueError for other fields."""
         fields = {name: value for name, value in values.items() if name not in ("passed", "null_passes")}
-        fields |= {name: math.nan for name in ("value", "null") if name in fields and fields[name] is None}
+        fields |= {
+            name: math.nan for name in ("value", "null") if name in fields and fields[name] is None
+        }  # as NaN was written once
+        numbers = ("value", "null", "at_least", "at_most")
+        fields |= {name: float(fields[name]) for name in numbers if isinstance(fields.get(name), str)}
         check_names(fields, cls, "check")
         return cls(**fields)
+
+
+def number_or_name(value: float) -> float | str:
+    """Return a number, or the name of one that JSON cannot hold; `float` reads either."""
+    return value if math.isfinite(value) else str(value)

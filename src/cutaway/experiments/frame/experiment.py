@@ -70,7 +70,13 @@ class Experiment(Generic[_Config]):
 
     def scale(self, name: str) -> Scale[_Config]:
         """Return the configuration of this name; raises ValueError for one that the experiment does not have."""
-        return look_up(self.scales, name, f"scale of {self.id}")
+        offered = {each: self.scales[each] for each in (self.scales if name in self.scales else self.offered_scales)}
+        return look_up(offered, name, f"scale of {self.id}")
+
+    @property
+    def offered_scales(self) -> list[str]:
+        """The scales for those who reproduce: all but that of the tests."""
+        return [name for name in self.scales if name != "reduced"]
 
     def settings(self, config: _Config) -> dict[str, Any]:
         """Return a configuration's fields as values that JSON can hold; raises ValueError for one of another experiment."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from cutaway.training import TrainingError
 
-__all__ = ["Curves", "Recipe", "learn"]
+__all__ = ["Curves", "Progress", "Recipe", "learn"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +58,17 @@ class Curves:
         return torch.tensor(self.points[name], dtype=torch.float64)
 
 
+@dataclass(kw_only=True)
+class Progress:
+    """What there is of a training beside the weights: `learn` goes on from it, and brings it up to date."""
+
+    n_done: int = 0
+    curves: Curves = field(default_factory=Curves)
+    moments: dict[str, Tensor] = field(default_factory=dict)
+    """What the optimizer remembers of each weight, as `exp_avg.WEIGHT`; nothing once the training is whole."""
+    time_s: float = 0.0
+
+
 def learn(
     module: nn.Module,
     loss: Callable[[int], Float[Tensor, ""]],
@@ -67,18 +79,27 @@ def learn(
     watch_every: int = 100,
     keep: Container[int] = (),
     report: Callable[[int, int, str], None] = lambda *_: None,
+    progress: Progress | None = None,
+    save: Callable[[Progress], None] = lambda _: None,
+    save_every_s: float = math.inf,
 ) -> Curves:
     """Move a module's weights `recipe.n_steps` times against the loss that a function of the step returns; give the curves.
 
     The loss of every step is a curve; `watch`, a function of the number of steps done, gives more, before the first step, every
     `watch_every` and after the last. The weights are kept after so many steps as `keep` holds. `adjust` may change gradients before
-    they are used. `report` hears how many of how many steps are done. Raises TrainingError when the loss is no longer finite.
+    they are used. `report` hears how many of how many steps are done. `save` gets the progress now and then, `progress` is one to go
+    on from. Raises TrainingError when the loss is no longer finite.
     """
     weights = [weight for weight in module.parameters() if weight.requires_grad]
     settings = {"lr": recipe.learning_rate, "betas": (recipe.beta1, recipe.beta2), "weight_decay": recipe.weight_decay}
     optimizer = torch.optim.AdamW(weights, fused=True, **settings)  # type: ignore[arg-type]
-    curves = Curves()
-    for step in range(recipe.n_steps):
+    progress = Progress() if progress is None else progress
+    curves, clock = progress.curves, _Clock(progress)
+    _restore(optimizer, module, progress.moments)
+    for step in range(progress.n_done, recipe.n_steps):
+        if clock.since_saved_s >= save_every_s:
+            progress.moments = _moments(optimizer, module)
+            save(clock.stop(n_done=step))
         if step % watch_every == 0:
             curves.add(step, _watched(watch, step))
         if step in keep:
@@ -99,7 +120,41 @@ def learn(
     curves.add(recipe.n_steps, _watched(watch, recipe.n_steps))
     if recipe.n_steps in keep:
         curves.kept[recipe.n_steps] = _copied(module)
-    return curves
+    progress.moments = {}
+    return clock.stop(n_done=recipe.n_steps).curves
+
+
+class _Clock:
+    """Counts the seconds of a training."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress, self.since = progress, time.perf_counter()
+
+    @property
+    def since_saved_s(self) -> float:
+        return time.perf_counter() - self.since
+
+    def stop(self, *, n_done: int) -> Progress:
+        """Note the seconds up to now, and count from here."""
+        self.progress.n_done = n_done
+        self.progress.time_s += self.since_saved_s
+        self.since = time.perf_counter()
+        return self.progress
+
+
+def _moments(optimizer: torch.optim.Optimizer, module: nn.Module) -> dict[str, Tensor]:
+    return {
+        f"{kind}.{name}": value
+        for name, weight in module.named_parameters()
+        for kind, value in optimizer.state.get(weight, {}).items()
+    }
+
+
+def _restore(optimizer: torch.optim.Optimizer, module: nn.Module, moments: Mapping[str, Tensor]) -> None:
+    weights = dict(module.named_parameters())
+    for full_name, value in moments.items():
+        kind, _, name = full_name.partition(".")
+        optimizer.state[weights[name]][kind] = value.clone()
 
 
 def _copied(module: nn.Module) -> dict[str, Tensor]:

@@ -13,6 +13,7 @@ from cutaway.experiments.frame.check import Check
 from cutaway.experiments.frame.experiment import Experiment, Outcome
 from cutaway.experiments.frame.saved import Finished
 from cutaway.interp.result import Result
+from cutaway.interp.tensors import finite_or_none
 from cutaway.report import filled_table, format_duration, format_number
 from cutaway.runtime import atomic_write
 
@@ -94,14 +95,14 @@ class Reproduction(Result):
                     "expected": row[0].expected,
                     "unit": row[0].unit,
                     "null_of": row[0].null_of,
-                    "values": [check.to_dict()["value"] for check in row],
-                    "nulls": [check.to_dict()["null"] for check in row],
+                    "values": finite_or_none([check.value for check in row]),
+                    "nulls": finite_or_none([check.null for check in row]),
                     "passed": [check.passed for check in row],
                     **_spread([check.value for check in row]),
                 }
                 for row in self._rows()
             ],
-            "numbers": {name: {"values": values, **_spread(values)} for name, values in self._numbers().items()},
+            "numbers": {name: {"values": finite_or_none(values), **_spread(values)} for name, values in self._numbers().items()},
             "seeds": {
                 str(seed): {"passed": each.outcome.passed, "time_s": each.time_s, "made_with": dict(each.made_with)}
                 for seed, each in self.finished.items()
@@ -120,7 +121,10 @@ class Reproduction(Result):
         """Return the table of checks, and how long it took."""
         header, rows = self.table()
         right = [name for name in header if name.startswith(("seed", "median", "range"))]
-        times = ", ".join(format_duration(each.time_s) for each in self.finished.values())
+        times = ", ".join(
+            format_duration(each.time_s) + {"read": " (read, not run)", "measured anew": " (measured anew)"}.get(each.origin, "")
+            for each in self.finished.values()
+        )
         return [filled_table(header, rows, right=right), f"Time: {times}."]
 
     def table(self) -> tuple[Sequence[str], Sequence[Sequence[str]]]:

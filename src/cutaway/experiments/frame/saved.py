@@ -8,12 +8,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from cutaway.experiments.frame.check import Check
+from cutaway.experiments.frame.check import Check, number_or_name
 from cutaway.experiments.frame.experiment import Outcome
 from cutaway.language_model import LanguageModel
 from cutaway.runtime import atomic_path, atomic_write, describe_device, pick_device, remove_path
@@ -27,12 +28,14 @@ _MARK = "experiment.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Finished:
-    """What one seed came to, and how long it took."""
+    """What one seed came to, and how long it took, with the training that was taken over from before."""
 
     outcome: Outcome
     time_s: float
     made_with: Mapping[str, Any]
-    """Versions, device and threads."""
+    """Versions, device, threads, and a hash of the experiment's sources."""
+    origin: Literal["run", "measured anew", "read"] = "run"
+    """Whether it was run now, was measured anew now because the experiment's code had changed, or had been finished before."""
 
 
 @dataclass(frozen=True)
@@ -47,16 +50,28 @@ class Folder:
 
         Raises ValueError, before anything is written, for a file, and for a folder that holds something else.
         """
+        folder, mark = cls(path), {"experiment": experiment_id, "settings": dict(settings)}
+        folder.check(experiment_id, settings)
+        if not (path / _MARK).is_file():
+            atomic_write(path / _MARK, json.dumps(mark, indent=2))
+        return folder
+
+    def check(self, experiment_id: str, settings: Mapping[str, Any]) -> None:
+        """Raise ValueError for a file, for a folder that holds something else, and for finished seeds that were damaged."""
+        path, mark = self.path, {"experiment": experiment_id, "settings": dict(settings)}
         if path.exists() and not path.is_dir():
             raise ValueError(f"{path} is a file; expected a folder for the reproduction")
-        mark = {"experiment": experiment_id, "settings": dict(settings)}
         if (path / _MARK).is_file():
             _check_same(path, read_object(path / _MARK), mark)
         elif path.is_dir() and (others := sorted(each.name for each in path.iterdir() if not each.name.startswith("."))):
             raise ValueError(f"{path} holds {others[0]} and is no reproduction: give a new or an empty folder with --out")
-        else:
-            atomic_write(path / _MARK, json.dumps(mark, indent=2))
-        return cls(path)
+        for seed in self.seeds():
+            self.read(seed)
+
+    def seeds(self) -> list[int]:
+        """Return the seeds that are finished, by whatever code."""
+        names = [file.parent.name.removeprefix("seed-") for file in self.path.glob("seed-*/result.json")]
+        return sorted(int(name) for name in names if name.isdecimal())
 
     def of_seed(self, seed: int) -> Path:
         """Return the subfolder of a seed."""
@@ -75,8 +90,9 @@ class Folder:
             arrays = load_file(folder / "arrays.safetensors") if values["arrays"] else {}
             numbers = {name: float(value) for name, value in values["numbers"].items()}
             outcome = Outcome(checks=checks, numbers=numbers, arrays=arrays)
-            return Finished(outcome=outcome, time_s=float(values["time_s"]), made_with=values["made_with"])
-        except (KeyError, TypeError, AttributeError, OSError, ValueError) as error:
+            made_with = dict(values["made_with"])
+            return Finished(outcome=outcome, time_s=float(values["time_s"]), made_with=made_with, origin="read")
+        except (KeyError, TypeError, AttributeError, OSError, ValueError, SafetensorError) as error:
             raise ValueError(f"{folder} is damaged ({error}): remove it, and its seed runs again") from None
 
     def write(self, seed: int, finished: Finished) -> None:
@@ -91,13 +107,13 @@ class Folder:
             "seed": seed,
             "passed": outcome.passed,
             "checks": [check.to_dict() for check in outcome.checks],
-            "numbers": dict(outcome.numbers),
+            "numbers": {name: number_or_name(value) for name, value in outcome.numbers.items()},
             "arrays": sorted(outcome.arrays),
             "models": sorted(outcome.models),
             "time_s": finished.time_s,
             "made_with": dict(finished.made_with),
         }
-        atomic_write(folder / "result.json", json.dumps(values, indent=2))
+        atomic_write(folder / "result.json", json.dumps(values, indent=2, allow_nan=False))
 
 
 def save_language_model(lm: LanguageModel, folder: Path) -> None:
@@ -109,9 +125,10 @@ def save_language_model(lm: LanguageModel, folder: Path) -> None:
         lm.tokenizer.save(temporary / "tokenizer.json")
 
 
-def made_here() -> dict[str, Any]:
-    """Return what a number depends on beside its seed: versions, device, threads."""
+def made_here(sources: str | None) -> dict[str, Any]:
+    """Return what a number depends on beside its seed: versions, device, threads, and the hash of the experiment's sources."""
     return {
+        "sources": sources,
         "cutaway": version("cutaway"),
         "torch": torch.__version__,
         "python": platform.python_version(),

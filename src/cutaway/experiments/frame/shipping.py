@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from cutaway.assets.shipped import shipped_card, shipped_models
@@ -81,7 +82,9 @@ class ShippedCheck(Result):
         return self.has_passed and not self.differing
 
     def _is_close(self, shipped: float, retrained: float | None) -> bool:
-        return retrained is not None and abs(shipped - retrained) <= _TOLERANCE * max(abs(shipped), abs(retrained))
+        return retrained is not None and (
+            shipped == retrained or abs(shipped - retrained) <= _TOLERANCE * max(abs(shipped), abs(retrained))
+        )
 
     def summary(self) -> str:
         """Return how they compare."""
@@ -116,9 +119,9 @@ class ShippedCheck(Result):
 
 
 def verify_shipped(
-    name: str, experiment: Experiment[Any], folder: Path, *, report: Callable[[int, int, str], None] = lambda *_: None
+    name: str, experiment: Experiment[Any], *, report: Callable[[int, int, str], None] = lambda *_: None
 ) -> ShippedCheck:
-    """Train a shipped model again in `folder`, by the settings and the seed on its card, and compare.
+    """Train a shipped model again from nothing, by the settings and the seed on its card, and compare; nothing of it stays.
 
     Raises ValueError where the experiment's settings are no longer those of the card.
     """
@@ -126,13 +129,14 @@ def verify_shipped(
     config = experiment.scale("small").config
     if experiment.settings(config) != card["settings"]:
         raise ValueError(f"{name} was trained at other settings than {experiment.id} has now: ship it anew")
-    result = reproduce(experiment, seeds=(card["seed"],), folder=folder, report=report)
+    with TemporaryDirectory() as temporary:  # a folder that was there before might hold a model that is trained already
+        result = reproduce(experiment, seeds=(card["seed"],), folder=Path(temporary), report=report)
+        retrained = file_sha256(Path(temporary) / f"seed-{card['seed']}" / name / "model.safetensors")
     outcome = result.outcomes[card["seed"]]
-    weights = folder / f"seed-{card['seed']}" / name / "model.safetensors"
     return ShippedCheck(
         name=name,
-        shipped=card["metrics"],
+        shipped={metric: float(value) for metric, value in card["metrics"].items()},
         retrained={check.name: check.value for check in outcome.checks},
         has_passed=outcome.passed,
-        is_same=file_sha256(weights) == file_sha256(shipped_models()[name] / "model.safetensors"),
+        is_same=retrained == file_sha256(shipped_models()[name] / "model.safetensors"),
     )
