@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cutaway import experiments
+from cutaway.experiments.frame import sources_sha256
 from cutaway.report import format_number
 from cutaway.runtime import atomic_write
 
@@ -29,6 +30,8 @@ def main() -> None:
     small = {folder: record for folder, record in records.items() if is_small(record)}
     for folder in records.keys() - small.keys():
         print(f"passed over: {folder}, which is no experiment of the list at its small scale")
+    for folder in (folder for folder, record in small.items() if is_outdated(record)):
+        print(f"outdated: {folder} was measured by other code: cutaway reproduce {small[folder]['experiment']} measures it anew")
     atomic_write(README, filled(README.read_text(), table(small.values())))
     print(f"{README}: {len(small)} experiments")
 
@@ -39,6 +42,12 @@ def is_small(record: Mapping[str, Any]) -> bool:
         return False
     experiment = experiments.experiment(name)
     return bool(record["settings"] == experiment.settings(experiment.scale("small").config))
+
+
+def is_outdated(record: Mapping[str, Any]) -> bool:
+    """Whether the code of a result's experiment has changed since a seed was measured."""
+    sources = sources_sha256(experiments.experiment(record["experiment"]))
+    return any(seed["made_with"].get("sources") != sources for seed in record["seeds"].values())
 
 
 def table(records: Iterable[Mapping[str, Any]]) -> str:

@@ -129,6 +129,7 @@ def test_ctrl_c_keeps_what_is_done(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (["toy", "--seeds", "many"], "seeds are 'many'; expected how many, as 3, or which, as 0,4,7"),
         (["--seeds", "abc"], "seeds are 'abc'; expected how many, as 3, or which, as 0,4,7"),
+        (["--seed", "0"], "no experiment is named to run"),
         (["--seeds", "2"], "no experiment is named to run: name one, as --list shows them, or give --all-fast"),
         (["toy", "--seeds", "4,5", "--seed", "9"], "give which seeds, or the first and how many"),
         (["toy", "--seeds", "4,5", "--seed", "0"], "give which seeds, or the first and how many"),

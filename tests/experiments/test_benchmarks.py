@@ -8,6 +8,7 @@ from types import ModuleType
 import pytest
 
 from cutaway import ModelConfig, Transformer, experiments
+from cutaway.experiments.frame import sources_sha256
 from cutaway.experiments.handmade import HANDMADE, induction
 from cutaway.experiments.ioi import ioi_prompts
 from cutaway.language_model import LanguageModel
@@ -111,6 +112,13 @@ def test_the_table_of_experiments_is_made_of_results(reproductions: ModuleType, 
         reproductions.table([record, record])
     endless = record | {"checks": [checks[0] | {"values": [None, 1.0, 2.0], "nulls": [None, None, None]}]}
     assert "KL: not finite, 1, 2 (at most 0.02; unigram not finite)" in reproductions.table([endless])
+
+
+def test_results_of_other_code_are_outdated(reproductions: ModuleType) -> None:
+    sources = sources_sha256(experiments.experiment("bigrams"))
+    seeds = {str(seed): {"made_with": {"sources": sources}} for seed in range(2)}
+    assert not reproductions.is_outdated({"experiment": "bigrams", "seeds": seeds})
+    assert reproductions.is_outdated({"experiment": "bigrams", "seeds": seeds | {"1": {"made_with": {}}}})
 
 
 def test_readme_lists_every_experiment(reproductions: ModuleType) -> None:

@@ -48,9 +48,9 @@ def reproduce(
     """Reproduce published results: train from nothing, measure, and hold each claim against its checks.
 
     Each check stands beside its null, the same number where the claim should not hold. Everything is kept in a folder: result.json,
-    report.html, figures, and the trained models. What was stopped goes on when given again, from at most half a minute before; a seed
-    that is finished is read, and measured again when the experiment's code has changed. A check that fails is an exit code of 1, and
-    says by how much.
+    report.html, figures, and the trained models. A training that was stopped goes on when given again, from at most half a minute
+    before; a seed that is finished is read, and measured anew when the experiment's code has changed. A check that fails is an exit
+    code of 1, and says by how much.
 
     Args:
         names: experiments, as --list shows them
@@ -80,7 +80,7 @@ def reproduce(
     if verify_shipped:
         return _verify_shipped(names, as_json=json)
     numbers = parse_seeds(seeds, first=seed)
-    if not (list or names or all_fast) and (numbers != [0] or scale != "small" or out is not None):
+    if not (list or names or all_fast) and (seed is not None or numbers != [0] or scale != "small" or out is not None):
         raise UsageError("no experiment is named to run: name one, as --list shows them, or give --all-fast")
     if list or not (names or all_fast):
         return _show_list(as_json=json)

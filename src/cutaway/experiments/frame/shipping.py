@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from cutaway.assets.shipped import shipped_card, shipped_models
 from cutaway.experiments.frame.experiment import Experiment
 from cutaway.experiments.frame.reproducing import reproduce
 from cutaway.interp.result import Result
+from cutaway.interp.tensors import finite_or_none
 from cutaway.report import filled_table, format_number
 from cutaway.runtime import atomic_path, file_sha256
 from cutaway.values import read_object
@@ -95,7 +97,10 @@ class ShippedCheck(Result):
 
     def to_dict(self) -> dict[str, Any]:
         """Return both models' metrics."""
-        metrics = {name: {"shipped": value, "retrained": self.retrained.get(name)} for name, value in self.shipped.items()}
+        metrics = {
+            name: {"shipped": finite_or_none(value), "retrained": finite_or_none(self.retrained.get(name, math.nan))}
+            for name, value in self.shipped.items()
+        }
         return {"name": self.name, "passed": self.passed, "is_same": self.is_same, "metrics": metrics}
 
     def figures(self) -> Sequence[Figure]:
