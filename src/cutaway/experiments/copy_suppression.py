@@ -391,7 +391,7 @@ def draw(outcome: Outcome) -> Mapping[str, Figure]:
             labels=[
                 "all heads",
                 *(f"without {head_label(*head)}" for head in arrays["all heads"].tolist()),
-                "without all that suppress",
+                "without suppressing",
             ],
             title="What was there already, said again", label="probability of what is forbidden",
         ),

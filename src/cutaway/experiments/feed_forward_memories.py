@@ -224,7 +224,7 @@ EXPERIMENT = Experiment(
     claim=(
         "In text held out, the contexts in which a key of a feed-forward layer is strongest end more alike than before training, and "
         "the likeliest character by its value comes next there at least three times as often as by another key's value. Ten "
-        "times as often, the bound first set after the paper, is not reached, and lower layers show it as upper ones do."
+        "times as often, the bound first set after the paper, is not reached, and lower layers show it too, less."
     ),
     source="Geva et al. 2021, Transformer Feed-Forward Layers Are Key-Value Memories",
     scales={
