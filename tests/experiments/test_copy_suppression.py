@@ -88,14 +88,14 @@ def test_one_who_knows_the_rules_gives_nothing_to_what_is_forbidden() -> None:
     assert _measured(forgetful, drawn, made)["forbidden"].mean().item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_finds_who_forbids_and_who_copies() -> None:
+def test_finds_who_suppresses_and_who_repeats() -> None:
     names = ["all", "L0H0", "L0H1", "L0H2"]
     ablated = _Ablated(
         dict(zip(names, [0.02, 0.06, 0.3, 0.2], strict=True)), {}, {}, dict(zip(names, [0.1, 0.2, 3.0, 0.3], strict=True))
     )
     found = _find(ablated, [(0, 0), (0, 1), (0, 2)])
-    assert found.forbidding == [(0, 2), (0, 0)]
-    assert found.copying == (0, 1)
+    assert found.suppressing == [(0, 2), (0, 0)]
+    assert found.repeating == (0, 1)
 
 
 def hand_made(made: Candidates, sign: float) -> _Trained:

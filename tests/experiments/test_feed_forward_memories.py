@@ -38,6 +38,24 @@ def test_contexts_are_the_strongest_of_all_windows(model: Transformer) -> None:
         assert memories.following[:, key].tolist() == [WINDOWS[row, pos + 1].item() for row, pos in found]
 
 
+def test_keys_that_are_off_in_their_contexts_are_left_out(model: Transformer) -> None:
+    kept = Memories.of(model, WINDOWS, 1, n_contexts=4, first=FIRST)
+    with torch.no_grad():
+        model.blocks[1].mlp.W_in.bias[[2, 5]] = -1e3
+    found = Memories.of(model, WINDOWS, 1, n_contexts=4, first=FIRST)
+    left = [key for key in range(16) if key not in (2, 5)]
+    assert kept.keys.tolist() == list(range(16))
+    assert found.keys.tolist() == left
+    for name in ("positions", "rows", "following"):
+        assert torch.equal(getattr(found, name), getattr(kept, name)[:, left])
+    assert torch.equal(found.said, kept.said[left])
+    torch.testing.assert_close(found.confidence, kept.confidence[left])
+    with torch.no_grad():
+        model.blocks[1].mlp.W_in.bias[:] = -1e3
+    with pytest.raises(ValueError, match="no key of layer 1 fires in 4 windows: give fewer contexts or more windows"):
+        Memories.of(model, WINDOWS, 1, n_contexts=4, first=FIRST)
+
+
 def test_values_say_what_a_stream_of_the_value_alone_would(model: Transformer) -> None:
     memories = Memories.of(model, WINDOWS, 0, n_contexts=2, first=FIRST)
     norm = model.unembed.ln_final
@@ -52,7 +70,7 @@ def test_values_say_what_a_stream_of_the_value_alone_would(model: Transformer) -
 def test_agreement_and_that_of_permuted_keys() -> None:
     following = torch.tensor([[3, 1, 2], [3, 1, 4]])
     said = torch.tensor([3, 1, 3])
-    memories = Memories(following, following, following, said, torch.ones(3))
+    memories = Memories(torch.arange(3), following, following, following, said, torch.ones(3))
     assert memories.agreement == pytest.approx(4 / 6)
     assert memories.agreement_of_first == pytest.approx(2 / 3)
     pairs = [following[context, key] == value for context in range(2) for key in range(3) for value in said]
@@ -66,7 +84,7 @@ def test_endings_in_common() -> None:
     assert endings[0, 0].tolist() == [10, 9, 8, 7, 6, 5, 4, 3]
     assert _common_ending(endings) == (3 + 0) / 2
     by_chance = _random_ending(
-        Memories(*(torch.zeros(40, 500, dtype=torch.long),) * 3, torch.zeros(500), torch.zeros(500)), WINDOWS, FIRST,
+        Memories(torch.arange(500), *(torch.zeros(40, 500, dtype=torch.long),) * 3, torch.zeros(500), torch.zeros(500)), WINDOWS, FIRST,
         generator=torch.Generator().manual_seed(0),
     )  # fmt: skip
     p = 1 / D_VOCAB

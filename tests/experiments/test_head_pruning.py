@@ -53,6 +53,10 @@ def test_ranks_by_gradient_on_one_text_and_by_cost_on_another(model: Transformer
     of_rows = torch.autograd.functional.jacobian(lambda switches: loss_with(model, learnt, switches), ones)
     torch.testing.assert_close(ranked.by_gradient, of_rows.abs().mean(0).flatten())
     for head in range(6):
+        layer, place = divmod(head, N_HEADS)
+        columns, attn = slice(4 * place, 4 * place + 4), model.blocks[layer].attn
+        written = attn.W_O.weight[:, columns] @ attn.W_V.weight[columns]
+        assert ranked.by_weights[head].item() == pytest.approx(written.norm().item())
         without = ones.flatten().index_fill(0, torch.tensor([head]), 0).reshape(N_LAYERS, N_HEADS)
         expected = (loss_with(model, held_out, without) - loss_with(model, held_out, ones)).mean()
         assert ranked.cost[head].item() == pytest.approx(expected.item(), abs=1e-12)
@@ -65,7 +69,7 @@ def test_points_of_a_curve_hold_the_share() -> None:
 
 def test_random_orders_agree_as_chance_has_it() -> None:
     cost = torch.randn(26, generator=torch.Generator().manual_seed(0))
-    found = _shuffled(_Ranked(cost, cost), generator=torch.Generator().manual_seed(1))
+    found = _shuffled(_Ranked(cost, cost, cost), generator=torch.Generator().manual_seed(1))
     assert found.mean().abs() < 0.02  # 2,000 draws of standard deviation 1/5
     assert found.std().item() == pytest.approx(1 / math.sqrt(25), abs=0.01)  # exact variance of Spearman's: 1 / (n - 1)
 
@@ -73,6 +77,8 @@ def test_random_orders_agree_as_chance_has_it() -> None:
 def test_interval_of_a_rank_correlation() -> None:
     low, high = _interval(0.0, 28).values()
     assert (low, high) == (pytest.approx(-math.tanh(1.96 / 5)), pytest.approx(math.tanh(1.96 / 5)))
+    assert list(_interval(1.0, 64).values()) == [1, 1]
+    assert list(_interval(-1.0, 64).values()) == [-1, -1]
     low, high = _interval(0.8, 64).values()
     assert low < 0.7 < 0.8 < high < 0.9
 

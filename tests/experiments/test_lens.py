@@ -5,7 +5,7 @@ import torch
 
 from cutaway import LanguageModel, ModelConfig, Transformer, experiments
 from cutaway.experiments.frame import Curves
-from cutaway.experiments.lens import _apart, _constant, _read, _worst
+from cutaway.experiments.lens import _apart, _constant, _fitted_biases, _read, _worst
 from cutaway.experiments.text_model import Trained
 from cutaway.interp.lens import TunedLens
 from cutaway.tokenizers import CharTokenizer
@@ -48,10 +48,36 @@ def test_divergences_are_those_of_states_and_translators(trained: Trained) -> No
         read = _read(trained, lens, tokens)
         assert read.logit_lens.tolist() == pytest.approx([kl(state) for state in stream])
         assert read.tuned_lens.tolist() == pytest.approx([*(kl(through(layer, layer)) for layer in range(3)), 0.0], abs=1e-12)
-        others = [kl(through(0, 1)), kl(through(1, 2)), kl(through(2, 0)), 0.0]
-        assert read.other_translators.tolist() == pytest.approx(others, abs=1e-12)
+        others = [kl(through(0, 1)), kl(through(1, 2)), kl(through(2, 1)), 0.0]
+        assert read.neighbours.tolist() == pytest.approx(others, abs=1e-12)
+        assert torch.all(read.biases_alone[:-1] < read.logit_lens[:-1])
+        assert read.biases_alone[-1] == 0
         rolled = [kl(torch.cat([state[-1:], state[:-1]])) for state in (*(through(layer, layer) for layer in range(3)), stream[3])]
         assert read.other_states.tolist() == pytest.approx(rolled)
+
+
+def test_fitted_biases_are_where_the_divergence_is_flat(trained: Trained) -> None:
+    model, tokens = trained.lm.model, trained.learnt.reshape(-1, 8)
+    biases = _fitted_biases(model, tokens)
+    assert biases.shape == (N_LAYERS, 12)
+    with torch.no_grad():
+        stream = [model.embed(tokens)]
+        for layer in range(N_LAYERS):
+            stream.append(model.run_blocks(stream[-1], range(layer, layer + 1)))
+        final = model.unembed(stream[-1]).log_softmax(-1)
+    for state, found in enumerate(biases):
+        bias = found.clone().requires_grad_()
+        said = model.unembed(stream[state] + bias).log_softmax(-1)
+        kl = torch.nn.functional.kl_div(said, final, log_target=True, reduction="none").sum(-1).mean()
+        (slope,) = torch.autograd.grad(kl, bias)
+        (first,) = torch.autograd.grad(
+            torch.nn.functional.kl_div(
+                model.unembed(stream[state] + (at := torch.zeros_like(found).requires_grad_())).log_softmax(-1), final,
+                log_target=True, reduction="none",
+            ).sum(-1).mean(), at,
+        )  # fmt: skip
+        assert slope.norm() < 0.02 * first.norm()
+    assert all(weight.grad is None for weight in model.parameters())
 
 
 def test_the_mean_answer_is_that_on_the_text_learnt(trained: Trained) -> None:

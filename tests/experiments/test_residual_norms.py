@@ -58,6 +58,9 @@ def test_first_layer_and_first_position_are_left_out() -> None:
     torch.testing.assert_close(grown.lengths, (GROWN["exponential"] + GROWN["linear"]) / 2, rtol=1e-6, atol=0)  # through float32
     assert grown.share_of_positions == 0.5
     assert grown.explained("linear") <= 1
+    steps = (grown.lengths[1:] / grown.lengths[:-1]).log()
+    parts = [steps[:4], steps[4:8], steps[8:]]  # 11 steps, the first parts the longer
+    assert grown.factors(3) == pytest.approx([part.mean().exp().item() for part in parts])
 
 
 def test_reduced_experiment_passes() -> None:

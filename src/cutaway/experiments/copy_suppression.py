@@ -1,4 +1,8 @@
-"""Copy suppression: a head looks for what is about to be said again, and writes against it."""
+"""Copy suppression: heads look for what was there and must not be said again, and write against it.
+
+Unlike the head of McDougall et al., which acts on what earlier layers are about to say, these heads are in the only layer: the
+trigger itself queries, and there is no prediction upstream of them.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["EXPERIMENT", "Config", "run", "draw"]
 
-_LEAST_RISE = 0.03  # of the probability of what is forbidden, without a head that is said to forbid
+_LEAST_RISE = 0.03  # of the probability of what is forbidden, without a head that is said to suppress
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,10 +59,12 @@ class _Trained(NamedTuple):
 
 
 class _Found(NamedTuple):
-    """The heads that forbid, the strongest first, and the one that copies, as (layer, head)."""
+    """Heads by what is lost without each, as (layer, head)."""
 
-    forbidding: list[tuple[int, int]]
-    copying: tuple[int, int]
+    suppressing: list[tuple[int, int]]
+    """Those without which the forbidden is likelier, the strongest first; but for the one that repeats, which may do so too."""
+    repeating: tuple[int, int]
+    """The one without which most is lost on what comes again."""
 
 
 class _Ablated(NamedTuple):
@@ -75,13 +81,13 @@ class _Ablated(NamedTuple):
 
 
 def run(config: Config, trial: Trial) -> Outcome:
-    """Train a model, find the heads that forbid on some texts, and judge them on others and by their weights."""
+    """Train a model, find the heads that suppress on some texts, and judge them on others and by their weights."""
     trained = _train(config, trial)
     untrained = trained._replace(model=_model(config, trained.candidates, trial))
     heads = {head_label(*head): [head] for head in _heads(trained)}
     finding = trained.candidates.texts(config.n_judged, config.n_turns, generator=trial.generator("finding"))
     found = _find(_ablated(trained.model, finding, trained.candidates, heads), _heads(trained))
-    sets = heads | {"all that forbid": found.forbidding}
+    sets = heads | {"all that suppress": found.suppressing}
     ablated = _ablated(trained.model, trained.judged, trained.candidates, sets)
     return Outcome(
         checks=(
@@ -177,11 +183,11 @@ def _heads(trained: _Trained) -> list[tuple[int, int]]:
 def _find(ablated: _Ablated, heads: Sequence[tuple[int, int]]) -> _Found:
     """Return the head without which most is lost that comes again, and of the others those without which the forbidden is likelier."""
     again = torch.tensor(list(ablated.again.values()))[1:]
-    copying = int(again.argmax())
+    repeating = int(again.argmax())
     rises = torch.tensor(list(ablated.forbidden.values()))[1:] - ablated.forbidden["all"]
-    ranked = [place for place in rises.argsort(descending=True).tolist() if place != copying]
-    forbidding = [heads[place] for place in ranked if rises[place] >= _LEAST_RISE]
-    return _Found(forbidding or [heads[ranked[0]]], heads[copying])
+    ranked = [place for place in rises.argsort(descending=True).tolist() if place != repeating]
+    suppressing = [heads[place] for place in ranked if rises[place] >= _LEAST_RISE]
+    return _Found(suppressing or [heads[ranked[0]]], heads[repeating])
 
 
 @torch.no_grad()
@@ -250,63 +256,76 @@ def _preference(trained: _Trained, heads: HeadSet) -> float:
 
 def _weight_checks(trained: _Trained, untrained: _Trained, found: _Found) -> Iterator[Check]:
     yield Check(
-        name="forbidding head: eigenvalues' sum over the sum of their sizes", at_most=-0.8,
-        value=_score(trained, found.forbidding[0]), null=_score(trained, found.copying), null_of="copying head",
+        name="strongest suppressing head: eigenvalues' sum over the sum of their sizes", at_most=-0.8,
+        value=_score(trained, found.suppressing[0]), null=_score(trained, found.repeating), null_of="repeating head",
     )  # fmt: skip
     yield Check(
-        name="share of candidates whose own logit falls most", at_least=0.75,
-        value=_lowers_most(trained, found.forbidding), null=_lowers_most(untrained, found.forbidding), null_of="untrained",
+        name="share of candidates whose own logit suppressing heads lower most", at_least=0.75,
+        value=_lowers_most(trained, found.suppressing), null=_lowers_most(untrained, found.suppressing), null_of="untrained",
     )  # fmt: skip
 
 
 def _attention_checks(trained: _Trained, untrained: _Trained, found: _Found) -> Iterator[Check]:
     yield Check(
-        name="attention to what is forbidden over that to the rest", at_least=2.0,
-        value=_preference(trained, found.forbidding), null=_preference(untrained, found.forbidding), null_of="untrained",
+        name="suppressing heads' attention to what is forbidden over that to the rest", at_least=2.0,
+        value=_preference(trained, found.suppressing), null=_preference(untrained, found.suppressing), null_of="untrained",
     )  # fmt: skip
     first, texts = trained.candidates.first, trained.judged
     is_due, base = texts.is_forbidden_key(first), _unseen(trained, [], texts.is_used_key(first))
     yield Check(
-        name="rise of what is forbidden where it is not seen", at_least=0.1,
-        value=_unseen(trained, found.forbidding, is_due) - base,
-        null=_unseen(trained, found.forbidding, texts.is_used_key(first) & ~is_due) - base, null_of="not seeing the rest",
+        name="rise of the forbidden's probability where suppressing heads do not see it", at_least=0.1,
+        value=_unseen(trained, found.suppressing, is_due) - base,
+        null=_unseen(trained, found.suppressing, texts.is_used_key(first) & ~is_due) - base, null_of="not seeing the rest",
     )  # fmt: skip
 
 
 def _ablation_checks(ablated: _Ablated, found: _Found) -> Iterator[Check]:
-    strongest, copying = head_label(*found.forbidding[0]), head_label(*found.copying)
+    strongest, repeating = head_label(*found.suppressing[0]), head_label(*found.repeating)
     yield Check(
         name="probability of what is forbidden", at_most=0.06,
-        value=ablated.forbidden["all"], null=ablated.forbidden["all that forbid"], null_of="without forbidding heads",
+        value=ablated.forbidden["all"], null=ablated.forbidden[strongest], null_of="without the strongest suppressing head",
     )  # fmt: skip
     yield Check(
-        name="nats lost without the forbidding head", at_least=0.08,
+        name="nats lost without the strongest suppressing head", at_least=0.08,
         value=ablated.exposed[strongest] - ablated.exposed["all"], null=ablated.free[strongest] - ablated.free["all"],
         null_of="where nothing is forbidden",
     )  # fmt: skip
     yield Check(
         name="nats a candidate that comes again", at_most=0.1,
-        value=ablated.again["all"], null=ablated.again[copying], null_of="without the copying head",
+        value=ablated.again["all"], null=ablated.again[repeating], null_of="without the repeating head",
     )  # fmt: skip
 
 
 def _numbers(trained: _Trained, untrained: _Trained, ablated: _Ablated, found: _Found) -> dict[str, float]:
-    texts, strongest = trained.judged, head_label(*found.forbidding[0])
+    texts = trained.judged
     return {
-        "forbidding heads": len(found.forbidding),
+        "suppressing heads, beside the repeating one": len(found.suppressing),
         "loss where something is forbidden, nats": ablated.exposed["all"],
         "the least possible there, nats": -texts.log_probs[texts.is_forbidden.any(-1)].mean().item(),
-        "without forbidding heads: loss where something is forbidden, nats": ablated.exposed["all that forbid"],
-        "without forbidding heads: loss on what comes again, nats": ablated.again["all that forbid"],
-        "without the forbidding head: probability of what is forbidden": ablated.forbidden[strongest],
-        "without the copying head: probability of what is forbidden": ablated.forbidden[head_label(*found.copying)],
-        "untrained forbidding head: eigenvalues' sum over that of their sizes": _score(untrained, found.forbidding[0]),
-        **{f"{head_label(*head)}: eigenvalues' sum over that of their sizes": _score(trained, head) for head in _heads(trained)},
+        "without suppressing heads: loss where something is forbidden, nats": ablated.exposed["all that suppress"],
+        "without suppressing heads: loss on what comes again, nats": ablated.again["all that suppress"],
+        "without suppressing heads: probability of what is forbidden": ablated.forbidden["all that suppress"],
+        "untrained: eigenvalues' sum over that of their sizes": _score(untrained, found.suppressing[0]),
+        "strongest suppressing head's number": found.suppressing[0][1],
+        "repeating head's number": found.repeating[1],
+        **{name: value for head in _heads(trained) for name, value in _of_head(trained, ablated, head).items()},
+    }
+
+
+def _of_head(trained: _Trained, ablated: _Ablated, head: tuple[int, int]) -> dict[str, float]:
+    """Return what every head is, whatever it is called: the repeating one may suppress as much as others."""
+    label = head_label(*head)
+    return {
+        f"{label}: eigenvalues' sum over that of their sizes": _score(trained, head),
+        f"{label}: attention to what is forbidden over that to the rest": _preference(trained, [head]),
+        f"without {label}: probability of what is forbidden": ablated.forbidden[label],
+        f"without {label}: nats lost where something is forbidden": ablated.exposed[label] - ablated.exposed["all"],
+        f"without {label}: loss on what comes again, nats": ablated.again[label],
     }
 
 
 def _arrays(trained: _Trained, ablated: _Ablated, found: _Found) -> dict[str, Float[Tensor, "..."]]:
-    pair = [found.forbidding[0], found.copying]
+    pair = [found.suppressing[0], found.repeating]
     return {
         **{name: trained.curves[name] for name in trained.curves.points},
         "heads": torch.tensor(pair),
@@ -340,7 +359,7 @@ def draw(outcome: Outcome) -> Mapping[str, Figure]:
 
     arrays, n_triggers = outcome.arrays, int(outcome.arrays["n_triggers"])
     labels = [head_label(*head) for head in arrays["heads"].tolist()]
-    kinds = [f"{label}, {kind}" for label, kind in zip(labels, ("forbidding", "copying"), strict=True)]
+    kinds = [f"{label}, {kind}" for label, kind in zip(labels, ("suppressing", "repeating"), strict=True)]
     names = [chr(ord("a") + i) for i in range(arrays["OV"].shape[1])]
     lines = {name: tuple(arrays[name].tolist()) for name in ("forbidden", "something forbidden", "least possible", "again")}
     limit = arrays["OV"].abs().max().item()
@@ -357,7 +376,7 @@ def draw(outcome: Outcome) -> Mapping[str, Figure]:
                 ov.numpy(), rows=names, columns=names, title=f"What the {kind} head writes", row_title="candidate looked at",
                 column_title="candidate", label="added to the logit", signed=True, limit=limit,
             )
-            for kind, ov in zip(("forbidding", "copying"), arrays["OV"], strict=True)
+            for kind, ov in zip(("suppressing", "repeating"), arrays["OV"], strict=True)
         },
         "Eigenvalues": arrows(
             {name: values.numpy() for name, values in zip(kinds, arrays["eigenvalues"], strict=True)},
@@ -369,7 +388,11 @@ def draw(outcome: Outcome) -> Mapping[str, Figure]:
         ),
         "Ablations": bars(
             arrays["forbidden without"].numpy(),
-            labels=["all heads", *(f"without {head_label(*head)}" for head in arrays["all heads"].tolist()), "without all that forbid"],
+            labels=[
+                "all heads",
+                *(f"without {head_label(*head)}" for head in arrays["all heads"].tolist()),
+                "without suppressing",
+            ],
             title="What was there already, said again", label="probability of what is forbidden",
         ),
     }  # fmt: skip
@@ -379,8 +402,9 @@ EXPERIMENT = Experiment(
     id="copy-suppression",
     title="Copy suppression",
     claim=(
-        "Where what is about to be said must not be said twice, heads learn to look for it in what was there and to lower the logit of "
-        "what they find, by negative eigenvalues of OV; what is called for again is copied all the same."
+        "Candidates that were there and must not come again are suppressed by heads that attend to them from the trigger and write "
+        "against them, by negative eigenvalues of OV; what is called for again is repeated all the same. The work is spread over most "
+        "heads, and the head that repeats takes part in it on some seeds."
     ),
     source="McDougall et al. 2023, Copy Suppression: Comprehensively Understanding an Attention Head",
     scales={

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
+from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from cutaway import LanguageModel
+from cutaway import LanguageModel, Transformer, run_with_cache
 from cutaway.experiments.frame import Check, Experiment, Outcome, Scale, Trial
 from cutaway.experiments.text_model import TextModel, Trained, spread_windows, train
 from cutaway.interp.lens import TunedLens, lens_scores, logit_lens, mean_kl, state_names, tuned_lens
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["EXPERIMENT", "Config", "run", "draw"]
 
+_N_BIAS_STEPS = 60  # of a quasi-Newton method: the KL no longer falls
 _N_SHOWN = 18  # characters in the figure
 
 
@@ -42,8 +44,10 @@ class _Read(NamedTuple):
 
     logit_lens: Float[Tensor, " state"]
     tuned_lens: Float[Tensor, " state"]
-    other_translators: Float[Tensor, " state"]
-    """Each state through the translator of the next, the last but one through the first."""
+    biases_alone: Float[Tensor, " state"]
+    """Each state with a vector added that was fitted for it, and nothing turned or stretched."""
+    neighbours: Float[Tensor, " state"]
+    """Each state through the translator of the next, the last that has one through that of the state before."""
     other_states: Float[Tensor, " state"]
     """Through its own translator the state of another window."""
     constant: float
@@ -68,6 +72,9 @@ def run(config: Config, trial: Trial) -> Outcome:
         numbers={
             "nats a character on held-out text": trained.held_out_loss(config.n_judged),
             "KL of the mean answer from the model's, nats": read.constant,
+            "KL with the neighbour's translator over that of the logit lens, at the worst": _worst(
+                read.neighbours, read.logit_lens
+            ),
             **{
                 f"KL {where}, {name}": getattr(read, name.replace(" ", "_"))[state].item()
                 for state, where in enumerate(_places(len(read.tuned_lens)))
@@ -90,9 +97,14 @@ def run(config: Config, trial: Trial) -> Outcome:
 def _read(trained: Trained, lens: TunedLens, judged: Int[Tensor, "window pos"]) -> _Read:
     model, names = trained.lm.model, state_names(trained.lm.config)
     n_layers = len(lens.A)
+    biases = _fitted_biases(model, spread_windows(trained.learnt, judged.shape[1], n_windows=len(judged)))
+    neighbours = [*range(1, n_layers), n_layers - 2, n_layers]
 
-    def of_the_next(resid: Float[Tensor, "... d_model"], state: int) -> Float[Tensor, "... d_model"]:
-        return resid if state == n_layers else lens.translate(resid, (state + 1) % n_layers)
+    def with_bias(resid: Float[Tensor, "... d_model"], state: int) -> Float[Tensor, "... d_model"]:
+        return resid if state == n_layers else resid + biases[state]
+
+    def of_the_neighbour(resid: Float[Tensor, "... d_model"], state: int) -> Float[Tensor, "... d_model"]:
+        return lens.translate(resid, neighbours[state])
 
     def of_another_window(resid: Float[Tensor, "window ..."], state: int) -> Float[Tensor, "window ..."]:
         return lens.translate(resid.roll(1, dims=0), state)
@@ -100,10 +112,30 @@ def _read(trained: Trained, lens: TunedLens, judged: Int[Tensor, "window pos"]) 
     return _Read(
         logit_lens=mean_kl(model, judged, names),
         tuned_lens=mean_kl(model, judged, names, translate=lens.translate),
-        other_translators=mean_kl(model, judged, names, translate=of_the_next),
+        biases_alone=mean_kl(model, judged, names, translate=with_bias),
+        neighbours=mean_kl(model, judged, names, translate=of_the_neighbour),
         other_states=mean_kl(model, judged, names, translate=of_another_window),
         constant=_constant(trained, judged),
     )
+
+
+def _fitted_biases(model: Transformer, learnt: Int[Tensor, "window pos"]) -> Float[Tensor, "layer d_model"]:
+    """Return for each state but the last the vector which, added to it, brings its KL on these windows to the least."""
+    names = state_names(model.config)
+    _, cache = run_with_cache(model, learnt, names)
+    *states, final = (rearrange(cache[name].detach(), "window pos d_model -> (window pos) d_model") for name in names)
+    resid, answer = torch.stack(states), model.unembed(final).detach().log_softmax(-1)
+    biases = torch.zeros_like(resid[:, :1]).requires_grad_()
+    optimizer = torch.optim.LBFGS([biases], max_iter=_N_BIAS_STEPS, line_search_fn="strong_wolfe")
+
+    def kl() -> Float[Tensor, ""]:
+        optimizer.zero_grad()
+        total: Tensor = kl_nats(answer, model.unembed(resid + biases).log_softmax(-1)).mean(-1).sum()
+        total.backward(inputs=[biases])
+        return total
+
+    optimizer.step(kl)
+    return biases.detach()[:, 0]
 
 
 @torch.no_grad()
@@ -126,9 +158,9 @@ def _apart(lm: LanguageModel, lens: TunedLens, judged: Int[Tensor, "window pos"]
 
 def _checks(read: _Read, apart: Float[Tensor, " state"]) -> Iterator[Check]:
     yield Check(
-        name="KL of the tuned lens over that of the logit lens, at the worst layer before the last", at_most=0.9,
-        value=_worst(read.tuned_lens, read.logit_lens), null=_worst(read.other_translators, read.logit_lens),
-        null_of="another layer's translators",
+        name="KL of the tuned lens over that of the logit lens, at the worst layer before the last", at_most=0.6,
+        value=_worst(read.tuned_lens, read.logit_lens), null=_worst(read.biases_alone, read.logit_lens),
+        null_of="biases alone, fitted",
     )  # fmt: skip
     yield Check(
         name="KL of the tuned lens over that of the mean answer, at the worst layer before the last", at_most=0.9,
@@ -136,7 +168,7 @@ def _checks(read: _Read, apart: Float[Tensor, " state"]) -> Iterator[Check]:
         null_of="another text's states",
     )  # fmt: skip
     yield Check(
-        name="largest difference of log-probabilities between the tuned lens at the last layer and the model", at_most=1e-5,
+        name="by construction: log-probabilities of the tuned lens at the last layer less the model's, at most", at_most=1e-5,
         value=apart[-1].item(), null=apart[-2].item(), null_of="the layer before",
     )  # fmt: skip
 
@@ -168,7 +200,8 @@ def draw(outcome: Outcome) -> Mapping[str, Figure]:
     n_states = len(arrays["logit lens"])
     places = range(-1, n_states - 1)
     series = {
-        name: (list(places), arrays[name].tolist()) for name in ("tuned lens", "logit lens", "other translators", "other states")
+        name: (list(places), arrays[name].tolist())
+        for name in ("tuned lens", "logit lens", "biases alone", "neighbours", "other states")
     }
     series["the mean answer"] = (list(places), [arrays["constant"].item()] * n_states)
     text = [chr(point) for point in arrays["shown"].tolist()]
@@ -194,7 +227,8 @@ EXPERIMENT = Experiment(
     title="The logit lens and the tuned lens",
     claim=(
         "Read through an affine map trained for it, every layer before the last is nearer to the model's answer, on text that neither "
-        "model nor map has seen, than the unembedding alone reads it; at the last layer both are the model."
+        "model nor map has seen, than the unembedding alone reads it: at the worst layer by more than a bias fitted for each layer "
+        "brings it nearer. At the last layer both are the model by construction."
     ),
     source="Belrose et al. 2023, Eliciting Latent Predictions from Transformers with the Tuned Lens; nostalgebraist 2020",
     scales={

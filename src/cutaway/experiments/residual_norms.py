@@ -1,4 +1,7 @@
-"""The residual stream grows exponentially with depth: in a model that others trained, and not before training."""
+"""The residual stream's growth with depth: nearer to an exponential than to a line in a model that others trained.
+
+There is one trained model: seeds redraw texts and the weights of the two that did not learn, not the model.
+"""
 
 from __future__ import annotations
 
@@ -88,6 +91,11 @@ class _Grown(NamedTuple):
         """What the exponential multiplies the length with from layer to layer."""
         return self.growths["exponential"].fitted.diff()[0].exp().item()
 
+    def factors(self, n_parts: int) -> list[float]:
+        """Return what the length is multiplied with from layer to layer, the geometric mean in so many parts of the depth."""
+        steps = self.lengths.double().log().diff()
+        return [part.mean().exp().item() for part in steps.tensor_split(n_parts)]
+
     @property
     def against_others(self) -> float:
         """What the exponential leaves unexplained, over what the better of the others does."""
@@ -121,6 +129,11 @@ def run(config: Config, trial: Trial) -> Outcome:
             "first position over the others, at most": measured.first_position()[0],
             **{f"R squared, {kind}, {name}": each.explained(kind) for name, each in of_models.items() for kind in _KINDS},
             **{f"times a layer, {name}": each.factor for name, each in of_models.items()},
+            **{
+                f"times a layer, {part} third, {name}": factor
+                for name, each in of_models.items()
+                for part, factor in zip(("first", "middle", "last"), each.factors(3), strict=True)
+            },
         },
         arrays={name: each.lengths for name, each in of_models.items()} | {kind: trained.growths[kind].fitted for kind in _KINDS},
     )
@@ -135,10 +148,6 @@ def _texts(lm: LanguageModel, config: Config, generator: torch.Generator) -> Int
 
 
 def _checks(trained: _Grown, untrained: _Grown, shuffled: _Grown) -> Iterator[Check]:
-    yield Check(
-        name="R squared of an exponential through the lengths after each layer", at_least=0.9,
-        value=trained.explained("exponential"), null=trained.explained("square root"), null_of="a square root",
-    )  # fmt: skip
     yield Check(
         name="variance that the exponential leaves, over what the better of line and square root leaves", at_most=0.7,
         value=trained.against_others, null=untrained.against_others, null_of="untrained",
@@ -173,8 +182,10 @@ EXPERIMENT = Experiment(
     id="residual-norms",
     title="Residual-stream norms of SmolLM2",
     claim=(
-        "From its first layer to its last, the residual stream of SmolLM2 grows as an exponential of depth, which describes it better "
-        "than a line or a square root do; before training, and with its weights shuffled, a line describes it better."
+        "An exponential of depth describes the residual stream of SmolLM2 better than a line or a square root do, as a mean "
+        "and at nine positions of ten (seeds redraw texts, not models); before training, and with its weights shuffled, a line does "
+        "better. The growth is uneven: about 1.05 times a layer in the middle third, 1.15 in the last; with shuffled weights about "
+        "1.06 in both, and 1.3 in the first."
     ),
     source="Heimersheim & Turner 2023, Residual stream norms grow exponentially over the forward pass",
     scales={
