@@ -5,7 +5,8 @@ import torch
 
 from cutaway import experiments, metrics
 from cutaway.experiments.frame import Trial
-from cutaway.experiments.greater_than import _carriers, _heads, _model, _recovered
+from cutaway.experiments.greater_than import _carriers, _model
+from cutaway.experiments.head_circuits import HeadCircuits
 from cutaway.experiments.year_spans import N_YEARS, NOUNS, SpanPrompts, YearSpans, span_words
 
 
@@ -99,8 +100,9 @@ def test_the_head_that_reads_the_year_is_found() -> None:
         attn.W_O.weight[:2, d_head] = torch.tensor([20.0, -20.0])
         model.unembed.W_U.weight[:N_YEARS, 0] = torch.linspace(-5, 5, N_YEARS)
     assert _carriers(model, made) == [(1, 1)]
-    assert _recovered(model, made, [(1, 1)]) == pytest.approx(1, abs=1e-4)
-    assert _recovered(model, made, [head for head in _heads(model) if head != (1, 1)]) == pytest.approx(0, abs=1e-4)
+    circuits = HeadCircuits(model, made.tokens, made.other_tokens, made.metric)
+    assert circuits.share([(1, 1)]) == pytest.approx(1, abs=1e-4)
+    assert circuits.share(circuits.others([(1, 1)])) == pytest.approx(0, abs=1e-4)
 
 
 @pytest.mark.slow

@@ -5,7 +5,8 @@ import torch
 
 from cutaway import edits, experiments, run_with_cache, run_with_edits
 from cutaway.experiments.frame import Trial
-from cutaway.experiments.ioi_mini import Config, _accuracy, _Circuits, _direct, _enough, _from_end, _model, _to_giver
+from cutaway.experiments.head_circuits import HeadCircuits
+from cutaway.experiments.ioi_mini import Config, _accuracy, _direct, _from_end, _model, _to_giver
 from cutaway.experiments.name_sentences import N_NAMES, NamePrompts, NameSentences, name_words
 from cutaway.model import Transformer
 
@@ -79,7 +80,7 @@ def test_after_a_third_giver_either_comes() -> None:
 
 def test_circuits_of_heads_are_runs_with_all_others_patched() -> None:
     model, made = small_model(), prompts(8)
-    circuits = _Circuits(model, made)
+    circuits = HeadCircuits(model, made.tokens, made.other_tokens, made.metric)
     names = ["blocks.0.attn.z", "blocks.1.attn.z"]
     _, cache = run_with_cache(model, made.other_tokens, names)
     logits = {"clean": model(made.tokens)}
@@ -92,11 +93,15 @@ def test_circuits_of_heads_are_runs_with_all_others_patched() -> None:
     assert circuits.share([]) == 0
     assert circuits.share(circuits.heads) == pytest.approx(1, abs=1e-9)
 
-    found = _enough(circuits)
-    assert circuits.share(found) >= 0.85 > circuits.share(found[:-1])
+    found = circuits.enough(0.9)
+    assert circuits.share(found) >= 0.9 > circuits.share(found[:-1])
+    assert circuits.n_enough(0.9, found) == len(found)
+    assert circuits.n_enough(2.0, circuits.heads) == len(circuits.heads)  # no order brings more than all
     alone = {head: circuits.share([head]) for head in circuits.heads}
     assert found[0] == max(alone, key=alone.__getitem__)
-    assert _enough(circuits, best_first=False)[0] == min(alone, key=alone.__getitem__)
+    orders = circuits.random_orders(20, generator=generator())
+    assert all(sorted(order) == circuits.heads for order in orders)
+    assert len({tuple(order) for order in orders}) > 5
 
 
 def test_what_heads_add_is_their_output_through_the_unembedding() -> None:

@@ -1,4 +1,4 @@
-"""Brackets: a small encoder tells balanced strings from others, and what is wrong with one shows in different parts."""
+"""Brackets: a small encoder tells balanced strings from others, and two of its parts together tell what is wrong with one."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ __all__ = ["EXPERIMENT", "Config", "run", "draw"]
 
 _SAID = {"balanced": "other balanced strings", "total": "a wrong total", "elevation": "a wrong elevation"}
 _LEARNT = {"balanced": "balanced", "total": "wrong total", "elevation": "wrong elevation"}
+_APART = "chance that two kinds of strings lie apart, the least of three:"
 _FIRST_HELD_OUT = 12  # brackets; of shorter strings there are so few that all are trained on
 
 
@@ -70,7 +71,7 @@ class _Kinds(NamedTuple):
 
 
 def run(config: Config, trial: Trial) -> Outcome:
-    """Train a model to tell balanced strings; judge it on strings held out, and find which parts speak up for which failure."""
+    """Train a model to tell balanced strings; judge it on strings held out, and find which parts tell the failures apart."""
     judged = _Judged.drawn(config, trial)
     model, curves = _train(config, trial, judged.strings)
     kinds, untrained = _Kinds.of(judged.strings), _model(config, trial)
@@ -79,11 +80,7 @@ def run(config: Config, trial: Trial) -> Outcome:
     spread, inserted = _spread(model, judged.strings.of_rows(torch.arange(300))), _insert(model, kinds, config.n_patched)
     drawn = BracketStrings.drawn(500, config.most_pairs, way="random", generator=trial.generator("neuron"))
     explained, neuron = _counting_neuron(model, drawn)
-    labels, _ = _contributions(model, kinds.balanced)
-    planes = {
-        name: _contributions(model, each)[1][[labels.index(part) for part in pair]]
-        for name, each in zip(_Kinds._fields, kinds, strict=True)
-    }
+    planes = {name: _contributions(model, each)[list(pair)] for name, each in kinds._asdict().items()}
     return Outcome(
         checks=(
             *_ability_checks(model, judged),
@@ -93,7 +90,8 @@ def run(config: Config, trial: Trial) -> Outcome:
             "strings judged": len(judged.strings),
             "near misses judged": len(judged.near),
             **_by_length(model, config, trial),
-            "chance that kinds lie apart, failures dealt at random": _separation(model, dealt_anew)[0],
+            f"{_APART} in the best single part": _separation(model, kinds, n_parts=1)[0],
+            f"{_APART} in the best plane, failures dealt at random": _separation(model, dealt_anew)[0],
             **{f"{head_label(0, head)}: entropy over the most possible": share for head, share in enumerate(spread.tolist())},
             "share of a neuron's variance that opening brackets explain": explained,
             **_flips(inserted),
@@ -101,8 +99,8 @@ def run(config: Config, trial: Trial) -> Outcome:
         arrays={
             **{name: curves[name] for name in curves.points},
             **{f"plane {name}": values for name, values in planes.items()},
-            "pair": torch.tensor([ord(letter) for letter in "|".join(pair)]),
-            "inserted": inserted.flipped,
+            "pair": torch.tensor(pair),
+            "inserted": inserted.flipped.unflatten(0, (config.n_layers, -1)),  # layer part kind
             "neuron": neuron,
             **_shown(model, kinds, spread),
         },
@@ -180,35 +178,33 @@ def _answers(model: Transformer, strings: BracketStrings) -> Bool[Tensor, " batc
     return answers
 
 
-def _contributions(model: Transformer, strings: BracketStrings) -> tuple[list[str], Float[Tensor, "part batch"]]:
-    """Return what each head and MLP adds by itself, where the answer is read, to the logit of unbalanced less that of balanced."""
+def _contributions(model: Transformer, strings: BracketStrings) -> Float[Tensor, "part batch"]:
+    """Return what each part adds by itself, where the answer is read, to the logit of unbalanced less that of balanced."""
     found = residual.attribute(model, strings.tokens, UNBALANCED, BALANCED, by="head")
-    places = [place for place, label in enumerate(found.labels) if "H" in label or "mlp" in label]
-    return [found.labels[place] for place in places], found.contributions[places].double()
+    places = [found.labels.index(label) for label in _parts(model.config.n_layers, model.config.n_heads)]
+    return found.contributions[places].double()
 
 
-def _separation(model: Transformer, kinds: _Kinds) -> tuple[float, tuple[str, str]]:
-    """Return how well the three kinds lie apart in the plane of two parts, and which two these are.
+def _separation(model: Transformer, kinds: _Kinds, *, n_parts: int = 2) -> tuple[float, tuple[int, ...]]:
+    """Return how well the three kinds lie apart in the plane of two parts (or along one), and which two these are.
 
-    The plane is chosen, and a line across it is fitted for each two kinds, on half of the strings; the others lie on its right side
-    with probabilities of which the least is returned.
+    The parts are chosen, and a line across their plane is fitted for each two kinds, on half of the strings; the others lie on its
+    right side with probabilities of which the least is returned.
     """
-    halves = []
-    for which in (0, 1):
-        found = [_contributions(model, each) for each in kinds.half(which)]
-        halves.append([values for _, values in found])
-        labels = found[0][0]
-    best = max(combinations(range(len(labels)), 2), key=lambda pair: _least_apart(halves[0], halves[0], pair))
-    return _least_apart(halves[0], halves[1], best), (labels[best[0]], labels[best[1]])
+    fitted, tested = ([_contributions(model, each) for each in kinds.half(which)] for which in (0, 1))
+    chosen = combinations(range(len(fitted[0])), n_parts)
+    best = max(chosen, key=lambda parts: _least_apart(fitted, fitted, parts))
+    return _least_apart(fitted, tested, best), best
 
 
-def _least_apart(fitted: Sequence[Tensor], tested: Sequence[Tensor], pair: tuple[int, int]) -> float:
-    """Return the least of the three kinds' chances to lie apart from each other, along lines fitted in the plane of two parts."""
+def _least_apart(fitted: Sequence[Tensor], tested: Sequence[Tensor], parts: Sequence[int]) -> float:
+    """Return the least of the three kinds' chances to lie apart from each other, along lines fitted in the space of some parts."""
     chances = []
     for one, other in combinations(range(len(fitted)), 2):
-        a, b = (fitted[kind][list(pair)] for kind in (one, other))
-        direction = torch.linalg.solve(a.cov() + b.cov() + 1e-9 * torch.eye(2, dtype=a.dtype), b.mean(1) - a.mean(1))
-        chances.append(_chance_above(direction @ tested[other][list(pair)], direction @ tested[one][list(pair)]))
+        a, b = (fitted[kind][list(parts)] for kind in (one, other))
+        spread = a.cov() + b.cov() + 1e-9 * torch.eye(len(parts), dtype=a.dtype)  # of one part, cov is a number
+        direction = torch.linalg.solve(spread, b.mean(1) - a.mean(1))
+        chances.append(_chance_above(direction @ tested[other][list(parts)], direction @ tested[one][list(parts)]))
     return min(chances)
 
 
@@ -220,9 +216,13 @@ def _chance_above(high: Float[Tensor, " a"], low: Float[Tensor, " b"]) -> float:
     return (below.double().mean() / (2 * len(low))).item()
 
 
-def _parts(layer: int, n_heads: int) -> list[str]:
-    """Return the names of a layer's heads and of its MLP."""
-    return [*(head_label(layer, head) for head in range(n_heads)), f"L{layer} mlp"]
+def _parts(n_layers: int, n_heads: int) -> dict[str, tuple[str, int | None]]:
+    """Return where each head, and each layer's MLP after its heads, writes: an activation's name, and which head of it."""
+    places: dict[str, tuple[str, int | None]] = {}
+    for layer in range(n_layers):
+        places |= {head_label(layer, head): (f"blocks.{layer}.attn.z", head) for head in range(n_heads)}
+        places[f"L{layer} mlp"] = f"blocks.{layer}.mlp_out", None
+    return places
 
 
 class _Inserted(NamedTuple):
@@ -235,11 +235,7 @@ class _Inserted(NamedTuple):
 @torch.no_grad()
 def _insert(model: Transformer, kinds: _Kinds, n: int) -> _Inserted:
     """Put into the runs of balanced strings what one head, or one layer's MLP, writes in strings of each kind, at every position."""
-    places: dict[str, tuple[str, int | None]] = {}
-    for layer in range(model.config.n_layers):
-        *of_heads, of_mlp = _parts(layer, model.config.n_heads)
-        places |= {label: (f"blocks.{layer}.attn.z", head) for head, label in enumerate(of_heads)}
-        places[of_mlp] = (f"blocks.{layer}.mlp_out", None)
+    places = _parts(model.config.n_layers, model.config.n_heads)
     halves = kinds.half(0), kinds.half(1)
     balanced = BracketStrings(halves[0].balanced.steps[:n])
     flipped = []
@@ -296,36 +292,43 @@ def _kept(strings: BracketStrings) -> BracketStrings:
 
 
 def _share_right(answers: Bool[Tensor, " batch"], strings: BracketStrings) -> float:
-    """Return the mean of the shares of balanced and of unbalanced strings that are taken for what they are."""
-    is_right = (answers == strings.is_balanced).double()
-    return (is_right[strings.is_balanced].mean().item() + is_right[~strings.is_balanced].mean().item()) / 2
+    """Return the mean of the shares of balanced and of unbalanced strings that are taken for what they are.
+
+    Raises ValueError where there are none of one kind.
+    """
+    is_right, kinds = (answers == strings.is_balanced).double(), (strings.is_balanced, ~strings.is_balanced)
+    if not all(kind.any() for kind in kinds):
+        raise ValueError(
+            f"all of {len(strings)} strings that are held out are alike, balanced or not; draw more of them to judge on"
+        )
+    return sum(is_right[kind].mean().item() for kind in kinds) / 2
 
 
 def _ability_checks(model: Transformer, judged: _Judged) -> Iterator[Check]:
     """Yield whether strings are told apart, beside what would be by their totals alone."""
     strings, near = judged
     yield Check(
-        name="share of held-out strings told right, balanced and not alike", at_least=0.995,
+        name="strings held out: share told right, mean of balanced and unbalanced", at_least=0.995,
         value=_share_right(_answers(model, strings), strings), null=_share_right(strings.total == 0, strings),
         null_of="counting alone",
     )  # fmt: skip
     yield Check(
-        name="share of near misses told unbalanced", at_least=0.99,
+        name="strings held out, one change from balanced: share told unbalanced", at_least=0.99,
         value=(~_answers(model, near)).double().mean().item(), null=(near.total != 0).double().mean().item(),
         null_of="counting alone",
     )  # fmt: skip
 
 
 def _part_checks(apart: float, apart_untrained: float, inserted: _Inserted) -> Iterator[Check]:
-    """Yield whether the failures show in different parts, and whether the first layer has found both."""
+    """Yield whether two parts tell the failures apart, and whether the first layer's MLP carries both."""
     yield Check(
-        name="chance that kinds lie apart in the plane of two parts, the least of three", at_least=0.9,
+        name=f"{_APART} in the plane of two parts' contributions", at_least=0.9,
         value=apart, null=apart_untrained, null_of="untrained",
     )  # fmt: skip
     by_balanced, *by_failing = inserted.flipped[inserted.labels.index("L0 mlp")].tolist()
     yield Check(
-        name="first MLP of failing strings, put in: share told unbalanced, the lesser of two failures", at_least=0.7,
-        value=min(by_failing), null=by_balanced, null_of="of other balanced strings",
+        name="balanced strings with the first MLP's output in failing ones: share told unbalanced, the lesser of two failures",
+        at_least=0.7, value=min(by_failing), null=by_balanced, null_of="in other balanced strings",
     )  # fmt: skip
 
 
@@ -335,8 +338,9 @@ def draw(outcome: Outcome) -> Mapping[str, Figure]:
 
     arrays = outcome.arrays
     learnt = {said: tuple(arrays[name].tolist()) for name, said in _LEARNT.items()}
-    first, second = "".join(map(chr, arrays["pair"].tolist())).split("|")
-    n_layers = len(arrays["inserted"]) // 3
+    n_layers, n_parts, _ = arrays["inserted"].shape
+    parts = list(_parts(n_layers, n_parts - 1))
+    first, second = (parts[place] for place in arrays["pair"].tolist())
     heads = [head_label(0, head) for head in arrays["heads"].tolist()]
     return {
         "Learning": panels(
@@ -348,10 +352,10 @@ def draw(outcome: Outcome) -> Mapping[str, Figure]:
             y_label=f"{second}: logits for unbalanced",
         ),
         "Parts": heatmap(
-            arrays["inserted"].numpy(), rows=[label for layer in range(n_layers) for label in _parts(layer, 2)],
+            arrays["inserted"].flatten(0, 1).numpy(), rows=parts,
             columns=list(_SAID.values()), title="Put into balanced strings, what does a part change?", row_title="part",
             column_title="as it is in", label="share told unbalanced",
-            texts=[[f"{share:.2f}" for share in row] for row in arrays["inserted"].tolist()],
+            texts=[[f"{share:.2f}" for share in row] for row in arrays["inserted"].flatten(0, 1).tolist()],
         ),
         "Attention": attention(
             arrays["patterns"].numpy(), tokens=[bracket_words().words[token] for token in arrays["string"].tolist()],
@@ -369,9 +373,9 @@ EXPERIMENT = Experiment(
     id="brackets",
     title="Balanced brackets",
     claim=(
-        "A three-layer encoder tells balanced strings of brackets from others, near misses included. A wrong total and an elevation "
-        "below 0 show in different parts: what two of them add to the answer tells the kinds of strings apart. Both are found by the "
-        "first layer already: its MLP's output alone, put into a balanced string, makes it unbalanced."
+        "A three-layer encoder tells balanced strings of brackets from others, near misses included. Strings whose total alone is "
+        "wrong, strings whose elevation alone falls below 0, and balanced ones lie apart in the plane of what two of its parts add to "
+        "the answer. The first MLP carries both failures: its output in a failing string, put into a balanced one, makes it unbalanced."
     ),
     source="the brackets exercise of ARENA 3.0, section 1.5.1 (which reads at the first position; here at the last)",
     scales={

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from cutaway.experiments.sentence_templates import Prompts, filled, template_rows, template_words
 from cutaway.interp.metrics import Metric, logit_diff
 from cutaway.tokenizers import WordTokenizer
 
@@ -42,24 +43,17 @@ N_NAMES = len(_NAMES)
 
 def name_words() -> WordTokenizer:
     """Return the tokenizer of these sentences: names, places, objects, then the other words."""
-    others = {word for template in (*_TWO_PEOPLE, *_ONE_PERSON) for word in template.split()} - _SLOTS.keys()
-    return WordTokenizer([*_NAMES, *_PLACES, *_OBJECTS, *sorted(others)])
+    return WordTokenizer([*_NAMES, *_PLACES, *_OBJECTS, *template_words((*_TWO_PEOPLE, *_ONE_PERSON), _SLOTS)])
 
 
 @dataclass(frozen=True, eq=False)
-class NamePrompts:
+class NamePrompts(Prompts):
     """Sentences of two people up to the receiver, each beside the same with a third giver, after which neither is likelier."""
 
-    tokens: Int[Tensor, "batch pos"]
-    other_tokens: Int[Tensor, "batch pos"]
     receivers: Int[Tensor, " batch"]
     givers: Int[Tensor, " batch"]
     strangers: Int[Tensor, " batch"]
     """The third givers, who are not in the sentence."""
-
-    def rows(self, n: int) -> NamePrompts:
-        """Return the first `n` prompts."""
-        return NamePrompts(*(getattr(self, each.name)[:n] for each in fields(self)))
 
     @property
     def metric(self) -> Metric:
@@ -86,8 +80,9 @@ class NameSentences:
         giver, receiver = torch.where(is_first < 0.5, first, second), torch.where(is_first < 0.5, second, first)
         giver = torch.where(kind < _P_THIRD, third, giver)
         people = {"FIRST": first, "SECOND": second, "GIVER": giver, "RECEIVER": receiver}
+        all_rows = (template_rows(templates, _SLOTS, name_words(), n_pos=_N_POS) for templates in (_TWO_PEOPLE, _ONE_PERSON))
         of_two, of_one = (
-            _filled(_drawn(templates, batch_size, generator), people, generator) for templates in (_TWO_PEOPLE, _ONE_PERSON)
+            _filled(rows[torch.randint(len(rows), (batch_size,), generator=generator)], people, generator) for rows in all_rows
         )
         return torch.where((kind < 1 - _P_ONE)[:, None], of_two, of_one)
 
@@ -96,9 +91,9 @@ class NameSentences:
         first, second, third = self._people(n_prompts, is_held_out=is_held_out, generator=generator).unbind(1)
         place = torch.arange(n_prompts)
         giver, receiver = torch.where(place % 2 == 0, first, second), torch.where(place % 2 == 0, second, first)
-        rows = _rows(_TWO_PEOPLE)[place // 2 % len(_TWO_PEOPLE)][:, :_N_PROMPT]
+        rows = template_rows(_TWO_PEOPLE, _SLOTS, name_words())[place // 2 % len(_TWO_PEOPLE)][:, :_N_PROMPT]
         rows = _filled(rows, {"FIRST": first, "SECOND": second}, generator)
-        clean, other = (torch.where(rows == _SLOTS["GIVER"], each[:, None], rows) for each in (giver, third))
+        clean, other = (filled(rows, _SLOTS, {"GIVER": each}) for each in (giver, third))
         return NamePrompts(clean, other, receiver, giver, third)
 
     def _people(self, n_rows: int, *, is_held_out: bool, generator: torch.Generator) -> Int[Tensor, "batch 3"]:
@@ -112,22 +107,9 @@ class NameSentences:
         return torch.cat(found)[:n_rows]
 
 
-def _rows(templates: Sequence[str]) -> Int[Tensor, "template pos"]:
-    words = name_words()
-    ids = [[_SLOTS[word] if word in _SLOTS else words.encode(word)[0] for word in each.split()] for each in templates]
-    (stop,) = words.encode(".")
-    return torch.tensor([row + [stop] * (_N_POS - len(row)) for row in ids])
-
-
-def _drawn(templates: Sequence[str], n_rows: int, generator: torch.Generator) -> Int[Tensor, "batch pos"]:
-    return _rows(templates)[torch.randint(len(templates), (n_rows,), generator=generator)]
-
-
 def _filled(rows: Int[Tensor, "batch pos"], people: Mapping[str, Tensor], generator: torch.Generator) -> Int[Tensor, "batch pos"]:
     """Return rows with people in their slots, and in each a place and an object."""
     n_rows = len(rows)
     place = N_NAMES + torch.randint(len(_PLACES), (n_rows,), generator=generator)
     thing = N_NAMES + len(_PLACES) + torch.randint(len(_OBJECTS), (n_rows,), generator=generator)
-    for slot, tokens in {**people, "PLACE": place, "OBJECT": thing}.items():
-        rows = torch.where(rows == _SLOTS[slot], tokens[:, None], rows)
-    return rows
+    return filled(rows, _SLOTS, {**people, "PLACE": place, "OBJECT": thing})

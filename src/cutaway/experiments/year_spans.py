@@ -6,12 +6,13 @@ Greater-than of Hanna et al. 2023, and its mirror image: where both are told, no
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from cutaway.experiments.sentence_templates import Prompts, filled, template_rows, template_words
 from cutaway.interp.metrics import Metric
 from cutaway.model.norms import at_least_float32
 from cutaway.tokenizers import WordTokenizer
@@ -41,27 +42,23 @@ _NO_YEARS = 1, N_YEARS - 2
 
 def span_words() -> WordTokenizer:
     """Return the tokenizer of these sentences: years first, then nouns and the other words."""
-    others = sorted({word for template in (*_LATER, *_EARLIER) for word in template.split()} - _SLOTS.keys())
-    return WordTokenizer([*(f"{year:02d}" for year in range(N_YEARS)), *NOUNS, *others])
+    years = (f"{year:02d}" for year in range(N_YEARS))
+    return WordTokenizer([*years, *NOUNS, *template_words((*_LATER, *_EARLIER), _SLOTS)])
 
 
 @dataclass(frozen=True, eq=False)
-class SpanPrompts:
-    """Sentences up to the second year, each beside the same with a first year that leaves nearly all open."""
+class SpanPrompts(Prompts):
+    """Sentences up to the second year, each beside the same with a first year that leaves nearly all open.
 
-    tokens: Int[Tensor, "batch pos"]
-    other_tokens: Int[Tensor, "batch pos"]
-    """With 01 where a later year comes, 98 where an earlier one does."""
+    That is 01 where a later year comes, 98 where an earlier one does.
+    """
+
     retold_tokens: Int[Tensor, "batch pos"]
     """With another noun and another century, which say nothing about the second year."""
     years: Int[Tensor, " batch"]
     """The first year's two digits."""
     is_later: Bool[Tensor, " batch"]
     """Whether a later year comes."""
-
-    def rows(self, n: int) -> SpanPrompts:
-        """Return the first `n` prompts."""
-        return SpanPrompts(*(getattr(self, each.name)[:n] for each in fields(self)))
 
     @property
     def is_right(self) -> Bool[Tensor, "batch year"]:
@@ -77,7 +74,11 @@ class SpanPrompts:
 
 @dataclass(frozen=True, eq=False)
 class YearSpans:
-    """Where such sentences come from: some nouns never come with some years."""
+    """Where such sentences come from: some nouns never come with some years.
+
+    What comes next hangs on the year and not on the noun, so that what is held out tells whether the noun misleads, and no more: every
+    first year is read with other nouns, and a table of years foretells as well as knowing their order.
+    """
 
     held_out: Bool[Tensor, "noun year"]
 
@@ -98,29 +99,16 @@ class YearSpans:
         pairs = of_kind.nonzero()
         nouns, years = pairs[torch.randint(len(pairs), (n_prompts,), generator=generator)].unbind(1)
         is_later = torch.arange(n_prompts) % 2 == 0
-        later, earlier = (_drawn(templates, n_prompts, generator) for templates in (_LATER, _EARLIER))
+        kinds = (template_rows(templates, _SLOTS, span_words()) for templates in (_LATER, _EARLIER))
+        later, earlier = (rows[torch.randint(len(rows), (n_prompts,), generator=generator)] for rows in kinds)
         rows = torch.where(is_later[:, None], later, earlier)
         centuries, other_centuries = torch.randint(*_CENTURIES, (2, n_prompts), generator=generator)
         other_nouns = torch.randint(len(NOUNS), (n_prompts,), generator=generator)
-        return SpanPrompts(
-            _filled(rows, nouns, centuries, years),
-            _filled(rows, nouns, centuries, torch.where(is_later, *_NO_YEARS)),
-            _filled(rows, other_nouns, other_centuries, years),
-            years,
-            is_later,
-        )
-
-
-def _filled(rows: Int[Tensor, "batch pos"], nouns: Tensor, centuries: Tensor, years: Tensor) -> Int[Tensor, "batch pos"]:
-    for slot, tokens in (("NOUN", N_YEARS + nouns), ("CENTURY", centuries), ("YEAR", years)):
-        rows = torch.where(rows == _SLOTS[slot], tokens[:, None], rows)
-    return rows
-
-
-def _drawn(templates: Sequence[str], n_rows: int, generator: torch.Generator) -> Int[Tensor, "batch pos"]:
-    words = span_words()
-    ids = [[_SLOTS[word] if word in _SLOTS else words.encode(word)[0] for word in each.split()] for each in templates]
-    return torch.tensor(ids)[torch.randint(len(ids), (n_rows,), generator=generator)]
+        told = {"NOUN": N_YEARS + nouns, "CENTURY": centuries, "YEAR": years}
+        no_year = torch.where(is_later, *_NO_YEARS)
+        retold = {"NOUN": N_YEARS + other_nouns, "CENTURY": other_centuries}
+        clean, other, anew = (filled(rows, _SLOTS, told | changed) for changed in ({}, {"YEAR": no_year}, retold))
+        return SpanPrompts(clean, other, anew, years, is_later)
 
 
 class _ProbabilityDifference(Metric):
