@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from cutaway import experiments, heads
+from cutaway import ModelConfig, Transformer, experiments, heads
 from cutaway.experiments import handmade
 from cutaway.experiments.frame import Curves
-from cutaway.experiments.induction import _edges, _find, _lead, _Trained, _undone
+from cutaway.experiments.induction import _edge_numbers, _edges, _find, _lead, _losses, _strongest, _Trained, _undone
 from cutaway.experiments.repeated_segments import repeated_segments
 
 
@@ -45,9 +45,18 @@ def test_measures_find_the_circuit_that_was_made_by_hand() -> None:
     assert undone["previous-token head"] > 0.6
     assert undone["rest of layer 0"] == pytest.approx(0, abs=1e-4)  # distractors write aside; float32
 
-    edges = _edges(made_by_hand)
+    edges = _edges(made_by_hand, seeds=(0, 1))
     assert _lead(edges, found.previous, found) > 1000
     assert _lead(edges, found.others, found) < 1e-3
+    assert _edge_numbers(edges, found)["previous-token head to induction keys, nats"] == _strongest(
+        edges, [roles["previous token"]], [roles["induction"]], "k"
+    )
+
+
+def test_a_model_that_foretells_no_tokens_is_refused() -> None:
+    shape = ModelConfig(d_vocab=20, d_vocab_out=3, n_ctx=16, n_layers=1, n_heads=1, d_model=4, d_mlp=0, tie_embeddings=False)
+    with pytest.raises(ValueError, match="foretells none of the tokens"):
+        _losses(heads.detect_heads(Transformer(shape, generator=torch.Generator().manual_seed(0))))
 
 
 def test_reduced_experiment_passes() -> None:

@@ -6,7 +6,15 @@ import torch
 from cutaway import Transformer, experiments
 from cutaway.experiments import grokking, modular_clock
 from cutaway.experiments.frame import Trial
-from cutaway.experiments.modular_addition import Sums, SumsConfig, number_embedding, summing_model, turn_gradients
+from cutaway.experiments.modular_addition import (
+    Sums,
+    SumsConfig,
+    first_known,
+    number_embedding,
+    sum_of_squares,
+    summing_model,
+    turn_gradients,
+)
 
 TINY = SumsConfig(prime=7, train_fraction=0.5, d_model=8, n_heads=2, d_mlp=12)
 
@@ -23,6 +31,19 @@ def test_sums_are_all_pairs_and_no_test_sum_is_learnt_from() -> None:
     assert sorted([*sums.train.tolist(), *sums.test.tolist()]) == list(range(49))
     assert torch.equal(Sums.drawn(TINY, Trial(seed=0)).train, sums.train)
     assert not torch.equal(Sums.drawn(TINY, Trial(seed=1)).train, sums.train)
+
+
+def test_test_sums_are_told_apart_by_their_mirror() -> None:
+    sums, model = tiny()
+    train = {tuple(pair) for pair in sums.tokens[sums.train, :2].tolist()}
+    pairs = {name: sums.tokens[getattr(sums, name), :2].tolist() for name in ("with_mirror", "without_mirror", "test")}
+    assert all((b, a) in train for a, b in pairs["with_mirror"])
+    assert not any((b, a) in train or (a, b) in train for a, b in pairs["without_mirror"])
+    assert sorted(pairs["with_mirror"] + pairs["without_mirror"]) == pairs["test"]
+    assert pairs["with_mirror"]
+    assert sum_of_squares(model) == pytest.approx(
+        sum(each.detach().flatten().dot(each.detach().flatten()).item() for each in model.parameters())
+    )
 
 
 def test_logits_are_those_after_the_sign() -> None:
@@ -77,8 +98,8 @@ def test_when_losses_rise_and_fall() -> None:
     assert grokking._stays_below(curve(1, 1), 2) == 0
     assert grokking._rises_above(curve(5, 1, 3, 4, 5), 3.5, start=10) == 30
     assert grokking._rises_above(curve(5, 1, 1), 3.5, start=10) == 20
-    assert grokking._first_step(curve(0.2, 0.99, 1)) == 10
-    assert grokking._first_step(curve(0.2, 0.98)) is None
+    assert first_known(curve(0.2, 0.99, 1)) == 10
+    assert first_known(curve(0.2, 0.98)) is None
 
 
 def test_restricted_and_excluded_losses_of_a_network_that_is_one_wave(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,11 +8,13 @@ import torch
 from cutaway import experiments
 from cutaway.experiments.superposition_dimensionality import (
     FRACTIONS,
+    _counts_near,
     _dimensions_per_feature,
     _even_fall,
     _is_kept,
     _n_on_plateau,
-    _share_near,
+    _random_directions,
+    _share_of_half,
     _sums_off,
 )
 from cutaway.experiments.toy_models import feature_dimensionality
@@ -48,9 +50,18 @@ def test_fractions_are_those_of_the_shapes(name: str) -> None:
 
 
 def test_what_is_near_a_fraction_is_counted() -> None:
-    dimensionality = torch.tensor([[0.5, 0.505, 0.55, 0.76, 0.1], [0.5, 0.5, 0.5, 0.5, 0.5]])
-    is_counted = torch.tensor([[True] * 5, [False] * 5])
-    assert _share_near(dimensionality, is_counted) == 3 / 4  # 0.1 has less than the least fraction
+    found = _counts_near(torch.tensor([0.5, 0.505, 0.55, 0.76, 0.1, 0.395]))
+    assert found == dict.fromkeys(FRACTIONS, 0) | {"pair: 1/2": 2, "tetrahedron: 3/4": 1, "pentagon: 2/5": 1}
+    pair_and_own = torch.tensor([[1.0, 0], [-1, 0], [0, 1]])
+    assert _share_of_half(pair_and_own) == pytest.approx(2 / 3)
+    assert _share_of_half(pair_and_own, torch.tensor([True, False, True])) == 1 / 2
+
+
+def test_random_directions_are_as_long() -> None:
+    W = torch.tensor([[[3.0, 4, 0], [0, 0, 0.5]]])
+    draws = _random_directions(W, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(draws.norm(dim=-1), W.norm(dim=-1).expand(len(draws), -1, -1))
+    assert draws.mean(0).abs().max() < 1.5  # 200 directions of length 5: over four standard errors
 
 
 def test_sums_lengths_and_plateaus() -> None:

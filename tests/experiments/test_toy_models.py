@@ -8,6 +8,7 @@ import torch
 from cutaway.experiments.toy_models import (
     ToyModels,
     anticorrelated_features,
+    best_replicas,
     correlated_features,
     feature_dimensionality,
     sparse_features,
@@ -25,6 +26,12 @@ def test_dimensionality_of_known_geometries() -> None:
     antipodal = torch.tensor([[1.0, 0], [-1, 0], [0, 2], [0, -2]]).double()
     torch.testing.assert_close(feature_dimensionality(antipodal), torch.full((4,), 0.5).double())
     assert feature_dimensionality(torch.zeros(3, 2)).tolist() == [0, 0, 0]
+
+
+def test_best_replica_of_each_group() -> None:
+    losses = torch.tensor([3.0, 1, 2, 0.5, 0.7, 0.6])
+    assert best_replicas(losses, n_replicas=3).tolist() == [1, 3]
+    assert best_replicas(losses, n_replicas=2).tolist() == [1, 3, 5]
 
 
 @pytest.mark.parametrize("activate", [None, torch.relu])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,12 +14,15 @@ from torch import Tensor
 from cutaway import Transformer
 from cutaway.experiments.frame import Check, Curves, Experiment, Outcome, Scale, Trial
 from cutaway.experiments.modular_addition import (
+    KNOWN,
     N_PUBLISHED,
     PUBLISHED,
     Sums,
     SumsConfig,
+    first_known,
     learn_sums,
     number_embedding,
+    sum_of_squares,
     summing_model,
 )
 from cutaway.experiments.number_waves import along_waves, frequency_power, leading_frequencies, sum_waves
@@ -27,18 +30,12 @@ from cutaway.experiments.number_waves import along_waves, frequency_power, leadi
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["EXPERIMENT", "Config", "run", "draw"]
+__all__ = ["EXPERIMENT", "run", "draw"]
 
-_KNOWN = 0.99  # the accuracy at which sums count as known
 _SETTLING = 600  # steps after which the embedding is looked at
 
 
-@dataclass(frozen=True, kw_only=True)
-class Config(SumsConfig):
-    """Which sums are learnt from, by which model, and how fast its weights decay; the control's do not."""
-
-
-def run(config: Config, trial: Trial) -> Outcome:
+def run(config: SumsConfig, trial: Trial) -> Outcome:
     """Train one model with weight decay and one without; look back along the first with the frequencies it ended on."""
     sums = Sums.drawn(config, trial)
     model, control = (summing_model(config, trial).model for _ in range(2))
@@ -50,14 +47,18 @@ def run(config: Config, trial: Trial) -> Outcome:
     looks = _looks(curves, model, sums, ranked[:N_PUBLISHED])
     by_others = _looks(curves, model, sums, others[:N_PUBLISHED])
     return Outcome(
-        checks=(*_accuracy_checks(curves, without), *_progress_checks(config, curves, looks, by_others)),
+        checks=(
+            *_accuracy_checks(curves, without),
+            *_mirror_checks(sums, model, control),
+            *_progress_checks(config, curves, looks, by_others),
+        ),
         numbers={
-            "train accuracy is .99 at step (never: 0)": _first_step(curves["train accuracy"]) or 0.0,
-            "test accuracy is .99 at step (never: 0)": _first_step(curves["test accuracy"]) or 0.0,
+            "train accuracy is .99 at step (never: 0)": first_known(curves["train accuracy"]) or 0.0,
+            "test accuracy is .99 at step (never: 0)": first_known(curves["test accuracy"]) or 0.0,
             "share of the five greatest frequencies in the power, without weight decay": without["power"][1, -1].item(),
             **{f"frequency {place + 1} of the five greatest": float(k) for place, k in enumerate(ranked[:N_PUBLISHED])},
-            "sum of squared weights, with weight decay": _squares(model),
-            "sum of squared weights, without": _squares(control),
+            "sum of squared weights, with weight decay": sum_of_squares(model),
+            "sum of squared weights, without": sum_of_squares(control),
         },
         arrays={
             **looks,
@@ -91,9 +92,9 @@ def _looks(curves: Curves, model: Transformer, sums: Sums, frequencies: Sequence
 
 
 def _accuracy_checks(curves: Curves, without: Curves) -> Iterator[Check]:
-    """Yield whether the sums that were not learnt from become known, late, and not without weight decay."""
+    """Yield whether the sums that were not learnt from become known, late, and not in as many steps without weight decay."""
     yield Check(
-        name="test accuracy at the end", at_least=_KNOWN,
+        name="test accuracy at the end", at_least=KNOWN,
         value=curves["test accuracy"][1, -1].item(), null=without["test accuracy"][1, -1].item(), null_of="no weight decay",
     )  # fmt: skip
     yield Check(
@@ -106,25 +107,40 @@ def _accuracy_checks(curves: Curves, without: Curves) -> Iterator[Check]:
     )  # fmt: skip
 
 
+def _mirror_checks(sums: Sums, model: Transformer, control: Transformer) -> Iterator[Check]:
+    """Yield whether sums are known whose mirror was not learnt from either: what the control knows, it knows by a + b = b + a."""
+    with torch.no_grad():
+        logits, by_control = sums.logits(model), sums.logits(control)
+    at_chance = sums.accuracy(by_control, sums.without_mirror)
+    yield Check(
+        name="test accuracy where b + a is not learnt from either", at_least=KNOWN,
+        value=sums.accuracy(logits, sums.without_mirror), null=at_chance, null_of="no weight decay",
+    )  # fmt: skip
+    yield Check(
+        name="the same without weight decay", at_most=0.05,
+        value=at_chance, null=sums.accuracy(by_control, sums.with_mirror), null_of="where b + a is learnt from",
+    )  # fmt: skip
+
+
 def _delay(curves: Curves) -> float:
-    known, understood = (_first_step(curves[f"{part} accuracy"]) for part in ("train", "test"))
+    known, understood = (first_known(curves[f"{part} accuracy"]) for part in ("train", "test"))
     return understood / known if known and understood else 0.0
 
 
 def _progress_checks(
-    config: Config, curves: Curves, looks: Mapping[str, Tensor], by_others: Mapping[str, Tensor]
+    config: SumsConfig, curves: Curves, looks: Mapping[str, Tensor], by_others: Mapping[str, Tensor]
 ) -> Iterator[Check]:
     """Yield whether the waves are there in the end, and were on their way before the test loss fell.
 
     A loss has risen when it is that of guessing, and has fallen when it stays below half of it.
     """
-    power, understood = curves["power"], _first_step(curves["test accuracy"])
+    power, understood = curves["power"], first_known(curves["test accuracy"])
     settled = power[1, power[0] >= understood + _SETTLING] if understood else power[1, :0]
     yield Check(
         name="five greatest frequencies in the embedding's power, 600 steps after that", at_least=0.8,
         value=settled[0].item() if len(settled) else 0.0, null=power[1, 0].item(), null_of="untrained",
     )  # fmt: skip
-    guessing, memorised = math.log(config.prime), _first_step(curves["train accuracy"]) or config.n_steps
+    guessing, memorised = math.log(config.prime), first_known(curves["train accuracy"]) or config.n_steps
     fallen = _stays_below(looks["test loss"], guessing / 2)
     yield Check(
         name="steps by which the restricted loss falls before the test loss", at_least=100,
@@ -136,12 +152,6 @@ def _progress_checks(
         value=fallen - _rises_above(looks["excluded loss"], guessing, start=memorised),
         null=fallen - _rises_above(by_others["excluded loss"], guessing, start=memorised), null_of="other frequencies",
     )  # fmt: skip
-
-
-def _first_step(curve: Float[Tensor, "2 look"]) -> float | None:
-    """Return the first step at which sums are known, None where they never are."""
-    reached = curve[0, curve[1] >= _KNOWN]
-    return reached[0].item() if len(reached) else None
 
 
 def _stays_below(curve: Float[Tensor, "2 look"], bound: float) -> float:
@@ -156,10 +166,6 @@ def _rises_above(curve: Float[Tensor, "2 look"], bound: float, *, start: float) 
     steps, losses = curve
     risen = steps[(steps >= start) & (losses >= bound)]
     return float(risen[0] if len(risen) else steps[-1])
-
-
-def _squares(model: Transformer) -> float:
-    return float(sum(weight.detach().pow(2).sum() for weight in model.parameters()))
 
 
 def draw(outcome: Outcome) -> Mapping[str, Figure]:
@@ -197,15 +203,16 @@ EXPERIMENT = Experiment(
     id="grokking",
     title="Grokking modular addition",
     claim=(
-        "A transformer that knows its training sums by heart learns to add only much later, and not without weight decay; waves of a "
-        "few frequencies are on their way long before the test loss falls."
+        "A transformer that knows its training sums by heart learns to add only much later, and not in as many steps without "
+        "weight decay; waves of a few frequencies are on their way long before the test loss falls."
     ),
     source="Nanda et al. 2023, Progress measures for grokking via mechanistic interpretability; Power et al. 2022, Grokking",
     scales={
-        "small": Scale(config=Config(), minutes=2),
-        "paper": Scale(config=Config(**PUBLISHED), minutes=180, memory_gib=2),
+        "small": Scale(config=SumsConfig(), minutes=2),
+        "paper": Scale(config=SumsConfig(**PUBLISHED), minutes=180, memory_gib=2),
         "reduced": Scale(
-            config=Config(prime=43, train_fraction=0.5, d_mlp=128, n_steps=1200, learning_rate=8e-3, weight_decay=2.0), minutes=0.4
+            config=SumsConfig(prime=43, train_fraction=0.5, d_mlp=128, n_steps=1200, learning_rate=8e-3, weight_decay=2.0),
+            minutes=0.4,
         ),
     },
     run=run,

@@ -1,4 +1,4 @@
-"""Induction heads: two layers learn, all at once, to go on as it went last time; one layer cannot."""
+"""Induction heads: two layers learn to go on as it went last time; one layer cannot."""
 
 from __future__ import annotations
 
@@ -56,6 +56,11 @@ class _Trained(NamedTuple):
     def prefix(self) -> float:
         return self.scores.scores["induction"].max().item()
 
+    @property
+    def losses(self) -> tuple[float, float]:
+        """Nats a token on the first and on the second copy."""
+        return _losses(self.scores)
+
 
 class _Found(NamedTuple):
     """Who is thought to make the circuit, as (layer, head), and the other heads of the first layer."""
@@ -67,23 +72,29 @@ class _Found(NamedTuple):
 
 def run(config: Config, trial: Trial) -> Outcome:
     """Train both models; judge what they can, when they learnt it, and of which heads it is made."""
-    untrained = heads.detect_heads(_model(config, trial, n_layers=2), n_sequences=config.n_sequences)
+    seed = _seed(trial, "judged")
+    untrained = heads.detect_heads(_model(config, trial, n_layers=2), n_sequences=config.n_sequences, seed=seed)
     two, one = _train(config, trial, n_layers=2), _train(config, trial, n_layers=1)
     found = _find(two.scores)
-    undone, edges = _undone(two, found), _edges(two)
+    undone, edges = _undone(two, found), _edges(two, seeds=(seed, _seed(trial, "other tokens")))
     return Outcome(
         checks=(
             *_ability_checks(two, one, untrained),
-            *_course_checks(two.curves, config.n_steps),
+            *_course_checks(two.curves, one.curves, config.n_steps),
             *_circuit_checks(undone, edges, found),
         ),
-        numbers=_numbers(two, one, found, undone),
+        numbers=_numbers(two, one, found, undone) | _edge_numbers(edges, found),
         arrays=_arrays(two, one, found, undone, edges),
         models={
             name: LanguageModel(each.model, letters(config.d_vocab))
             for name, each in (("induction-2l", two), ("induction-1l", one))
         },
     )
+
+
+def _seed(trial: Trial, *what: object) -> int:
+    """Return a seed for tokens that are drawn elsewhere."""
+    return int(torch.randint(2**31, (), generator=trial.generator(*what)))
 
 
 def _model(config: Config, trial: Trial, *, n_layers: int) -> Transformer:
@@ -108,14 +119,15 @@ def _train(config: Config, trial: Trial, *, n_layers: int) -> _Trained:
     recipe = Recipe(
         n_steps=config.n_steps, learning_rate=3e-3, beta2=0.98, n_warmup_steps=100, n_decay_steps=round(0.3 * config.n_steps)
     )
+    seed = _seed(trial, "watched")
     name = f"{n_layers} layer{'s' * (n_layers > 1)}"
-    curves = trial.learn(name, model, loss, recipe, watch=lambda _: _seen(model), watch_every=config.watch_every)
-    return _Trained(model, curves, heads.detect_heads(model, n_sequences=config.n_sequences))
+    curves = trial.learn(name, model, loss, recipe, watch=lambda _: _seen(model, seed), watch_every=config.watch_every)
+    return _Trained(model, curves, heads.detect_heads(model, n_sequences=config.n_sequences, seed=_seed(trial, "judged")))
 
 
-def _seen(model: Transformer) -> Mapping[str, float]:
-    scores = heads.detect_heads(model, n_sequences=16)
-    first, second = scores.loss_first or 0.0, scores.loss_second or 0.0
+def _seen(model: Transformer, seed: int) -> Mapping[str, float]:
+    scores = heads.detect_heads(model, n_sequences=16, seed=seed)
+    first, second = _losses(scores)
     return {
         "prefix": scores.scores["induction"].max().item(),
         "previous": scores.scores["previous"].max().item(),
@@ -123,6 +135,13 @@ def _seen(model: Transformer) -> Mapping[str, float]:
         "second copy": second,
         "in context": second - first,
     }
+
+
+def _losses(scores: HeadScores) -> tuple[float, float]:
+    """Return the nats a token on the first and on the second copy; raises ValueError for a model that foretells no tokens."""
+    if scores.loss_first is None or scores.loss_second is None:
+        raise ValueError("the model foretells none of the tokens that it reads: give a causal model with logits of its own tokens")
+    return scores.loss_first, scores.loss_second
 
 
 def _find(scores: HeadScores) -> _Found:
@@ -144,17 +163,17 @@ def _undone(two: _Trained, found: _Found) -> dict[str, float]:
     sets |= {head_label(layer, head): [(layer, head)] for layer in (0, 1) for head in range(two.model.config.n_heads)}
     tokens = two.scores.drawn.tokens
     ablated = ablate_heads(two.model, sets, tokens, how="mean", metric=_second_copy(two.scores.drawn))
-    gain = (two.scores.loss_first or 0.0) - (two.scores.loss_second or 0.0)
-    return dict(zip(sets, ((ablated.scores - ablated.base).mean(-1) / gain).tolist(), strict=True))
+    first, second = two.losses
+    return dict(zip(sets, ((ablated.scores - ablated.base).mean(-1) / (first - second)).tolist(), strict=True))
 
 
 def _second_copy(drawn: RepeatedTokens) -> metrics.Metric:
     return metrics.loss(drawn.tokens, first=drawn.start + drawn.seq_length)
 
 
-def _edges(two: _Trained) -> PathPatching:
+def _edges(two: _Trained, *, seeds: tuple[int, int]) -> PathPatching:
     """Return what it does to the second copy when one input of a later head hears one earlier head as it is on other tokens."""
-    drawn, other = (repeated_tokens(two.model, n_sequences=16, seed=seed) for seed in (0, 1))
+    drawn, other = (repeated_tokens(two.model, n_sequences=16, seed=seed) for seed in seeds)
     n_heads = range(two.model.config.n_heads)
     return patch_paths(
         two.model, drawn.tokens, other.tokens, _second_copy(drawn),
@@ -164,17 +183,22 @@ def _edges(two: _Trained) -> PathPatching:
 
 
 def _lead(edges: PathPatching, senders: list[tuple[int, int]], found: _Found) -> float:
-    """Return the strongest effect from these senders to an induction head's keys over the strongest of all other edges."""
-    wanted = {(head_label(*sender), f"{head_label(*reader)}.k") for sender in senders for reader in found.induction}
-    effects = {(edge.sender, edge.receiver): abs(edge.effect) for edge in edges.ranked()}
-    rest = max(effect for edge, effect in effects.items() if edge not in wanted)
-    return max((effects[edge] for edge in wanted), default=0.0) / rest
+    """Return the strongest effect from these senders to an induction head's keys over the strongest of the others to any keys."""
+    others = [(0, head) for head in range(edges.effects.shape[0]) if (0, head) not in senders]
+    layer = [(1, head) for head in range(edges.effects.shape[0])]
+    return _strongest(edges, senders, found.induction, "k") / _strongest(edges, others, layer, "k")
+
+
+def _strongest(edges: PathPatching, senders: list[tuple[int, int]], readers: list[tuple[int, int]], name: str) -> float:
+    """Return the largest change in nats that any of these heads makes through one input of any of those; 0 for no heads."""
+    wanted = {(head_label(*sender), f"{head_label(*reader)}.{name}") for sender in senders for reader in readers}
+    return max((abs(edge.effect) for edge in edges.ranked() if (edge.sender, edge.receiver) in wanted), default=0.0)
 
 
 def _ability_checks(two: _Trained, one: _Trained, untrained: HeadScores) -> Iterator[Check]:
     names = {"two layers": two, "one layer": one}
     prefix = {name: each.prefix for name, each in names.items()}
-    loss = {name: each.scores.loss_second or 0.0 for name, each in names.items()}
+    loss = {name: each.losses[1] for name, each in names.items()}
     yield Check(
         name="two layers: prefix matching of the best head", at_least=0.75,
         value=prefix["two layers"], null=untrained.scores["induction"].max().item(), null_of="untrained",
@@ -193,7 +217,7 @@ def _ability_checks(two: _Trained, one: _Trained, untrained: HeadScores) -> Iter
     )  # fmt: skip
 
 
-def _course_checks(curves: Curves, n_steps: int) -> Iterator[Check]:
+def _course_checks(curves: Curves, of_one: Curves, n_steps: int) -> Iterator[Check]:
     """Yield the checks of what happens when: both scores must rise in one window, and go together."""
     prefix, in_context = curves["prefix"], curves["in context"]
     rises = [rise for curve in (prefix, in_context) if (rise := find_rise(*curve.tolist()))]
@@ -204,11 +228,10 @@ def _course_checks(curves: Curves, n_steps: int) -> Iterator[Check]:
         name="prefix matching and in-context score: overlap of their rises", at_least=0.5,
         value=overlap, null=by_chance, null_of="random windows",
     )  # fmt: skip
-    shuffled = torch.randperm(in_context.shape[1], generator=torch.Generator().manual_seed(0))
     yield Check(
         name="prefix matching and in-context score: correlation", at_least=0.8,
-        value=_correlation(prefix[1], -in_context[1]), null=_correlation(prefix[1], -in_context[1, shuffled]),
-        null_of="shuffled",
+        value=_correlation(prefix[1], -in_context[1]), null=_correlation(of_one["prefix"][1], -of_one["in context"][1]),
+        null_of="one layer",
     )  # fmt: skip
 
 
@@ -228,7 +251,7 @@ def _circuit_checks(undone: Mapping[str, float], edges: PathPatching, found: _Fo
         value=others, null=undone["previous-token head"], null_of="previous-token head",
     )  # fmt: skip
     yield Check(
-        name="previous-token head to induction keys: effect over that of the next edge", at_least=1.0,
+        name="previous-token head to induction keys: effect over that of other heads to keys", at_least=2.0,
         value=_lead(edges, found.previous, found), null=_lead(edges, found.others, found), null_of="rest of layer 0",
     )  # fmt: skip
 
@@ -237,18 +260,31 @@ def _numbers(two: _Trained, one: _Trained, found: _Found, undone: Mapping[str, f
     rises = {name: find_rise(*two.curves[curve].tolist()) for name, curve in _RISING.items()}
     begun = {f"{name} begins to rise at step": rise.first for name, rise in rises.items() if rise}
     risen = {f"{name} has risen at step": rise.last for name, rise in rises.items() if rise}
+    n_steps = two.curves["prefix"][0, -1].item()
+    shares = {
+        f"share of training in which {name} rises": (rise.last - rise.first) / n_steps for name, rise in rises.items() if rise
+    }
     return {
-        "two layers: loss on the first copy": two.scores.loss_first or 0.0,
-        "one layer: loss on the first copy": one.scores.loss_first or 0.0,
+        "two layers: loss on the first copy": two.losses[0],
+        "one layer: loss on the first copy": one.losses[0],
         "induction heads": len(found.induction),
         "previous-token heads": len(found.previous),
         "previous-token score of the best head": two.scores.scores["previous"][0].max().item(),
         **begun,
         **risen,
-        "one layer: correlation of prefix matching and in-context score": _correlation(
-            one.curves["prefix"][1], -one.curves["in context"][1]
-        ),
+        **shares,
         **{f"gain undone without {name}": share for name, share in undone.items() if name.startswith("L")},
+    }
+
+
+def _edge_numbers(edges: PathPatching, found: _Found) -> dict[str, float]:
+    """Return what the strongest edges change, in nats on the second copy."""
+    inputs = {"queries": "q", "keys": "k", "values": "v"}
+    senders = {"previous-token head": found.previous, "rest of layer 0": found.others}
+    return {
+        f"{sender} to induction {reader}, nats": _strongest(edges, these, found.induction, name)
+        for sender, these in senders.items()
+        for reader, name in inputs.items()
     }
 
 
@@ -256,7 +292,7 @@ def _arrays(
     two: _Trained, one: _Trained, found: _Found, undone: Mapping[str, float], edges: PathPatching
 ) -> dict[str, Float[Tensor, "..."]]:
     """Return what the figures are drawn of: curves, the patterns of two heads on one short sequence, shares, edges."""
-    shown = repeated_tokens(two.model, n_sequences=1, seq_length=_N_SHOWN)
+    shown = repeated_tokens(two.model, n_sequences=1, seq_length=_N_SHOWN, seed=two.scores.drawn.seed)
     _, cache = run_with_cache(two.model, shown.tokens, names="blocks.*.attn.pattern")
     pair = [found.previous[0], found.induction[0]]
     return {
@@ -271,7 +307,7 @@ def _arrays(
 
 
 def draw(outcome: Outcome) -> Mapping[str, Figure]:
-    """Draw the phase change, the two heads at work, what is lost without heads, and the edges between them."""
+    """Draw the course of training, the two heads at work, what is lost without heads, and the edges between them."""
     from cutaway.plots import Panel, attention, bars, heatmap, panels
 
     arrays = outcome.arrays
@@ -294,9 +330,9 @@ def draw(outcome: Outcome) -> Mapping[str, Figure]:
     labels = [*groups, *(head_label(layer, head) for layer in (0, 1) for head in range(n_heads))]
     kinds = ("previous token", "induction")
     return {
-        "Phase change": panels(
+        "Training": panels(
             [Panel("", y_label, lines, tuple(lines)) for y_label, lines in shown.items()],
-            title="Two layers learn induction all at once, one layer never", x_label="step",
+            title="Two layers learn induction, one layer never", x_label="step",
         ),
         "Attention": attention(
             arrays["patterns"].numpy(), tokens=[chr(point) for point in arrays["code points"].tolist()],
@@ -318,7 +354,7 @@ EXPERIMENT = Experiment(
     id="induction",
     title="Induction heads",
     claim=(
-        "Two layers of attention suddenly learn to repeat what came before, by heads that find what followed this token last time "
+        "Two layers of attention learn to repeat what came before, by heads that find what followed this token last time "
         "through a head that looks one token back; one layer cannot."
     ),
     source="Olsson et al. 2022, In-context Learning and Induction Heads; Elhage et al. 2021, A Mathematical Framework",

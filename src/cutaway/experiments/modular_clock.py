@@ -1,4 +1,8 @@
-"""The clock in modular addition: numbers are hands of a few clocks, and a network that has grokked adds by turning them."""
+"""Clocks in modular addition: a network that has grokked holds numbers as hands of a few clocks, and its answers turn with them.
+
+How both numbers' hands come together is not shown: with attention frozen at its mean, which leaves products to the neurons alone, over
+half of the answers stay right.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from cutaway import Transformer, edits, gradients, metrics, run_with_cache, run_with_edits
@@ -29,15 +33,10 @@ from cutaway.experiments.number_waves import (
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["EXPERIMENT", "Config", "run", "draw"]
+__all__ = ["EXPERIMENT", "run", "draw"]
 
 _HOLDS = 0.9  # of the embedding's power, by its key frequencies
 _CLEAR = 0.85  # of how a neuron varies, by one frequency
-
-
-@dataclass(frozen=True, kw_only=True)
-class Config(SumsConfig):
-    """Which sums are learnt from, by which model, and how fast its weights decay."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,6 +86,11 @@ class _Reading:
         logits = logits - logits.mean(1, keepdim=True)
         varying = logits - logits.mean(0)
         return (along_waves(logits, sum_waves(self.sums.prime, self.keys)).pow(2).sum() / varying.pow(2).sum()).item()
+
+    def accuracy_on(self, pairs: Int[Tensor, " some"]) -> float:
+        """Return the accuracy on some pairs."""
+        with torch.no_grad():
+            return self.sums.accuracy(self.sums.logits(self.model), pairs)
 
     def with_numbers(self, a: Float[Tensor, "number d_model"], b: Float[Tensor, "number d_model"]) -> Float[Tensor, "pair answer"]:
         """Return the logits with other embeddings of the first and of the second numbers."""
@@ -148,7 +152,7 @@ class _Reading:
         return float(by_difference.std(1).mean() / correct.std())
 
 
-def run(config: Config, trial: Trial) -> Outcome:
+def run(config: SumsConfig, trial: Trial) -> Outcome:
     """Train a model until it has grokked and settled, then read its clocks off its weights, and turn them."""
     sums = Sums.drawn(config, trial)
     lm, untrained = (summing_model(config, trial) for _ in range(2))
@@ -157,11 +161,14 @@ def run(config: Config, trial: Trial) -> Outcome:
     before = replace(after, model=untrained.model, keys=leading_frequencies(number_embedding(untrained.model))[: len(after.keys)])
     causal = tuple(_causal_checks(after))
     return Outcome(
-        checks=(*causal, *_weight_checks(after, before, trial)),
+        checks=(*causal, *_weight_checks(after, before)),
         numbers={
             "test accuracy": curves["test accuracy"][1, -1].item(),
+            "test accuracy where b + a is not learnt from either": after.accuracy_on(sums.without_mirror),
             "accuracy with attention frozen at its mean": after.accuracy_with_frozen_attention(),
             "distance irrelevance": after.distance_irrelevance(),
+            "likeness of a logit's gradients to both numbers": after.gradient_symmetry(trial.generator("logits")),
+            "the same, untrained": before.gradient_symmetry(trial.generator("logits")),
             "share of its best frequency in a neuron, mean": after.neurons().max(0).values.mean().item(),
             "share of the key frequencies in the logits over pairs": after.sum_share(),
         },
@@ -186,8 +193,8 @@ def _causal_checks(after: _Reading) -> Iterator[Check]:
     )  # fmt: skip
 
 
-def _weight_checks(after: _Reading, before: _Reading, trial: Trial) -> Iterator[Check]:
-    """Yield what the weights are made of, from the numbers to the logits, and that it is a clock and no pizza."""
+def _weight_checks(after: _Reading, before: _Reading) -> Iterator[Check]:
+    """Yield what the weights are made of, from the numbers to the logits."""
     yield Check(
         name="key frequencies: the fewest that hold 90 % of the embedding's power", at_most=6,
         value=len(after.keys), null=len(leading_frequencies(number_embedding(before.model), share=_HOLDS)), null_of="untrained",
@@ -203,11 +210,6 @@ def _weight_checks(after: _Reading, before: _Reading, trial: Trial) -> Iterator[
     yield Check(
         name="share of cos(w(a + b - c)) of the key frequencies in the logits", at_least=0.85,
         value=after.cosines(after.keys), null=after.cosines(after.others), null_of="other frequencies",
-    )  # fmt: skip
-    yield Check(
-        name="likeness of a logit's gradients to both numbers", at_most=0.75, source="Zhong et al. 2023",
-        value=after.gradient_symmetry(trial.generator("logits")), null=before.gradient_symmetry(trial.generator("logits")),
-        null_of="untrained",
     )  # fmt: skip
 
 
@@ -267,18 +269,18 @@ def draw(outcome: Outcome) -> Mapping[str, Figure]:
 
 EXPERIMENT = Experiment(
     id="modular-clock",
-    title="The clock in modular addition",
+    title="Clocks in modular addition",
     claim=(
-        "A transformer that has grokked addition writes numbers as hands of a few clocks, which it multiplies and its logits compare "
-        "with each answer; who turns the hands of one number by n moves the answer on by n."
+        "A transformer that has grokked addition writes numbers as hands of a few clocks, and its logits are cosines of how far each "
+        "answer is from the sum on them; who turns the hands of one number by n moves the answer on by n."
     ),
     source=(
         "Nanda et al. 2023, Progress measures for grokking via mechanistic interpretability; Zhong et al. 2023, The Clock and the Pizza"
     ),
     scales={
-        "small": Scale(config=Config(), minutes=1),
-        "paper": Scale(config=Config(**PUBLISHED), minutes=90, memory_gib=2),
-        "reduced": Scale(config=Config(prime=43, train_fraction=0.6, d_mlp=128, n_steps=900, learning_rate=8e-3), minutes=0.2),
+        "small": Scale(config=SumsConfig(), minutes=1),
+        "paper": Scale(config=SumsConfig(**PUBLISHED), minutes=90, memory_gib=2),
+        "reduced": Scale(config=SumsConfig(prime=43, train_fraction=0.6, d_mlp=128, n_steps=900, learning_rate=8e-3), minutes=0.2),
     },
     run=run,
     draw=draw,

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from cutaway.experiments.frame import Check, Experiment, Outcome, Recipe, Scale, Trial
-from cutaway.experiments.toy_models import ToyModels, sparse_features
+from cutaway.experiments.toy_models import ToyModels, best_replicas, sparse_features
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -94,8 +94,7 @@ def _judged(
         models.W.copy_(W @ each)
         turned.append(models.losses(x, importance) / losses)
     models.W.copy_(W)
-    best = losses.unflatten(0, (-1, n_replicas)).argmin(1)
-    places = torch.arange(len(best)) * n_replicas + best
+    places = best_replicas(losses, n_replicas=n_replicas)
     return _Trained(W[places], torch.stack(turned).mean(0)[places])
 
 

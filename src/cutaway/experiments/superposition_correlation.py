@@ -1,4 +1,4 @@
-"""Features that come together are kept at right angles, and features that never do on one line, in opposite directions."""
+"""Features that come together are kept at right angles by the best models, and features that never do in opposite directions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cutaway.experiments.frame import Check, Experiment, Outcome, Recipe, Scale, Trial
-from cutaway.experiments.toy_models import ToyModels, anticorrelated_features, correlated_features, sparse_features
+from cutaway.experiments.toy_models import (
+    ToyModels,
+    anticorrelated_features,
+    best_replicas,
+    correlated_features,
+    sparse_features,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -58,14 +64,16 @@ def run(config: Config, trial: Trial) -> Outcome:
     with torch.no_grad():
         losses = models.losses(_features(config, 16_384, trial.generator("evaluation")), torch.ones(_N_FEATURES))
     sizes = [len(p) for p in kinds.values()]
-    W, losses = (each.detach().unflatten(0, (-1, config.n_replicas)) for each in (models.W, losses))
-    least = W[torch.arange(len(W)), losses.argmin(1)]  # of each probability the replica with the least loss
-    trained = dict(zip(kinds, W.split(sizes), strict=True))
+    W = models.W.detach()
+    least = W[best_replicas(losses, n_replicas=config.n_replicas)]
+    trained = dict(zip(kinds, W.unflatten(0, (-1, config.n_replicas)).split(sizes), strict=True))
     best = dict(zip(kinds, least.split(sizes), strict=True))
     return Outcome(
         checks=_checks(trained, best, untrained),
         numbers={
-            f"{kind}: share of pairs that are {name}": share for kind, W in trained.items() for name, share in _shares(W).items()
+            f"{kind}: share of all models' pairs that are {name}": share
+            for kind, W in trained.items()
+            for name, share in _shares(W).items()
         },
         arrays=best | {f"p of {kind}": torch.tensor(p) for kind, p in kinds.items()},
     )
@@ -138,7 +146,9 @@ def draw(outcome: Outcome) -> Mapping[str, Figure]:
         for W, p in zip(arrays[kind], arrays[f"p of {kind}"].tolist(), strict=True)
     }
     shares = {
-        name.replace("share of pairs that are ", "").replace("at right angles", "90°").replace("opposite", "180°"): value
+        name.replace("share of all models' pairs that are ", "")
+        .replace("at right angles", "90°")
+        .replace("opposite", "180°"): value
         for name, value in outcome.numbers.items()
     }
     return {
@@ -154,8 +164,8 @@ EXPERIMENT = Experiment(
     id="superposition-correlation",
     title="Superposition: features that come together, or never",
     claim=(
-        "Two dimensions keep two pairs of features: those that come together at right angles to each other, and those that never do "
-        "in opposite directions."
+        "In the best of eight replicas two dimensions keep two pairs of features so: those that come together at right angles to each "
+        "other, and those that never do in opposite directions."
     ),
     source="Elhage et al. 2022, Toy Models of Superposition",
     scales={

@@ -12,12 +12,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cutaway.experiments.frame import Check, Experiment, Outcome, Recipe, Scale, Trial
-from cutaway.experiments.toy_models import ToyModels, sparse_features
+from cutaway.experiments.toy_models import ToyModels, best_replicas, sparse_features
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = ["EXPERIMENT", "Config", "run", "draw"]
+
+_GAP = 4.0  # degrees by which an angle between neighbours may be off
+_SPREAD = 0.05  # of norms, around their mean
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,10 +37,10 @@ class Config:
 
 
 def run(config: Config, trial: Trial) -> Outcome:
-    """Train every replica of every sparsity at once; judge the dense end and the best replica of the sparse one."""
-    n_sparsities, n_replicas = len(config.p_active), config.n_replicas
-    models = ToyModels(n_sparsities * n_replicas, config.n_features, 2, generator=trial.generator("weights"))
-    untrained = models.W.detach().clone().unflatten(0, (n_sparsities, n_replicas))
+    """Train every replica of every sparsity at once; judge the best replica of the dense end and of the sparse one."""
+    n_replicas = config.n_replicas
+    models = ToyModels(len(config.p_active) * n_replicas, config.n_features, 2, generator=trial.generator("weights"))
+    first = models.W.detach()[0].clone()
     importance = config.importance_ratio ** torch.arange(config.n_features)
     p_active = torch.tensor(config.p_active).repeat_interleave(n_replicas)[:, None].expand(-1, config.n_features)
 
@@ -48,27 +51,27 @@ def run(config: Config, trial: Trial) -> Outcome:
     trial.learn("toy models", models, loss, Recipe(n_steps=config.n_steps, learning_rate=1e-3))
     x = sparse_features(16_384, p_active, generator=trial.generator("evaluation"))
     with torch.no_grad():
-        losses = models.losses(x, importance).unflatten(0, (n_sparsities, n_replicas))
-    W = models.W.detach().unflatten(0, (n_sparsities, n_replicas))
-    best = W[torch.arange(n_sparsities), losses.argmin(1)]  # of each sparsity the replica with the least loss
-    sparse, first = best[-2], untrained[0, 0]
-    norms = sparse.norm(dim=-1)
+        best = models.W[best_replicas(models.losses(x, importance), n_replicas=n_replicas)]
+    sparse = best[-1]
+    at = f"p = {config.p_active[-1]:g}"
+    pentagons = [_gap_deviation(W) <= _GAP and _spread(W.norm(dim=-1)) <= _SPREAD for W in models.W.detach()[-n_replicas:]]
     return Outcome(
         checks=(
             Check(
-                name="largest deviation of the five gaps from 72 degrees, sparse", unit="°", at_most=4.0,
+                name=f"largest deviation of the five gaps from 72 degrees, {at}", unit="°", at_most=_GAP,
                 value=_gap_deviation(sparse), null=_gap_deviation(first), null_of="untrained",
             ),
             Check(
-                name="spread of the five norms over their mean, sparse", at_most=0.05,
-                value=_spread(norms), null=_spread(first.norm(dim=-1)), null_of="untrained",
+                name=f"spread of the five norms over their mean, {at}", at_most=_SPREAD,
+                value=_spread(sparse.norm(dim=-1)), null=_spread(first.norm(dim=-1)), null_of="untrained",
             ),
             Check(
-                name="features kept (norm at least 1/2), dense", at_least=2, at_most=2,
-                value=_n_kept(best[0]), null=_n_kept(sparse), null_of="sparse",
+                name=f"features kept (norm at least 1/2), p = {config.p_active[0]:g}", at_least=2, at_most=2,
+                value=_n_kept(best[0]), null=_n_kept(sparse), null_of=at,
             ),
         ),
-        numbers={f"features kept at p = {p:g}": _n_kept(W) for p, W in zip(config.p_active, best, strict=True)},
+        numbers={f"features kept at p = {p:g}": _n_kept(W) for p, W in zip(config.p_active, best, strict=True)}
+        | {f"share of all replicas at {at} that are such a pentagon": sum(pentagons) / n_replicas},
         arrays={"W": best, "p_active": torch.tensor(config.p_active)},
     )  # fmt: skip
 

@@ -6,10 +6,17 @@ from collections.abc import Callable
 
 import torch
 from einops import einsum
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-__all__ = ["ToyModels", "anticorrelated_features", "correlated_features", "feature_dimensionality", "sparse_features"]
+__all__ = [
+    "ToyModels",
+    "anticorrelated_features",
+    "best_replicas",
+    "correlated_features",
+    "feature_dimensionality",
+    "sparse_features",
+]
 
 
 class ToyModels(nn.Module):
@@ -47,6 +54,13 @@ class ToyModels(nn.Module):
         """Return each model's squared error, weighted by how important a feature is, as a mean over batch and features."""
         back: Tensor = self(x)
         return (importance * (x - back) ** 2).mean((0, 2))
+
+
+def best_replicas(losses: Float[Tensor, " instance"], *, n_replicas: int) -> Int[Tensor, " group"]:
+    """Return the place of the model with the least loss in each group of `n_replicas` that stand side by side."""
+    best = losses.unflatten(0, (-1, n_replicas)).argmin(1)
+    places: Tensor = torch.arange(len(best)) * n_replicas + best
+    return places
 
 
 def sparse_features(
