@@ -291,3 +291,10 @@ def test_edits_that_cannot_be_read_are_said(cutaway, run, tmp_path, content, opt
     code, out, err = cutaway("generate", "the king", "--no-edit-prompt")
     assert (code, out) == (2, "")
     assert "give --edit with it" in err
+
+
+@pytest.mark.parametrize("name", ["smollm2-135m", "induction-2l"])
+def test_a_model_is_not_taken_for_a_prompt(cutaway, name):
+    code, out, err = cutaway("generate", name, "Once upon a time")
+    assert (code, out) == (2, "")
+    assert f"give --model {name}" in err

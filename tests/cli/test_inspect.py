@@ -225,3 +225,9 @@ class TestModelsOfOtherMakers:
         assert (code, out) == (2, "")
         assert sentence in err
         assert err.count("\n") == 1
+
+
+def test_a_model_that_comes_with_cutaway_says_what_it_is(cutaway):
+    code, out, _ = cutaway("inspect", "induction-2l")
+    assert code == 0
+    assert "two layers of attention with induction heads" in out

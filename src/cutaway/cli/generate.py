@@ -125,6 +125,8 @@ def generate(
     """
     chosen = Sampling.of(preset, **sampling)
     _check(prompts, {"--compare": compare, "--compile": compile, "--chat": chat}, interactive, num_beams, length_penalty)
+    if model is None and random is None:
+        _refuse_model_as_prompt(prompts[0])
     if not edit_prompt and edit is None:
         raise UsageError("--no-edit-prompt says how edits are made: give --edit with it")
     edits = None if edit is None else read_edits(edit)
@@ -184,6 +186,15 @@ def _check(prompts: Sequence[str], one: dict[str, bool], interactive: bool, num_
         raise UsageError("--chat takes a message, or --interactive to ask for messages")
     if length_penalty != 1 and num_beams == 1:
         raise UsageError("--length-penalty is for beam search: give --num-beams above 1 with it")
+
+
+def _refuse_model_as_prompt(prompt: str) -> None:
+    """Refuse a prompt that is a model's name: other verbs take the model first."""
+    from cutaway.assets.models import MODELS
+    from cutaway.assets.shipped import shipped_models
+
+    if prompt in {asset.name for asset in MODELS} or prompt in shipped_models() or Path(prompt).is_dir():
+        raise UsageError(f"{prompt!r} is a model, and what generate takes first is a prompt: give --model {prompt}")
 
 
 def _latest_or_offered() -> str:

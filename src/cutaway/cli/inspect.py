@@ -33,6 +33,7 @@ from cutaway.report import (
     stdout_console,
     table,
 )
+from cutaway.values import read_object
 
 if TYPE_CHECKING:
     from cutaway.runs import Checkpoint, Metrics, Run
@@ -280,7 +281,9 @@ def _checkpoint_lines(checkpoint: Checkpoint) -> dict[str, str]:
         "written": _time(checkpoint.written),
         "size": f"{format_bytes(checkpoint.n_bytes)}, weights in {dtypes}",
     }
-    return lines | ({"step": f"{checkpoint.step:,}"} if checkpoint.step is not None else {})
+    card = checkpoint.path / "card.json"  # of a model that comes with cutaway
+    about = {"about": str(read_object(card)["about"])} if card.is_file() else {}
+    return about | lines | ({"step": f"{checkpoint.step:,}"} if checkpoint.step is not None else {})
 
 
 def _reached(source: Subject) -> dict[str, str]:
