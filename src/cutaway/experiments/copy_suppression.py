@@ -1,7 +1,6 @@
 """Copy suppression: heads look for what was there and must not be said again, and write against it.
 
-Unlike the head of McDougall et al., which acts on what earlier layers are about to say, these heads are in the only layer: the
-trigger itself queries, and there is no prediction upstream of them.
+Unlike the head of McDougall et al., these are in the only layer: the trigger itself queries, with no prediction upstream of them.
 """
 
 from __future__ import annotations
@@ -11,12 +10,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from jaxtyping import Bool, Complex, Float, Int
+from jaxtyping import Bool, Complex, Float
 from torch import Tensor
 
 from cutaway import LanguageModel, ModelConfig, Transformer, edits, run_with_cache, run_with_edits
 from cutaway.experiments.frame import Check, Curves, Experiment, Outcome, Recipe, Scale, Trial
-from cutaway.experiments.used_candidates import AGAIN, Candidates, CandidateTexts
+from cutaway.experiments.used_candidates import Candidates, CandidateTexts, letters_of
 from cutaway.interp.ablation import HeadSet, ablate_heads
 from cutaway.interp.attention import head_label
 from cutaway.interp.factored import full_ov
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["EXPERIMENT", "Config", "run", "draw"]
 
+_UNJUDGED = -100  # cross_entropy's own word for a target that does not count
 _LEAST_RISE = 0.03  # of the probability of what is forbidden, without a head that is said to suppress
 
 
@@ -113,12 +113,9 @@ def _model(config: Config, candidates: Candidates, trial: Trial) -> Transformer:
 
 def _train(config: Config, trial: Trial) -> _Trained:
     candidates = Candidates.drawn(
-        config.n_triggers,
-        config.n_candidates,
-        n_each=config.n_each,
-        p_again=config.p_again,
+        config.n_triggers, config.n_candidates, n_each=config.n_each, p_again=config.p_again,
         generator=trial.generator("candidates"),
-    )
+    )  # fmt: skip
     model = _model(config, candidates, trial)
     judged = candidates.texts(config.n_judged, config.n_turns, generator=trial.generator("judged"))
 
@@ -138,9 +135,6 @@ def _train(config: Config, trial: Trial) -> _Trained:
     )  # fmt: skip
     curves = trial.learn("model", model, loss, recipe, watch=watch, watch_every=20)
     return _Trained(candidates, model, judged, curves)
-
-
-_UNJUDGED = -100  # cross_entropy's own word for a target that does not count
 
 
 def _measured(
@@ -223,11 +217,15 @@ def _score(trained: _Trained, head: tuple[int, int]) -> float:
 
 
 @torch.no_grad()
-def _looks(trained: _Trained, head: tuple[int, int]) -> Float[Tensor, "batch turn pos"]:
-    """Return what a head looks at where a candidate is called for."""
+def _pattern(trained: _Trained, head: tuple[int, int]) -> Float[Tensor, "batch q_pos k_pos"]:
     layer, place = head
     _, cache = run_with_cache(trained.model, trained.judged.tokens, names=f"blocks.{layer}.attn.pattern")
-    return cache["pattern", layer][:, place, ::2]
+    return cache["pattern", layer][:, place]
+
+
+def _looks(trained: _Trained, head: tuple[int, int]) -> Float[Tensor, "batch turn pos"]:
+    """Return what a head looks at where a candidate is called for."""
+    return _pattern(trained, head)[:, ::2]
 
 
 def _looks_at(trained: _Trained, head: tuple[int, int]) -> Float[Tensor, " candidate"]:
@@ -334,23 +332,9 @@ def _arrays(trained: _Trained, ablated: _Ablated, found: _Found) -> dict[str, Fl
         "eigenvalues": torch.stack([torch.view_as_real(_eigenvalues(trained, head)) for head in pair]),
         "forbidden without": torch.tensor(list(ablated.forbidden.values())),
         "tokens": trained.judged.tokens[0],
-        "patterns": torch.stack([_text_pattern(trained, head) for head in pair]),
+        "patterns": torch.stack([_pattern(trained, head)[0] for head in pair]),
         "n_triggers": torch.tensor(len(trained.candidates.allowed)),
     }
-
-
-@torch.no_grad()
-def _text_pattern(trained: _Trained, head: tuple[int, int]) -> Float[Tensor, "q_pos k_pos"]:
-    layer, place = head
-    _, cache = run_with_cache(trained.model, trained.judged.tokens[:1], names=f"blocks.{layer}.attn.pattern")
-    return cache["pattern", layer][0, place]
-
-
-def _letters(tokens: Int[Tensor, " pos"], n_triggers: int) -> list[str]:
-    return [
-        "+" if token == AGAIN else chr(ord("A") + token - 1) if token <= n_triggers else chr(ord("a") + token - 1 - n_triggers)
-        for token in tokens.tolist()
-    ]
 
 
 def draw(outcome: Outcome) -> Mapping[str, Figure]:
@@ -362,6 +346,7 @@ def draw(outcome: Outcome) -> Mapping[str, Figure]:
     kinds = [f"{label}, {kind}" for label, kind in zip(labels, ("suppressing", "repeating"), strict=True)]
     names = [chr(ord("a") + i) for i in range(arrays["OV"].shape[1])]
     lines = {name: tuple(arrays[name].tolist()) for name in ("forbidden", "something forbidden", "least possible", "again")}
+    without = [f"without {head_label(*head)}" for head in arrays["all heads"].tolist()]
     limit = arrays["OV"].abs().max().item()
     return {
         "Learning": panels(
@@ -383,16 +368,12 @@ def draw(outcome: Outcome) -> Mapping[str, Figure]:
             title="Eigenvalues of what candidates do to candidates",
         ),
         "Attention": attention(
-            arrays["patterns"].numpy(), tokens=_letters(arrays["tokens"], n_triggers), titles=kinds,
+            arrays["patterns"].numpy(), tokens=letters_of(arrays["tokens"], n_triggers), titles=kinds,
             title="Where both heads look: triggers A, B, ...; candidates a, b, ...; + calls for the last again",
         ),
         "Ablations": bars(
             arrays["forbidden without"].numpy(),
-            labels=[
-                "all heads",
-                *(f"without {head_label(*head)}" for head in arrays["all heads"].tolist()),
-                "without suppressing",
-            ],
+            labels=["all heads", *without, "without suppressing"],
             title="What was there already, said again", label="probability of what is forbidden",
         ),
     }  # fmt: skip

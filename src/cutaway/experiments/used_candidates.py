@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cutaway.tokenizers import CharTokenizer
 
-__all__ = ["AGAIN", "CandidateTexts", "Candidates"]
+__all__ = ["AGAIN", "CandidateTexts", "Candidates", "letters_of"]
 
 AGAIN = 0
 """The token after which the last candidate comes again."""
@@ -106,3 +106,11 @@ class Candidates:
 
 def _row(of: Bool[Tensor, "batch trigger candidate"], trigger: Int[Tensor, " batch"]) -> Bool[Tensor, "batch candidate"]:
     return of[torch.arange(len(trigger)), trigger]
+
+
+def letters_of(tokens: Int[Tensor, " pos"], n_triggers: int) -> list[str]:
+    """Return tokens as `Candidates.tokenizer` writes them, for so many triggers."""
+    return [
+        "+" if token == AGAIN else chr(ord("A") + token - 1) if token <= n_triggers else chr(ord("a") + token - 1 - n_triggers)
+        for token in tokens.tolist()
+    ]
