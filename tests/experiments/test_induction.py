@@ -46,8 +46,8 @@ def test_measures_find_the_circuit_that_was_made_by_hand() -> None:
     assert undone["rest of layer 0"] == pytest.approx(0, abs=1e-4)  # distractors write aside; float32
 
     edges = _edges(made_by_hand, seeds=(0, 1))
-    assert _lead(edges, found.previous, found) > 1000
-    assert _lead(edges, found.others, found) < 1e-3
+    assert _lead(edges, found, "k") > 1000
+    assert _lead(edges, found, "q") < 2
     assert _edge_numbers(edges, found)["previous-token head to induction keys, nats"] == _strongest(
         edges, [roles["previous token"]], [roles["induction"]], "k"
     )

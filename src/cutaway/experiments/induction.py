@@ -182,11 +182,10 @@ def _edges(two: _Trained, *, seeds: tuple[int, int]) -> PathPatching:
     )  # fmt: skip
 
 
-def _lead(edges: PathPatching, senders: list[tuple[int, int]], found: _Found) -> float:
-    """Return the strongest effect from these senders to an induction head's keys over the strongest of the others to any keys."""
-    others = [(0, head) for head in range(edges.effects.shape[0]) if (0, head) not in senders]
+def _lead(edges: PathPatching, found: _Found, name: str) -> float:
+    """Return the strongest effect of the previous-token head through this input of an induction head over the others' to any keys."""
     layer = [(1, head) for head in range(edges.effects.shape[0])]
-    return _strongest(edges, senders, found.induction, "k") / _strongest(edges, others, layer, "k")
+    return _strongest(edges, found.previous, found.induction, name) / _strongest(edges, found.others, layer, "k")
 
 
 def _strongest(edges: PathPatching, senders: list[tuple[int, int]], readers: list[tuple[int, int]], name: str) -> float:
@@ -252,7 +251,7 @@ def _circuit_checks(undone: Mapping[str, float], edges: PathPatching, found: _Fo
     )  # fmt: skip
     yield Check(
         name="previous-token head to induction keys: effect over that of other heads to keys", at_least=2.0,
-        value=_lead(edges, found.previous, found), null=_lead(edges, found.others, found), null_of="rest of layer 0",
+        value=_lead(edges, found, "k"), null=_lead(edges, found, "q"), null_of="to induction queries instead",
     )  # fmt: skip
 
 
