@@ -193,7 +193,8 @@ def _refuse_model_as_prompt(prompt: str) -> None:
     from cutaway.assets.models import MODELS
     from cutaway.assets.shipped import shipped_models
 
-    if prompt in {asset.name for asset in MODELS} or prompt in shipped_models() or Path(prompt).is_dir():
+    is_name = prompt in {asset.name for asset in MODELS} or prompt in shipped_models()
+    if is_name or (prompt.strip() and Path(prompt).is_dir()):
         raise UsageError(f"{prompt!r} is a model, and what generate takes first is a prompt: give --model {prompt}")
 
 

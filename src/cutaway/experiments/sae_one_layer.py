@@ -182,15 +182,8 @@ EXPERIMENT = Experiment(
     scales={
         "small": Scale(config=Config(), minutes=3),
         "reduced": Scale(
-            config=Config(
-                model=TextModel(n_layers=1, d_mlp=128, n_steps=250),
-                n_steps=400,
-                k=16,
-                n_windows=1500,
-                n_held_out=200,
-                n_features=100,
-            ),
-            minutes=0.5,
+            config=Config(model=TextModel(n_layers=1, d_mlp=256, n_steps=500), n_steps=1100, n_windows=3000),
+            minutes=1,
         ),
     },
     run=run,
