@@ -51,6 +51,7 @@ def test_losses_are_those_of_whole_runs() -> None:
     assert abs(by_role["induction"]) > 0.1  # less is lost: where nothing comes again, its guess is wrong
 
 
+@pytest.mark.slow
 def test_reduced_experiment_passes() -> None:
     result = experiments.run("attention-patterns", experiments.experiment("attention-patterns").scale("reduced").config)
     assert result.passed, list(result.failures())

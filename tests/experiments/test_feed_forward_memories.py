@@ -96,6 +96,7 @@ def test_refuses_contexts_too_short_to_compare() -> None:
         run(Config(first=3), Trial(seed=0))
 
 
+@pytest.mark.slow
 def test_reduced_experiment_passes() -> None:
     experiment = experiments.experiment("feed-forward-memories")
     result = experiments.run("feed-forward-memories", experiment.scale("reduced").config)

@@ -193,6 +193,7 @@ def test_reduced_grokking_without_decay_passes() -> None:
     _passes("grokking-without-decay", n_figures=1)
 
 
+@pytest.mark.slow
 def test_reduced_clock_passes() -> None:
     _passes("modular-clock", n_figures=6)
 

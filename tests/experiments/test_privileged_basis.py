@@ -40,6 +40,7 @@ def test_turning_costs_nothing_without_neurons(activate) -> None:
     assert turned == pytest.approx(1, abs=1e-4) if activate is None else turned > 1.5  # float32
 
 
+@pytest.mark.slow
 def test_reduced_experiment_passes() -> None:
     experiment = experiments.experiment("privileged-basis")
     result = experiments.run("privileged-basis", experiment.scale("reduced").config)

@@ -63,6 +63,7 @@ def test_first_layer_and_first_position_are_left_out() -> None:
     assert grown.factors(3) == pytest.approx([part.mean().exp().item() for part in parts])
 
 
+@pytest.mark.slow
 def test_reduced_experiment_passes() -> None:
     try:
         assets.fetch("smollm2-135m")
