@@ -298,3 +298,11 @@ def test_a_model_is_not_taken_for_a_prompt(cutaway, name):
     code, out, err = cutaway("generate", name, "Once upon a time")
     assert (code, out) == (2, "")
     assert f"give --model {name}" in err
+
+
+def test_a_prompt_may_be_long_or_a_folders_name(cutaway, run, tmp_path):
+    (tmp_path / "the").mkdir()
+    for prompt in ("the king " * 60, "the"):
+        code, out, _ = cutaway("generate", prompt, "--max-new-tokens", "2")
+        assert code == 0
+        assert out.startswith(prompt)

@@ -190,11 +190,13 @@ def _check(prompts: Sequence[str], one: dict[str, bool], interactive: bool, num_
 
 def _refuse_model_as_prompt(prompt: str) -> None:
     """Refuse a prompt that is a model's name: other verbs take the model first."""
-    from cutaway.assets.models import MODELS
-    from cutaway.assets.shipped import shipped_models
+    from cutaway.weights import resolve
 
-    is_name = prompt in {asset.name for asset in MODELS} or prompt in shipped_models()
-    if is_name or (prompt.strip() and Path(prompt).is_dir()):
+    try:
+        found = resolve(prompt)
+    except (OSError, ValueError):
+        return  # no model's name, but text
+    if not isinstance(found, Path):
         raise UsageError(f"{prompt!r} is a model, and what generate takes first is a prompt: give --model {prompt}")
 
 
