@@ -25,6 +25,7 @@ jaxtyping.install_import_hook("cutaway", "shape_checker.check")
 import torch  # noqa: E402  (all that follows is imported with its shapes checked)
 from torch import Tensor  # noqa: E402
 
+from cutaway import assets  # noqa: E402
 from cutaway.config import ModelConfig  # noqa: E402
 from cutaway.model import Transformer  # noqa: E402
 
@@ -71,6 +72,15 @@ def variant(request: pytest.FixtureRequest) -> ModelConfig:
 def causal_variant(request: pytest.FixtureRequest) -> ModelConfig:
     """A tiny shape of every kind that reads from left to right."""
     return ModelConfig(**{**_SIZES, **VARIANTS[request.param]})
+
+
+@pytest.fixture(scope="session")
+def smollm2_fetched() -> None:
+    """Have SmolLM2 at hand, or skip the test and say why."""
+    try:
+        assets.fetch("smollm2-135m")
+    except assets.AssetError as error:
+        pytest.skip(f"needs the model smollm2-135m, 93 MB: {error}")
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from cutaway import assets
 from cutaway.evaluation import lambada, multiple_choice
 from cutaway.language_model import LanguageModel, load
 
@@ -17,11 +16,7 @@ N_ROWS = 40
 
 
 @pytest.fixture(scope="module")
-def lm() -> LanguageModel:
-    try:
-        assets.fetch("smollm2-135m")
-    except assets.AssetError as error:
-        pytest.skip(f"needs the model smollm2-135m, 93 MB: {error}")
+def lm(smollm2_fetched: None) -> LanguageModel:
     return load("smollm2-135m", device="cpu")
 
 

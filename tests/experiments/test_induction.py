@@ -6,7 +6,7 @@ import torch
 from cutaway import ModelConfig, Transformer, experiments, heads
 from cutaway.experiments import handmade
 from cutaway.experiments.frame import Curves
-from cutaway.experiments.induction import _edge_numbers, _edges, _find, _lead, _losses, _strongest, _Trained, _undone
+from cutaway.experiments.induction import _edge_numbers, _edges, _find, _lead, _strongest, _Trained, _undone
 from cutaway.experiments.repeated_segments import repeated_segments
 
 
@@ -56,7 +56,7 @@ def test_measures_find_the_circuit_that_was_made_by_hand() -> None:
 def test_a_model_that_foretells_no_tokens_is_refused() -> None:
     shape = ModelConfig(d_vocab=20, d_vocab_out=3, n_ctx=16, n_layers=1, n_heads=1, d_model=4, d_mlp=0, tie_embeddings=False)
     with pytest.raises(ValueError, match="foretells none of the tokens"):
-        _losses(heads.detect_heads(Transformer(shape, generator=torch.Generator().manual_seed(0))))
+        heads.detect_heads(Transformer(shape, generator=torch.Generator().manual_seed(0))).both_losses()
 
 
 def test_reduced_experiment_passes() -> None:

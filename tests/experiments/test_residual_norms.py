@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from cutaway import assets, experiments
+from cutaway import experiments
 from cutaway.experiments.residual_norms import Growth, _Grown
 from cutaway.interp.residual import ResidualStream
 
@@ -64,11 +64,8 @@ def test_first_layer_and_first_position_are_left_out() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("smollm2_fetched")
 def test_reduced_experiment_passes() -> None:
-    try:
-        assets.fetch("smollm2-135m")
-    except assets.AssetError as error:
-        pytest.skip(f"needs the model smollm2-135m, 93 MB: {error}")
     result = experiments.run("residual-norms", experiments.experiment("residual-norms").scale("reduced").config)
     assert result.passed, list(result.failures())
     assert not any(check.null_passes for check in result.outcomes[0].checks)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from cutaway import assets, experiments
+from cutaway import experiments
 from cutaway.experiments import handmade
 from cutaway.experiments.letters import letters
 from cutaway.experiments.smollm2_induction import _draws, _take_out
@@ -38,11 +38,8 @@ def test_taking_out_heads_undoes_what_they_were_made_for() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("smollm2_fetched")
 def test_reduced_experiment_passes() -> None:
-    try:
-        assets.fetch("smollm2-135m")
-    except assets.AssetError as error:
-        pytest.skip(f"needs the model smollm2-135m, 93 MB: {error}")
     result = experiments.run("smollm2-induction", experiments.experiment("smollm2-induction").scale("reduced").config)
     assert result.passed, list(result.failures())
     assert not any(check.null_passes for check in result.outcomes[0].checks)

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from cutaway import Transformer, edits, metrics, run_with_cache, sweep
+from cutaway.experiments.characters import characters_of, code_points
 from cutaway.experiments.frame import Check, Experiment, Outcome, Scale, Trial
 from cutaway.experiments.text_model import TextModel, spread_windows, train
 from cutaway.interp.attention import entropy_share, head_label
@@ -93,7 +94,7 @@ def run(config: Config, trial: Trial) -> Outcome:
         },
         arrays={
             "patterns": _patterns(model, shown[None])[:, 0],
-            "code points": torch.tensor([ord(letter) for letter in trained.lm.tokenizer.decode(shown.tolist())]),
+            "code points": code_points(trained.lm.tokenizer.decode(shown.tolist())),
             "distances": found.distance,
             "attention": found.attention,
             "averaged heads": lost.by_head,
@@ -154,7 +155,7 @@ def draw(outcome: Outcome) -> Mapping[str, Figure]:
 
     arrays = outcome.arrays
     n_layers, n_heads = arrays["attention"].shape
-    letters = [chr(point) for point in arrays["code points"].tolist()]
+    letters = characters_of(arrays["code points"])
     rows, columns = [f"layer {layer}" for layer in range(n_layers)], [f"head {head}" for head in range(n_heads)]
     titles = [
         f"{head_label(layer, head)}, {arrays['attention'][layer, head]:.0%} {arrays['distances'][layer, head]} back"

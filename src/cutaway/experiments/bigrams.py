@@ -11,11 +11,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from cutaway import LanguageModel, ModelConfig, Transformer
-from cutaway.data import read_corpus
+from cutaway.experiments.characters import characters_of, code_points, random_windows, read_characters
 from cutaway.experiments.frame import Check, Experiment, Outcome, Recipe, Scale, Trial
 from cutaway.interp.factored import W_E, W_U
 from cutaway.interp.ranks import rank_correlation
-from cutaway.tokenizers import CharTokenizer
 from cutaway.training.step import next_token_loss
 
 if TYPE_CHECKING:
@@ -77,9 +76,7 @@ class BigramTable:
 
 def run(config: Config, trial: Trial) -> Outcome:
     """Train embedding and unembedding on a text, and hold `W_E W_U` against the table that was counted in it."""
-    text = read_corpus(config.corpus).text.encode("ascii", "ignore").decode()[: config.n_characters]
-    tokenizer = CharTokenizer.fit(text)
-    tokens = torch.tensor(tokenizer.encode(text))
+    tokenizer, tokens = read_characters(config.corpus, config.n_characters)
     table = BigramTable.of(tokens, tokenizer.d_vocab)
     shape = ModelConfig(
         d_vocab=tokenizer.d_vocab, n_ctx=config.window, n_layers=0, n_heads=1, d_model=config.d_model,
@@ -89,9 +86,8 @@ def run(config: Config, trial: Trial) -> Outcome:
     untrained = _table_of(model)
 
     def loss(step: int) -> Float[Tensor, ""]:
-        begin = torch.randint(len(tokens) - config.window, (config.batch_size, 1), generator=trial.generator("batch", step))
-        window = tokens[begin + torch.arange(config.window + 1)]
-        return next_token_loss(model, window[:, :-1], window[:, 1:])
+        generator = trial.generator("batch", step)
+        return next_token_loss(model, *random_windows(tokens, config.window, config.batch_size, generator=generator))
 
     recipe = Recipe(n_steps=config.n_steps, learning_rate=1e-2, n_warmup_steps=20, n_decay_steps=config.n_steps // 2)
     curves = trial.learn("no layers", model, loss, recipe)
@@ -119,7 +115,7 @@ def run(config: Config, trial: Trial) -> Outcome:
             "counted": table.log_probs,
             "learnt": learnt,
             "counts": table.counts,
-            "code points": torch.tensor([ord(character) for character in tokenizer.characters]),
+            "code points": code_points(tokenizer.characters),
         },
         models={"bigrams-0l": LanguageModel(model, tokenizer)},
     )  # fmt: skip
@@ -141,7 +137,7 @@ def draw(outcome: Outcome) -> Mapping[str, Figure]:
     counts = outcome.arrays["counts"]
     common = counts.sum(0).argsort(descending=True)[:_N_DRAWN]
     anywhere = (counts.sum(0) / counts.sum()).log()
-    labels = [chr(point) for point in outcome.arrays["code points"][common].tolist()]
+    labels = characters_of(outcome.arrays["code points"][common])
     figures = {}
     for name, said in {"counted": "Bigrams counted in the text", "learnt": "Bigrams in the weights: W_E W_U"}.items():
         excess = (outcome.arrays[name] - anywhere)[common][:, common]

@@ -15,18 +15,18 @@ from torch import Tensor
 
 from cutaway import LanguageModel, ModelConfig, Transformer, edits, run_with_cache, run_with_edits
 from cutaway.experiments.frame import Check, Curves, Experiment, Outcome, Recipe, Scale, Trial
+from cutaway.experiments.head_circuits import all_heads
 from cutaway.experiments.used_candidates import Candidates, CandidateTexts, letters_of
 from cutaway.interp.ablation import HeadSet, ablate_heads
 from cutaway.interp.attention import head_label
 from cutaway.interp.factored import full_ov
-from cutaway.training.step import next_token_loss
+from cutaway.training.step import UNJUDGED, next_token_loss
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = ["EXPERIMENT", "Config", "run", "draw"]
 
-_UNJUDGED = -100  # cross_entropy's own word for a target that does not count
 _LEAST_RISE = 0.03  # of the probability of what is forbidden, without a head that is said to suppress
 
 
@@ -84,9 +84,9 @@ def run(config: Config, trial: Trial) -> Outcome:
     """Train a model, find the heads that suppress on some texts, and judge them on others and by their weights."""
     trained = _train(config, trial)
     untrained = trained._replace(model=_model(config, trained.candidates, trial))
-    heads = {head_label(*head): [head] for head in _heads(trained)}
+    heads = {head_label(*head): [head] for head in all_heads(trained.model.config)}
     finding = trained.candidates.texts(config.n_judged, config.n_turns, generator=trial.generator("finding"))
-    found = _find(_ablated(trained.model, finding, trained.candidates, heads), _heads(trained))
+    found = _find(_ablated(trained.model, finding, trained.candidates, heads), all_heads(trained.model.config))
     sets = heads | {"all that suppress": found.suppressing}
     ablated = _ablated(trained.model, trained.judged, trained.candidates, sets)
     return Outcome(
@@ -122,7 +122,7 @@ def _train(config: Config, trial: Trial) -> _Trained:
     def loss(step: int) -> Float[Tensor, ""]:
         tokens = candidates.texts(config.batch_size, config.n_turns, generator=trial.generator("batch", step)).tokens
         targets = tokens[:, 1:].clone()
-        targets[:, 1::2] = _UNJUDGED  # which trigger comes next cannot be known
+        targets[:, 1::2] = UNJUDGED  # which trigger comes next cannot be known
         return next_token_loss(model, tokens[:, :-1], targets)
 
     def watch(_: int) -> Mapping[str, float]:
@@ -167,11 +167,6 @@ def _ablated(model: Transformer, texts: CandidateTexts, candidates: Candidates, 
         )
         values[name] = {"all": found.base.mean().item()} | dict(zip(sets, found.scores.mean(-1).tolist(), strict=True))
     return _Ablated(*values.values())
-
-
-def _heads(trained: _Trained) -> list[tuple[int, int]]:
-    config = trained.model.config
-    return [(layer, head) for layer in range(config.n_layers) for head in range(config.n_heads)]
 
 
 def _find(ablated: _Ablated, heads: Sequence[tuple[int, int]]) -> _Found:
@@ -306,7 +301,7 @@ def _numbers(trained: _Trained, untrained: _Trained, ablated: _Ablated, found: _
         "untrained: eigenvalues' sum over that of their sizes": _score(untrained, found.suppressing[0]),
         "strongest suppressing head's number": found.suppressing[0][1],
         "repeating head's number": found.repeating[1],
-        **{name: value for head in _heads(trained) for name, value in _of_head(trained, ablated, head).items()},
+        **{name: value for head in all_heads(trained.model.config) for name, value in _of_head(trained, ablated, head).items()},
     }
 
 
@@ -327,7 +322,7 @@ def _arrays(trained: _Trained, ablated: _Ablated, found: _Found) -> dict[str, Fl
     return {
         **{name: trained.curves[name] for name in trained.curves.points},
         "heads": torch.tensor(pair),
-        "all heads": torch.tensor(_heads(trained)),
+        "all heads": torch.tensor(all_heads(trained.model.config)),
         "OV": torch.stack([_own(trained, head) for head in pair]),
         "eigenvalues": torch.stack([torch.view_as_real(_eigenvalues(trained, head)) for head in pair]),
         "forbidden without": torch.tensor(list(ablated.forbidden.values())),

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from cutaway import LanguageModel, Transformer, run_with_cache
+from cutaway.experiments.characters import characters_of, code_points
 from cutaway.experiments.frame import Check, Experiment, Outcome, Scale, Trial
 from cutaway.experiments.text_model import TextModel, spread_windows, train
 from cutaway.interp.factored import W_U, W_out, read_through
@@ -187,7 +188,7 @@ def _shown(lm: LanguageModel, memories: Memories, windows: Int[Tensor, "window p
     rows, ends = memories.rows[0, surest], memories.positions[0, surest]
     places = ends[:, None] + torch.arange(2 - _N_CHARACTERS, 2)
     contexts = windows[rows[:, None], places.clamp_min(0)]
-    points = torch.tensor([ord(lm.tokenizer.decode([token])) for token in range(lm.config.d_vocab)])
+    points = code_points(lm.tokenizer.decode([token]) for token in range(lm.config.d_vocab))
     return {"keys": memories.keys[surest], "contexts": points[contexts], "said": points[memories.said[surest]]}
 
 
@@ -199,7 +200,7 @@ def draw(outcome: Outcome) -> Mapping[str, Figure]:
     layers = list(range(len(arrays["agreement"])))
     names = {"agreement": "keys and their values", "permuted keys": "permuted keys", "untrained": "untrained"}
     contexts, said = arrays["contexts"], arrays["said"]
-    texts = [[*map(chr, row), chr(value)] for row, value in zip(contexts.tolist(), said.tolist(), strict=True)]
+    texts = [characters_of(row) for row in torch.cat([contexts, said[:, None]], dim=1)]
     is_right = torch.zeros(len(texts), contexts.shape[1] + 1)
     is_right[:, -2:] = (contexts[:, -1] == said)[:, None].float()
     n_before = contexts.shape[1] - 1

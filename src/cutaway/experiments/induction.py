@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cutaway import LanguageModel, ModelConfig, Transformer, heads, metrics, run_with_cache
+from cutaway.experiments.characters import characters_of, code_points
 from cutaway.experiments.frame import Check, Curves, Experiment, Outcome, Recipe, Scale, Trial
 from cutaway.experiments.letters import letters
 from cutaway.experiments.repeated_segments import repeated_segments
@@ -59,7 +60,7 @@ class _Trained(NamedTuple):
     @property
     def losses(self) -> tuple[float, float]:
         """Nats a token on the first and on the second copy."""
-        return _losses(self.scores)
+        return self.scores.both_losses()
 
 
 class _Found(NamedTuple):
@@ -127,7 +128,7 @@ def _train(config: Config, trial: Trial, *, n_layers: int) -> _Trained:
 
 def _seen(model: Transformer, seed: int) -> Mapping[str, float]:
     scores = heads.detect_heads(model, n_sequences=16, seed=seed)
-    first, second = _losses(scores)
+    first, second = scores.both_losses()
     return {
         "prefix": scores.scores["induction"].max().item(),
         "previous": scores.scores["previous"].max().item(),
@@ -135,13 +136,6 @@ def _seen(model: Transformer, seed: int) -> Mapping[str, float]:
         "second copy": second,
         "in context": second - first,
     }
-
-
-def _losses(scores: HeadScores) -> tuple[float, float]:
-    """Return the nats a token on the first and on the second copy; raises ValueError for a model that foretells no tokens."""
-    if scores.loss_first is None or scores.loss_second is None:
-        raise ValueError("the model foretells none of the tokens that it reads: give a causal model with logits of its own tokens")
-    return scores.loss_first, scores.loss_second
 
 
 def _find(scores: HeadScores) -> _Found:
@@ -298,7 +292,7 @@ def _arrays(
         **{f"two {name}": two.curves[name] for name in two.curves.points},
         **{f"one {name}": one.curves[name] for name in one.curves.points},
         "heads": torch.tensor(pair),
-        "code points": torch.tensor([ord(letter) for letter in letters(two.model.config.d_vocab).decode(shown.tokens[0].tolist())]),
+        "code points": code_points(letters(two.model.config.d_vocab).decode(shown.tokens[0].tolist())),
         "patterns": torch.stack([cache["pattern", layer][0, head] for layer, head in pair]),
         "undone": torch.tensor(list(undone.values())),
         "edges": edges.effects,
@@ -334,7 +328,7 @@ def draw(outcome: Outcome) -> Mapping[str, Figure]:
             title="Two layers learn induction, one layer never", x_label="step",
         ),
         "Attention": attention(
-            arrays["patterns"].numpy(), tokens=[chr(point) for point in arrays["code points"].tolist()],
+            arrays["patterns"].numpy(), tokens=characters_of(arrays["code points"]),
             titles=[f"{head_label(*head)}, {kind}" for head, kind in zip(arrays["heads"].tolist(), kinds, strict=True)],
             title="Twelve random tokens, twice",
         ),

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from cutaway import LanguageModel, Transformer, run_with_cache
+from cutaway.experiments.characters import characters_of, code_points
 from cutaway.experiments.frame import Check, Experiment, Outcome, Scale, Trial
 from cutaway.experiments.text_model import TextModel, Trained, spread_windows, train
 from cutaway.interp.lens import TunedLens, lens_scores, logit_lens, mean_kl, state_names, tuned_lens
@@ -88,7 +89,7 @@ def run(config: Config, trial: Trial) -> Outcome:
                 for name, reading in zip(("logit lens", "tuned lens"), readings, strict=True)
                 for what, values in _shown(reading).items()
             },
-            "shown": _code_points("".join(trained.lm.tokenizer.decode([token]) for token in shown.tolist())),
+            "shown": code_points("".join(trained.lm.tokenizer.decode([token]) for token in shown.tolist())),
         },
         models={"stdlib-4l": trained.lm},
     )
@@ -183,13 +184,9 @@ def _places(n_states: int) -> list[str]:
 
 def _shown(reading: LensReading) -> dict[str, Tensor]:
     return {
-        "says": torch.stack([_code_points("".join(words[0] for words in of_state)) for of_state in reading.words]),
+        "says": torch.stack([code_points("".join(words[0] for words in of_state)) for of_state in reading.words]),
         "probs": reading.top_probs[..., 0],
     }
-
-
-def _code_points(text: str) -> Int[Tensor, " pos"]:
-    return torch.tensor([ord(character) for character in text])
 
 
 def draw(outcome: Outcome) -> Mapping[str, Figure]:
@@ -204,10 +201,10 @@ def draw(outcome: Outcome) -> Mapping[str, Figure]:
         for name in ("tuned lens", "logit lens", "biases alone", "neighbours", "other states")
     }
     series["the mean answer"] = (list(places), [arrays["constant"].item()] * n_states)
-    text = [chr(point) for point in arrays["shown"].tolist()]
+    text = characters_of(arrays["shown"])
     grids = {
         name.capitalize(): token_grid(
-            [[chr(point) for point in row] for row in arrays[f"{name} says"].tolist()], arrays[f"{name} probs"].numpy(),
+            [characters_of(row) for row in arrays[f"{name} says"]], arrays[f"{name} probs"].numpy(),
             rows=["embedding", *map(str, places[1:])], columns=text, title=f"What each layer says next: {name}",
             label="probability", row_title="layer", column_title="held-out text",
         )

@@ -73,7 +73,7 @@ def run(config: Config, trial: Trial) -> Outcome:
     taken = _take_out(lm, induction, draws, drawn, how="mean", reference=reference)
     trial.report(3, 4, "the same, with zeros")
     zeroed = _take_out(lm, induction, draws[:0], drawn, how="zero", reference=None)
-    gains = {name: _gain(each) for name, each in (("model", scores), ("null", null))}
+    (first, second), (null_first, null_second) = scores.both_losses(), null.both_losses()
     return Outcome(
         checks=(
             Check(
@@ -82,15 +82,15 @@ def run(config: Config, trial: Trial) -> Outcome:
             ),
             Check(
                 name="nats a token that the second copy is cheaper", at_least=8.0,
-                value=gains["model"], null=gains["null"], null_of="shuffled weights",
+                value=first - second, null=null_first - null_second, null_of="shuffled weights",
             ),
             *_ablation_checks(taken),
         ),
         numbers={
             "heads in the model": matching.numel(),
             f"heads with prefix matching of at least {config.matches_from:g}": len(induction),
-            "loss on the first copy": scores.loss_first or 0.0,
-            "loss on the second copy": scores.loss_second or 0.0,
+            "loss on the first copy": first,
+            "loss on the second copy": second,
             "share of the second copy's gain undone without them": taken.found["second"] / taken.gain,
             "second copy without the median draw": taken.median,
             "second copy without the worst draw": max(taken.drawn["second"]),
@@ -102,13 +102,6 @@ def run(config: Config, trial: Trial) -> Outcome:
             "rises": torch.tensor([taken.found["second"], *taken.drawn["second"]]),
         },
     )  # fmt: skip
-
-
-def _gain(scores: HeadScores) -> float:
-    first, second = scores.loss_first, scores.loss_second
-    assert first is not None  # a language model has losses
-    assert second is not None
-    return first - second
 
 
 def _scores(lm: LanguageModel, config: Config, seed: int) -> HeadScores:

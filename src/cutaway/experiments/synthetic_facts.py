@@ -13,6 +13,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from cutaway.tokenizers import WordTokenizer
+from cutaway.training.step import UNJUDGED
 
 __all__ = ["FRAMES", "RELATIONS", "FactTexts", "Prompt", "SyntheticFacts"]
 
@@ -48,7 +49,6 @@ _LAST = (
     "Abel", "Bach", "Cole", "Dorn", "Ekman", "Falk", "Grey", "Hahn", "Iver", "Jung", "Klein", "Lang", "Moor", "Nash", "Olsen",
     "Pohl", "Quinn", "Reed", "Stark", "Thorn", "Ulm", "Voss", "Webb", "Young", "Zorn", "Beck", "Dahl", "Frost", "Hart", "Kern",
 )  # fmt: skip
-_UNJUDGED = -100  # cross_entropy's own word for a target that does not count
 
 
 class Prompt(NamedTuple):
@@ -143,7 +143,7 @@ class SyntheticFacts:
         """Return rows, whose last so many ids are facts, as tensors of one length: after a row's end come full stops."""
         n_pos = max(len(ids) for ids, _ in rows) - 1
         tokens = torch.zeros(len(rows), n_pos, dtype=torch.long)
-        targets = torch.full_like(tokens, _UNJUDGED)
+        targets = torch.full_like(tokens, UNJUDGED)
         for row, (ids, n_facts) in enumerate(rows):
             end = len(ids) - 1
             tokens[row, :end] = torch.tensor(ids[:-1])

@@ -12,9 +12,8 @@ from torch import Tensor
 
 from cutaway import LanguageModel, ModelConfig, Transformer
 from cutaway.config import Activation
-from cutaway.data import read_corpus
+from cutaway.experiments.characters import random_windows, read_characters
 from cutaway.experiments.frame import Curves, Recipe, Trial
-from cutaway.tokenizers import CharTokenizer
 from cutaway.training.step import next_token_loss
 
 __all__ = ["TextModel", "Trained", "train", "spread_windows"]
@@ -58,9 +57,7 @@ class Trained(NamedTuple):
 
 def train(trial: Trial, config: TextModel) -> Trained:
     """Train a model on the first part of a text."""
-    text = read_corpus(config.corpus).text.encode("ascii", "ignore").decode()[: config.n_characters]
-    tokenizer = CharTokenizer.fit(text)
-    tokens = torch.tensor(tokenizer.encode(text))
+    tokenizer, tokens = read_characters(config.corpus, config.n_characters)
     n_held_out = round(config.held_out_fraction * len(tokens))
     learnt, held_out = tokens[:-n_held_out], tokens[-n_held_out:]
     shape = ModelConfig(
@@ -70,9 +67,8 @@ def train(trial: Trial, config: TextModel) -> Trained:
     model, untrained = (Transformer(shape, generator=trial.generator("weights")) for _ in range(2))
 
     def loss(step: int) -> Float[Tensor, ""]:
-        begin = torch.randint(len(learnt) - config.n_ctx, (config.batch_size, 1), generator=trial.generator("batch", step))
-        window = learnt[begin + torch.arange(config.n_ctx + 1)]
-        return next_token_loss(model, window[:, :-1], window[:, 1:])
+        generator = trial.generator("batch", step)
+        return next_token_loss(model, *random_windows(learnt, config.n_ctx, config.batch_size, generator=generator))
 
     recipe = Recipe(
         n_steps=config.n_steps, learning_rate=config.learning_rate, beta2=0.99, weight_decay=0.01, n_warmup_steps=50,

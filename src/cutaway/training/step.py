@@ -16,7 +16,10 @@ from cutaway.model import Transformer
 from cutaway.runtime import compile_obstacle, pick_dtype
 from cutaway.training.config import TrainConfig
 
-__all__ = ["next_token_loss", "TrainStep"]
+__all__ = ["UNJUDGED", "next_token_loss", "TrainStep"]
+
+UNJUDGED = -100
+"""A target that does not count in the loss, as `cross_entropy` has it."""
 
 _SHORT = 256  # positions
 _ALL_KERNELS = (SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.CUDNN_ATTENTION, SDPBackend.MATH)

@@ -83,6 +83,14 @@ class HeadScores(Result):
         """The loss on the second copy but its first token, which nothing foretells."""
         return self._loss(self.drawn.start + self.drawn.seq_length)
 
+    def both_losses(self) -> tuple[float, float]:
+        """Return the losses on both copies; raises ValueError for a model that foretells no tokens."""
+        if self.loss_first is None or self.loss_second is None:
+            raise ValueError(
+                "the model foretells none of the tokens that it reads: give a causal model with logits of its own tokens"
+            )
+        return self.loss_first, self.loss_second
+
     def _loss(self, start: int) -> float | None:
         return None if self.losses is None else self.losses[start : start + self.drawn.seq_length - 1].mean().item()
 
