@@ -2,7 +2,7 @@
 
 import torch
 
-from cutaway.experiments.characters import characters_of, code_points, random_windows, read_characters
+from cutaway.experiments.characters import random_windows, read_characters
 
 
 def test_the_tokens_are_the_text(tmp_path) -> None:
@@ -17,9 +17,3 @@ def test_windows_begin_anywhere_and_know_what_comes_next() -> None:
     assert torch.equal(due, read + 1)
     assert torch.equal(read, read[:, :1] + torch.arange(4))
     assert read[:, 0].unique().tolist() == list(range(6))  # the last one's next token is the text's last
-
-
-def test_code_points_go_and_come_back() -> None:
-    text = "if x:\n\té"
-    assert code_points(text).tolist() == [105, 102, 32, 120, 58, 10, 9, 233]
-    assert characters_of(code_points(text)) == list(text)

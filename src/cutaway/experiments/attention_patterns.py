@@ -11,7 +11,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from cutaway import Transformer, edits, metrics, run_with_cache, sweep
-from cutaway.experiments.characters import characters_of, code_points
 from cutaway.experiments.frame import Check, Experiment, Outcome, Scale, Trial
 from cutaway.experiments.text_model import TextModel, spread_windows, train
 from cutaway.interp.attention import entropy_share, head_label
@@ -94,11 +93,11 @@ def run(config: Config, trial: Trial) -> Outcome:
         },
         arrays={
             "patterns": _patterns(model, shown[None])[:, 0],
-            "code points": code_points(trained.lm.tokenizer.decode(shown.tolist())),
             "distances": found.distance,
             "attention": found.attention,
             "averaged heads": lost.by_head,
         },
+        texts={"shown": list(trained.lm.tokenizer.decode(shown.tolist()))},
     )  # fmt: skip
 
 
@@ -155,7 +154,7 @@ def draw(outcome: Outcome) -> Mapping[str, Figure]:
 
     arrays = outcome.arrays
     n_layers, n_heads = arrays["attention"].shape
-    letters = characters_of(arrays["code points"])
+    letters = outcome.texts["shown"]
     rows, columns = [f"layer {layer}" for layer in range(n_layers)], [f"head {head}" for head in range(n_heads)]
     titles = [
         f"{head_label(layer, head)}, {arrays['attention'][layer, head]:.0%} {arrays['distances'][layer, head]} back"

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from cutaway import LanguageModel, ModelConfig, Transformer
-from cutaway.experiments.characters import characters_of, code_points, random_windows, read_characters
+from cutaway.experiments.characters import random_windows, read_characters
 from cutaway.experiments.frame import Check, Experiment, Outcome, Recipe, Scale, Trial
 from cutaway.interp.factored import W_E, W_U
 from cutaway.interp.ranks import rank_correlation
@@ -115,8 +115,8 @@ def run(config: Config, trial: Trial) -> Outcome:
             "counted": table.log_probs,
             "learnt": learnt,
             "counts": table.counts,
-            "code points": code_points(tokenizer.characters),
         },
+        texts={"characters": tokenizer.characters},
         models={"bigrams-0l": LanguageModel(model, tokenizer)},
     )  # fmt: skip
 
@@ -137,7 +137,7 @@ def draw(outcome: Outcome) -> Mapping[str, Figure]:
     counts = outcome.arrays["counts"]
     common = counts.sum(0).argsort(descending=True)[:_N_DRAWN]
     anywhere = (counts.sum(0) / counts.sum()).log()
-    labels = characters_of(outcome.arrays["code points"][common])
+    labels = [outcome.texts["characters"][token] for token in common]
     figures = {}
     for name, said in {"counted": "Bigrams counted in the text", "learnt": "Bigrams in the weights: W_E W_U"}.items():
         excess = (outcome.arrays[name] - anywhere)[common][:, common]

@@ -1,8 +1,6 @@
-"""Texts of characters: the one that experiments learn from, windows of it, and characters as numbers, as arrays hold them."""
+"""The text of characters that experiments learn from, and windows of it."""
 
 from __future__ import annotations
-
-from collections.abc import Iterable
 
 import torch
 from jaxtyping import Int
@@ -11,7 +9,7 @@ from torch import Tensor
 from cutaway.data import read_corpus
 from cutaway.tokenizers import CharTokenizer
 
-__all__ = ["characters_of", "code_points", "random_windows", "read_characters"]
+__all__ = ["random_windows", "read_characters"]
 
 
 def read_characters(corpus: str, n_characters: int) -> tuple[CharTokenizer, Int[Tensor, " token"]]:
@@ -28,13 +26,3 @@ def random_windows(
     begin = torch.randint(len(tokens) - n_pos, (n_windows, 1), generator=generator)
     window = tokens[begin + torch.arange(n_pos + 1)]
     return window[:, :-1], window[:, 1:]
-
-
-def code_points(text: Iterable[str]) -> Int[Tensor, " character"]:
-    """Return the number of each character."""
-    return torch.tensor([ord(character) for character in text])
-
-
-def characters_of(points: Int[Tensor, " character"]) -> list[str]:
-    """Return the characters of these numbers."""
-    return [chr(point) for point in points.tolist()]

@@ -11,7 +11,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from cutaway import LanguageModel, Transformer, run_with_cache
-from cutaway.experiments.characters import characters_of, code_points
 from cutaway.experiments.frame import Check, Experiment, Outcome, Scale, Trial
 from cutaway.experiments.text_model import TextModel, spread_windows, train
 from cutaway.interp.factored import W_U, W_out, read_through
@@ -80,6 +79,11 @@ class Memories(NamedTuple):
         logits = logits / values.std(dim=-1, keepdim=True, correction=0)  # as the norm divides
         probs, said = logits.softmax(-1).max(dim=-1)
         return cls(keys, rows, positions, windows[rows, positions + 1], said, probs)
+
+    @property
+    def surest(self) -> Int[Tensor, " shown"]:
+        """The places of the keys whose values are surest."""
+        return self.confidence.topk(min(_N_SHOWN, len(self.keys))).indices
 
     @property
     def agreement(self) -> float:
@@ -153,8 +157,9 @@ def run(config: Config, trial: Trial) -> Outcome:
             "agreement": torch.tensor([each.agreement for each in memories]),
             "permuted keys": torch.tensor([each.agreement_permuted for each in memories]),
             "untrained": torch.tensor([each.agreement for each in untrained]),
-            **_shown(trained.lm, memories[-1], windows),
+            "shown keys": memories[-1].keys[memories[-1].surest],
         },
+        texts=_texts(trained.lm, memories[-1], windows),
     )
 
 
@@ -182,14 +187,16 @@ def _mean(memories: list[Memories], what: str = "agreement") -> float:
     return sum(float(getattr(each, what)) for each in memories) / len(memories)
 
 
-def _shown(lm: LanguageModel, memories: Memories, windows: Int[Tensor, "window pos"]) -> dict[str, Tensor]:
-    """Return of the keys whose values are surest the strongest context with what follows, and what the value says, in code points."""
-    surest = memories.confidence.topk(min(_N_SHOWN, len(memories.keys))).indices
+def _texts(lm: LanguageModel, memories: Memories, windows: Int[Tensor, "window pos"]) -> dict[str, list[str]]:
+    """Return of the keys whose values are surest the strongest context with what follows, and what the value says."""
+    surest = memories.surest
     rows, ends = memories.rows[0, surest], memories.positions[0, surest]
     places = ends[:, None] + torch.arange(2 - _N_CHARACTERS, 2)
     contexts = windows[rows[:, None], places.clamp_min(0)]
-    points = code_points(lm.tokenizer.decode([token]) for token in range(lm.config.d_vocab))
-    return {"keys": memories.keys[surest], "contexts": points[contexts], "said": points[memories.said[surest]]}
+    return {
+        "contexts": [lm.tokenizer.decode(context) for context in contexts.tolist()],
+        "said": [lm.tokenizer.decode([token]) for token in memories.said[surest].tolist()],
+    }
 
 
 def draw(outcome: Outcome) -> Mapping[str, Figure]:
@@ -199,11 +206,10 @@ def draw(outcome: Outcome) -> Mapping[str, Figure]:
     arrays = outcome.arrays
     layers = list(range(len(arrays["agreement"])))
     names = {"agreement": "keys and their values", "permuted keys": "permuted keys", "untrained": "untrained"}
-    contexts, said = arrays["contexts"], arrays["said"]
-    texts = [characters_of(row) for row in torch.cat([contexts, said[:, None]], dim=1)]
-    is_right = torch.zeros(len(texts), contexts.shape[1] + 1)
-    is_right[:, -2:] = (contexts[:, -1] == said)[:, None].float()
-    n_before = contexts.shape[1] - 1
+    contexts, said = outcome.texts["contexts"], outcome.texts["said"]
+    n_before = len(contexts[0]) - 1
+    is_right = torch.zeros(len(said), n_before + 2)
+    is_right[:, -2:] = torch.tensor([context[-1] == value for context, value in zip(contexts, said, strict=True)])[:, None].float()
     return {
         "Agreement": lines(
             {said: (layers, arrays[name].tolist()) for name, said in names.items()},
@@ -211,7 +217,8 @@ def draw(outcome: Outcome) -> Mapping[str, Figure]:
             y_label="share of contexts",
         ),
         "Keys": token_grid(
-            texts, is_right.numpy(), rows=[f"key {key}" for key in arrays["keys"].tolist()],
+            [[*context, value] for context, value in zip(contexts, said, strict=True)], is_right.numpy(),
+            rows=[f"key {key}" for key in arrays["shown keys"].tolist()],
             columns=[*(str(place - n_before) for place in range(n_before)), "next", "value"],
             title="Strongest contexts of the last layer's keys with the surest values", label="the value's is the next",
             column_title="characters before the next, the next, and the value's",

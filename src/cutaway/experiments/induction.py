@@ -11,7 +11,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cutaway import LanguageModel, ModelConfig, Transformer, heads, metrics, run_with_cache
-from cutaway.experiments.characters import characters_of, code_points
 from cutaway.experiments.frame import Check, Curves, Experiment, Outcome, Recipe, Scale, Trial
 from cutaway.experiments.letters import letters
 from cutaway.experiments.repeated_segments import repeated_segments
@@ -78,6 +77,7 @@ def run(config: Config, trial: Trial) -> Outcome:
     two, one = _train(config, trial, n_layers=2), _train(config, trial, n_layers=1)
     found = _find(two.scores)
     undone, edges = _undone(two, found), _edges(two, seeds=(seed, _seed(trial, "other tokens")))
+    shown = repeated_tokens(two.model, n_sequences=1, seq_length=_N_SHOWN, seed=two.scores.drawn.seed)
     return Outcome(
         checks=(
             *_ability_checks(two, one, untrained),
@@ -85,7 +85,8 @@ def run(config: Config, trial: Trial) -> Outcome:
             *_circuit_checks(undone, edges, found),
         ),
         numbers=_numbers(two, one, found, undone) | _edge_numbers(edges, found),
-        arrays=_arrays(two, one, found, undone, edges),
+        arrays=_arrays(two, one, found, undone, edges, shown),
+        texts={"shown": list(letters(config.d_vocab).decode(shown.tokens[0].tolist()))},
         models={
             name: LanguageModel(each.model, letters(config.d_vocab))
             for name, each in (("induction-2l", two), ("induction-1l", one))
@@ -282,17 +283,15 @@ def _edge_numbers(edges: PathPatching, found: _Found) -> dict[str, float]:
 
 
 def _arrays(
-    two: _Trained, one: _Trained, found: _Found, undone: Mapping[str, float], edges: PathPatching
+    two: _Trained, one: _Trained, found: _Found, undone: Mapping[str, float], edges: PathPatching, shown: RepeatedTokens
 ) -> dict[str, Float[Tensor, "..."]]:
     """Return what the figures are drawn of: curves, the patterns of two heads on one short sequence, shares, edges."""
-    shown = repeated_tokens(two.model, n_sequences=1, seq_length=_N_SHOWN, seed=two.scores.drawn.seed)
     _, cache = run_with_cache(two.model, shown.tokens, names="blocks.*.attn.pattern")
     pair = [found.previous[0], found.induction[0]]
     return {
         **{f"two {name}": two.curves[name] for name in two.curves.points},
         **{f"one {name}": one.curves[name] for name in one.curves.points},
         "heads": torch.tensor(pair),
-        "code points": code_points(letters(two.model.config.d_vocab).decode(shown.tokens[0].tolist())),
         "patterns": torch.stack([cache["pattern", layer][0, head] for layer, head in pair]),
         "undone": torch.tensor(list(undone.values())),
         "edges": edges.effects,
@@ -328,7 +327,7 @@ def draw(outcome: Outcome) -> Mapping[str, Figure]:
             title="Two layers learn induction, one layer never", x_label="step",
         ),
         "Attention": attention(
-            arrays["patterns"].numpy(), tokens=characters_of(arrays["code points"]),
+            arrays["patterns"].numpy(), tokens=outcome.texts["shown"],
             titles=[f"{head_label(*head)}, {kind}" for head, kind in zip(arrays["heads"].tolist(), kinds, strict=True)],
             title="Twelve random tokens, twice",
         ),

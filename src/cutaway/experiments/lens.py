@@ -12,7 +12,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from cutaway import LanguageModel, Transformer, run_with_cache
-from cutaway.experiments.characters import characters_of, code_points
 from cutaway.experiments.frame import Check, Experiment, Outcome, Scale, Trial
 from cutaway.experiments.text_model import TextModel, Trained, spread_windows, train
 from cutaway.interp.lens import TunedLens, lens_scores, logit_lens, mean_kl, state_names, tuned_lens
@@ -21,7 +20,6 @@ from cutaway.interp.lens.states import kl_nats
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from cutaway.interp.lens import LensReading
 
 __all__ = ["EXPERIMENT", "Config", "run", "draw"]
 
@@ -67,7 +65,10 @@ def run(config: Config, trial: Trial) -> Outcome:
     read = _read(trained, lens, judged)
     apart = _apart(trained.lm, lens, judged)
     shown = judged[len(judged) // 2, :_N_SHOWN]
-    readings = logit_lens(trained.lm, shown, top_k=1), tuned_lens(trained.lm, shown, lens, top_k=1)
+    readings = {
+        "logit lens": logit_lens(trained.lm, shown, top_k=1),
+        "tuned lens": tuned_lens(trained.lm, shown, lens, top_k=1),
+    }
     return Outcome(
         checks=tuple(_checks(read, apart)),
         numbers={
@@ -84,12 +85,11 @@ def run(config: Config, trial: Trial) -> Outcome:
         },
         arrays={
             **{name.replace("_", " "): torch.as_tensor(values) for name, values in read._asdict().items()},
-            **{
-                f"{name} {what}": values
-                for name, reading in zip(("logit lens", "tuned lens"), readings, strict=True)
-                for what, values in _shown(reading).items()
-            },
-            "shown": code_points("".join(trained.lm.tokenizer.decode([token]) for token in shown.tolist())),
+            **{f"{name} probs": reading.top_probs[..., 0] for name, reading in readings.items()},
+        },
+        texts={
+            "shown": list(trained.lm.tokenizer.decode(shown.tolist())),
+            **{name: ["".join(words[0] for words in of_state) for of_state in reading.words] for name, reading in readings.items()},
         },
         models={"stdlib-4l": trained.lm},
     )
@@ -182,13 +182,6 @@ def _places(n_states: int) -> list[str]:
     return ["at the embedding", *(f"after layer {layer}" for layer in range(n_states - 1))]
 
 
-def _shown(reading: LensReading) -> dict[str, Tensor]:
-    return {
-        "says": torch.stack([code_points("".join(words[0] for words in of_state)) for of_state in reading.words]),
-        "probs": reading.top_probs[..., 0],
-    }
-
-
 def draw(outcome: Outcome) -> Mapping[str, Figure]:
     """Draw how far both lenses are from the model's answer, and what each says along a stretch of held-out text."""
     from cutaway.plots import lines, token_grid
@@ -201,11 +194,10 @@ def draw(outcome: Outcome) -> Mapping[str, Figure]:
         for name in ("tuned lens", "logit lens", "biases alone", "neighbours", "other states")
     }
     series["the mean answer"] = (list(places), [arrays["constant"].item()] * n_states)
-    text = characters_of(arrays["shown"])
     grids = {
         name.capitalize(): token_grid(
-            [characters_of(row) for row in arrays[f"{name} says"]], arrays[f"{name} probs"].numpy(),
-            rows=["embedding", *map(str, places[1:])], columns=text, title=f"What each layer says next: {name}",
+            [list(said) for said in outcome.texts[name]], arrays[f"{name} probs"].numpy(),
+            rows=["embedding", *map(str, places[1:])], columns=outcome.texts["shown"], title=f"What each layer says next: {name}",
             label="probability", row_title="layer", column_title="held-out text",
         )
         for name in ("logit lens", "tuned lens")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -31,6 +31,8 @@ class Outcome:
     """What else is worth knowing, by its name in a table."""
     arrays: Mapping[str, Tensor] = field(default_factory=dict)
     """What figures are drawn of: matrices, and curves as rows of steps and values."""
+    texts: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """What figures write: the characters of a passage, the names of rows."""
     models: Mapping[str, LanguageModel] = field(default_factory=dict)
     """What was trained, under the names by which `cutaway.load` is to know it: each is kept as a folder that it opens."""
 

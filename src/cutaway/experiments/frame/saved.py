@@ -89,7 +89,8 @@ class Folder:
             checks = tuple(map(Check.from_dict, values["checks"]))
             arrays = load_file(folder / "arrays.safetensors") if values["arrays"] else {}
             numbers = {name: float(value) for name, value in values["numbers"].items()}
-            outcome = Outcome(checks=checks, numbers=numbers, arrays=arrays)
+            texts = {name: tuple(map(str, rows)) for name, rows in values.get("texts", {}).items()}
+            outcome = Outcome(checks=checks, numbers=numbers, arrays=arrays, texts=texts)
             made_with = dict(values["made_with"])
             return Finished(outcome=outcome, time_s=float(values["time_s"]), made_with=made_with, origin="read")
         except (KeyError, TypeError, AttributeError, OSError, ValueError, SafetensorError) as error:
@@ -109,6 +110,7 @@ class Folder:
             "checks": [check.to_dict() for check in outcome.checks],
             "numbers": {name: number_or_name(value) for name, value in outcome.numbers.items()},
             "arrays": sorted(outcome.arrays),
+            "texts": {name: list(rows) for name, rows in outcome.texts.items()},
             "models": sorted(outcome.models),
             "time_s": finished.time_s,
             "made_with": dict(finished.made_with),
