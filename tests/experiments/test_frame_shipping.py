@@ -8,6 +8,7 @@ import torch
 import cutaway
 from cutaway.assets import shipped
 from cutaway.experiments.frame import reproduce, ship, verify_shipped
+from cutaway.experiments.toy_models import ToyModels
 from cutaway.runtime import file_sha256
 from toy_experiment import STOPPED, TOY, Config
 
@@ -80,5 +81,10 @@ def test_every_shipped_model_is_whole_and_small():
     for name, path in folders.items():
         card = shipped.shipped_card(name)
         assert card["sha256"] == file_sha256(path / "model.safetensors")
-        assert cutaway.load(name).model.config.d_vocab == cutaway.load(name).tokenizer.d_vocab
+    for name in shipped.shipped_language_models():
+        lm = cutaway.load(name)
+        assert lm.config.d_vocab == lm.tokenizer.d_vocab
+    for name in shipped.shipped_toys():
+        assert ToyModels.load(name).W.isfinite().all()
+    assert folders.keys() == shipped.shipped_language_models().keys() | shipped.shipped_toys().keys()
     assert sum(file.stat().st_size for path in folders.values() for file in path.iterdir()) <= 5e6

@@ -25,10 +25,10 @@ def test_rotations_turn() -> None:
     assert not torch.allclose(Q[0], Q[1])
 
 
-@pytest.mark.parametrize("activate", [None, torch.relu])
-def test_turning_costs_nothing_without_neurons(activate) -> None:
+@pytest.mark.parametrize("hidden", ["linear", "relu"])
+def test_turning_costs_nothing_without_neurons(hidden) -> None:
     generator = torch.Generator().manual_seed(0)
-    models = ToyModels(2, 4, 3, generator=generator, activate=activate)
+    models = ToyModels(2, 4, 3, generator=generator, hidden=hidden)
     with torch.no_grad():
         models.W.copy_(torch.cat([torch.eye(3), torch.zeros(1, 3)]).expand(2, -1, -1))
     before = models.W.detach().clone()
@@ -37,7 +37,7 @@ def test_turning_costs_nothing_without_neurons(activate) -> None:
     assert torch.equal(models.W, before)
     assert torch.equal(judged.W, before[:1])
     (turned,) = judged.turned.tolist()
-    assert turned == pytest.approx(1, abs=1e-4) if activate is None else turned > 1.5  # float32
+    assert turned == pytest.approx(1, abs=1e-4) if hidden == "linear" else turned > 1.5  # float32
 
 
 @pytest.mark.slow

@@ -5,6 +5,8 @@ import math
 import pytest
 import torch
 
+import cutaway
+from cutaway.assets.shipped import shipped_models
 from cutaway.experiments.toy_models import (
     ToyModels,
     anticorrelated_features,
@@ -34,18 +36,18 @@ def test_best_replica_of_each_group() -> None:
     assert best_replicas(losses, n_replicas=2).tolist() == [1, 3, 5]
 
 
-@pytest.mark.parametrize("activate", [None, torch.relu])
-def test_toy_models_are_the_equation(activate) -> None:
+@pytest.mark.parametrize("hidden", ["linear", "relu"])
+def test_toy_models_are_the_equation(hidden) -> None:
     generator = torch.Generator().manual_seed(0)
-    models = ToyModels(3, 5, 2, generator=generator, activate=activate)
+    models = ToyModels(3, 5, 2, generator=generator, hidden=hidden)
     with torch.no_grad():
         models.b.normal_(generator=generator)
     x = sparse_features(7, torch.full((3, 5), 0.5), generator=generator)
     importance = torch.arange(1.0, 6)
     for instance in range(3):
         W, b = models.W[instance], models.b[instance]
-        hidden = x[:, instance] @ W
-        expected = ((hidden if activate is None else hidden.clamp_min(0)) @ W.T + b).clamp_min(0)
+        h = x[:, instance] @ W
+        expected = ((h if hidden == "linear" else h.clamp_min(0)) @ W.T + b).clamp_min(0)
         torch.testing.assert_close(models(x)[:, instance], expected, rtol=1e-5, atol=1e-6)  # sums in another order
         loss = (importance * (x[:, instance] - expected) ** 2).mean()
         torch.testing.assert_close(models.losses(x, importance)[instance], loss, rtol=1e-5, atol=1e-6)
@@ -79,3 +81,30 @@ def test_pairs_come_together_or_never() -> None:
         assert (pairs[..., 0] == pairs[..., 1]).float().mean() < 1 - p.min() / 2  # of different sizes where they are there
     with pytest.raises(ValueError, match=r"p_active is 0\.6"):
         anticorrelated_features(4, torch.tensor([[0.6]]), generator=generator)
+
+
+def test_toy_models_are_kept_and_chosen(tmp_path) -> None:
+    models = ToyModels(4, 3, 2, generator=torch.Generator().manual_seed(0), hidden="relu")
+    with torch.no_grad():
+        models.b.normal_(generator=torch.Generator().manual_seed(1))
+    models.save(tmp_path)
+    again = ToyModels.load(tmp_path)
+    assert again.hidden == "relu"
+    chosen = models.chosen(torch.tensor([2, 0]))
+    x = torch.rand(5, 4, 3, generator=torch.Generator().manual_seed(2))
+    assert torch.equal(again(x), models(x))
+    torch.testing.assert_close(chosen(x[:, [2, 0]]), models(x)[:, [2, 0]])
+    with torch.no_grad():
+        chosen.W.zero_()
+    assert models.W[2].abs().sum() > 0
+
+
+def test_other_folders_and_names_hold_no_toy_models(tmp_path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"there are no toy models 'toy-geometri'.*did you mean 'toy-geometry'"):
+        ToyModels.load("toy-geometri")
+    with pytest.raises(FileNotFoundError, match="nor in a folder of that name"):
+        ToyModels.load(tmp_path)
+    with pytest.raises(ValueError, match=r"holds no toy models of superposition; cutaway\.load opens language models"):
+        ToyModels.load(shipped_models()["induction-1l"])
+    with pytest.raises(ValueError, match="toy models of superposition, which read no text"):
+        cutaway.load("toy-geometry")

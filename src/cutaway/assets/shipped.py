@@ -1,4 +1,4 @@
-"""Small models that come with the package: each a folder with its weights, its tokenizer, and a card that says how it was made."""
+"""Small models that come with the package: each a folder with its weights and a card that says how it was made."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from cutaway.values import read_object
 
-__all__ = ["SHIPPED", "shipped_card", "shipped_models"]
+__all__ = ["SHIPPED", "shipped_card", "shipped_language_models", "shipped_models", "shipped_toys"]
 
 SHIPPED = Path(str(files("cutaway.assets") / "shipped_models"))
 """Where they lie."""
@@ -19,6 +19,16 @@ SHIPPED = Path(str(files("cutaway.assets") / "shipped_models"))
 def shipped_models() -> dict[str, Path]:
     """Return the folder of each by its name, in the order of the names."""
     return {card.parent.name: card.parent for card in sorted(SHIPPED.glob("*/card.json"))}
+
+
+def shipped_language_models() -> dict[str, Path]:
+    """Return those that have a tokenizer, which `cutaway.load` opens."""
+    return {name: folder for name, folder in shipped_models().items() if (folder / "tokenizer.json").is_file()}
+
+
+def shipped_toys() -> dict[str, Path]:
+    """Return those that are toy models of superposition, which read no text."""
+    return {name: folder for name, folder in shipped_models().items() if name not in shipped_language_models()}
 
 
 def shipped_card(name: str) -> dict[str, Any]:

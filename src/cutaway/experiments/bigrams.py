@@ -157,10 +157,9 @@ EXPERIMENT = Experiment(
     claim="A transformer without layers is one matrix, W_E W_U, and training makes it the log-probabilities of bigrams.",
     source="Elhage et al. 2021, A Mathematical Framework for Transformer Circuits, section on zero-layer transformers",
     scales={
-        "small": Scale(config=Config(), minutes=0.5),
+        "small": Scale(config=Config(), minutes=0.2),
         "reduced": Scale(config=Config(n_characters=300_000, n_steps=1200, batch_size=32), minutes=0.2),
     },
     run=run,
     draw=draw,
-    is_fast=True,
 )

@@ -236,7 +236,7 @@ EXPERIMENT = Experiment(
     ),
     source="Geva et al. 2021, Transformer Feed-Forward Layers Are Key-Value Memories",
     scales={
-        "small": Scale(config=Config(), minutes=1),
+        "small": Scale(config=Config(), minutes=0.3),
         "reduced": Scale(
             config=Config(
                 model=TextModel(n_heads=4, d_mlp=256, act="relu", n_steps=180), n_windows=1200, n_contexts=10,
@@ -246,5 +246,4 @@ EXPERIMENT = Experiment(
     },
     run=run,
     draw=draw,
-    is_fast=True,
 )  # fmt: skip

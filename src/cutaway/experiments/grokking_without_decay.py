@@ -108,12 +108,11 @@ EXPERIMENT = Experiment(
     ),
     source="Prieto et al. 2025, Grokking at the Edge of Numerical Stability",
     scales={
-        "small": Scale(config=Config(), minutes=1),
+        "small": Scale(config=Config(), minutes=0.5),
         "reduced": Scale(
             config=Config(prime=31, train_fraction=0.57, d_model=32, d_mlp=128, n_steps=1100, n_decay_steps=300), minutes=0.2
         ),
     },
     run=run,
     draw=draw,
-    is_fast=True,
 )

@@ -204,12 +204,11 @@ EXPERIMENT = Experiment(
     ),
     source="Michel et al. 2019, Are Sixteen Heads Really Better than One?",
     scales={
-        "small": Scale(config=Config(), minutes=1),
+        "small": Scale(config=Config(), minutes=0.6),
         "reduced": Scale(
             config=Config(model=TextModel(n_heads=16, n_steps=150, batch_size=24), n_windows=32, n_random=3), minutes=0.3
         ),
     },
     run=run,
     draw=draw,
-    is_fast=True,
 )

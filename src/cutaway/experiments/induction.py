@@ -351,7 +351,7 @@ EXPERIMENT = Experiment(
     ),
     source="Olsson et al. 2022, In-context Learning and Induction Heads; Elhage et al. 2021, A Mathematical Framework",
     scales={
-        "small": Scale(config=Config(), minutes=2),
+        "small": Scale(config=Config(), minutes=1.3),
         "reduced": Scale(config=Config(d_vocab=40, n_ctx=40, n_steps=700, batch_size=40), minutes=0.4),
     },
     run=run,

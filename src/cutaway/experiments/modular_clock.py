@@ -278,11 +278,10 @@ EXPERIMENT = Experiment(
         "Nanda et al. 2023, Progress measures for grokking via mechanistic interpretability; Zhong et al. 2023, The Clock and the Pizza"
     ),
     scales={
-        "small": Scale(config=SumsConfig(), minutes=1),
+        "small": Scale(config=SumsConfig(), minutes=0.5),
         "paper": Scale(config=SumsConfig(**PUBLISHED), minutes=90, memory_gib=2),
         "reduced": Scale(config=SumsConfig(prime=43, train_fraction=0.6, d_mlp=128, n_steps=900, learning_rate=8e-3), minutes=0.2),
     },
     run=run,
     draw=draw,
-    is_fast=True,
 )

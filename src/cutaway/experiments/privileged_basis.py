@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["EXPERIMENT", "Config", "run", "draw"]
 
-_KINDS: Mapping[str, Callable[[Tensor], Tensor] | None] = {"neurons": torch.relu, "linear": None}
+_KINDS: Mapping[str, Literal["relu", "linear"]] = {"neurons": "relu", "linear": "linear"}
 _LABELS = {"neurons": "ReLU", "linear": "linear"}
 _KEPT_FROM = 0.5  # the norm of a feature that is kept
 _MONOSEMANTIC_FROM = 0.9  # the share of a neuron's squared weights that its first feature has
@@ -43,18 +43,21 @@ class Config:
 class _Trained(NamedTuple):
     """Of each sparsity the replica with the least loss, and how its loss changes when its hidden layer is turned."""
 
-    W: Float[Tensor, "sparsity feature hidden"]
+    models: ToyModels
     turned: Float[Tensor, " sparsity"]
     """The loss with a hidden layer in other axes over the loss, the mean of several rotations."""
+
+    @property
+    def W(self) -> Float[Tensor, "sparsity feature hidden"]:
+        """The weights of the replicas."""
+        return self.models.W.detach()
 
 
 def run(config: Config, trial: Trial) -> Outcome:
     """Train models of both kinds; ask whether features lie along the axes of the hidden layer, and whether axes matter."""
     n_models = len(config.p_active) * config.n_replicas
     shape = (n_models, config.n_features, config.d_hidden)
-    models = {
-        kind: ToyModels(*shape, generator=trial.generator("weights", kind), activate=activate) for kind, activate in _KINDS.items()
-    }
+    models = {kind: ToyModels(*shape, generator=trial.generator("weights", kind), hidden=hidden) for kind, hidden in _KINDS.items()}
     importance = config.importance_ratio ** torch.arange(config.n_features)
     p_each = torch.tensor(config.p_active).repeat_interleave(config.n_replicas)[:, None].expand(-1, config.n_features)
 
@@ -71,6 +74,7 @@ def run(config: Config, trial: Trial) -> Outcome:
         checks=tuple(_checks(**trained)),
         numbers=_numbers(trained, config.p_active),
         arrays={kind: each.W for kind, each in trained.items()} | {"p_active": torch.tensor(config.p_active)},
+        models={"toy-neurons": trained["neurons"].models},
     )
 
 
@@ -95,7 +99,7 @@ def _judged(
         turned.append(models.losses(x, importance) / losses)
     models.W.copy_(W)
     places = best_replicas(losses, n_replicas=n_replicas)
-    return _Trained(W[places], torch.stack(turned).mean(0)[places])
+    return _Trained(models.chosen(places), torch.stack(turned).mean(0)[places])
 
 
 def _alignment(W: Float[Tensor, "feature hidden"]) -> float:
@@ -181,10 +185,9 @@ EXPERIMENT = Experiment(
     ),
     source="Elhage et al. 2022, Toy Models of Superposition",
     scales={
-        "small": Scale(config=Config(), minutes=1),
+        "small": Scale(config=Config(), minutes=0.2),
         "reduced": Scale(config=Config(p_active=(0.5, 0.1), n_replicas=6), minutes=0.2),
     },
     run=run,
     draw=draw,
-    is_fast=True,
 )

@@ -273,7 +273,7 @@ EXPERIMENT = Experiment(
     ),
     source="Hewitt and Liang 2019, Designing and Interpreting Probes with Control Tasks; Marks and Tegmark 2023, The Geometry of Truth",
     scales={
-        "small": Scale(config=Config(), minutes=1),
+        "small": Scale(config=Config(), minutes=0.4),
         "reduced": Scale(
             config=Config(d_vocab=240, n_steps=1000, batch_size=48, n_texts=200, n_edited=300, n_mlp_steps=100, n_draws=1),
             minutes=0.4,
@@ -281,5 +281,4 @@ EXPERIMENT = Experiment(
     },
     run=run,
     draw=draw,
-    is_fast=True,
 )

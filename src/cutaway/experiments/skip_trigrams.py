@@ -224,7 +224,7 @@ EXPERIMENT = Experiment(
     ),
     source="Elhage et al. 2021, A Mathematical Framework for Transformer Circuits",
     scales={
-        "small": Scale(config=Config(), minutes=1),
+        "small": Scale(config=Config(), minutes=0.5),
         "reduced": Scale(config=Config(n_steps=300, batch_size=96, n_judged=512), minutes=0.3),
     },
     run=run,

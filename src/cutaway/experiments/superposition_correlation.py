@@ -65,9 +65,9 @@ def run(config: Config, trial: Trial) -> Outcome:
         losses = models.losses(_features(config, 16_384, trial.generator("evaluation")), torch.ones(_N_FEATURES))
     sizes = [len(p) for p in kinds.values()]
     W = models.W.detach()
-    least = W[best_replicas(losses, n_replicas=config.n_replicas)]
+    least = models.chosen(best_replicas(losses, n_replicas=config.n_replicas))
     trained = dict(zip(kinds, W.unflatten(0, (-1, config.n_replicas)).split(sizes), strict=True))
-    best = dict(zip(kinds, least.split(sizes), strict=True))
+    best = dict(zip(kinds, least.W.detach().split(sizes), strict=True))
     return Outcome(
         checks=_checks(trained, best, untrained),
         numbers={
@@ -76,6 +76,7 @@ def run(config: Config, trial: Trial) -> Outcome:
             for name, share in _shares(W).items()
         },
         arrays=best | {f"p of {kind}": torch.tensor(p) for kind, p in kinds.items()},
+        models={"toy-correlation": least},
     )
 
 
@@ -169,10 +170,9 @@ EXPERIMENT = Experiment(
     ),
     source="Elhage et al. 2022, Toy Models of Superposition",
     scales={
-        "small": Scale(config=Config(), minutes=0.5),
+        "small": Scale(config=Config(), minutes=0.2),
         "reduced": Scale(config=Config(p_correlated=(0.03, 0.02), p_anticorrelated=(0.3, 0.2), n_steps=2000), minutes=0.2),
     },
     run=run,
     draw=draw,
-    is_fast=True,
 )

@@ -77,6 +77,7 @@ def run(config: Config, trial: Trial) -> Outcome:
             "W": W, "untrained": untrained, "p_active": p_active,
             "dimensionality": feature_dimensionality(W), "dimensions per feature": per_feature,
         },
+        models={"toy-dimensionality": models},
     )  # fmt: skip
 
 
@@ -182,7 +183,7 @@ EXPERIMENT = Experiment(
     ),
     source="Elhage et al. 2022, Toy Models of Superposition",
     scales={
-        "small": Scale(config=Config(), minutes=0.5),
+        "small": Scale(config=Config(), minutes=0.2),
         "paper": Scale(
             config=Config(
                 n_features=400, d_hidden=30, p_active=tuple(round(0.05 ** (i / 23), 4) for i in range(24)), n_steps=10_000,
@@ -197,5 +198,4 @@ EXPERIMENT = Experiment(
     },
     run=run,
     draw=draw,
-    is_fast=True,
 )  # fmt: skip

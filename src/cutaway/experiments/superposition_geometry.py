@@ -51,7 +51,8 @@ def run(config: Config, trial: Trial) -> Outcome:
     trial.learn("toy models", models, loss, Recipe(n_steps=config.n_steps, learning_rate=1e-3))
     x = sparse_features(16_384, p_active, generator=trial.generator("evaluation"))
     with torch.no_grad():
-        best = models.W[best_replicas(models.losses(x, importance), n_replicas=n_replicas)]
+        chosen = models.chosen(best_replicas(models.losses(x, importance), n_replicas=n_replicas))
+    best = chosen.W.detach()
     sparse = best[-1]
     at = f"p = {config.p_active[-1]:g}"
     pentagons = [_gap_deviation(W) <= _GAP and _spread(W.norm(dim=-1)) <= _SPREAD for W in models.W.detach()[-n_replicas:]]
@@ -73,6 +74,7 @@ def run(config: Config, trial: Trial) -> Outcome:
         numbers={f"features kept at p = {p:g}": _n_kept(W) for p, W in zip(config.p_active, best, strict=True)}
         | {f"share of all replicas at {at} that are such a pentagon": sum(pentagons) / n_replicas},
         arrays={"W": best, "p_active": torch.tensor(config.p_active)},
+        models={"toy-geometry": chosen},
     )  # fmt: skip
 
 
@@ -108,11 +110,10 @@ EXPERIMENT = Experiment(
     claim="Two dimensions keep two dense features; of sparse ones they keep five, as the corners of a regular pentagon.",
     source="Elhage et al. 2022, Toy Models of Superposition",
     scales={
-        "small": Scale(config=Config(), minutes=0.5),
+        "small": Scale(config=Config(), minutes=0.4),
         "paper": Scale(config=Config(n_steps=10_000), minutes=2),
         "reduced": Scale(config=Config(n_steps=1500, batch_size=512), minutes=0.2),
     },
     run=run,
     draw=draw,
-    is_fast=True,
 )

@@ -158,7 +158,7 @@ EXPERIMENT = Experiment(
     ),
     source="Elhage et al. 2022, Toy Models of Superposition",
     scales={
-        "small": Scale(config=Config(), minutes=0.5),
+        "small": Scale(config=Config(), minutes=0.1),
         "reduced": Scale(
             config=Config(
                 p_active=(1.0, 0.7, 0.5, 0.2, 0.1, 0.05),
@@ -169,5 +169,4 @@ EXPERIMENT = Experiment(
     },
     run=run,
     draw=draw,
-    is_fast=True,
 )  # fmt: skip

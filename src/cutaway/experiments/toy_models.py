@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from pathlib import Path
+from typing import Literal, Self
 
 import torch
 from einops import einsum
 from jaxtyping import Float, Int
+from safetensors import safe_open
 from torch import Tensor, nn
+
+from cutaway.assets.shipped import shipped_toys
+from cutaway.runtime import did_you_mean
+from cutaway.weights import save_tensors
 
 __all__ = [
     "ToyModels",
@@ -22,7 +28,7 @@ __all__ = [
 class ToyModels(nn.Module):
     """Models x' = ReLU(W^T W x + b), one an instance, that put features into fewer hidden dimensions and read them back.
 
-    With an `activate` of its own, such as `torch.relu`, the hidden layer has neurons: x' = ReLU(W^T activate(W x) + b).
+    With `hidden="relu"` the hidden layer has neurons: x' = ReLU(W^T ReLU(W x) + b).
     """
 
     def __init__(
@@ -32,20 +38,20 @@ class ToyModels(nn.Module):
         d_hidden: int,
         *,
         generator: torch.Generator,
-        activate: Callable[[Tensor], Tensor] | None = None,
+        hidden: Literal["linear", "relu"] = "linear",
     ) -> None:
         super().__init__()
         W = torch.randn(n_instances, n_features, d_hidden, generator=generator)
         self.W = nn.Parameter(W * (2 / (n_features + d_hidden)) ** 0.5)  # Xavier's
         self.b = nn.Parameter(torch.zeros(n_instances, n_features))
-        self.activate = activate
+        self.hidden = hidden
 
     def forward(self, x: Float[Tensor, "batch instance feature"]) -> Float[Tensor, "batch instance feature"]:
         """Return the features as they come back."""
-        hidden = einsum(x, self.W, "batch instance feature, instance feature hidden -> batch instance hidden")
-        if self.activate is not None:
-            hidden = self.activate(hidden)
-        back: Tensor = einsum(hidden, self.W, "batch instance hidden, instance feature hidden -> batch instance feature")
+        h = einsum(x, self.W, "batch instance feature, instance feature hidden -> batch instance hidden")
+        if self.hidden == "relu":
+            h = h.relu()
+        back: Tensor = einsum(h, self.W, "batch instance hidden, instance feature hidden -> batch instance feature")
         return (back + self.b).relu()
 
     def losses(
@@ -54,6 +60,47 @@ class ToyModels(nn.Module):
         """Return each model's squared error, weighted by how important a feature is, as a mean over batch and features."""
         back: Tensor = self(x)
         return (importance * (x - back) ** 2).mean((0, 2))
+
+    def chosen(self, places: Int[Tensor, " chosen"]) -> Self:
+        """Return the models at some places, as a copy."""
+        n_features, d_hidden = self.W.shape[1:]
+        chosen = type(self)(len(places), n_features, d_hidden, generator=torch.Generator(), hidden=self.hidden)
+        with torch.no_grad():
+            chosen.W.copy_(self.W[places])
+            chosen.b.copy_(self.b[places])
+        return chosen
+
+    def save(self, folder: Path) -> None:
+        """Write the weights, and whether there are neurons, as `model.safetensors` in a folder."""
+        weights = {name: weight.detach().contiguous() for name, weight in self.named_parameters()}
+        save_tensors(weights, folder / "model.safetensors", metadata={"hidden": self.hidden})
+
+    @classmethod
+    def load(cls, source: str | Path) -> Self:
+        """Read toy models by the name under which they come with cutaway, or from a folder that they were saved in.
+
+        Raises FileNotFoundError where there are none, ValueError for a folder of other models.
+
+        >>> ToyModels.load("toy-geometry").W.shape
+        torch.Size([8, 5, 2])
+        """
+        known = shipped_toys()
+        file = known.get(str(source), Path(source)) / "model.safetensors"
+        if not file.is_file():
+            meant = did_you_mean(str(source), known)
+            raise FileNotFoundError(
+                f"there are no toy models {str(source)!r}, nor in a folder of that name; {meant}there are {', '.join(known)}"
+            )
+        with safe_open(file, framework="pt") as opened:
+            hidden = (opened.metadata() or {}).get("hidden")
+            if hidden not in ("linear", "relu") or set(opened.keys()) != {"W", "b"}:
+                raise ValueError(f"{file} holds no toy models of superposition; cutaway.load opens language models")
+            W, b = opened.get_tensor("W"), opened.get_tensor("b")
+        models = cls(*W.shape, generator=torch.Generator(), hidden=hidden)
+        with torch.no_grad():
+            models.W.copy_(W)
+            models.b.copy_(b)
+        return models
 
 
 def best_replicas(losses: Float[Tensor, " instance"], *, n_replicas: int) -> Int[Tensor, " group"]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cutaway.assets import CATALOGUE, Asset
-from cutaway.assets.shipped import shipped_models
+from cutaway.assets.shipped import shipped_language_models, shipped_toys
 from cutaway.assets.sources import Report
 from cutaway.config import ModelConfig
 from cutaway.runs import Checkpoint, Run, list_runs, runs_root
@@ -53,11 +53,16 @@ def resolve(source: str | Path) -> Run | Checkpoint | Asset | Path:
         if path.exists():
             is_of_folder = path.name == "model.safetensors" and (path.parent / "config.json").is_file()
             return _resolve_folder(path.parent) if is_of_folder else path
-    shipped, models = shipped_models(), {asset.name: asset for asset in CATALOGUE.values() if asset.kind == "model"}
+    shipped, models = shipped_language_models(), {asset.name: asset for asset in CATALOGUE.values() if asset.kind == "model"}
     if str(source) in shipped:
         return Checkpoint.at(shipped[str(source)])
     if str(source) in models:
         return models[str(source)]
+    if str(source) in shipped_toys():
+        raise ValueError(
+            f"{source} are toy models of superposition, which read no text: "
+            f"cutaway.experiments.toy_models.ToyModels.load({str(source)!r}) opens them"
+        )
     runs = [run.name for run in list_runs()]
     meant = did_you_mean(str(source), [*models, *shipped, *runs])
     raise FileNotFoundError(

@@ -55,9 +55,9 @@ def find_pretrained() -> list[OfferedModel]:
 
 def find_shipped() -> list[OfferedModel]:
     """Return the small models that come with the package, and what each is."""
-    from cutaway.assets.shipped import shipped_card, shipped_models
+    from cutaway.assets.shipped import shipped_card, shipped_language_models
 
-    return [OfferedModel(source=name, state=shipped_card(name)["about"]) for name in shipped_models()]
+    return [OfferedModel(source=name, state=shipped_card(name)["about"]) for name in shipped_language_models()]
 
 
 def find_circuits() -> list[tuple[str, str]]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from cutaway.experiments.frame.check import Check
 from cutaway.experiments.frame.trial import Trial
+from cutaway.experiments.toy_models import ToyModels
 from cutaway.language_model import LanguageModel
 from cutaway.values import look_up
 
@@ -33,8 +34,8 @@ class Outcome:
     """What figures are drawn of: matrices, and curves as rows of steps and values."""
     texts: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """What figures write: the characters of a passage, the names of rows."""
-    models: Mapping[str, LanguageModel] = field(default_factory=dict)
-    """What was trained, under the names by which `cutaway.load` is to know it: each is kept as a folder that it opens."""
+    models: Mapping[str, LanguageModel | ToyModels] = field(default_factory=dict)
+    """What was trained, by name: each is kept as a folder that `cutaway.load` or `ToyModels.load` opens."""
 
     @property
     def passed(self) -> bool:
@@ -67,8 +68,11 @@ class Experiment(Generic[_Config]):
     """Trains, measures and checks one seed."""
     draw: Callable[[Outcome], Mapping[str, Figure]]
     """Makes the figures of one seed, by name."""
-    is_fast: bool = False
-    """Whether it takes at most a minute a seed."""
+
+    @property
+    def is_fast(self) -> bool:
+        """Whether a seed of the small scale takes at most a minute."""
+        return self.scales["small"].minutes <= 1
 
     def scale(self, name: str) -> Scale[_Config]:
         """Return the configuration of this name; raises ValueError for one that the experiment does not have."""

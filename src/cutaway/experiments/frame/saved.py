@@ -16,12 +16,13 @@ from safetensors.torch import load_file
 
 from cutaway.experiments.frame.check import Check, number_or_name
 from cutaway.experiments.frame.experiment import Outcome
+from cutaway.experiments.toy_models import ToyModels
 from cutaway.language_model import LanguageModel
 from cutaway.runtime import atomic_path, atomic_write, describe_device, pick_device, remove_path
 from cutaway.values import read_object, shortened
 from cutaway.weights import save_model, save_tensors
 
-__all__ = ["Finished", "Folder", "made_here", "save_language_model"]
+__all__ = ["Finished", "Folder", "made_here", "save_trained"]
 
 _MARK = "experiment.json"
 
@@ -102,8 +103,8 @@ class Folder:
         if outcome.arrays:
             with atomic_path(folder / "arrays.safetensors") as temporary:
                 save_tensors({name: array.detach().contiguous() for name, array in outcome.arrays.items()}, temporary)
-        for name, lm in outcome.models.items():
-            save_language_model(lm, folder / name)
+        for name, model in outcome.models.items():
+            save_trained(model, folder / name)
         values = {
             "seed": seed,
             "passed": outcome.passed,
@@ -118,13 +119,16 @@ class Folder:
         atomic_write(folder / "result.json", json.dumps(values, indent=2, allow_nan=False))
 
 
-def save_language_model(lm: LanguageModel, folder: Path) -> None:
-    """Write a model and its tokenizer as a folder that `cutaway.load` opens, whole or not at all."""
+def save_trained(trained: LanguageModel | ToyModels, folder: Path) -> None:
+    """Write a model, with its tokenizer where it has one, as a folder that `load` opens, whole or not at all."""
     remove_path(folder)  # of a seed that was stopped here before
     with atomic_path(folder) as temporary:
         temporary.mkdir()
-        save_model(lm.model, temporary)
-        lm.tokenizer.save(temporary / "tokenizer.json")
+        if isinstance(trained, ToyModels):
+            trained.save(temporary)
+        else:
+            save_model(trained.model, temporary)
+            trained.tokenizer.save(temporary / "tokenizer.json")
 
 
 def made_here(sources: str | None) -> dict[str, Any]:
