@@ -17,9 +17,12 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("name")
     parser.add_argument("about")
+    parser.add_argument("--prompt", help="an example of what it reads")
+    parser.add_argument("--max-new-tokens", type=int, help="how many tokens its answer has")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    made = ship(arguments.folder, arguments.seed, arguments.name, SHIPPED, about=arguments.about)
+    example = {"prompt": arguments.prompt, "max_new_tokens": arguments.max_new_tokens}
+    made = ship(arguments.folder, arguments.seed, arguments.name, SHIPPED, about=arguments.about, **example)
     print(f"{made}: {sum(file.stat().st_size for file in made.iterdir()):,} bytes")
 
 

@@ -32,7 +32,15 @@ def test_lists_what_there_is_and_what_was_found(capsys: pytest.CaptureFixture[st
     (row,) = json.loads(capsys.readouterr().out)
     assert row["id"] == "toy"
     assert row["found"] == "passed"
-    assert row["scales"] == ["small", "paper"]
+    assert row["scales"]["paper"] == {"minutes": 9, "memory_gib": 1e6}
+
+
+def test_lists_in_full_what_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["reproduce", "--list", "toy"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "toy A toy claim A number falls to nothing. source none scales small (about 6.0 s a seed, 1 GiB), paper" in shown
+    assert "here not run yet" in shown
+    assert not Path("runs").exists()
 
 
 def test_runs_shows_and_writes(capsys: pytest.CaptureFixture[str]) -> None:
@@ -135,7 +143,7 @@ def test_ctrl_c_keeps_what_is_done(capsys: pytest.CaptureFixture[str]) -> None:
         (["toy", "--seeds", "4,5", "--seed", "0"], "give which seeds, or the first and how many"),
         (["toy", "--scale", "paper"], "needs about 1000000.0 GiB of memory"),
         (["toy", "--out", "letters"], "holds a.txt and is no reproduction"),
-        (["toy", "--list"], "it shows what there is and runs nothing"),
+        (["--all-fast", "--list"], "it shows what there is and runs nothing"),
     ],
 )
 def test_bad_input(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -239,7 +239,7 @@ def test_the_scale_of_the_tests_is_not_offered() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "first", "seeds"), [("3", 0, [0, 1, 2]), ("2", 5, [5, 6]), ("0,4,7", None, [0, 4, 7]), ("1, 1,2", None, [1, 2])]
+    ("text", "first", "seeds"), [("3", 0, [0, 1, 2]), ("2", 5, [5, 6]), ("0,4,7", None, [0, 4, 7]), ("1, 2", None, [1, 2])]
 )
 def test_seeds_are_read(text: str, first: int | None, seeds: list[int]) -> None:
     assert parse_seeds(text, first=first) == seeds
@@ -252,7 +252,7 @@ def test_a_first_seed_beside_named_ones_is_refused() -> None:
         parse_seeds("2", first=-1)
 
 
-@pytest.mark.parametrize("text", ["", "0", "-1", "three", "1,x", "1.5", "1,,2", "4,"])
+@pytest.mark.parametrize("text", ["", "0", "-1", "three", "1,x", "1.5", "1,,2", "4,", "1, 1,2"])
 def test_other_seeds_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match="seeds are"):
         parse_seeds(text)

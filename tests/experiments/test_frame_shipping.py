@@ -39,13 +39,15 @@ def test_what_was_trained_is_a_folder_to_load(folder):
 
 
 def test_a_shipped_model_is_loaded_by_its_name(folder, package):
-    ship(folder, 1, "toy-model", package, about="nothing")
+    ship(folder, 1, "toy-model", package, about="nothing", prompt="a b")
     lm = cutaway.load("toy-model")
     torch.testing.assert_close(lm.model.embed.W_E, cutaway.load(folder / "seed-1" / "toy-model").model.embed.W_E)
     card = shipped.shipped_card("toy-model")
     assert card["command"] == "cutaway reproduce toy --seed 1"
     assert card["settings"] == {"n_steps": 30, "bound": 0.5, "sizes": [1, 2]}
     assert card["metrics"].keys() == {"distance"}
+    assert shipped.shipped_example("toy-model") == {"prompt": "a b"}
+    assert shipped.shipped_example("other") == shipped.shipped_example(None) == {}
     with pytest.raises(FileNotFoundError, match="did you mean 'toy-model'"):
         cutaway.load("toy-mode")
 

@@ -229,7 +229,7 @@ def test_refusals(tiny_model: Transformer, prompts: list[list[int]], n_new: int,
 
 
 def test_a_model_that_reads_both_ways_is_refused(tiny_config: ModelConfig) -> None:
-    with pytest.raises(ValueError, match="bidirectional"):
+    with pytest.raises(ValueError, match="reads both ways"):
         list(decode(Transformer(tiny_config.replace(is_causal=False)), [[1]], max_new_tokens=2, sampling=GREEDY))
 
 

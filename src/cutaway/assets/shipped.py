@@ -9,7 +9,7 @@ from typing import Any
 
 from cutaway.values import read_object
 
-__all__ = ["SHIPPED", "shipped_card", "shipped_language_models", "shipped_models", "shipped_toys"]
+__all__ = ["SHIPPED", "shipped_card", "shipped_example", "shipped_language_models", "shipped_models", "shipped_toys"]
 
 SHIPPED = Path(str(files("cutaway.assets") / "shipped_models"))
 """Where they lie."""
@@ -34,3 +34,9 @@ def shipped_toys() -> dict[str, Path]:
 def shipped_card(name: str) -> dict[str, Any]:
     """Return how a model that comes with the package was made: experiment, command, seed, settings, metrics, hash of its weights."""
     return read_object(shipped_models()[name] / "card.json")
+
+
+def shipped_example(name: str | None) -> dict[str, Any]:
+    """Return a `prompt` that a model that comes with the package goes on from, and `max_new_tokens`; nothing for other models."""
+    example: dict[str, Any] = shipped_card(name).get("example", {}) if name in shipped_models() else {}
+    return example

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.text import Text
 
+from cutaway.assets.shipped import shipped_example
 from cutaway.cli.command import excludes, options_of
 from cutaway.cli.edit_files import read_edits
 from cutaway.cli.errors import UsageError, report_warning
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 __all__ = ["generate"]
 
-_NEW_LINE = ("\n",)
 _SAMPLING = tuple(field.name for field in fields(Sampling))
 _OFFERED = "smollm2-135m"
 _OFFERED_SIZE = "93 MB to fetch, 636 MB of disk once unpacked"
@@ -57,7 +57,7 @@ def _preset(arguments: Sequence[str]) -> tuple[str, Sampling]:
 @excludes("num_beams", "preset", "seed", "compile", *_SAMPLING, why="beam search draws nothing, and runs uncompiled")
 @options_of(Sampling, group="Sampling", defaults=_preset)
 def generate(
-    prompts: tuple[str, ...] = _NEW_LINE,
+    prompts: tuple[str, ...] = (),
     /,
     *,
     model: str | None = None,
@@ -86,7 +86,7 @@ def generate(
     of a sampling preset hold for what is not given below.
 
     Args:
-        prompts: what to go on from; a new line unless given
+        prompts: what to go on from; unless given, a new line, or an example that a model of the package comes with
         model: a run, a checkpoint, a catalogue name (smollm2-135m), a Hugging Face folder, a .gguf
         tokenizer NAME: gpt2, cl100k or a tokenizer.json, for a model that came without one
         config FILE: the shape of a TransformerLens state, which does not hold it: a config.json of cutaway's
@@ -125,13 +125,12 @@ def generate(
     """
     chosen = Sampling.of(preset, **sampling)
     _check(prompts, {"--compare": compare, "--compile": compile, "--chat": chat}, interactive, num_beams, length_penalty)
-    if model is None and random is None:
+    if model is None and random is None and prompts:
         _refuse_model_as_prompt(prompts[0])
     if not edit_prompt and edit is None:
         raise UsageError("--no-edit-prompt says how edits are made: give --edit with it")
     edits = None if edit is None else read_edits(edit)
-    if max_new_tokens is None:
-        max_new_tokens = _COMPARED_TOKENS if compare else 200
+    prompts, max_new_tokens = _filled(prompts, max_new_tokens, model, n_by_default=_COMPARED_TOKENS if compare else 200)
     lm, heading = _loaded(model, random, tokenizer=tokenizer, config=config, device=device)
     options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "stop": stop, "seed": seed, "compile": compile}
     if chat:
@@ -177,12 +176,21 @@ def _loaded(model: str | None, random: str | None, **how: Any) -> tuple[Language
     return load_named(source, **how), _Heading(source)
 
 
+def _filled(
+    prompts: tuple[str, ...], max_new_tokens: int | None, model: str | None, *, n_by_default: int
+) -> tuple[tuple[str, ...], int]:
+    """Return what to go on from and for how long: where it is not said, as the model's example, or from a new line."""
+    example = {} if prompts else shipped_example(model)
+    n_tokens = example.get("max_new_tokens", n_by_default) if max_new_tokens is None else max_new_tokens
+    return prompts or (example.get("prompt", "\n"),), n_tokens
+
+
 def _check(prompts: Sequence[str], one: dict[str, bool], interactive: bool, num_beams: int, length_penalty: float) -> None:
     """Refuse what would go unheard; the options in `one` take a single prompt."""
     given = [name for name, is_given in one.items() if is_given]
     if given and len(prompts) > 1:
         raise UsageError(f"{given[0]} takes one prompt, and there are {len(prompts)}: quote a prompt that has spaces")
-    if "--chat" in given and not interactive and prompts == _NEW_LINE:
+    if "--chat" in given and not interactive and not prompts:
         raise UsageError("--chat takes a message, or --interactive to ask for messages")
     if length_penalty != 1 and num_beams == 1:
         raise UsageError("--length-penalty is for beam search: give --num-beams above 1 with it")

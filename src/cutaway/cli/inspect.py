@@ -282,8 +282,16 @@ def _checkpoint_lines(checkpoint: Checkpoint) -> dict[str, str]:
         "size": f"{format_bytes(checkpoint.n_bytes)}, weights in {dtypes}",
     }
     card = checkpoint.path / "card.json"  # of a model that comes with cutaway
-    about = {"about": str(read_object(card)["about"])} if card.is_file() else {}
-    return about | lines | ({"step": f"{checkpoint.step:,}"} if checkpoint.step is not None else {})
+    return (
+        (_card_lines(read_object(card)) if card.is_file() else {})
+        | lines
+        | ({"step": f"{checkpoint.step:,}"} if checkpoint.step is not None else {})
+    )
+
+
+def _card_lines(card: dict[str, Any]) -> dict[str, str]:
+    prompt = card.get("example", {}).get("prompt")
+    return {"about": str(card["about"]), **({"reads": repr(prompt)} if prompt else {}), "trained by": str(card["command"])}
 
 
 def _reached(source: Subject) -> dict[str, str]:

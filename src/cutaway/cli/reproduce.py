@@ -12,7 +12,7 @@ from rich.text import Text
 
 from cutaway.cli.command import excludes
 from cutaway.cli.errors import UsageError
-from cutaway.report import format_duration, print_json, print_sentence, stderr_console, stdout_console, table
+from cutaway.report import fields_table, format_duration, print_json, print_sentence, stderr_console, stdout_console, table
 from cutaway.report.counting import step_progress
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class ClaimFailedError(RuntimeError):
 
 
 @excludes("verify_shipped", "list", "all_fast", "out", "seed", "seeds", "scale", why="a model's card says how it was trained")
-@excludes("list", "names", "all_fast", "out", "seed", "seeds", why="it shows what there is and runs nothing")
+@excludes("list", "all_fast", "out", "seed", "seeds", why="it shows what there is and runs nothing")
 @excludes("all_fast", "names", "out", why="each of the fast experiments has a folder of its own")
 def reproduce(
     names: tuple[str, ...] = (),
@@ -58,13 +58,14 @@ def reproduce(
         seed: the first seed; 0 unless given
         seeds: how many seeds, as 3, or which, as 0,4,7
         all_fast: every experiment that takes at most a minute a seed
-        list: show what there is, and what was found here
+        list: show what there is, and what was found here; of experiments that are named, what they claim and after whom
         verify_shipped: train a model that comes with cutaway again, by its name, and compare; all of them unless named
         out: the folder; runs/experiments/NAME unless given
         json: print JSON
 
     Examples:
         cutaway reproduce --list
+        cutaway reproduce --list induction
         cutaway reproduce superposition-geometry
         cutaway reproduce superposition-geometry --seeds 3
         cutaway reproduce --all-fast
@@ -83,7 +84,7 @@ def reproduce(
     if not (list or names or all_fast) and (seed is not None or numbers != [0] or scale != "small" or out is not None):
         raise UsageError("no experiment is named to run: name one, as --list shows them, or give --all-fast")
     if list or not (names or all_fast):
-        return _show_list(as_json=json)
+        return _show_list(names, as_json=json)
     if out is not None and len(names) > 1:
         raise UsageError("--out is the folder of one experiment: name one, or leave it out")
     chosen = [experiments.experiment(name) for name in dict.fromkeys(names or experiments.NAMES)]
@@ -198,7 +199,8 @@ def _show_verdicts(results: Sequence[Reproduction]) -> None:
     stdout_console().print(grid)
 
 
-def _show_list(*, as_json: bool) -> None:
+def _show_list(names: Sequence[str], *, as_json: bool) -> None:
+    """Show the experiments as a table, or each that is named in full."""
     from cutaway import experiments
 
     rows: Sequence[dict[str, Any]] = [
@@ -209,18 +211,47 @@ def _show_list(*, as_json: bool) -> None:
             "source": each.source,
             "minutes": each.scale("small").minutes,
             "is_fast": each.is_fast,
-            "scales": each.offered_scales,
+            "scales": {
+                scale: {"minutes": (of := each.scale(scale)).minutes, "memory_gib": of.memory_gib} for scale in each.offered_scales
+            },
             "found": _found(each),
         }
-        for name in experiments.NAMES
+        for name in names or experiments.NAMES
     ]
     if as_json:
         return print_json(rows)
+    if names:
+        for row in rows:
+            _show_claim(row)
+        return None
     grid = table("experiment", "what it shows", "a seed", "here", right=["a seed"])
     for row in rows:
         grid.add_row(row["id"], row["title"], format_duration(60 * row["minutes"]), row["found"] or "-")
     stdout_console().print(grid)
+    print_sentence(
+        stdout_console(), Text("\n`cutaway reproduce --list NAME` shows what one claims, after which paper, and its scales.")
+    )
     return None
+
+
+def _show_claim(row: dict[str, Any]) -> None:
+    """Show an experiment in full."""
+    scales = ", ".join(
+        f"{name} (about {format_duration(60 * scale['minutes'])} a seed, {scale['memory_gib']:g} GiB)"
+        for name, scale in row["scales"].items()
+    )
+    stdout_console().print(
+        fields_table(
+            {
+                row["id"]: row["title"],
+                "claim": row["claim"],
+                "source": row["source"],
+                "scales": scales,
+                "here": row["found"] or "not run yet",
+            }
+        ),
+        "",
+    )
 
 
 def _found(experiment: Experiment[Any]) -> str | None:

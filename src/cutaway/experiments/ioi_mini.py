@@ -266,7 +266,7 @@ EXPERIMENT = Experiment(
     ),
     source="Wang et al. 2022, Interpretability in the Wild",
     scales={
-        "small": Scale(config=Config(), minutes=1),
+        "small": Scale(config=Config(), minutes=1.8),
         "reduced": Scale(config=Config(), minutes=1),
     },
     run=run,

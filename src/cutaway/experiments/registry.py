@@ -7,6 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cutaway.assets.shipped import shipped_card, shipped_models
 from cutaway.runtime import did_you_mean
 
 if TYPE_CHECKING:
@@ -47,7 +48,11 @@ NAMES: tuple[str, ...] = (
 def experiment(name: str) -> Experiment[Any]:
     """Return the experiment of this name; raises ValueError, with the nearest name, for one that there is not."""
     if name not in NAMES:
-        raise ValueError(f"there is no experiment {name!r}; {did_you_mean(name, NAMES)}there are {', '.join(NAMES)}")
+        if name in shipped_models():
+            trained_by = shipped_card(name)["experiment"]
+            raise ValueError(f"{name} is a model that comes with cutaway; the experiment that trains it is {trained_by}")
+        meant = did_you_mean(name, NAMES)
+        raise ValueError(f"there is no experiment {name!r}; {meant}cutaway reproduce --list shows the {len(NAMES)} there are")
     found: Experiment[Any] = import_module(f"cutaway.experiments.{name.replace('-', '_')}").EXPERIMENT
     return found
 

@@ -208,7 +208,7 @@ EXPERIMENT = Experiment(
     ),
     source="Sharkey et al. 2022, Taking features out of superposition; Bricken et al. 2023, Towards Monosemanticity",
     scales={
-        "small": Scale(config=Config(), minutes=2),
+        "small": Scale(config=Config(), minutes=1.2),
         "reduced": Scale(config=Config(k=(3,), jumprelu=(0.02,), relu=(0.2,), n_rows=4000), minutes=0.5),
     },
     run=run,

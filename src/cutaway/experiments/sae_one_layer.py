@@ -180,7 +180,7 @@ EXPERIMENT = Experiment(
     ),
     source="Bricken et al. 2023, Towards Monosemanticity",
     scales={
-        "small": Scale(config=Config(), minutes=3),
+        "small": Scale(config=Config(), minutes=1.2, memory_gib=2.5),
         "reduced": Scale(
             config=Config(model=TextModel(n_layers=1, d_mlp=256, n_steps=500), n_steps=1100, n_windows=3000),
             minutes=1,

@@ -30,6 +30,11 @@ class CachedDecoder:
         n_slots: int | None = None,
         tell: Callable[[str], None] = warnings.warn,
     ) -> None:
+        if not model.config.is_causal:
+            raise ValueError(
+                "this model reads both ways and judges whole texts, so it goes on from none: its answer is "
+                "lm.model(lm.tokens(text))[:, -1]"
+            )
         if not prompts or not all(prompts):
             raise ValueError("a prompt has no tokens; give at least one token to go on from")
         if not isinstance(max_new_tokens, int) or max_new_tokens < 0:

@@ -105,10 +105,12 @@ def parse_seeds(text: str, *, first: int | None = None) -> list[int]:
     if not all(part.isdecimal() and part.isascii() for part in parts):
         raise ValueError(f"seeds are {text!r}; expected how many, as 3, or which, as 0,4,7")
     numbers = [int(part) for part in parts]
+    if twice := [number for number in dict.fromkeys(numbers) if numbers.count(number) > 1]:
+        raise ValueError(f"seeds are {text!r}; {twice[0]} is there more than once")
     if len(numbers) > 1:
         if first is not None:
             raise ValueError(f"seeds are {text!r} and the first seed is {first}: give which seeds, or the first and how many")
-        return list(dict.fromkeys(numbers))
+        return numbers
     if numbers[0] < 1:
         raise ValueError(f"seeds are {text!r}; expected at least 1")
     if first is not None and first < 0:

@@ -32,8 +32,19 @@ _TOLERANCE = 0.1
 """How far, relative to it, a metric may move on another machine: sums add up in another order, and training goes its own way."""
 
 
-def ship(folder: Path, seed: int, name: str, destination: Path, *, about: str) -> Path:
+def ship(
+    folder: Path,
+    seed: int,
+    name: str,
+    destination: Path,
+    *,
+    about: str,
+    prompt: str | None = None,
+    max_new_tokens: int | None = None,
+) -> Path:
     """Copy a model out of a finished reproduction's folder to `destination`/`name` with its card, and return where it is.
+
+    `prompt` is an example of what it reads, `max_new_tokens` how many tokens its answer has, if not as many as are wanted.
 
     Raises ValueError for a seed that did not pass or did not train a model of this name.
     """
@@ -41,11 +52,13 @@ def ship(folder: Path, seed: int, name: str, destination: Path, *, about: str) -
     if not record["passed"] or name not in record["models"]:
         what = "trained no such model" if record["passed"] else "did not pass"
         raise ValueError(f"{folder} cannot give {name}: its seed {seed} {what}")
+    example = {"prompt": prompt, "max_new_tokens": max_new_tokens}
     with atomic_path(destination / name) as temporary:
         shutil.copytree(folder / f"seed-{seed}" / name, temporary)
         card = {
             "name": name,
             "about": about,
+            "example": {key: value for key, value in example.items() if value is not None},
             "experiment": mark["experiment"],
             "command": f"cutaway reproduce {mark['experiment']} --seed {seed}",
             "seed": seed,
