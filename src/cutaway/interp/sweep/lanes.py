@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -73,10 +74,7 @@ def lane_of(
     """
     n_rows, n_pos = base.tokens.shape
     length = base.lengths[row]
-
-    def placed(edit: Edit) -> PlacedEdit:
-        return place(edit, config, n_pos=n_pos, n_rows=n_rows, row=row, length=length)
-
+    placed = partial(place, config=config, n_pos=n_pos, n_rows=n_rows, row=row, length=length)
     order = hook_order(config)
     own = sorted(map(placed, edits), key=lambda each: order[each.edit.name])
     reach, kept = math.inf, []
