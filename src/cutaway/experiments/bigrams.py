@@ -172,7 +172,7 @@ EXPERIMENT = Experiment(
         ),
         "Bigrams in the weights": (
             "The same read off the trained weights, as the product of embedding and unembedding, without any text: the two pictures "
-            "agree wherever there were pairs to count."
+            "nearly agree wherever there were pairs to count."
         ),
         "Loss while training": (
             "The loss comes down to the dashed line, the entropy of the bigrams counted: whoever sees one character alone cannot "

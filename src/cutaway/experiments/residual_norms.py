@@ -169,7 +169,7 @@ def draw(outcome: Outcome) -> Mapping[str, Figure]:
     start = {name: (x, [value - y[0] for value in y]) for name, (x, y) in logs.items()}
     return {
         "Growth with depth": lines(
-            {"measured": logs["model"], **fitted}, title="Length of the residual stream, all positions but the first",
+            {"measured": logs["model"], **fitted}, title="Length of the residual stream, but for the first position",
             x_label="after layer", y_label="log10 of the length",
         ),
         "Growth beside two controls": lines(
