@@ -75,4 +75,5 @@ TOY = Experiment(
     scales={"small": Scale(config=Config(), minutes=0.1), "paper": Scale(config=Config(), minutes=9, memory_gib=1e6)},
     run=run,
     draw=draw,
+    captions={"Loss": "The first number falls to nothing."},
 )

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from cutaway import ModelConfig, Transformer, experiments
-from cutaway.experiments.bracket_strings import BracketStrings, bracket_words
-from cutaway.experiments.brackets import _chance_above, _insert, _Kinds, _least_apart
+from cutaway.experiments.bracket_strings import BracketKinds, BracketStrings, bracket_words
+from cutaway.experiments.brackets import _chance_above, _insert, _least_apart
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -103,7 +103,7 @@ def test_kinds_lie_apart_where_two_parts_say_so() -> None:
 def test_only_the_part_that_decides_flips_what_it_is_put_into() -> None:
     model = counting_by_one_head()
     strings = BracketStrings.mixed(600, 5, generator=generator()).distinct()
-    kinds = _Kinds.of(strings)
+    kinds = BracketKinds.of(strings)
     found = _insert(model, kinds, 20)
     assert found.labels == ["L0H0", "L0H1", "L0 mlp"]
     assert found.flipped[0].tolist() == [0, 1, 0]  # by balanced strings, a wrong total, a wrong elevation

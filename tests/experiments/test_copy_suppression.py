@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from cutaway import ModelConfig, Transformer, experiments
-from cutaway.experiments.copy_suppression import _Ablated, _find, _looks_at, _lowers_most, _measured, _preference, _score, _Trained
+from cutaway.experiments.copy_suppression import _Ablated, _find, _looks_at, _lowers_most, _preference, _score, _Trained
 from cutaway.experiments.frame import Curves
 from cutaway.experiments.used_candidates import AGAIN, Candidates, CandidateTexts
 
@@ -79,13 +79,13 @@ def test_one_who_knows_the_rules_gives_nothing_to_what_is_forbidden() -> None:
             forgetful[row, 2 * turn, [made.first + each for each in allowed]] = 0
             left = allowed if asked == AGAIN else [each for each in allowed if each not in used]
             knowing[row, 2 * turn, [made.first + each for each in left]] = 0
-    seen = {name: values.mean().item() for name, values in _measured(knowing, drawn, made).items()}
+    seen = {name: values.mean().item() for name, values in drawn.measured(knowing, made.first).items()}
     assert seen["forbidden"] == 0
     assert seen["something forbidden"] == pytest.approx(seen["least possible"], abs=1e-5)  # float32
     assert seen["again"] == 0
     shares = drawn.is_forbidden.sum(-1) / 4
     expected = shares[shares > 0].mean().item()
-    assert _measured(forgetful, drawn, made)["forbidden"].mean().item() == pytest.approx(expected, rel=1e-5)
+    assert drawn.measured(forgetful, made.first)["forbidden"].mean().item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_finds_who_suppresses_and_who_repeats() -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from cutaway import experiments
 from cutaway.experiments import frame
 from cutaway.experiments.frame import (
     Check,
@@ -125,7 +126,7 @@ def test_numbers_that_are_not_finite_are_written_and_read(tmp_path: Path) -> Non
         check = Check(name="ratio", value=math.inf, at_least=2, null=math.nan, null_of="nothing")
         return Outcome(checks=(check,), numbers={"least": -math.inf, "none": math.nan, "one": 1.0})
 
-    infinite: Experiment[Config] = replace(TOY, run=run, draw=lambda _: {})
+    infinite: Experiment[Config] = replace(TOY, run=run, draw=lambda _: {}, captions={})
     for origin in ("run", "read"):
         result = reproduce(infinite, folder=tmp_path)
         assert result.finished[0].origin == origin
@@ -196,6 +197,15 @@ def test_what_is_written(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert "A number falls to nothing." in page.read_text()
     assert "untrained" in page.read_text()
+    assert "The first number falls to nothing. (Seed 3.)" in page.read_text()
+
+
+def test_figures_have_captions(tmp_path: Path) -> None:
+    outcome = reproduce(TOY).outcomes[0]
+    assert list(TOY.figures(outcome)) == ["Loss"]
+    with pytest.raises(ValueError, match=r"draws \['Loss'\] and has captions for \['Loss', 'Other'\]"):
+        replace(TOY, captions={**TOY.captions, "Other": ""}).figures(outcome)
+    assert all(experiments.experiment(name).captions for name in experiments.NAMES)
 
 
 def test_folders_of_something_else_are_refused(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ def test_panels_share_their_steps_and_show_the_first_line_most():
     assert list(by_colour[PALETTE[0]].get_ydata()) == [step / 100 for step in STEPS]
     assert by_colour[PALETTE[0]].get_linewidth() > by_colour[PALETTE[1]].get_linewidth()
     assert max(upper.lines, key=lambda line: line.get_zorder()) is by_colour[PALETTE[0]]
-    assert {text.get_text() for text in upper.texts} == {"a 0.9", "b 0.1"}, "those named, with the values at their ends"
+    assert {text.get_text() for text in upper.texts} == {"a: 0.9", "b: 0.1"}, "those named, with the values at their ends"
     unnamed = next(line for line in upper.lines if line.get_color() not in PALETTE)
     assert list(unnamed.get_xdata()) == STEPS[1:], "what is not finite is left out"
     assert upper.patches[0].get_x() == 20
@@ -32,6 +32,14 @@ def test_panels_share_their_steps_and_show_the_first_line_most():
     assert low < -1
     assert high > 3
     assert figure.get_label() == "Both: Scores, Scores over step, one below the other"
+
+
+def test_the_title_stands_above_a_first_panel_without_one_of_its_own():
+    lines = {"a": (STEPS, STEPS)}
+    figure = panels([Panel("", "score", lines, ("a",)), Panel("Below", "loss", lines, ("a",))], x_label="step", title="Both")
+    assert [axes.get_title("left") for axes in figure.axes] == ["Both", "Below"]
+    assert figure.get_label() == "Both: score, Below over step, one below the other"
+    assert panels([panel()], x_label="step", title="Both").axes[0].get_title("left") == "Scores"
 
 
 def test_labels_in_a_low_panel_do_not_overlap():

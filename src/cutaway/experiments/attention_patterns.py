@@ -70,16 +70,17 @@ def run(config: Config, trial: Trial) -> Outcome:
     return Outcome(
         checks=(
             Check(
-                name="entropy of attention, as a share of the most there could be", at_most=0.75,
+                name="entropy of attention over that of attention to all alike", at_most=0.75,
                 value=entropies["trained"], null=entropies["untrained"], null_of="untrained",
             ),
             Check(
-                name="attention of the clearest head to one distance", at_least=0.3,
+                name="share of its attention that the most regular head gives to one distance back", at_least=0.3,
                 value=found.attention.max().item(), null=null.attention.max().item(), null_of="untrained",
             ),
             Check(
-                name="share of what patterns gain that their averages over texts keep", at_least=0.3, at_most=0.7,
-                value=1 - lost.averages / lost.uniform, null=1 - lost.turned / lost.uniform, null_of="averages turned round",
+                name="share of what attention gains over attention to all alike that average patterns keep", at_least=0.3, at_most=0.7,
+                value=1 - lost.averages / lost.uniform, null=1 - lost.turned / lost.uniform,
+                null_of="averages with near and far exchanged",
             ),
         ),
         numbers={
@@ -157,18 +158,18 @@ def draw(outcome: Outcome) -> Mapping[str, Figure]:
     letters = outcome.texts["shown"]
     rows, columns = [f"layer {layer}" for layer in range(n_layers)], [f"head {head}" for head in range(n_heads)]
     titles = [
-        f"{head_label(layer, head)}, {arrays['attention'][layer, head]:.0%} {arrays['distances'][layer, head]} back"
+        f"{head_label(layer, head)}: {arrays['attention'][layer, head]:.0%} to {arrays['distances'][layer, head]} back"
         for layer in range(n_layers)
         for head in range(n_heads)
     ]
     averaged = arrays["averaged heads"]
     return {
-        "Attention": attention(
-            arrays["patterns"].flatten(0, 1).numpy(), tokens=letters, titles=titles, title="Every head on text that it has not seen"
+        "Attention of every head": attention(
+            arrays["patterns"].flatten(0, 1).numpy(), tokens=letters, titles=titles, title="Every head on text held out"
         ),
-        "Averages": heatmap(
-            averaged.numpy(), rows=rows, columns=columns, title="One head at a time with its average over texts", signed=True,
-            label="nats a token lost", texts=[[f"{value:.3f}" for value in row] for row in averaged.tolist()],
+        "Loss with average patterns": heatmap(
+            averaged.numpy(), rows=rows, columns=columns, title="One head at a time with its average pattern", signed=True,
+            label="nats a character lost", texts=[[f"{value:.3f}" for value in row] for row in averaged.tolist()],
         ),
     }  # fmt: skip
 
@@ -188,4 +189,14 @@ EXPERIMENT = Experiment(
     },
     run=run,
     draw=draw,
+    captions={
+        "Attention of every head": (
+            "Each row is a character and shows which earlier ones it attends to. A panel's title says how many characters back the "
+            "head looks most regularly, and how much of its attention goes there."
+        ),
+        "Loss with average patterns": (
+            "What is lost when one head attends by its average over texts, which knows where characters stand and not which they "
+            "are: the deeper the blue, the more that head goes by the characters themselves."
+        ),
+    },
 )

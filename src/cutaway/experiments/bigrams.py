@@ -95,11 +95,11 @@ def run(config: Config, trial: Trial) -> Outcome:
     return Outcome(
         checks=(
             Check(
-                name="KL divergence of W_E W_U from the counts, nats a token", at_most=0.02,
+                name="KL divergence of W_E W_U from the bigrams counted, nats a token", at_most=0.02,
                 value=table.kl(learnt), null=table.kl(table.unigram_log_probs), null_of="unigrams",
             ),
             Check(
-                name="rank correlation of W_E W_U with the counts, seen pairs", at_least=0.95,
+                name="rank correlation of W_E W_U with the bigrams counted, over pairs that occur", at_least=0.95,
                 value=_agreement(table, learnt), null=_agreement(table, table.unigram_log_probs), null_of="unigrams",
             ),
         ),
@@ -139,15 +139,18 @@ def draw(outcome: Outcome) -> Mapping[str, Figure]:
     anywhere = (counts.sum(0) / counts.sum()).log()
     labels = [outcome.texts["characters"][token] for token in common]
     figures = {}
-    for name, said in {"counted": "Bigrams counted in the text", "learnt": "Bigrams in the weights: W_E W_U"}.items():
+    titles = {"Bigrams counted in the text": "Counted in the text", "Bigrams in the weights": "Read off the weights: W_E W_U"}
+    for (heading, title), name in zip(titles.items(), ("counted", "learnt"), strict=True):
         excess = (outcome.arrays[name] - anywhere)[common][:, common]
-        figures[name.title()] = heatmap(
-            excess.where(excess.isfinite(), torch.nan).numpy(), rows=labels, columns=labels, title=said, row_title="character",
-            column_title="the next", label="log-probability less that anywhere", signed=True, limit=4.0,
+        figures[heading] = heatmap(
+            excess.where(excess.isfinite(), torch.nan).numpy(), rows=labels, columns=labels, title=title, row_title="character",
+            column_title="the next", label="log-probability less that anywhere, nats", signed=True, limit=4.0,
         )  # fmt: skip
     steps, losses = outcome.arrays["loss"].tolist()
     entropy = outcome.numbers["entropy of the bigrams counted, nats"]
-    figures["Loss"] = loss_figure({"no layers": (steps, losses)}, expected=entropy, title="To the entropy of bigrams")
+    figures["Loss while training"] = loss_figure(
+        {"no layers": (steps, losses)}, expected=entropy, title="Down to the entropy of the bigrams counted"
+    )
     return figures
 
 
@@ -162,4 +165,18 @@ EXPERIMENT = Experiment(
     },
     run=run,
     draw=draw,
+    captions={
+        "Bigrams counted in the text": (
+            "How much likelier (blue) or rarer (orange) a character is after another than anywhere in the text. Cells of pairs that "
+            "never occur are empty."
+        ),
+        "Bigrams in the weights": (
+            "The same read off the trained weights, as the product of embedding and unembedding, without any text: the two pictures "
+            "nearly agree wherever there were pairs to count."
+        ),
+        "Loss while training": (
+            "The loss comes down to the dashed line, the entropy of the bigrams counted: whoever sees one character alone cannot "
+            "foretell the next one of this text better."
+        ),
+    },
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Int
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cutaway.tokenizers import WordTokenizer
 
-__all__ = ["ANSWERS", "BALANCED", "UNBALANCED", "BracketStrings", "Way", "bracket_words"]
+__all__ = ["ANSWERS", "BALANCED", "UNBALANCED", "BracketKinds", "BracketStrings", "Way", "bracket_words"]
 
 ANSWERS = ("unbalanced", "balanced")
 UNBALANCED, BALANCED = range(2)
@@ -106,6 +106,30 @@ class BracketStrings:
         number = (self.steps > 0).long() @ places + 2**n_brackets
         found: Tensor = (number * _HASH >> 13) % _SHARE_HELD_OUT == 0
         return found
+
+
+class BracketKinds(NamedTuple):
+    """Strings of three kinds: balanced ones, and such with one of the two failures alone."""
+
+    balanced: BracketStrings
+    total: BracketStrings
+    elevation: BracketStrings
+
+    @classmethod
+    def of(cls, strings: BracketStrings) -> BracketKinds:
+        """Return those of some strings that are of each kind."""
+        kinds = (strings.is_balanced, strings.fails_total, strings.fails_elevation)
+        return cls(*(strings.of_rows(chosen) for chosen in kinds))
+
+    def half(self, which: int) -> BracketKinds:
+        """Return every other string of each kind."""
+        return BracketKinds(*(BracketStrings(each.steps[which::2]) for each in self))
+
+    def dealt_anew(self, generator: torch.Generator) -> BracketKinds:
+        """Return the same with the two failures dealt at random to what fails."""
+        failing = torch.cat([self.total.steps, self.elevation.steps])
+        failing = failing[torch.randperm(len(failing), generator=generator)]
+        return BracketKinds(self.balanced, *map(BracketStrings, failing.split([len(self.total), len(self.elevation)])))
 
 
 def _shuffled(n_rows: int, n_open: int, n_close: int, generator: torch.Generator) -> Int[Tensor, "batch bracket"]:

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from cutaway import LanguageModel, ModelConfig, Transformer, edits, metrics, residual, run_with_cache, sweep
-from cutaway.experiments.bracket_strings import BALANCED, UNBALANCED, BracketStrings, Way, bracket_words
+from cutaway.experiments.bracket_strings import BALANCED, UNBALANCED, BracketKinds, BracketStrings, Way, bracket_words
 from cutaway.experiments.frame import Check, Curves, Experiment, Outcome, Recipe, Scale, Trial
 from cutaway.interp.attention import entropy_share, head_label
 
@@ -24,7 +24,7 @@ __all__ = ["EXPERIMENT", "Config", "run", "draw"]
 
 _SAID = {"balanced": "other balanced strings", "total": "a wrong total", "elevation": "a wrong elevation"}
 _LEARNT = {"balanced": "balanced", "total": "wrong total", "elevation": "wrong elevation"}
-_APART = "chance that two kinds of strings lie apart, the least of three:"
+_APART = "chance to tell two kinds of strings apart (AUC), the least of three pairs:"
 _FIRST_HELD_OUT = 12  # brackets; of shorter strings there are so few that all are trained on
 
 
@@ -47,34 +47,11 @@ class Config:
     """Balanced strings into whose runs parts of others are put."""
 
 
-class _Kinds(NamedTuple):
-    """Strings of three kinds: balanced ones, and such with one of the two failures alone."""
-
-    balanced: BracketStrings
-    total: BracketStrings
-    elevation: BracketStrings
-
-    @classmethod
-    def of(cls, strings: BracketStrings) -> _Kinds:
-        kinds = (strings.is_balanced, strings.fails_total, strings.fails_elevation)
-        return cls(*(strings.of_rows(chosen) for chosen in kinds))
-
-    def half(self, which: int) -> _Kinds:
-        """Return every other string of each kind."""
-        return _Kinds(*(BracketStrings(each.steps[which::2]) for each in self))
-
-    def dealt_anew(self, generator: torch.Generator) -> _Kinds:
-        """Return the same with the two failures dealt at random to what fails."""
-        failing = torch.cat([self.total.steps, self.elevation.steps])
-        failing = failing[torch.randperm(len(failing), generator=generator)]
-        return _Kinds(self.balanced, *map(BracketStrings, failing.split([len(self.total), len(self.elevation)])))
-
-
 def run(config: Config, trial: Trial) -> Outcome:
     """Train a model to tell balanced strings; judge it on strings held out, and find which parts tell the failures apart."""
     judged = _Judged.drawn(config, trial)
     model, curves = _train(config, trial, judged.strings)
-    kinds, untrained = _Kinds.of(judged.strings), _model(config, trial)
+    kinds, untrained = BracketKinds.of(judged.strings), _model(config, trial)
     apart, pair = _separation(model, kinds)
     dealt_anew = kinds.dealt_anew(trial.generator("dealt"))
     spread, inserted = _spread(model, judged.strings.of_rows(torch.arange(300))), _insert(model, kinds, config.n_patched)
@@ -121,12 +98,12 @@ def _flips(inserted: _Inserted) -> dict[str, float]:
     return {
         f"{label} of {_SAID[kind]}, put in: share told unbalanced": share
         for label, shares in zip(inserted.labels, inserted.flipped.tolist(), strict=True)
-        for kind, share in zip(_Kinds._fields, shares, strict=True)
+        for kind, share in zip(BracketKinds._fields, shares, strict=True)
     }
 
 
 @torch.no_grad()
-def _shown(model: Transformer, kinds: _Kinds, spread: Float[Tensor, " head"]) -> dict[str, Tensor]:
+def _shown(model: Transformer, kinds: BracketKinds, spread: Float[Tensor, " head"]) -> dict[str, Tensor]:
     """Return what the widest and the most focused head of the first layer look at in one balanced string."""
     string = kinds.balanced.of_rows(torch.tensor([0]))
     _, cache = run_with_cache(model, string.tokens, names="blocks.0.attn.pattern")
@@ -185,7 +162,7 @@ def _contributions(model: Transformer, strings: BracketStrings) -> Float[Tensor,
     return found.contributions[places].double()
 
 
-def _separation(model: Transformer, kinds: _Kinds, *, n_parts: int = 2) -> tuple[float, tuple[int, ...]]:
+def _separation(model: Transformer, kinds: BracketKinds, *, n_parts: int = 2) -> tuple[float, tuple[int, ...]]:
     """Return how well the three kinds lie apart in the plane of two parts (or along one), and which two these are.
 
     The parts are chosen, and a line across their plane is fitted for each two kinds, on half of the strings; the others lie on its
@@ -233,7 +210,7 @@ class _Inserted(NamedTuple):
 
 
 @torch.no_grad()
-def _insert(model: Transformer, kinds: _Kinds, n: int) -> _Inserted:
+def _insert(model: Transformer, kinds: BracketKinds, n: int) -> _Inserted:
     """Put into the runs of balanced strings what one head, or one layer's MLP, writes in strings of each kind, at every position."""
     places = _parts(model.config.n_layers, model.config.n_heads)
     halves = kinds.half(0), kinds.half(1)
@@ -308,12 +285,12 @@ def _ability_checks(model: Transformer, judged: _Judged) -> Iterator[Check]:
     """Yield whether strings are told apart, beside what would be by their totals alone."""
     strings, near = judged
     yield Check(
-        name="strings held out: share told right, mean of balanced and unbalanced", at_least=0.995,
+        name="accuracy on strings held out, mean of that on balanced and on unbalanced ones", at_least=0.995,
         value=_share_right(_answers(model, strings), strings), null=_share_right(strings.total == 0, strings),
         null_of="counting alone",
     )  # fmt: skip
     yield Check(
-        name="strings held out, one change from balanced: share told unbalanced", at_least=0.99,
+        name="accuracy on strings held out that are one change away from balanced", at_least=0.99,
         value=(~_answers(model, near)).double().mean().item(), null=(near.total != 0).double().mean().item(),
         null_of="counting alone",
     )  # fmt: skip
@@ -327,8 +304,8 @@ def _part_checks(apart: float, apart_untrained: float, inserted: _Inserted) -> I
     )  # fmt: skip
     by_balanced, *by_failing = inserted.flipped[inserted.labels.index("L0 mlp")].tolist()
     yield Check(
-        name="balanced strings with the first MLP's output in failing ones: share told unbalanced, the lesser of two failures",
-        at_least=0.7, value=min(by_failing), null=by_balanced, null_of="in other balanced strings",
+        name="share of balanced strings called unbalanced with the first MLP's output of unbalanced ones, lesser of two failures",
+        at_least=0.7, value=min(by_failing), null=by_balanced, null_of="output of other balanced strings",
     )  # fmt: skip
 
 
@@ -343,28 +320,28 @@ def draw(outcome: Outcome) -> Mapping[str, Figure]:
     first, second = (parts[place] for place in arrays["pair"].tolist())
     heads = [head_label(0, head) for head in arrays["heads"].tolist()]
     return {
-        "Learning": panels(
-            [Panel("", "share told right", learnt, tuple(learnt))], title="The two failures are learnt apart", x_label="step"
+        "Accuracy while training": panels(
+            [Panel("", "accuracy", learnt, tuple(learnt))], title="Balanced strings, and strings with one failure each", x_label="step"
         ),
-        "Plane": scatter(
+        "Strings placed by two parts of the model": scatter(
             {said: tuple(arrays[f"plane {name}"].tolist()) for name, said in _LEARNT.items()},
-            title="What two parts say of three kinds of strings", x_label=f"{first}: logits for unbalanced",
-            y_label=f"{second}: logits for unbalanced",
+            title="What two parts add to the answer for three kinds of strings", x_label=f"{first}: added to the logit of unbalanced",
+            y_label=f"{second}: added to the logit of unbalanced",
         ),
-        "Parts": heatmap(
+        "Parts patched into balanced strings": heatmap(
             arrays["inserted"].flatten(0, 1).numpy(), rows=parts,
-            columns=list(_SAID.values()), title="Put into balanced strings, what does a part change?", row_title="part",
-            column_title="as it is in", label="share told unbalanced",
+            columns=list(_SAID.values()), title="A balanced string with one part of another", row_title="part",
+            column_title="kind of the other string", label="share called unbalanced",
             texts=[[f"{share:.2f}" for share in row] for row in arrays["inserted"].flatten(0, 1).tolist()],
         ),
-        "Attention": attention(
+        "Attention in the first layer": attention(
             arrays["patterns"].numpy(), tokens=[bracket_words().words[token] for token in arrays["string"].tolist()],
             titles=[f"{head}, {kind}" for head, kind in zip(heads, ("widest", "most focused"), strict=True)],
             title="The first layer on a balanced string",
         ),
-        "Neuron": scatter(
+        "A neuron that counts brackets": scatter(
             {"random strings": tuple(arrays["neuron"].tolist())}, title="The neuron that follows the brackets' share most",
-            x_label="share of opening brackets", y_label="before the nonlinearity",
+            x_label="share of opening brackets", y_label="input of the neuron",
         ),
     }  # fmt: skip
 
@@ -384,4 +361,26 @@ EXPERIMENT = Experiment(
     },
     run=run,
     draw=draw,
+    captions={
+        "Accuracy while training": (
+            "How many held-out strings of each kind are judged right. A wrong total is one bracket more of a kind than of the "
+            "other; a wrong elevation is a bracket that closes before it was opened, with the total right."
+        ),
+        "Strings placed by two parts of the model": (
+            "Each point is a string, placed by what two parts of the model add to the answer that it is unbalanced. The three kinds "
+            "lie mostly apart in this plane."
+        ),
+        "Parts patched into balanced strings": (
+            "How many balanced strings are called unbalanced when one part writes what it writes in another string. The MLP of the "
+            "first layer (L0 mlp) carries both failures, and far less when the other string is balanced too."
+        ),
+        "Attention in the first layer": (
+            "Rows are brackets, and the question mark at the end where the answer is read; columns are what they look at. Of the "
+            "heads of the first layer, these are the one that spreads its attention most and the one that does so least."
+        ),
+        "A neuron that counts brackets": (
+            "Each point is a random string: of the first MLP's neurons, the one whose input goes most closely with how many of the "
+            "brackets open."
+        ),
+    },
 )

@@ -126,7 +126,7 @@ def _train(config: Config, trial: Trial) -> _Trained:
         return next_token_loss(model, tokens[:, :-1], targets)
 
     def watch(_: int) -> Mapping[str, float]:
-        seen = _measured(model(judged.tokens), judged, candidates)
+        seen = judged.measured(model(judged.tokens), candidates.first)
         return {name: values.mean().item() for name, values in seen.items()}
 
     recipe = Recipe(
@@ -137,33 +137,12 @@ def _train(config: Config, trial: Trial) -> _Trained:
     return _Trained(candidates, model, judged, curves)
 
 
-def _measured(
-    logits: Float[Tensor, "batch pos token"], texts: CandidateTexts, candidates: Candidates
-) -> dict[str, Float[Tensor, " batch"]]:
-    """Return what is measured of each row, as a mean over those of its turns that it is of."""
-    log_probs = logits[:, ::2].log_softmax(-1)  # batch turn token
-    losses = -log_probs.gather(-1, texts.tokens[:, 1::2, None])[..., 0]
-    is_exposed = texts.is_forbidden.any(-1)
-    forbidden = (log_probs[..., candidates.first :].exp() * texts.is_forbidden).sum(-1)
-    return {
-        "forbidden": _mean(forbidden, is_exposed),
-        "something forbidden": _mean(losses, is_exposed),
-        "nothing forbidden": _mean(losses, ~is_exposed & ~texts.is_again),
-        "least possible": _mean(-texts.log_probs, is_exposed),
-        "again": _mean(losses, texts.is_again),
-    }
-
-
-def _mean(values: Float[Tensor, "batch turn"], is_counted: Tensor) -> Float[Tensor, " batch"]:
-    return (values * is_counted).sum(-1) * len(values) / is_counted.sum()  # so that the mean over rows is that over turns
-
-
 def _ablated(model: Transformer, texts: CandidateTexts, candidates: Candidates, sets: Mapping[str, HeadSet]) -> _Ablated:
     """Measure the model without each set of heads, which write their mean instead."""
     values = {}
     for name in ("forbidden", "something forbidden", "nothing forbidden", "again"):
         found = ablate_heads(
-            model, sets, texts.tokens, how="mean", metric=lambda logits, name=name: _measured(logits, texts, candidates)[name]
+            model, sets, texts.tokens, how="mean", metric=lambda logits, name=name: texts.measured(logits, candidates.first)[name]
         )
         values[name] = {"all": found.base.mean().item()} | dict(zip(sets, found.scores.mean(-1).tolist(), strict=True))
     return _Ablated(*values.values())
@@ -189,7 +168,7 @@ def _unseen(trained: _Trained, heads: HeadSet, is_key: Bool[Tensor, "batch turn 
         for layer, head in heads
     ]
     logits = run_with_edits(trained.model, trained.judged.tokens, hidden)
-    return _measured(logits, trained.judged, trained.candidates)["forbidden"].mean().item()
+    return trained.judged.measured(logits, trained.candidates.first)["forbidden"].mean().item()
 
 
 @torch.no_grad()
@@ -249,42 +228,42 @@ def _preference(trained: _Trained, heads: HeadSet) -> float:
 
 def _weight_checks(trained: _Trained, untrained: _Trained, found: _Found) -> Iterator[Check]:
     yield Check(
-        name="strongest suppressing head: eigenvalues' sum over the sum of their sizes", at_most=-0.8,
+        name="strongest suppressing head: sum of its OV eigenvalues over the sum of their sizes", at_most=-0.8,
         value=_score(trained, found.suppressing[0]), null=_score(trained, found.repeating), null_of="repeating head",
     )  # fmt: skip
     yield Check(
-        name="share of candidates whose own logit suppressing heads lower most", at_least=0.75,
+        name="share of candidates to which suppressing heads, looking at them, do most harm", at_least=0.75,
         value=_lowers_most(trained, found.suppressing), null=_lowers_most(untrained, found.suppressing), null_of="untrained",
     )  # fmt: skip
 
 
 def _attention_checks(trained: _Trained, untrained: _Trained, found: _Found) -> Iterator[Check]:
     yield Check(
-        name="suppressing heads' attention to what is forbidden over that to the rest", at_least=2.0,
+        name="suppressing heads' attention to forbidden candidates over that to others that were there", at_least=2.0,
         value=_preference(trained, found.suppressing), null=_preference(untrained, found.suppressing), null_of="untrained",
     )  # fmt: skip
     first, texts = trained.candidates.first, trained.judged
     is_due, base = texts.is_forbidden_key(first), _unseen(trained, [], texts.is_used_key(first))
     yield Check(
-        name="rise of the forbidden's probability where suppressing heads do not see it", at_least=0.1,
+        name="rise of a forbidden candidate's probability when suppressing heads cannot look at it", at_least=0.1,
         value=_unseen(trained, found.suppressing, is_due) - base,
-        null=_unseen(trained, found.suppressing, texts.is_used_key(first) & ~is_due) - base, null_of="not seeing the rest",
+        null=_unseen(trained, found.suppressing, texts.is_used_key(first) & ~is_due) - base, null_of="cannot look at others",
     )  # fmt: skip
 
 
 def _ablation_checks(ablated: _Ablated, found: _Found) -> Iterator[Check]:
     strongest, repeating = head_label(*found.suppressing[0]), head_label(*found.repeating)
     yield Check(
-        name="probability of what is forbidden", at_most=0.06,
+        name="probability given to forbidden candidates", at_most=0.06,
         value=ablated.forbidden["all"], null=ablated.forbidden[strongest], null_of="without the strongest suppressing head",
     )  # fmt: skip
     yield Check(
-        name="nats lost without the strongest suppressing head", at_least=0.08,
+        name="loss added without the strongest suppressing head, nats", at_least=0.08,
         value=ablated.exposed[strongest] - ablated.exposed["all"], null=ablated.free[strongest] - ablated.free["all"],
         null_of="where nothing is forbidden",
     )  # fmt: skip
     yield Check(
-        name="nats a candidate that comes again", at_most=0.1,
+        name="loss on candidates that are called for again, nats", at_most=0.1,
         value=ablated.again["all"], null=ablated.again[repeating], null_of="without the repeating head",
     )  # fmt: skip
 
@@ -349,27 +328,27 @@ def draw(outcome: Outcome) -> Mapping[str, Figure]:
                 Panel("", "loss, nats", {name: lines[name] for name in list(lines)[1:]}, list(lines)[1:]),
                 Panel("", "probability", {"forbidden": lines["forbidden"]}, ["forbidden"], least=(0.0, 0.1)),
             ],
-            title="What was there is not said again, but for where it is called for", x_label="step",
+            title="What was there is not said again, unless it is called for", x_label="step",
         ),
         **{
-            f"OV {kind}": heatmap(
-                ov.numpy(), rows=names, columns=names, title=f"What the {kind} head writes", row_title="candidate looked at",
+            f"What the {kind} head writes": heatmap(
+                ov.numpy(), rows=names, columns=names, title=f"OV of the {kind} head", row_title="candidate looked at",
                 column_title="candidate", label="added to the logit", signed=True, limit=limit,
             )
             for kind, ov in zip(("suppressing", "repeating"), arrays["OV"], strict=True)
         },
-        "Eigenvalues": arrows(
+        "Eigenvalues of both heads": arrows(
             {name: values.numpy() for name, values in zip(kinds, arrays["eigenvalues"], strict=True)},
-            title="Eigenvalues of what candidates do to candidates",
+            title="Eigenvalues of OV, from candidates to candidates", axes_labels=("real", "imaginary"),
         ),
-        "Attention": attention(
+        "Attention of both heads": attention(
             arrays["patterns"].numpy(), tokens=letters_of(arrays["tokens"], n_triggers), titles=kinds,
-            title="Where both heads look: triggers A, B, ...; candidates a, b, ...; + calls for the last again",
+            title="Where both heads look: triggers A, B, ..., candidates a, b, ...",
         ),
-        "Ablations": bars(
+        "Forbidden candidates without heads": bars(
             arrays["forbidden without"].numpy(),
-            labels=["all heads", *without, "without suppressing"],
-            title="What was there already, said again", label="probability of what is forbidden",
+            labels=["all heads", *without, "without suppressing ones"],
+            title="What was there already, said again", label="probability of forbidden candidates",
         ),
     }  # fmt: skip
 
@@ -389,4 +368,31 @@ EXPERIMENT = Experiment(
     },
     run=run,
     draw=draw,
+    captions={
+        "Learning": (
+            "Above: where something is forbidden the loss nears the least there can be, and what is called for again is foretold "
+            "almost for certain. Below: the probability of forbidden candidates falls to a few per cent."
+        ),
+        "What the suppressing head writes": (
+            "What a look at a candidate (row) adds to the logit of each candidate (column). An orange diagonal: what is looked at "
+            "is made less likely itself."
+        ),
+        "What the repeating head writes": (
+            "The same for the head that repeats the last candidate where that is called for: blue where it makes what it looks at "
+            "likelier, orange where it takes part in suppressing."
+        ),
+        "Eigenvalues of both heads": (
+            "Each line is an eigenvalue of one of the matrices above. To the left (negative real part) means that what is looked at "
+            "is suppressed, to the right that it is said again."
+        ),
+        "Attention of both heads": (
+            "Each row looks back at columns. A capital letter is a trigger and calls for one of its candidates, small letters, that "
+            "was not there before; + calls for the last candidate again. From triggers the suppressing head looks more at "
+            "candidates that are forbidden there than at others."
+        ),
+        "Forbidden candidates without heads": (
+            "The probability of forbidden candidates with all heads, and with one head or all suppressing ones replaced by their "
+            "mean: the longer a bar, the more was suppressed by what is missing."
+        ),
+    },
 )

@@ -99,14 +99,14 @@ def run(config: Config, trial: Trial) -> Outcome:
     return Outcome(
         checks=(
             Check(
-                name="facts recalled in sentences that were never told",
+                name="share of facts recalled in sentences in which they were never told",
                 at_least=0.95,
                 value=sum(is_known) / len(is_known),
                 null=trained.facts.guess(by=-1),
                 null_of="guessed by family name",
             ),
             Check(
-                name="probability that noise on the name takes from the fact",
+                name="probability that a fact loses by noise on the name",
                 at_least=0.4,
                 value=clean.total_effects.mean().item(),
                 null=before.total_effects.mean().item(),
@@ -236,18 +236,28 @@ def _share(found: AverageTrace, site: str, place: _Place) -> float:
 def _place_checks(clean: AverageTrace, others: AverageTrace, trial: Trial) -> Iterator[Check]:
     """Yield the checks that MLP outputs bring facts back where names end, and attention outputs where facts are asked for."""
     shares: dict[str, tuple[str, _Place, float]] = {
-        "MLP where the name ends": ("mlp_out", _NAME_END, 0.15),
-        "attention where the prompt ends": ("attn_out", _PROMPT_END, 0.4),
+        "MLP output restored where the name ends": ("mlp_out", _NAME_END, 0.15),
+        "attention output restored where the prompt ends": ("attn_out", _PROMPT_END, 0.4),
     }
     for name, (site, place, least) in shares.items():
         yield Check(
-            name=f"{name}: share of the total effect", at_least=least,
-            value=_share(clean, site, place), null=_share(others, site, place), null_of="states of others",
+            name=f"{name}: share of what noise takes that comes back", at_least=least,
+            value=_share(clean, site, place), null=_share(others, site, place), null_of="outputs about others",
         )  # fmt: skip
     leads: dict[str, tuple[str, _Place, _Rivals, float]] = {
-        "MLP where the name ends: over any place before the prompt's end": ("mlp_out", _NAME_END, "the rest", 3.0),
-        "MLP where the name ends: over the prompt's end": ("mlp_out", _NAME_END, "the end", 3.0),
-        "attention where the prompt ends: over any other place": ("attn_out", _PROMPT_END, "all", 1.2),
+        "MLP output restored where the name ends: effect over that at any place but the prompt's end": (
+            "mlp_out",
+            _NAME_END,
+            "the rest",
+            3.0,
+        ),
+        "MLP output restored where the name ends: effect over that at the prompt's end": ("mlp_out", _NAME_END, "the end", 3.0),
+        "attention output restored where the prompt ends: effect over that at any other place": (
+            "attn_out",
+            _PROMPT_END,
+            "all",
+            1.2,
+        ),
     }
     for name, (site, place, rivals, least) in leads.items():
         effects = _effects(clean, site)
@@ -299,22 +309,26 @@ def draw(outcome: Outcome) -> Mapping[str, Figure]:
     limit = max(arrays[site].abs().max().item() for site in _SITES)
     losses = {"loss": tuple(arrays["loss"].tolist())}
     ends = [losses["loss"][0][0], losses["loss"][0][-1]]
-    losses["least"] = (ends, [outcome.numbers[_LEAST_LOSS]] * 2)
+    losses["least possible"] = (ends, [outcome.numbers[_LEAST_LOSS]] * 2)
     figures = {
         "Learning": panels(
             [
-                Panel("Loss, and the least there can be", "nats a fact", losses, ["loss", "least"]),
-                Panel("Facts recalled", "share", {"known": tuple(arrays["known"].tolist())}, ["known"], least=(0.0, 1.0)),
+                Panel("Loss, and the least possible", "nats a fact", losses, ["loss", "least possible"]),
+                Panel(
+                    "Recalled in sentences in which they were never told", "share of facts",
+                    {"recalled": tuple(arrays["known"].tolist())}, ["recalled"], least=(0.0, 1.0),
+                ),
             ],
-            title="Facts are learnt, also for sentences that are not told", x_label="step",
+            title="Facts are learnt, also for sentences in which they were never told", x_label="step",
         )
     }  # fmt: skip
     for site, words in _WORDS.items():
         for kind, whose in (("", "as they were"), (" of others", "of someone else")):
             values = 100 * arrays[site + kind]
-            figures[f"{words}{kind}"] = heatmap(
-                values.numpy(), rows=[str(layer) for layer in range(len(values))], columns=roles, title=f"Restoring {words} {whose}",
-                row_title="layer", label="% of the total effect", signed=True, limit=100 * limit,
+            figures[f"Restored {words}{kind}"] = heatmap(
+                values.numpy(), rows=[str(layer) for layer in range(len(values))], columns=roles,
+                title=f"{words[0].upper()}{words[1:]}, {whose}",
+                row_title="layer", label="% brought back", signed=True, limit=100 * limit,
             )  # fmt: skip
     return figures
 
@@ -335,4 +349,28 @@ EXPERIMENT = Experiment(
     },
     run=run,
     draw=draw,
+    captions={
+        "Learning": (
+            "Above: the loss nears the least there can be for who knows all facts. Below: facts are recalled in sentences in which "
+            "they were never told."
+        ),
+        "Restored MLP outputs": (
+            "Noise on the name makes the model forget a fact. How much of its probability comes back when the MLP's output at one "
+            "place and in one layer is what it was without noise: most where the name ends."
+        ),
+        "Restored MLP outputs of others": (
+            "A control: the MLP outputs that are put back are those of the same sentence about someone else, and bring nothing "
+            "back."
+        ),
+        "Restored attention outputs": (
+            "The same for attention: most comes back at the end of the prompt, and where the name ends in the first layer, which "
+            "gathers both names there."
+        ),
+        "Restored attention outputs of others": "The control for attention, with outputs from sentences about others.",
+        "Restored states of the stream": (
+            "The same for the whole residual stream: what is restored matters where the name ends at first, and at the end of the "
+            "prompt after the last layer."
+        ),
+        "Restored states of the stream of others": "The control for the stream, with states from sentences about others.",
+    },
 )

@@ -174,11 +174,12 @@ def _random_ending(memories: Memories, windows: Int[Tensor, "window pos"], first
 def _checks(memories: list[Memories], untrained: list[Memories], endings: Mapping[str, list[float]]) -> Iterator[Check]:
     over_permuted, over_permuted_untrained = (_mean(each) / _mean(each, "agreement_permuted") for each in (memories, untrained))
     yield Check(
-        name="values' likeliest character is the next in their keys' contexts, over permuted keys, all layers", at_least=3.0,
+        name="how often values' likeliest characters follow their keys' contexts, over the same with keys permuted, all layers",
+        at_least=3.0,
         value=over_permuted, null=over_permuted_untrained, null_of="untrained",
     )  # fmt: skip
     yield Check(
-        name="last characters that two contexts of a key share, mean over layers", at_least=2.5,
+        name="number of last characters that two contexts of a key share, mean over layers", at_least=2.5,
         value=sum(endings["trained"]) / len(memories), null=sum(endings["untrained"]) / len(memories), null_of="untrained",
     )  # fmt: skip
 
@@ -211,16 +212,16 @@ def draw(outcome: Outcome) -> Mapping[str, Figure]:
     is_right = torch.zeros(len(said), n_before + 2)
     is_right[:, -2:] = torch.tensor([context[-1] == value for context, value in zip(contexts, said, strict=True)])[:, None].float()
     return {
-        "Agreement": lines(
+        "Agreement of keys and values": lines(
             {said: (layers, arrays[name].tolist()) for name, said in names.items()},
             title="How often a value's likeliest character comes next where its key is strongest", x_label="layer",
             y_label="share of contexts",
         ),
-        "Keys": token_grid(
+        "Strongest contexts of some keys": token_grid(
             [[*context, value] for context, value in zip(contexts, said, strict=True)], is_right.numpy(),
             rows=[f"key {key}" for key in arrays["shown keys"].tolist()],
             columns=[*(str(place - n_before) for place in range(n_before)), "next", "value"],
-            title="Strongest contexts of the last layer's keys with the surest values", label="the value's is the next",
+            title="Strongest contexts of the last layer's keys with the surest values", label="1: the value's is the next",
             column_title="characters before the next, the next, and the value's",
         ),
     }  # fmt: skip
@@ -246,4 +247,14 @@ EXPERIMENT = Experiment(
     },
     run=run,
     draw=draw,
+    captions={
+        "Agreement of keys and values": (
+            "How often the character that a value makes likeliest really comes next, where its key is strongest. With the values of "
+            "other keys (permuted keys), and before training, it does so far more rarely."
+        ),
+        "Strongest contexts of some keys": (
+            "A row is a key: the text where it is strongest, the character that comes next there, and the one that its value makes "
+            "likeliest, in blue where both are the same."
+        ),
+    },
 )  # fmt: skip

@@ -178,18 +178,18 @@ def _matrix(model: Transformer, prompts: SpanPrompts) -> Float[Tensor, "2 year n
 
 
 def _ability_checks(model: Transformer, untrained: Transformer, prompts: SpanPrompts) -> Iterator[Check]:
-    for later, name in ((True, "a later"), (False, "an earlier")):
+    for later, name in ((True, "later"), (False, "earlier")):
         yield Check(
-            name=f"{name} year due, noun and year not read together: probability of right less wrong years", at_least=0.8,
+            name=f"unseen pairs of noun and year, {name} year due: probability of right years less that of wrong ones", at_least=0.8,
             value=_difference(model, prompts, later=later), null=_difference(untrained, prompts, later=later), null_of="untrained",
         )  # fmt: skip
     clean, other = _ends(model, prompts)
     yield Check(
-        name="probability of years right after the sentence's year, less of wrong ones, where it says 01 or 98 instead",
+        name="with 01 or 98 in place of the year: probability of years that were right less that of wrong ones",
         at_most=0.2,
         value=other,
         null=clean,
-        null_of="the sentence's year",
+        null_of="with the year itself",
     )
 
 
@@ -197,11 +197,11 @@ def _circuit_checks(
     circuits: HeadCircuits, carriers: Sequence[Head], without: Mapping[str, float], paths: PathPatching
 ) -> Iterator[Check]:
     yield Check(
-        name="probability of right less wrong years, all MLPs writing their mean", at_most=0.2, value=without["mean"],
-        null=without["of another noun"], null_of="MLPs of another noun",
+        name="probability of right years less that of wrong ones, all MLPs replaced by their mean", at_most=0.2, value=without["mean"],
+        null=without["of another noun"], null_of="as for another noun",
     )  # fmt: skip
     yield Check(
-        name="share of what the year does to that probability that MLPs and the heads that carry it recover alone", at_least=0.8,
+        name="share of what the year does to the answer that MLPs and the heads that carry the year bring about alone", at_least=0.8,
         value=circuits.share(carriers),
         null=circuits.share(circuits.others(carriers)), null_of="all other heads",
     )  # fmt: skip
@@ -210,7 +210,7 @@ def _circuit_checks(
         for name in ("logits", "mlp")
     )
     yield Check(
-        name="share of what the year does to that probability that goes from heads straight to the logits", at_most=0.2,
+        name="share of what the year does to the answer that goes from heads straight to the logits", at_most=0.2,
         value=to_logits, null=to_mlps, null_of="from heads to MLPs",
     )  # fmt: skip
 
@@ -231,11 +231,11 @@ def draw(outcome: Outcome) -> Mapping[str, Figure]:
     curves = {name: tuple(arrays[name].tolist()) for name in ("with MLPs", "without MLPs")}
     years = [f"{year:02d}" for year in range(N_YEARS)]
     matrices = {
-        f"{name} years": heatmap(
-            matrix.numpy(), rows=years, columns=years, title=f"What comes where {name.lower()} years are due",
+        f"Probabilities where {name} year is due": heatmap(
+            matrix.numpy(), rows=years, columns=years, title=f"What comes where {name} year is due",
             row_title="first year", column_title="second year", label="probability", limit=_DEEPEST,
         )
-        for name, matrix in zip(("Later", "Earlier"), arrays["matrix"], strict=True)
+        for name, matrix in zip(("a later", "an earlier"), arrays["matrix"], strict=True)
     }  # fmt: skip
     n_layers, n_heads = arrays["shares"].shape
     heads = [head_label(layer, head) for layer in range(n_layers) for head in range(n_heads)]
@@ -243,20 +243,22 @@ def draw(outcome: Outcome) -> Mapping[str, Figure]:
     senders = [name for layer, mlp in enumerate(mlps) for name in (*heads[layer * n_heads : (layer + 1) * n_heads], mlp)]
     return {
         **matrices,
-        "Learning": panels(
+        "Learning with and without MLPs": panels(
             [Panel("", "right less wrong", curves, tuple(curves), least=(0.0, 1.0))],
-            title="Combinations of a noun and a year that were never read", x_label="step",
+            title="Nouns and years that were never read together", x_label="step",
         ),
-        "MLPs": bars(
-            arrays["without"].numpy(), labels=["as they are", "mean", *(f"mean, {each}" for each in mlps), "of 01 or 98", "other noun"],
+        "What MLPs are needed for": bars(
+            arrays["without"].numpy(),
+            labels=["as they are", "mean", *(f"mean, {each} alone" for each in mlps), "as after 01 or 98", "as for another noun"],
             title="What MLPs write instead", label="probability of right less wrong years",
         ),
-        "Heads": bars(
-            arrays["shares"].flatten().numpy(), labels=heads, title="One head and the MLPs hear of the year", label="share recovered"
+        "What single heads carry": bars(
+            arrays["shares"].flatten().numpy(), labels=heads, title="One head and the MLPs know of the year",
+            label="share of the year's effect"
         ),
-        "Paths": heatmap(
+        "Who passes the year on to whom": heatmap(
             arrays["paths"].numpy(), rows=senders, columns=[*mlps, "logits"], title="Who is heard by whom", row_title="sender",
-            column_title="receiver", label="share of what the year does", signed=True,
+            column_title="receiver", label="share of the year's effect", signed=True,
         ),
     }  # fmt: skip
 
@@ -276,4 +278,26 @@ EXPERIMENT = Experiment(
     },
     run=run,
     draw=draw,
+    captions={
+        "Probabilities where a later year is due": (
+            "Each row is the year at the beginning, each column a year that may come: the probability lies to the right of the "
+            "diagonal, on later years."
+        ),
+        "Probabilities where an earlier year is due": (
+            "The same where the sentence asks for an earlier year: the probability lies to the left of the diagonal."
+        ),
+        "Learning with and without MLPs": (
+            "The probability of right years less that of wrong ones, for nouns and years that were never read together. A model "
+            "that has no MLPs learns it as well."
+        ),
+        "What MLPs are needed for": (
+            "The same probability when MLPs write something else: their mean, which takes most of it, what they write where the "
+            "year is 01 or 98 and leaves nearly all open, or what they write for another noun, which takes little."
+        ),
+        "What single heads carry": "How much of what the year does comes back when one head and the MLPs alone know of the year.",
+        "Who passes the year on to whom": (
+            "How much of what the year does goes from a part (row) directly to another (column): from heads to MLPs, from MLPs to "
+            "the logits, and hardly from heads straight to the logits."
+        ),
+    },
 )

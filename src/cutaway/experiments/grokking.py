@@ -98,7 +98,7 @@ def _accuracy_checks(curves: Curves, without: Curves) -> Iterator[Check]:
         value=curves["test accuracy"][1, -1].item(), null=without["test accuracy"][1, -1].item(), null_of="no weight decay",
     )  # fmt: skip
     yield Check(
-        name="steps to test accuracy .99 over those to train accuracy .99 (never: 0)", at_least=5.0,
+        name="steps to a test accuracy of .99 over steps to a train accuracy of .99 (0 if never)", at_least=5.0,
         value=_delay(curves), null=_delay(without), null_of="no weight decay",
     )  # fmt: skip
     yield Check(
@@ -113,12 +113,12 @@ def _mirror_checks(sums: Sums, model: Transformer, control: Transformer) -> Iter
         logits, by_control = sums.logits(model), sums.logits(control)
     at_chance = sums.accuracy(by_control, sums.without_mirror)
     yield Check(
-        name="test accuracy where b + a is not learnt from either", at_least=KNOWN,
+        name="test accuracy on sums a + b of which b + a is not trained on either", at_least=KNOWN,
         value=sums.accuracy(logits, sums.without_mirror), null=at_chance, null_of="no weight decay",
     )  # fmt: skip
     yield Check(
-        name="the same without weight decay", at_most=0.05,
-        value=at_chance, null=sums.accuracy(by_control, sums.with_mirror), null_of="where b + a is learnt from",
+        name="test accuracy on the same sums, without weight decay", at_most=0.05,
+        value=at_chance, null=sums.accuracy(by_control, sums.with_mirror), null_of="where b + a is trained on",
     )  # fmt: skip
 
 
@@ -137,18 +137,18 @@ def _progress_checks(
     power, understood = curves["power"], first_known(curves["test accuracy"])
     settled = power[1, power[0] >= understood + _SETTLING] if understood else power[1, :0]
     yield Check(
-        name="five greatest frequencies in the embedding's power, 600 steps after that", at_least=0.8,
+        name="share of the embedding's power in five frequencies, 600 steps after test accuracy is .99", at_least=0.8,
         value=settled[0].item() if len(settled) else 0.0, null=power[1, 0].item(), null_of="untrained",
     )  # fmt: skip
     guessing, memorised = math.log(config.prime), first_known(curves["train accuracy"]) or config.n_steps
     fallen = _stays_below(looks["test loss"], guessing / 2)
     yield Check(
-        name="steps by which the restricted loss falls before the test loss", at_least=100,
+        name="steps by which the loss by key frequencies alone (restricted) falls before the test loss", at_least=100,
         value=fallen - _stays_below(looks["restricted loss"], guessing / 2),
         null=fallen - _stays_below(by_others["restricted loss"], guessing / 2), null_of="other frequencies",
     )  # fmt: skip
     yield Check(
-        name="steps by which the excluded loss rises before the test loss falls", at_least=100,
+        name="steps by which the loss without key frequencies (excluded) rises before the test loss falls", at_least=100,
         value=fallen - _rises_above(looks["excluded loss"], guessing, start=memorised),
         null=fallen - _rises_above(by_others["excluded loss"], guessing, start=memorised), null_of="other frequencies",
     )  # fmt: skip
@@ -180,19 +180,23 @@ def draw(outcome: Outcome) -> Mapping[str, Figure]:
     accuracies = {"test": "test accuracy", "train": "train accuracy", "test, no decay": "test accuracy without weight decay"}
     losses = {
         "test": "test loss", "restricted": "restricted loss", "excluded": "excluded loss",
-        "excluded, others": "excluded loss of others",
+        "excluded, control": "excluded loss of others",
     }  # fmt: skip
     pictures = [
         Panel("Accuracy", "share of the sums", shown(accuracies), tuple(accuracies)),
         Panel("What happens before the test loss falls", "loss, nats", shown(losses), tuple(losses)),
         Panel(
-            "The embedding's five greatest frequencies", "share of its power", shown({"power": "power"}), ("power",), least=(0, 1)
+            "The embedding's five greatest frequencies",
+            "share of its power",
+            shown({"five frequencies": "power"}),
+            ("five frequencies",),
+            least=(0, 1),
         ),
     ]
     spectrum = arrays["spectrum"]
     return {
-        "Grokking": panels(pictures, title="Known by heart at first, understood much later", x_label="step"),
-        "Spectrum": bars(
+        "Accuracy and losses while training": panels(pictures, title="Known by heart at first, understood much later", x_label="step"),
+        "Spectrum of the embedding": bars(
             spectrum.numpy(), labels=[f"frequency {k}" for k in range(1, len(spectrum) + 1)],
             title="The embedding is made of a few frequencies", label="share of its power", signed=False,
         ),
@@ -217,4 +221,15 @@ EXPERIMENT = Experiment(
     },
     run=run,
     draw=draw,
+    captions={
+        "Accuracy and losses while training": (
+            "Above: train accuracy is there at once, test accuracy much later, and not in as many steps without weight decay. "
+            "Middle: the test loss by waves of the key frequencies alone (restricted) falls, and the train loss without them "
+            "(excluded) rises, before the test loss falls; without other frequencies it does not. Below: five frequencies take over "
+            "the embedding."
+        ),
+        "Spectrum of the embedding": (
+            "How the power of the trained embedding is shared out among frequencies: a few hold nearly all of it."
+        ),
+    },
 )

@@ -146,15 +146,15 @@ def _checks(config: Config, ranked: _Ranked, lost: Float[Tensor, " order"]) -> I
     share, (by_gradient, _, by_weights, *at_random) = f"{100 * config.share:g} %", lost.tolist()
     best = max(min(at_random), 0.0) or math.nan  # of draws that cost nothing there is no share, and the check fails
     yield Check(
-        name="rank correlation of the importance by gradient with what is lost without each head", at_least=0.7,
+        name="rank correlation of a head's importance by gradient with the loss added without it", at_least=0.7,
         value=ranked.agreement(ranked.by_gradient), null=ranked.agreement(ranked.by_weights), null_of="size of the weights",
     )  # fmt: skip
     yield Check(
-        name=f"nats lost without the {share} of heads that matter least by gradient", at_most=0.05,
+        name=f"loss added without the {share} of heads that matter least by gradient, nats", at_most=0.05,
         value=by_gradient, null=best, null_of="random heads, the best draw",
     )  # fmt: skip
     yield Check(
-        name=f"the same over nats lost without a random {share} of heads, the best draw", at_most=0.5,
+        name=f"loss added without the {share} that matter least over that without a random {share}, the best draw", at_most=0.5,
         value=by_gradient / best, null=by_weights / best, null_of="heads of the smallest weights",
     )  # fmt: skip
 
@@ -170,7 +170,7 @@ def draw(outcome: Outcome) -> Mapping[str, Figure]:
     rows, columns = ([str(place) for place in range(size)] for size in of_layers[0].shape)
     shares = [100 * count / counts[-1] for count in counts]
     return {
-        "Pruning": bands(
+        "Loss as heads are pruned": bands(
             {
                 "least important first": (shares, first, first, first),
                 "random order": (shares, *(values.tolist() for values in (at_random.median(0).values, *at_random.aminmax(dim=0)))),
@@ -179,17 +179,17 @@ def draw(outcome: Outcome) -> Mapping[str, Figure]:
             },
             title="What pruning heads costs on text held out", x_label="heads pruned, %", y_label="nats lost a character",
         ),
-        "Importance": heatmap(
-            of_layers[0].numpy(), rows=rows, columns=columns, title="Importance by gradient, text learnt",
-            row_title="layer", column_title="head", label="|dM/dxi|, nats",
+        "Importance by gradient": heatmap(
+            of_layers[0].numpy(), rows=rows, columns=columns, title="How much each head matters by its gradient",
+            row_title="layer", column_title="head", label="|gradient of the loss|, nats",
         ),
-        "Agreement": scatter(
+        "Importance and loss without a head": scatter(
             {
                 f"layer {layer}": (gradient.tolist(), cost.tolist())
                 for layer, (gradient, cost) in enumerate(zip(*of_layers, strict=True))
             },
-            title="Every head: a gradient on text learnt, and what is lost without it on text held out",
-            x_label="importance by gradient, nats", y_label="nats lost without it",
+            title="Each head's gradient on text trained on, and its worth on text held out",
+            x_label="importance by gradient, nats", y_label="nats a character lost without it",
         ),
     }  # fmt: skip
 
@@ -211,4 +211,18 @@ EXPERIMENT = Experiment(
     },
     run=run,
     draw=draw,
+    captions={
+        "Loss as heads are pruned": (
+            "Heads are taken out in four orders. By gradient, the least important first, much can go at little cost; in the "
+            "opposite order the loss rises at once. The band spans random orders."
+        ),
+        "Importance by gradient": (
+            "A cell is a head: how strongly the loss on text that was trained on would change if the head were turned down a "
+            "little."
+        ),
+        "Importance and loss without a head": (
+            "Each point is a head. The gradient, from text that was trained on, foretells what is lost on text held out when the "
+            "head is taken out."
+        ),
+    },
 )

@@ -198,7 +198,7 @@ def _ability_checks(two: _Trained, one: _Trained, untrained: HeadScores) -> Iter
         value=prefix["two layers"], null=untrained.scores["induction"].max().item(), null_of="untrained",
     )  # fmt: skip
     yield Check(
-        name="two layers: nats a token on the second copy", at_most=1.0,
+        name="two layers: loss on the second copy, nats a token", at_most=1.0,
         value=loss["two layers"], null=loss["one layer"], null_of="one layer",
     )  # fmt: skip
     yield Check(
@@ -206,7 +206,7 @@ def _ability_checks(two: _Trained, one: _Trained, untrained: HeadScores) -> Iter
         value=prefix["one layer"], null=prefix["two layers"], null_of="two layers",
     )  # fmt: skip
     yield Check(
-        name="one layer: nats a token on the second copy", at_least=2.5,
+        name="one layer: loss on the second copy, nats a token", at_least=2.5,
         value=loss["one layer"], null=loss["two layers"], null_of="two layers",
     )  # fmt: skip
 
@@ -219,11 +219,11 @@ def _course_checks(curves: Curves, of_one: Curves, n_steps: int) -> Iterator[Che
         (rises[0].overlap(rises[1]), random_overlap(rises[0], rises[1], n_steps)) if len(rises) == 2 else (0.0, 0.0)
     )
     yield Check(
-        name="prefix matching and in-context score: overlap of their rises", at_least=0.5,
+        name="overlap of the steps in which prefix matching and in-context learning rise", at_least=0.5,
         value=overlap, null=by_chance, null_of="random windows",
     )  # fmt: skip
     yield Check(
-        name="prefix matching and in-context score: correlation", at_least=0.8,
+        name="correlation of prefix matching with in-context learning while training", at_least=0.8,
         value=_correlation(prefix[1], -in_context[1]), null=_correlation(of_one["prefix"][1], -of_one["in context"][1]),
         null_of="one layer",
     )  # fmt: skip
@@ -238,14 +238,18 @@ def _circuit_checks(undone: Mapping[str, float], edges: PathPatching, found: _Fo
     others = undone["rest of layer 0"]
     for name in ("induction heads", "previous-token head"):
         yield Check(
-            name=f"gain undone without the {name}", at_least=0.6, value=undone[name], null=others, null_of="rest of layer 0"
+            name=f"share of the second copy's gain undone without the {name}",
+            at_least=0.6,
+            value=undone[name],
+            null=others,
+            null_of="rest of layer 0",
         )
     yield Check(
-        name="gain undone without the rest of layer 0", at_most=0.5,
+        name="share of the second copy's gain undone without the rest of layer 0", at_most=0.5,
         value=others, null=undone["previous-token head"], null_of="previous-token head",
     )  # fmt: skip
     yield Check(
-        name="previous-token head to induction keys: effect over that of other heads to keys", at_least=2.0,
+        name="effect of the previous-token head on induction heads' keys over that of other heads on keys", at_least=2.0,
         value=_lead(edges, found, "k"), null=_lead(edges, found, "q"), null_of="to induction queries instead",
     )  # fmt: skip
 
@@ -306,38 +310,45 @@ def draw(outcome: Outcome) -> Mapping[str, Figure]:
     curves = {name: tuple(arrays[name].tolist()) for name in arrays if name.startswith(("two ", "one "))}
     shown = {
         "loss, nats": {
-            "two layers, second copy": curves["two second copy"],
-            "one layer, second copy": curves["one second copy"],
+            "two layers": curves["two second copy"],
+            "one layer": curves["one second copy"],
             "two layers, first copy": curves["two first copy"],
         },
-        "in-context score, nats": {"two layers": curves["two in context"], "one layer": curves["one in context"]},
-        "best head": {
-            "prefix matching, two layers": curves["two prefix"],
-            "prefix matching, one layer": curves["one prefix"],
-            "previous token, two layers": curves["two previous"],
+        "difference, nats": {"two layers": curves["two in context"], "one layer": curves["one in context"]},
+        "attention": {
+            "prefix, two layers": curves["two prefix"],
+            "prefix, one layer": curves["one prefix"],
+            "previous, two layers": curves["two previous"],
         },
     }
+    titles = (
+        "Loss on the second copy",
+        "Loss on the second copy less that on the first",
+        "Best head: prefix matching, previous token",
+    )
     n_heads = len(arrays["edges"])
     groups = ["induction heads", "previous-token head", "rest of layer 0"]
     labels = [*groups, *(head_label(layer, head) for layer in (0, 1) for head in range(n_heads))]
     kinds = ("previous token", "induction")
     return {
-        "Training": panels(
-            [Panel("", y_label, lines, tuple(lines)) for y_label, lines in shown.items()],
+        "Learning": panels(
+            [Panel(name, y_label, lines, tuple(lines)) for name, (y_label, lines) in zip(titles, shown.items(), strict=True)],
             title="Two layers learn induction, one layer never", x_label="step",
         ),
-        "Attention": attention(
+        "Attention of the two heads at work": attention(
             arrays["patterns"].numpy(), tokens=outcome.texts["shown"],
             titles=[f"{head_label(*head)}, {kind}" for head, kind in zip(arrays["heads"].tolist(), kinds, strict=True)],
             title="Twelve random tokens, twice",
         ),
-        "Ablations": bars(
-            arrays["undone"].numpy(), labels=labels, title="Without these heads", label="share of the gain undone"
+        "Loss without heads": bars(
+            arrays["undone"].numpy(), labels=labels, title="Heads replaced by their mean",
+            label="share of the second copy's gain undone"
         ),
-        "Edges": heatmap(
+        "First-layer heads to second-layer heads": heatmap(
             arrays["edges"].numpy(), rows=[head_label(0, head) for head in range(n_heads)],
             columns=[f"{head_label(1, head)}.{name}" for head in range(n_heads) for name in "qkv"],
-            title="Who is heard by whom", row_title="sender", column_title="receiver", label="nats on the second copy", signed=True,
+            title="Who is heard by whom", row_title="sender", column_title="receiver",
+            label="nats lost on the second copy", signed=True,
         ),
     }  # fmt: skip
 
@@ -356,4 +367,23 @@ EXPERIMENT = Experiment(
     },
     run=run,
     draw=draw,
+    captions={
+        "Learning": (
+            "Above: on the second copy of random tokens the loss falls with two layers and hardly with one. Middle: that loss less "
+            "the loss on the first copy (the in-context score). Below: the best head's attention to what followed this token last "
+            "time (prefix matching), and to the token before; with two layers they rise together as the loss falls."
+        ),
+        "Attention of the two heads at work": (
+            "Random tokens, then the same again; each row looks at columns. The first head looks one token back. In the second half "
+            "the second one looks at the token that followed the same token the first time."
+        ),
+        "Loss without heads": (
+            "How much of what the second copy gains over the first is lost when heads write their mean: nearly all without the "
+            "induction heads or the previous-token head."
+        ),
+        "First-layer heads to second-layer heads": (
+            "What is lost on the second copy when one input (q for queries, k for keys, v for values) of a head of the second layer "
+            "does not hear a head of the first: above all the keys of induction heads must hear the previous-token head."
+        ),
+    },
 )

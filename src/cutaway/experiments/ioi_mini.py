@@ -157,15 +157,15 @@ def _ability_check(model: Transformer, prompts: NamePrompts) -> Check:
     with torch.no_grad():
         trained, null = (_accuracy(model(tokens), prompts) for tokens in (prompts.tokens, prompts.other_tokens))
     return Check(
-        name="pairs of names never read: how often the receiver is the likeliest next word", at_least=0.95,
-        value=trained, null=null, null_of="after a third giver",
+        name="unseen pairs of names: share on which the receiver is the likeliest next word", at_least=0.95,
+        value=trained, null=null, null_of="with a third person as giver",
     )  # fmt: skip
 
 
 def _head_check(judging: HeadCircuits, found: Sequence[Head], orders: Sequence[Sequence[Head]]) -> Check:
     at_random = median(judging.share(order[: len(found)]) for order in orders)
     return Check(
-        name="share of the logit difference, on pairs never read, that the most useful heads on pairs read bring about", at_least=0.8,
+        name="unseen pairs of names: share of the logit difference that the heads most useful on known pairs bring about", at_least=0.8,
         value=judging.share(found), null=at_random, null_of="as many at random, median",
     )  # fmt: skip
 
@@ -174,7 +174,7 @@ def _direct_check(direct: Mapping[Head, Float[Tensor, " 2"]], found: Sequence[He
     """Return whether the same heads take from the giver's logit."""
     by_found, by_all = (torch.stack([direct[head] for head in heads]).sum(0)[1].item() for heads in (found, direct))
     return Check(
-        name="what the most useful heads take directly from the giver's logit, less from an absent name's", at_least=2.0,
+        name="what the most useful heads take straight from the giver's logit, beyond an absent name's", at_least=2.0,
         value=-by_found, null=by_found - by_all, null_of="all other heads",
     )  # fmt: skip
 
@@ -187,8 +187,8 @@ def _direct_share(direct: Mapping[Head, Float[Tensor, " 2"]], found: Sequence[He
 
 def _path_check(paths: PathPatching, found: Sequence[Head]) -> Check:
     return Check(
-        name="share of the logit difference that goes if the values of the most useful heads hear a third giver", at_least=0.6,
-        value=_through(paths, found, "v"), null=_through(paths, found, "q"), null_of="their queries hear one",
+        name="share of the logit difference that is lost when the most useful heads' values hear a third person as giver", at_least=0.6,
+        value=_through(paths, found, "v"), null=_through(paths, found, "q"), null_of="their queries instead",
     )  # fmt: skip
 
 
@@ -220,7 +220,7 @@ def _from_end(model: Transformer, prompts: NamePrompts, head: Head) -> Float[Ten
 
 def draw(outcome: Outcome) -> Mapping[str, Figure]:
     """Draw how it is learnt, what each head does by itself and directly, the paths, and what the strongest head reads."""
-    from cutaway.plots import Panel, bars, heatmap, panels
+    from cutaway.plots import Panel, bars, heatmap, panels, token_grid
 
     arrays, words = outcome.arrays, name_words()
     n_layers, n_heads = arrays["alone"].shape
@@ -234,22 +234,22 @@ def draw(outcome: Outcome) -> Mapping[str, Figure]:
             [Panel("", name, {name: curve}, (name,)) for name, curve in curves.items()],
             title="Pairs of names that were never read", x_label="step",
         ),
-        "Reading": heatmap(
-            arrays["reading"].numpy(), rows=[str(1 + place) for place in range(len(texts))],
-            columns=[str(place) for place in range(len(texts[0]))], texts=texts,
-            title=f"What {head_label(*arrays['reader'].tolist())} reads from the last position", row_title="prompt",
+        "What a head reads": token_grid(
+            texts, arrays["reading"].numpy(), rows=[str(1 + place) for place in range(len(texts))],
+            columns=[str(place) for place in range(len(texts[0]))],
+            title=f"Where {head_label(*arrays['reader'].tolist())} looks from the last word", row_title="prompt",
             column_title="position", label="attention",
         ),
-        "Heads": bars(
-            arrays["alone"].flatten().numpy(), labels=heads, title="One head alone hears who gives",
+        "What single heads bring about": bars(
+            arrays["alone"].flatten().numpy(), labels=heads, title="One head alone knows who gives",
             label="share of the logit difference",
         ),
-        "Direct": bars(
+        "What heads write": bars(
             torch.stack(list(to_names.values()), dim=1).flatten().numpy(),
-            labels=[f"{head} {name}" for head in heads for name in to_names], title="What heads add to logits directly",
+            labels=[f"{head} {name}" for head in heads for name in to_names], title="What heads add straight to logits",
             label="logit, less that of a name that is not there",
         ),
-        "Paths": heatmap(
+        "Who tells whom who gives": heatmap(
             arrays["paths"].numpy(), rows=["embed", *heads[:-n_heads]], columns=[*receivers, "logits"], title="Who is heard by whom",
             row_title="sender", column_title="receiver", label="share of the logit difference", signed=True,
         ),
@@ -271,4 +271,23 @@ EXPERIMENT = Experiment(
     },
     run=run,
     draw=draw,
+    captions={
+        "Learning": (
+            "Pairs of names that were never read together: how often the receiver is the likeliest next word, and by how much its "
+            "logit exceeds the giver's."
+        ),
+        "What a head reads": (
+            "A row is a prompt, coloured by where the most useful head looks from its last word: at the name of the giver, who must "
+            "not be the answer."
+        ),
+        "What single heads bring about": "The share of the logit difference that comes back when one head alone knows who gives.",
+        "What heads write": (
+            "What each head adds straight to the logits of receiver and giver, compared with a name that is not there. The useful "
+            "heads take the giver's logit down (orange)."
+        ),
+        "Who tells whom who gives": (
+            "What one input (q for queries, k for keys, v for values) of a head of the last layer does to the logit difference when "
+            "it hears a part (row) as if a third person gave: what matters goes mostly to the values of the useful heads."
+        ),
+    },
 )

@@ -180,7 +180,7 @@ def run(config: SumsConfig, trial: Trial) -> Outcome:
 def _causal_checks(after: _Reading) -> Iterator[Check]:
     """Yield what becomes of the answers when hands are turned, taken away, or left alone, and likewise of as many other frequencies."""
     yield Check(
-        name="answers that move on by n when the first number's hands do", at_least=0.95,
+        name="share of answers that move on by n when the first number's hands are turned by n", at_least=0.95,
         value=after.answers_turned(after.keys), null=after.answers_turned(after.others), null_of="other frequencies",
     )  # fmt: skip
     yield Check(
@@ -200,15 +200,15 @@ def _weight_checks(after: _Reading, before: _Reading) -> Iterator[Check]:
         value=len(after.keys), null=len(leading_frequencies(number_embedding(before.model), share=_HOLDS)), null_of="untrained",
     )  # fmt: skip
     yield Check(
-        name="share of even circles in the planes of the key frequencies", at_least=0.9,
+        name="how much of the embedding's key frequencies is even circles, as a share", at_least=0.9,
         value=after.circles(), null=before.circles(), null_of="untrained",
     )  # fmt: skip
     yield Check(
-        name="neurons that are to 85 % waves of one frequency, and their products", at_least=0.5,
+        name="share of neurons that are to 85 % waves of one frequency and their products", at_least=0.5,
         value=after.clear_neurons(), null=before.clear_neurons(), null_of="untrained",
     )  # fmt: skip
     yield Check(
-        name="share of cos(w(a + b - c)) of the key frequencies in the logits", at_least=0.85,
+        name="share of the logits that is cos(w(a + b - c)) of the key frequencies w", at_least=0.85,
         value=after.cosines(after.keys), null=after.cosines(after.others), null_of="other frequencies",
     )  # fmt: skip
 
@@ -240,28 +240,29 @@ def draw(outcome: Outcome) -> Mapping[str, Figure]:
     numbers = [str(number) for number in range(prime)]
     labels = ["key hands turned", "other hands turned", "key waves alone", "other waves alone", "no key waves", "no other waves"]
     return {
-        "Clocks": arrows(
+        "Clocks of the key frequencies": arrows(
             {f"frequency {k}": circle.numpy() for k, circle in zip(keys, arrays["circles"], strict=True)},
-            title="The numbers in the planes of the key frequencies",
+            title="The numbers as hands of clocks", labels=numbers,
         ),
-        "Spectrum": bars(
+        "Spectrum of the embedding": bars(
             arrays["spectrum"].numpy(), labels=[f"frequency {k}" for k in range(1, len(arrays["spectrum"]) + 1)],
             title="The embedding is made of a few frequencies", label="share of its power", signed=False,
         ),
-        "Interventions": bars(
+        "Interventions on the clocks": bars(
             arrays["interventions"].flatten().numpy(), labels=labels, title="The key frequencies carry the sum",
             label="share of answers as expected", signed=False,
         ),
-        "A neuron": heatmap(
+        "One neuron over all sums": heatmap(
             arrays["neuron"].numpy(), rows=numbers, columns=numbers, title=f"One neuron, of frequency {int(arrays['its frequency'])}",
             row_title="a", column_title="b", label="activation at the sign =",
         ),
-        "Neurons": histogram(
+        "Frequencies of neurons": histogram(
             arrays["neurons"].numpy(), title="How much of a neuron is one frequency", x_label="share of its best frequency",
             y_label="neurons", limits=(0.0, 1.0),
         ),
-        "Neurons, untrained": histogram(
-            arrays["neurons before"].numpy(), title="The same before training", x_label="share of its best frequency",
+        "Frequencies of neurons before training": histogram(
+            arrays["neurons before"].numpy(), title="How much of a neuron is one frequency, before training",
+            x_label="share of its best frequency",
             y_label="neurons", limits=(0.0, 1.0),
         ),
     }  # fmt: skip
@@ -284,4 +285,24 @@ EXPERIMENT = Experiment(
     },
     run=run,
     draw=draw,
+    captions={
+        "Clocks of the key frequencies": (
+            "Every number is a hand on a clock for each key frequency: its embedding, seen in the plane of that frequency. The "
+            "hands are about equally long and go round."
+        ),
+        "Spectrum of the embedding": (
+            "How the power of the embedding is shared out among frequencies: a few, the key frequencies, hold nearly all."
+        ),
+        "Interventions on the clocks": (
+            "Hands turned: answers that move on by n when the first number's hands are turned by n. Waves alone, and no waves: "
+            "right answers when only these frequencies are left in the embedding, or all but these. Key frequencies carry the sum, "
+            "as many others do not."
+        ),
+        "One neuron over all sums": "The activation of the clearest neuron for every a and b: a pattern of waves of one frequency.",
+        "Frequencies of neurons": (
+            "How many neurons are waves of one frequency, and their products, to which share: at least half of them to 85 % or "
+            "more."
+        ),
+        "Frequencies of neurons before training": "The same before training: hardly any neuron is.",
+    },
 )

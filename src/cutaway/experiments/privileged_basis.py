@@ -118,19 +118,19 @@ def _share_monosemantic(W: Float[Tensor, "feature hidden"]) -> float:
 def _checks(neurons: _Trained, linear: _Trained) -> Iterator[Check]:
     first, last = _share_monosemantic(neurons.W[0]), _share_monosemantic(neurons.W[-1])
     yield Check(
-        name="dense, ReLU: how far kept features lie along one neuron (cosine)", at_least=0.95,
+        name="dense features, ReLU: cosine of a kept feature with its nearest neuron, mean", at_least=0.95,
         value=_alignment(neurons.W[0]), null=_alignment(linear.W[0]), null_of="linear hidden layer",
     )  # fmt: skip
     yield Check(
-        name="dense, ReLU: share of neurons of one feature", at_least=0.9,
+        name="dense features, ReLU: share of neurons that belong to one feature", at_least=0.9,
         value=first, null=_share_monosemantic(linear.W[0]), null_of="linear hidden layer",
     )  # fmt: skip
     yield Check(
-        name="sparsest, ReLU: share of neurons of one feature", at_most=0.4,
-        value=last, null=first, null_of="dense",
+        name="sparsest features, ReLU: share of neurons that belong to one feature", at_most=0.4,
+        value=last, null=first, null_of="dense features",
     )  # fmt: skip
     yield Check(
-        name="ReLU: loss with the hidden layer turned, over the loss", at_least=2.0,
+        name="ReLU: loss with the hidden layer rotated over the loss", at_least=2.0,
         value=neurons.turned.min().item(), null=linear.turned.max().item(), null_of="linear hidden layer",
     )  # fmt: skip
 
@@ -156,9 +156,9 @@ def draw(outcome: Outcome) -> Mapping[str, Figure]:
     arrays = outcome.arrays
     p = arrays["p_active"].tolist()
     shown = {
-        "Dense with ReLU": (arrays["neurons"][0], f"ReLU, p = {p[0]:g}: a feature a neuron"),
-        "Sparse with ReLU": (arrays["neurons"][-1], f"ReLU, p = {p[-1]:g}: features share neurons"),
-        "Dense and linear": (arrays["linear"][0], f"Linear, p = {p[0]:g}: any directions will do"),
+        "Dense features with a ReLU": (arrays["neurons"][0], f"ReLU, p = {p[0]:g}: a feature a neuron"),
+        "Sparse features with a ReLU": (arrays["neurons"][-1], f"ReLU, p = {p[-1]:g}: features share neurons"),
+        "Dense features without a ReLU": (arrays["linear"][0], f"Linear, p = {p[0]:g}: any directions will do"),
     }
     n_features, d_hidden = arrays["neurons"].shape[1:]
     return {
@@ -190,4 +190,14 @@ EXPERIMENT = Experiment(
     },
     run=run,
     draw=draw,
+    captions={
+        "Dense features with a ReLU": (
+            "Weights from features (rows) to the hidden layer (columns). Features that are often there take a neuron each: one deep "
+            "cell in a row and a column."
+        ),
+        "Sparse features with a ReLU": "With rarer features more are kept, and they share neurons: several deep cells in a column.",
+        "Dense features without a ReLU": (
+            "Without the ReLU nothing singles out the axes of the hidden layer, and features lie in any directions."
+        ),
+    },
 )

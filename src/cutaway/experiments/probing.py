@@ -198,16 +198,16 @@ def _reading_checks(found: _Probed, by_role: _Probed, before: PlacedScore) -> It
     """Yield whether depth is read, and more selectively by the probe that can learn less by heart."""
     linear = found.linear.validation
     yield Check(
-        name="linear probe, texts held out: share of depths read right", at_least=0.95,
+        name="linear probe: accuracy on texts held out", at_least=0.95,
         value=linear.held_out.value, null=before.validation.held_out.value, null_of="untrained",
     )  # fmt: skip
     yield Check(
-        name="share of depths read right, less of random labels of word types: linear probe", at_least=0.3,
-        value=_selectivity(found.linear), null=_selectivity(by_role.linear), null_of="three word types",
+        name="linear probe: accuracy less that on random labels of words (selectivity)", at_least=0.3,
+        value=_selectivity(found.linear), null=_selectivity(by_role.linear), null_of="random labels of three word types",
     )  # fmt: skip
     yield Check(
-        name="share of depths read right, less of random labels of word types: linear probe less MLP probe", at_least=0.2,
-        value=found.lead, null=by_role.lead, null_of="three word types",
+        name="selectivity of the linear probe less that of the MLP probe", at_least=0.2,
+        value=found.lead, null=by_role.lead, null_of="random labels of three word types",
     )  # fmt: skip
 
 
@@ -219,10 +219,10 @@ def _control(found: PlacedScore) -> float:
 
 def _causing_checks(far: Causation, near: Causation) -> Iterator[Check]:
     """Yield whether the model goes by what the probe reads: between the ends, and between neighbours."""
-    for name, found in (("no depth and the deepest", far), ("no depth and one", near)):
+    for name, found in (("depth 0 and the deepest", far), ("depths 0 and 1", near)):
         flip = found.at("flip")
         yield Check(
-            name=f"texts moved between {name} along the linear probe: share whose next word changes sides", at_least=0.8,
+            name=f"moved along the linear probe between {name}: share of texts whose next word changes sides", at_least=0.8,
             value=flip.flipped, null=max(flip.random), null_of="best of 10 random directions",
         )  # fmt: skip
 
@@ -236,28 +236,33 @@ def draw(outcome: Outcome) -> Mapping[str, Figure]:
     shown = {
         f"{short}, {said}": numbers[f"{probe}: {name}"]
         for short, probe in (("linear", "linear probe"), ("MLP", "MLP probe"), ("untrained", "linear probe, untrained"))
-        for name, said in (("share read right", "depth"), ("on control tasks", "control"), ("on shuffled depths", "shuffled"))
+        for name, said in (
+            ("share read right", "depth"),
+            ("on control tasks", "control task"),
+            ("on shuffled depths", "shuffled"),
+        )
     }
     pushed = {
         f"{name}, {along}": (arrays[key][0].tolist(), arrays[key][row].tolist())
-        for key, name in (("far", "deepest"), ("near", "depth one"))
+        for key, name in (("far", "0 and deepest"), ("near", "0 and 1"))
         for row, along in ((1, "probe"), (2, "random"))
     }
     return {
         "Learning": panels(
             [
-                Panel("", "nats above the least", {"role": tuple(arrays["gap"].tolist())}, ("role",)),
+                Panel("", "nats above the least", {"loss": tuple(arrays["gap"].tolist())}, ("loss",)),
                 Panel("", "log odds of closing", odds, tuple(odds)),
             ],
-            title="Learning when none can close, and none can open", x_label="step",
+            title="When no word can close, and when none can open", x_label="step",
         ),
-        "Selectivity": bars(
+        "Accuracy of probes and of their controls": bars(
             list(shown.values()), labels=list(shown), title="What probes read, and what they learn by heart",
-            label="share of words read right", signed=False,
+            label="accuracy", signed=False,
         ),
-        "Edits": lines(
-            pushed, title="Pushed from no depth and back", x_label="how far, in distances between the means",
-            y_label="share of texts that flip",
+        "Moving the state along the probe": lines(
+            pushed, title="Moved between two depths, by the probe or at random",
+            x_label="how far, in distances between the depths' means",
+            y_label="share of texts that change sides",
         ),
     }  # fmt: skip
 
@@ -281,4 +286,20 @@ EXPERIMENT = Experiment(
     },
     run=run,
     draw=draw,
+    captions={
+        "Learning": (
+            "Above: what the model's guess whether a word opens, closes or is neutral costs beyond the least there can be. Below: "
+            "the odds that the next word closes one, by how many are open: with none open (depth 0) it cannot, at the greatest "
+            "depth it must."
+        ),
+        "Accuracy of probes and of their controls": (
+            "How many depths each probe reads right; beside it, how well the same probe learns a random label for each word "
+            "(control task) and shuffled depths. The linear probe reads depth far better than random labels; an MLP learns these as "
+            "well."
+        ),
+        "Moving the state along the probe": (
+            "Texts at depth 0 and at another depth are moved towards each other: how many change sides in whether a word closes "
+            "next. Along the probe most do from distance 1 on, along the best of several random directions far fewer."
+        ),
+    },
 )

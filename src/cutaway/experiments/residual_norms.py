@@ -149,11 +149,11 @@ def _texts(lm: LanguageModel, config: Config, generator: torch.Generator) -> Int
 
 def _checks(trained: _Grown, untrained: _Grown, shuffled: _Grown) -> Iterator[Check]:
     yield Check(
-        name="variance that the exponential leaves, over what the better of line and square root leaves", at_most=0.7,
+        name="variance unexplained by an exponential of depth over that by the better of a line and a square root", at_most=0.7,
         value=trained.against_others, null=untrained.against_others, null_of="untrained",
     )  # fmt: skip
     yield Check(
-        name="positions at which the exponential leaves least, share", at_least=0.9,
+        name="share of positions at which an exponential leaves least unexplained", at_least=0.9,
         value=trained.share_of_positions, null=shuffled.share_of_positions, null_of="shuffled weights",
     )  # fmt: skip
 
@@ -168,11 +168,11 @@ def draw(outcome: Outcome) -> Mapping[str, Figure]:
     fitted = {kind: (layers, (arrays[kind] / torch.tensor(10.0).log()).tolist()) for kind in _KINDS}
     start = {name: (x, [value - y[0] for value in y]) for name, (x, y) in logs.items()}
     return {
-        "Growth": lines(
-            {"measured": logs["model"], **fitted}, title="Length of the residual stream, without the first position",
+        "Growth with depth": lines(
+            {"measured": logs["model"], **fitted}, title="Length of the residual stream, but for the first position",
             x_label="after layer", y_label="log10 of the length",
         ),
-        "Beside": lines(
+        "Growth beside two controls": lines(
             start, title="Growth since the first layer", x_label="after layer", y_label="log10 of the length over the first",
         ),
     }  # fmt: skip
@@ -194,4 +194,14 @@ EXPERIMENT = Experiment(
     },
     run=run,
     draw=draw,
+    captions={
+        "Growth with depth": (
+            "The length of the residual stream after each layer, on a logarithmic scale, with the best exponential (a straight line "
+            "here), line and square root. The exponential is nearest as a whole, though growth is uneven."
+        ),
+        "Growth beside two controls": (
+            "The same, from a common start, beside the model before training and with its weights shuffled, whose curves bend as "
+            "those of a line or a root do."
+        ),
+    },
 )

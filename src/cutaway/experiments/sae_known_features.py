@@ -146,21 +146,21 @@ def _checks(chosen: Mapping[str, _Found], nulls: Mapping[str, Tensor]) -> Iterat
     random = nulls["random"].mean().item()
     for kind, name in _NAMES.items():
         yield Check(
-            name=f"{name}: mean over true features of the best cosine", at_least=0.95,
+            name=f"{name}: cosine of a true feature with its nearest latent, mean", at_least=0.95,
             value=chosen[kind].cosines.mean().item(), null=random, null_of="untrained: random directions",
         )  # fmt: skip
     yield Check(
-        name="random directions: mean over true features of the best cosine", at_most=0.4,
+        name="random directions: cosine of a true feature with its nearest latent, mean", at_most=0.4,
         value=random, null=chosen["topk"].cosines.mean().item(), null_of="TopK",
     )  # fmt: skip
     yield Check(
-        name="TopK: share of true features found, to a cosine of 0.9", at_least=0.85,
+        name="TopK: share of true features found, with a cosine of at least 0.9", at_least=0.85,
         value=_share_found(chosen["topk"].cosines), null=_share_found(nulls["without"]), null_of="rows without features",
     )  # fmt: skip
     for kind in ("topk", "jumprelu"):
         rows = chosen[kind].rows
         yield Check(
-            name=f"{_NAMES[kind]}: variance unexplained", unit=" %", at_most=25.0,
+            name=f"{_NAMES[kind]}: variance of the rows unexplained", unit=" %", at_most=25.0,
             value=100 * rows.fvu, null=100 * rows.pca_fvu, null_of="as many principal components",
         )  # fmt: skip
 
@@ -180,20 +180,20 @@ def _numbers(chosen: Mapping[str, _Found]) -> dict[str, float]:
 
 def draw(outcome: Outcome) -> Mapping[str, Figure]:
     """Draw how near each true feature is to one of a dictionary, and what each kind leaves unexplained with how many latents."""
-    from cutaway.plots import lines
+    from cutaway.plots import lines, scatter
 
     arrays = outcome.arrays
     names = {**_NAMES, "without": "rows without features", "random": "random directions"}
     ranked = {name: arrays[f"{kind} cosines"].sort(descending=True).values.tolist() for kind, name in names.items()}
     curves = {name: tuple((arrays[f"{kind} curve"] * torch.tensor([1.0, 100.0])).T.tolist()) for kind, name in _NAMES.items()}
-    curves["the features"] = ([arrays["features a row"].item()], [0.0])
+    curves["the true features"] = ([arrays["features a row"].item()], [0.0])
     return {
-        "Features found": lines(
+        "True features found": lines(
             {name: (list(range(1, len(values) + 1)), values) for name, values in ranked.items()},
-            title="How near each true feature is to a direction of a dictionary", x_label="true features, from the nearest on",
+            title="How near true features are to a dictionary's directions", x_label="true features, from the nearest on",
             y_label="best cosine",
         ),
-        "Pareto": lines(
+        "Sparsity against what stays unexplained": scatter(
             curves, title="Few latents against little unexplained", x_label="latents a row", y_label="variance unexplained, %"
         ),
     }  # fmt: skip
@@ -213,4 +213,15 @@ EXPERIMENT = Experiment(
     },
     run=run,
     draw=draw,
+    captions={
+        "True features found": (
+            "For every true feature the cosine with the nearest direction of a dictionary, sorted: 1 is found exactly. The three "
+            "kinds of autoencoders find most features; random directions, and an autoencoder trained on rows without features, find "
+            "none."
+        ),
+        "Sparsity against what stays unexplained": (
+            "Each point is an autoencoder: how many latents it uses for a row, and how much of the rows it leaves unexplained; "
+            "further down and left is better. The true features themselves would leave nothing, with three a row."
+        ),
+    },
 )

@@ -61,15 +61,15 @@ def run(config: Config, trial: Trial) -> Outcome:
     return Outcome(
         checks=(
             Check(
-                name="variance of the neurons unexplained", at_most=0.2,
+                name="share of the neurons' variance that the dictionary leaves unexplained", at_most=0.2,
                 value=reconstruction.fvu, null=null.reconstruction.fvu, null_of="as many principal components",
             ),
             Check(
-                name="share of the loss without the neurons that is recovered", at_least=0.9,
+                name="share of what the neurons are worth to the loss that the dictionary in their place recovers", at_least=0.9,
                 value=found.recovered_of_mean or 0.0, null=null.recovered_of_mean or 0.0, null_of="as many principal components",
             ),
             Check(
-                name="share of features that have eight of ten strongest contexts end in the same two characters", at_least=0.5,
+                name="share of features of whose ten strongest contexts eight end in the same two characters", at_least=0.5,
                 value=_share_agreeing(features), null=_share_agreeing(neurons), null_of="the neurons themselves",
             ),
         ),
@@ -152,21 +152,22 @@ def _share_agreeing(agreement: Float[Tensor, " latent"]) -> float:
 
 def draw(outcome: Outcome) -> Mapping[str, Figure]:
     """Draw how the dictionary learns, how often its features fire, and how often features and neurons agree."""
-    from cutaway.plots import Panel, panels
+    from cutaway.plots import Panel, lines, panels
 
     arrays = outcome.arrays
-    levels = [i / 10 for i in range(11)]
+    counts = list(range(11))
     shares = {
-        name: (levels, [(arrays[key] >= level - 1e-6).double().mean().item() for level in levels])
-        for name, key in (("features", "features"), ("neurons", "neurons"))
+        name: (counts, [(arrays[name] >= count / 10 - 1e-6).double().mean().item() for count in counts])
+        for name in ("features", "neurons")
     }
     fvu = {"dictionary": tuple(arrays["unexplained"].tolist())}
     return {
-        "Learning": panels([Panel("", "variance unexplained", fvu, tuple(fvu))], title="The dictionary learns", x_label="step"),
-        "Agreement": panels(
-            [Panel("", "share of latents", shares, tuple(shares))],
-            title="How many of the ten strongest contexts end in the same two characters, at least",
-            x_label="share of the ten contexts",
+        "The dictionary learns": panels(
+            [Panel("", "variance unexplained", fvu, tuple(fvu))], title="What the dictionary leaves unexplained", x_label="step"
+        ),
+        "Features and neurons whose contexts agree": lines(
+            shares, title="Strongest contexts that end in the same two characters", x_label="contexts of the ten strongest, at least",
+            y_label="share of features, of neurons",
         ),
     }  # fmt: skip
 
@@ -188,4 +189,11 @@ EXPERIMENT = Experiment(
     },
     run=run,
     draw=draw,
+    captions={
+        "The dictionary learns": "The share of the neurons' variance that the dictionary leaves unexplained falls while it learns.",
+        "Features and neurons whose contexts agree": (
+            "Of the ten contexts in which a feature or a neuron is strongest, how many end in the same two characters: at each "
+            "number, the share of features and of neurons that reach it. Features do so more often."
+        ),
+    },
 )

@@ -58,7 +58,8 @@ def run(config: Config, trial: Trial) -> Outcome:
             *_checks("moving", moving, untrained),
             *_checks("copying", copying, untrained),
             Check(
-                name="copying: OV of sources on sources, eigenvalues' sum over the sum of their sizes", at_least=0.8,
+                name="copying (A ... B -> A): sum of OV's eigenvalues, from sources to sources, over the sum of their sizes",
+                at_least=0.8,
                 value=_copying_score(copying), null=_copying_score(moving), null_of="moving",
             ),
         ),
@@ -144,13 +145,14 @@ def _copying_score(trained: _Trained) -> float:
 def _checks(name: str, trained: _Trained, untrained: Transformer) -> Iterator[Check]:
     """Yield whether the circuits name what was planted, and whether the model foretells all that can be."""
     planted, judged, model = trained.planted, trained.judged, trained.model
+    said = {"moving": "moving (A ... B -> C)", "copying": "copying (A ... B -> A)"}[name]
     deaf = run_with_edits(model, judged.tokens, [edits.zero("blocks.0.attn_out")])
     yield Check(
-        name=f"{name}: planted among the first by QK and OV", at_least=0.9,
+        name=f"{said}: share of the skip-trigrams planted among as many that QK and OV rank first", at_least=0.9,
         value=planted.precision(_scores(model)), null=planted.precision(_scores(untrained)), null_of="untrained",
     )  # fmt: skip
     yield Check(
-        name=f"{name}: nats above the least, after destinations", at_most=0.05,
+        name=f"{said}: loss after destinations above the least possible, nats", at_most=0.05,
         value=_gap(judged, model(judged.tokens)), null=_gap(judged, deaf), null_of="without attention",
     )  # fmt: skip
 
@@ -189,8 +191,8 @@ def draw(outcome: Outcome) -> Mapping[str, Figure]:
     arrays = outcome.arrays
     names = ("moving", "copying")
     shown: dict[str, dict[str, Any]] = {
-        "nats above the least": {name: tuple(arrays[f"{name} gap"].tolist()) for name in names},
-        "planted among first": {name: tuple(arrays[f"{name} precision"].tolist()) for name in names},
+        "loss above the least, nats": {name: tuple(arrays[f"{name} gap"].tolist()) for name in names},
+        "share ranked first": {name: tuple(arrays[f"{name} precision"].tolist()) for name in names},
     }
     sources, destinations, targets = (
         [f"{letter}{token}" for token in column.unique_consecutive().tolist()]
@@ -201,16 +203,17 @@ def draw(outcome: Outcome) -> Mapping[str, Figure]:
             [Panel("", y_label, lines, names) for y_label, lines in shown.items()],
             title="One layer learns what was planted", x_label="step",
         ),
-        "QK": heatmap(
+        "QK of the moving model": heatmap(
             arrays["moving QK"].numpy(), rows=destinations, columns=sources, title="QK: where destinations look",
             row_title="destination", column_title="source", label="attention, summed over heads",
         ),
-        "OV": heatmap(
+        "OV of the moving model": heatmap(
             arrays["moving OV"].numpy(), rows=sources, columns=targets, title="OV: what sources say, as their destinations read them",
             row_title="source", column_title="target", label="added to the logit", signed=True,
         ),
-        "Eigenvalues": arrows(
-            {name: arrays[f"{name} eigenvalues"].numpy() for name in names}, title="Eigenvalues of OV, from sources to sources"
+        "Eigenvalues of OV": arrows(
+            {name: arrays[f"{name} eigenvalues"].numpy() for name in names}, title="Eigenvalues of OV, from sources to sources",
+            axes_labels=("real", "imaginary"),
         ),
     }  # fmt: skip
 
@@ -229,4 +232,19 @@ EXPERIMENT = Experiment(
     },
     run=run,
     draw=draw,
+    captions={
+        "Learning": (
+            "Above: the loss after destinations comes down to the least there can be. Below: the planted skip-trigrams are those "
+            "that the weights rank first. Moving: A ... B is followed by C; copying: by A again."
+        ),
+        "QK of the moving model": "Where each destination B (row) looks among the sources A (columns): at its own two sources.",
+        "OV of the moving model": (
+            "What each source A (row) adds to the logit of each target C (column) when its destination looks at it: most to its own "
+            "target, on the diagonal."
+        ),
+        "Eigenvalues of OV": (
+            "Each line is an eigenvalue of OV from sources to sources. Where sources are copied the real parts are mostly positive "
+            "(to the right), where they are moved they are not."
+        ),
+    },
 )

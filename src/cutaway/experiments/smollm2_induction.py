@@ -81,7 +81,7 @@ def run(config: Config, trial: Trial) -> Outcome:
                 value=matching.max().item(), null=null.scores["induction"].max().item(), null_of="shuffled weights",
             ),
             Check(
-                name="nats a token that the second copy is cheaper", at_least=8.0,
+                name="loss on the first copy less that on the second, nats a token", at_least=8.0,
                 value=first - second, null=null_first - null_second, null_of="shuffled weights",
             ),
             *_ablation_checks(taken),
@@ -111,11 +111,11 @@ def _scores(lm: LanguageModel, config: Config, seed: int) -> HeadScores:
 def _ablation_checks(taken: _Taken) -> tuple[Check, ...]:
     return (
         Check(
-            name="second copy without the induction heads, nats more", at_least=4.0,
-            value=taken.found["second"], null=taken.median, null_of="median draw of others",
+            name="loss added on the second copy without the induction heads, nats a token", at_least=4.0,
+            value=taken.found["second"], null=taken.median, null_of="other heads, the median draw",
         ),
         Check(
-            name="first copy without the induction heads, nats more", at_most=0.5,
+            name="loss added on the first copy without the induction heads, nats a token", at_most=0.5,
             value=taken.found["first"], null=taken.found["second"], null_of="second copy",
         ),
     )  # fmt: skip
@@ -164,13 +164,13 @@ def draw(outcome: Outcome) -> Mapping[str, Figure]:
     matching, rises = outcome.arrays["matching"], outcome.arrays["rises"]
     n_layers, n_heads = matching.shape
     return {
-        "Heads": heatmap(
+        "Prefix matching of every head": heatmap(
             matching.T.numpy(), rows=[f"head {head}" for head in range(n_heads)], columns=[str(layer) for layer in range(n_layers)],
             title="Attention to what followed this token last time", column_title="layer", label="prefix matching",
         ),
-        "Ablations": bars(
+        "Loss without induction heads": bars(
             rises.numpy(), labels=["induction heads", *(f"other heads, draw {i + 1}" for i in range(len(rises) - 1))],
-            title="Heads replaced by their mean, as many of the same layers at a time", label="nats more on the second copy",
+            title="Heads replaced by their mean", label="loss added on the second copy, nats a token",
         ),
     }  # fmt: skip
 
@@ -190,4 +190,14 @@ EXPERIMENT = Experiment(
     },
     run=run,
     draw=draw,
+    captions={
+        "Prefix matching of every head": (
+            "A cell is a head: on random tokens that come twice, its attention to the token that followed the last time. A few "
+            "heads do it, about the middle of the model and after; most do not."
+        ),
+        "Loss without induction heads": (
+            "What the second copy costs more when the induction heads write their mean, beside as many other heads of the same "
+            "layers, drawn at random."
+        ),
+    },
 )

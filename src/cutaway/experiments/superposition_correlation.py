@@ -153,9 +153,9 @@ def draw(outcome: Outcome) -> Mapping[str, Figure]:
         for name, value in outcome.numbers.items()
     }
     return {
-        "Pairs": arrows(panels, title="Two pairs in two dimensions: blue with orange, green with pink"),
-        "All models": bars(
-            torch.tensor(list(shares.values())).numpy(), labels=list(shares), title="Where pairs lie, of all models",
+        "Directions of the pairs": arrows(panels, title="Two pairs in two dimensions: blue with orange, green with pink"),
+        "Angles over all models": bars(
+            torch.tensor(list(shares.values())).numpy(), labels=list(shares), title="How pairs lie in all models",
             label="share of pairs", signed=False,
         ),
     }  # fmt: skip
@@ -175,4 +175,14 @@ EXPERIMENT = Experiment(
     },
     run=run,
     draw=draw,
+    captions={
+        "Directions of the pairs": (
+            "Four features in two dimensions, blue paired with orange and green with pink, in the best model of each probability p. "
+            "Pairs that come together lie at right angles; pairs of which only one is ever there point in opposite directions."
+        ),
+        "Angles over all models": (
+            "Over all models and not the best alone: how many pairs lie at right angles, and how many in opposite directions, "
+            "beside features that come independently."
+        ),
+    },
 )

@@ -84,7 +84,7 @@ def run(config: Config, trial: Trial) -> Outcome:
 def _checks(W: Float[Tensor, "instance feature hidden"], untrained: Tensor, random: Tensor) -> Iterator[Check]:
     per_feature = _dimensions_per_feature(W)
     yield Check(
-        name="sum of dimensionalities: furthest from the number of dimensions", unit=" %", at_most=2.0,
+        name="sum of features' dimensionalities: furthest from the number of dimensions", unit=" %", at_most=2.0,
         value=_sums_off(W).max().item(), null=_sums_off(untrained).min().item(), null_of="untrained, at its nearest",
     )  # fmt: skip
     is_kept = _is_kept(W)
@@ -95,7 +95,7 @@ def _checks(W: Float[Tensor, "instance feature hidden"], untrained: Tensor, rand
         null_of="untrained, or random and as long: the greater",
     )  # fmt: skip
     yield Check(
-        name="sparsities with 0.44 to 0.56 dimensions a feature", at_least=4,
+        name="number of sparsities with 0.44 to 0.56 dimensions a feature", at_least=4,
         value=_n_on_plateau(per_feature), null=_n_on_plateau(_even_fall(per_feature)), null_of="an even fall",
     )  # fmt: skip
 
@@ -163,11 +163,11 @@ def draw(outcome: Outcome) -> Mapping[str, Figure]:
     curves = {"trained": per_feature, "an even fall": _even_fall(per_feature)}
     x_label = "sparsity: halvings of p from 1"
     return {
-        "Dimensionality": scatter(
-            series, title="What part of a dimension each feature has", x_label=x_label, y_label="dimensions of a feature",
+        "What part of a dimension each feature has": scatter(
+            series, title="Features' dimensionality", x_label=x_label, y_label="dimensions of a feature",
             levels=FRACTIONS,
         ),
-        "Staircase": lines(
+        "Dimensions per feature by sparsity": lines(
             {name: (sparsity.tolist(), values.tolist()) for name, values in curves.items()},
             title="Half a dimension a feature, over a range of sparsities", x_label=x_label, y_label="dimensions a feature",
         ),
@@ -198,4 +198,14 @@ EXPERIMENT = Experiment(
     },
     run=run,
     draw=draw,
+    captions={
+        "What part of a dimension each feature has": (
+            "A point is a feature. Sparser features stand further right, and those that are kept whole gather on lines: 1/2 is a "
+            "pair that shares a dimension, other fractions are other regular figures. Before training points are spread."
+        ),
+        "Dimensions per feature by sparsity": (
+            "The number of dimensions over that of features that fit in. Between an even fall and the trained models lies the "
+            "finding: for a range of sparsities it stays about 1/2."
+        ),
+    },
 )  # fmt: skip

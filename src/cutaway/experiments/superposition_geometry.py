@@ -100,7 +100,9 @@ def draw(outcome: Outcome) -> Mapping[str, Figure]:
     pairs = zip(outcome.arrays["W"], outcome.arrays["p_active"].tolist(), strict=True)
     panels = {f"p = {p:.3g}": W.numpy() for W, p in pairs}
     return {
-        "Features": arrows(panels, title="Five features in two dimensions, each there with probability p, from dense to sparse")
+        "Features from dense to sparse": arrows(
+            panels, title="Five features in two dimensions, each there with probability p, from dense to sparse"
+        )
     }
 
 
@@ -116,4 +118,10 @@ EXPERIMENT = Experiment(
     },
     run=run,
     draw=draw,
+    captions={
+        "Features from dense to sparse": (
+            "Each panel is a model of five features in two dimensions, an arrow a feature, each there with probability p. Where all "
+            "are always there (p = 1) two are kept at right angles; where they are rare all five are, as a regular pentagon."
+        ),
+    },
 )

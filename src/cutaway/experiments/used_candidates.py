@@ -37,11 +37,29 @@ class CandidateTexts(NamedTuple):
         at = (self.tokens - first).clamp_min(0)[:, None].expand(-1, n_turns, -1)
         return self.is_forbidden.gather(-1, at) & self.is_used_key(first)
 
+    def measured(self, logits: Float[Tensor, "batch pos token"], first: int) -> dict[str, Float[Tensor, " batch"]]:
+        """Return what is measured of each row, as a mean over those of its turns that it is of; `first` is the first candidate's id."""
+        log_probs = logits[:, ::2].log_softmax(-1)  # batch turn token
+        losses = -log_probs.gather(-1, self.tokens[:, 1::2, None])[..., 0]
+        is_exposed = self.is_forbidden.any(-1)
+        forbidden = (log_probs[..., first:].exp() * self.is_forbidden).sum(-1)
+        return {
+            "forbidden": _mean(forbidden, is_exposed),
+            "something forbidden": _mean(losses, is_exposed),
+            "nothing forbidden": _mean(losses, ~is_exposed & ~self.is_again),
+            "least possible": _mean(-self.log_probs, is_exposed),
+            "again": _mean(losses, self.is_again),
+        }
+
     def is_used_key(self, first: int) -> Bool[Tensor, "batch turn pos"]:
         """Return where a turn looks back on any candidate."""
         n_turns, n_pos = self.is_forbidden.shape[1], self.tokens.shape[1]
         is_before = torch.arange(n_pos) < 2 * torch.arange(n_turns)[:, None]
         return (self.tokens >= first)[:, None] & is_before
+
+
+def _mean(values: Float[Tensor, "batch turn"], is_counted: Bool[Tensor, "batch turn"]) -> Float[Tensor, " batch"]:
+    return (values * is_counted).sum(-1) * len(values) / is_counted.sum()  # so that the mean over rows is that over turns
 
 
 @dataclass(frozen=True, eq=False)

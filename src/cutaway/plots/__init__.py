@@ -2,6 +2,7 @@
 
 from cutaway.plots.arrows import arrows
 from cutaway.plots.bands import bands
+from cutaway.plots.categories import categories
 from cutaway.plots.diagrams import Arrow, Row, diagram
 from cutaway.plots.histograms import histogram
 from cutaway.plots.layered_graph import Point, layered_graph
@@ -17,6 +18,7 @@ from cutaway.report.colours import PALETTE
 __all__ = [
     "arrows",
     "heatmap",
+    "categories",
     "bars",
     "lines",
     "scatter",

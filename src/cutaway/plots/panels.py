@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
+from cutaway.plots.canvas import write_title
 from cutaway.plots.labels import label_ends
 from cutaway.plots.points import finite_points
 from cutaway.plots.style import style
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["Panel", "panels"]
 
 _MANY_POINTS = 60  # fewer are measurements to be marked
-_MAX_LABEL = 20
+_MAX_LABEL = 22
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Panel:
     """Lines `{name: (x, y)}` in one picture: those named in colour with their names at their ends, the first of these above all."""
 
     title: str
+    """What it shows; the first may leave that to the figure's title."""
     y_label: str
     lines: Mapping[str, tuple[Sequence[float], Sequence[float]]]
     named: Collection[str]
@@ -38,7 +40,7 @@ class Panel:
 
 
 def panels(shown: Sequence[Panel], *, x_label: str, title: str) -> Figure:
-    """Return a figure of panels, one below the other over the same x.
+    """Return a figure of panels, one below the other over the same x; the title is written above where the first has none of its own.
 
     Values that are not finite leave out their point. Raises ValueError when there is no panel, or one has no finite value.
     """
@@ -48,16 +50,19 @@ def panels(shown: Sequence[Panel], *, x_label: str, title: str) -> Figure:
     if not shown:
         raise ValueError("there is nothing to draw: no panel is given")
     with style():
-        figure = Figure(figsize=(7.2, 1.9 * len(shown) + 0.6))
+        figure = Figure(figsize=(7.2, 1.9 * len(shown) + (0.6 if shown[0].title else 0.8)))
         grid = figure.subplots(len(shown), 1, sharex=True, squeeze=False)
         for axes, panel in zip(grid[:, 0], shown, strict=True):
             _draw(axes, panel)
+        if not shown[0].title:
+            write_title(grid[0, 0], title, width=6.0)
         last = grid[-1, 0]
         last.xaxis.set_major_locator(MaxNLocator(8, integer=True, steps=[1, 2, 2.5, 5, 10]))
         if last.get_xlim()[1] >= 10_000:
             last.xaxis.set_major_formatter(EngFormatter(sep=""))
         last.set_xlabel(x_label, parse_math=False)
-        figure.set_label(f"{title}: {', '.join(panel.title for panel in shown)} over {x_label}, one below the other")
+        names = ", ".join(panel.title or panel.y_label for panel in shown)
+        figure.set_label(f"{title}: {names} over {x_label}" + (", one below the other" if len(shown) > 1 else ""))
     return figure
 
 
@@ -77,7 +82,7 @@ def _draw(axes: Axes, panel: Panel) -> None:
             {"marker": "o", "markersize": 3, "markeredgecolor": "white", "markeredgewidth": 0.4} if is_marked else {}
         )
         axes.plot(x, y, color=colour, linewidth=2.4 if is_first else 1.3, zorder=2 + place, **size)
-        ends.append((f"{shortened(token_label(name), _MAX_LABEL)} {y[-1]:.3g}", y[-1], colour))
+        ends.append((f"{shortened(token_label(name), _MAX_LABEL)}: {y[-1]:.3g}", y[-1], colour))
     values = [value for pairs in points.values() for _, value in pairs] + list(panel.least or ())
     room = 0.06 * (max(values) - min(values)) or 0.06 * abs(max(values)) or 0.5
     axes.set_ylim(min(values) - room, max(values) + room)

@@ -53,6 +53,9 @@ def scatter(
             x, y = zip(*pairs, strict=True)
             marker, colour = _MARKERS[number % len(_MARKERS)], PALETTE[number % len(PALETTE)]
             axes.scatter(x, y, s=22, marker=marker, color=colour, edgecolor="white", linewidth=0.5, zorder=2 + number, label=name)
+        if levels:
+            low, high = axes.get_ylim()
+            axes.set_ylim(low, high + 0.08 * len(points) * (high - low))  # room for the legend above the highest level
         for text in axes.legend(loc="best", facecolor="white", edgecolor="none", fontsize=8.5).get_texts():
             text.set_parse_math(False)
         label_ends(axes, [(name, height, MUTED) for name, height in (levels or {}).items()])

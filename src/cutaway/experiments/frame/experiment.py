@@ -68,6 +68,8 @@ class Experiment(Generic[_Config]):
     """Trains, measures and checks one seed."""
     draw: Callable[[Outcome], Mapping[str, Figure]]
     """Makes the figures of one seed, by name."""
+    captions: Mapping[str, str]
+    """What there is to see in each figure, in a sentence or two that hold of every seed that passes, by the figure's name."""
 
     @property
     def is_fast(self) -> bool:
@@ -78,6 +80,15 @@ class Experiment(Generic[_Config]):
         """Return the configuration of this name; raises ValueError for one that the experiment does not have."""
         offered = {each: self.scales[each] for each in (self.scales if name in self.scales else self.offered_scales)}
         return look_up(offered, name, f"scale of {self.id}")
+
+    def figures(self, outcome: Outcome) -> Mapping[str, Figure]:
+        """Return what `draw` makes of an outcome; raises ValueError for figures that are not those with captions."""
+        figures = self.draw(outcome)
+        if list(figures) != list(self.captions):
+            raise ValueError(
+                f"{self.id} draws {list(figures)} and has captions for {list(self.captions)}: give one a figure, in order"
+            )
+        return figures
 
     @property
     def offered_scales(self) -> list[str]:

@@ -115,7 +115,7 @@ class Reproduction(Result):
 
     def figures(self) -> Sequence[Figure]:
         """Return the figures of the first seed."""
-        return list(self.experiment.draw(next(iter(self.outcomes.values()))).values())
+        return list(self.experiment.figures(next(iter(self.outcomes.values()))).values())
 
     def views(self) -> Sequence[RenderableType]:
         """Return the table of checks, and how long it took."""
@@ -135,12 +135,13 @@ class Reproduction(Result):
         return ["", "check", "expected", *columns, "null"], [_row(row, is_short=is_short) for row in self._rows()]
 
     def add_to(self, page: HtmlReport, *, heading: str | None = None) -> None:
-        """Add the claim with its checks, the figures of the first seed, and the other numbers to a page."""
+        """Add the claim with its checks, the figures of the first seed with their captions, and the other numbers to a page."""
         said = f"{self.summary()}\n\nSource: {self.source}. Each value stands beside its null: the same number where the claim "
         page.add(self.title if heading is None else heading, text=f"{said}should not hold.", table=self.table())
         seed, outcome = next(iter(self.outcomes.items()))
-        for name, figure in self.experiment.draw(outcome).items():
-            page.add(name, text=f"Seed {seed}." if len(self.finished) > 1 else "", figure=figure)
+        of_seed = f" (Seed {seed}.)" if len(self.finished) > 1 else ""
+        for name, figure in self.experiment.figures(outcome).items():
+            page.add(name, text=self.experiment.captions[name] + of_seed, figure=figure)
         if numbers := self._numbers():
             rows = [[name, *map(format_number, values)] for name, values in numbers.items()]
             page.add("Other numbers", table=(["", *(f"seed {seed}" for seed in self.finished)], rows))
@@ -151,7 +152,7 @@ class Reproduction(Result):
 
         atomic_write(folder / "result.json", json.dumps(self.record() | {"command": command}, indent=2, allow_nan=False))
         for seed, outcome in self.outcomes.items():
-            for name, figure in self.experiment.draw(outcome).items():
+            for name, figure in self.experiment.figures(outcome).items():
                 for ending in ("svg", "png"):
                     save_figure(figure, folder / "figures" / f"{name.replace(' ', '-').lower()}-seed-{seed}.{ending}")
         return self.report(folder / "report.html", subtitle=command)
