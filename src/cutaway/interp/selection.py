@@ -70,8 +70,15 @@ class Selection:
 
     def write(self, x: Float[Tensor, "*batch ..."], new: Float[Tensor, "*#batch ..."]) -> None:
         """Put `new` in the place of what is selected, in the memory of `x`."""
-        if not any(isinstance(each, tuple) for each in self.places):
+        kept = [each for each in self.places if not isinstance(each, int)]
+        several = [(axis - len(kept), each) for axis, each in enumerate(kept) if each is not None]
+        if not several:
             self._dropping(x).copy_(new)
+            return
+        if len(several) == 1:
+            (dim, chosen), part = several[0], self._dropping(x)
+            size = [*part.shape[:dim], len(chosen), *part.shape[part.ndim + dim + 1 :]]
+            part.index_copy_(dim, torch.tensor(chosen, device=x.device), new.expand(size))
             return
         rows, sizes = x.shape[: x.ndim - len(self.axes)], x.shape[x.ndim - len(self.axes) :]
         places = [_as_tensor(each, size, x.device) for each, size in zip(self.places, sizes, strict=True)]

@@ -129,8 +129,14 @@ def ablate_heads(
 
 
 def head_edits(replacement: Replacement, heads: HeadSet, *, pos: int | None = None) -> list[Edit]:
-    """Return the edits that take out heads, all at once."""
-    return [replacement.edit(f"blocks.{layer}.attn.z", head=head, pos=pos) for layer, head in heads]
+    """Return the edits that take out heads, all at once: one a layer."""
+    by_layer: dict[int, list[int]] = {}
+    for layer, head in heads:
+        by_layer.setdefault(layer, []).append(head)
+    return [
+        replacement.edit(f"blocks.{layer}.attn.z", head=several if len(several) > 1 else several[0], pos=pos)
+        for layer, several in by_layer.items()
+    ]
 
 
 def _run(

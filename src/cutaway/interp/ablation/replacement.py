@@ -34,8 +34,8 @@ class Replacement:
     values: Mapping[str, Float[Tensor, "..."]]
     """By name of the activation: a mean as "pos ...", of other rows "batch pos ..."; empty for zeros."""
 
-    def edit(self, name: str, *, head: int | None = None, pos: int | None = None, index: int | None = None) -> Edit:
-        """Return the edit that puts it in the place of one head, position or coordinate of an activation."""
+    def edit(self, name: str, *, head: int | Sequence[int] | None = None, pos: int | None = None, index: int | None = None) -> Edit:
+        """Return the edit that puts it in the place of heads, one position or one coordinate of an activation."""
         where: dict[str, Any] = {"head": head, "pos": pos, "index": index}
         if self.how == "zero":
             return edits.zero(name, **where)
