@@ -19,3 +19,12 @@ def test_what_is_quick_is_not_said(capsys):
     with count_progress("runs") as progress:
         progress(1, 2)
     assert capsys.readouterr().err == ""
+
+
+def test_a_new_count_has_its_own_time(capsys, monkeypatch):
+    now = iter([0.0, 5.0, 9.0, 60.0, 61.0, 75.0])
+    monkeypatch.setattr(counting.time, "monotonic", lambda: next(now))
+    with count_progress("steps") as progress:
+        for n_done in (1, 9, 1, 5):  # the third call asks twice what time it is
+            progress(n_done, 10)
+    assert capsys.readouterr().err == "steps: 5 of 10, about 15.0 s left\n"

@@ -48,11 +48,17 @@ def step_progress() -> Iterator[Callable[[int, int, str], None]]:
 
 
 def _saying_once(console: Console, unit: str) -> Callable[[int, int], None]:
-    """Return a function of how many of how many are done that says so a single time, after a while, with how long is left."""
-    start, has_said = time.monotonic(), False
+    """Return a function of how many of how many are done that says so a single time, after a while, with how long is left.
+
+    Where it begins to count anew, as for the next seed, the time is that of the new count.
+    """
+    start, n_before, has_said = time.monotonic(), 0, False
 
     def progress(n_done: int, n_total: int) -> None:
-        nonlocal has_said
+        nonlocal start, n_before, has_said
+        if n_done < n_before:
+            start = time.monotonic()
+        n_before = n_done
         took_s = time.monotonic() - start
         if has_said or took_s < _PATIENCE_S or not 0 < n_done < n_total:
             return
