@@ -30,8 +30,8 @@ def main() -> None:
     small = {folder: record for folder, record in records.items() if is_small(record)}
     for folder in records.keys() - small.keys():
         print(f"passed over: {folder}, which is no experiment of the list at its small scale")
-    for folder in (folder for folder, record in small.items() if is_outdated(record)):
-        print(f"outdated: {folder} was measured by other code: cutaway reproduce {small[folder]['experiment']} measures it anew")
+    if outdated := [folder for folder, record in small.items() if is_outdated(record)]:
+        parser.error(f"measured or trained by other code than there is now: {', '.join(map(str, outdated))}; reproduce them anew")
     atomic_write(README, filled(README.read_text(), table(small.values())))
     print(f"{README}: {len(small)} experiments")
 
@@ -45,9 +45,14 @@ def is_small(record: Mapping[str, Any]) -> bool:
 
 
 def is_outdated(record: Mapping[str, Any]) -> bool:
-    """Whether the code of a result's experiment has changed since a seed was measured."""
+    """Whether the code of a result's experiment has changed since a seed was trained and measured."""
     sources = sources_sha256(experiments.experiment(record["experiment"]))
-    return any(seed["made_with"].get("sources") != sources for seed in record["seeds"].values())
+    made_by = [
+        code
+        for seed in record["seeds"].values()
+        for code in (seed["made_with"].get("sources"), *(each["sources"] for each in seed.get("trainings", {}).values()))
+    ]
+    return any(code != sources for code in made_by)
 
 
 def table(records: Iterable[Mapping[str, Any]]) -> str:
@@ -67,7 +72,10 @@ def table(records: Iterable[Mapping[str, Any]]) -> str:
                 f"there is no result of {name} on {_LEAST_SEEDS} seeds: cutaway reproduce {name} --seeds {_LEAST_SEEDS}"
             )
         rows.append(_row(name, found[name]))
-    return "\n".join(rows)
+    made_with = [seed["made_with"] for name in experiments.NAMES for seed in found[name]["seeds"].values()]
+    commits, devices, torches = (sorted({str(each[what]) for each in made_with}) for what in ("commit", "device", "torch"))
+    said = f"commit {', '.join(commit[:7] for commit in commits)}; {', '.join(devices)}; torch {', '.join(torches)}"
+    return "\n".join([*rows, "", f"Of the nulls of all seeds the one nearest to the bound is shown. Measured at {said}."])
 
 
 def _row(name: str, record: Mapping[str, Any]) -> str:
@@ -80,10 +88,10 @@ def _row(name: str, record: Mapping[str, Any]) -> str:
     )
     first = record["checks"][0]
     values = ", ".join(map(_written, first["values"]))
-    nulls = [null for null in first["nulls"] if null is not None]
-    null = _written(sorted(nulls)[len(nulls) // 2] if nulls else None)
+    null = _written(float(first["nearest_null"]))
     said = f"{first['name']}: {values} ({first['expected']}; {first['null_of']} {null})"
-    return f"| `{name}` | {experiments.experiment(name).title} | {verdict} | {said} |"
+    cells = (f"`{name}`", experiments.experiment(name).title, verdict, said)
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
 def _written(value: float | None) -> str:

@@ -8,8 +8,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from cutaway import experiments
 from cutaway.assets.shipped import SHIPPED
 from cutaway.experiments.frame import ship
+from cutaway.values import read_object
 
 
 def main() -> None:
@@ -22,7 +24,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     example = {"prompt": arguments.prompt, "max_new_tokens": arguments.max_new_tokens}
-    made = ship(arguments.folder, arguments.seed, arguments.name, SHIPPED, about=arguments.about, **example)
+    experiment = experiments.experiment(read_object(arguments.folder / "experiment.json")["experiment"])
+    made = ship(experiment, arguments.folder, arguments.name, SHIPPED, seed=arguments.seed, about=arguments.about, **example)
     print(f"{made}: {sum(file.stat().st_size for file in made.iterdir()):,} bytes")
 
 

@@ -314,6 +314,17 @@ def test_a_folder_is_loaded(folder: Path, lm: LanguageModel) -> None:
     assert again.model.unembed.W_U.weight is again.model.embed.W_E
 
 
+def test_what_was_saved_is_loaded(lm: LanguageModel, tmp_path: Path) -> None:
+    talking = replace(lm, chat_template="{{ messages[0].content }}")
+    talking.save(tmp_path / "model")
+    again = load(tmp_path / "model")
+    assert again.chat_template == talking.chat_template
+    assert again.config == lm.config
+    assert torch.equal(again.model(again.tokens("ab")), lm.model.eval()(lm.tokens("ab")))
+    with pytest.raises(ValueError, match="model is there already: give a new folder"):
+        lm.save(tmp_path / "model")
+
+
 def test_dtype_and_device(folder: Path) -> None:
     again = load(str(folder), device="cpu", dtype=torch.bfloat16)
     assert {(weight.dtype, weight.device.type) for weight in again.model.parameters()} == {(torch.bfloat16, "cpu")}

@@ -17,10 +17,10 @@ from cutaway.config import ModelConfig
 from cutaway.generation import Message, Sampling, TextStream, beam_search, decode, render_chat
 from cutaway.model import Transformer
 from cutaway.report import fetch_progress
-from cutaway.runtime import free_memory_gib, pick_device, seeded_generator
+from cutaway.runtime import atomic_path, free_memory_gib, pick_device, seeded_generator
 from cutaway.tokenizers import BytePairTokenizer, CharTokenizer, NoTokenizer, Tokenizer
 from cutaway.values import shortened
-from cutaway.weights import open_model, parameter_shapes, read_model
+from cutaway.weights import open_model, parameter_shapes, read_model, save_model
 
 __all__ = ["LanguageModel", "load", "random_model", "check_memory"]
 
@@ -159,6 +159,21 @@ class LanguageModel:
             rows, stop, ends, max_new_tokens=max_new_tokens, sampling=sampling, seed=seed, compile=compile, tell=tell
         ):
             yield piece
+
+    def save(self, folder: str | Path) -> None:
+        """Write weights, configuration, tokenizer and chat template as a folder that `load` opens, whole or not at all.
+
+        Raises ValueError for a folder that is there already.
+        """
+        folder = Path(folder)
+        if folder.exists():
+            raise ValueError(f"{folder} is there already: give a new folder")
+        with atomic_path(folder) as temporary:
+            temporary.mkdir()
+            save_model(self.model, temporary)
+            self.tokenizer.save(temporary / "tokenizer.json")
+            if self.chat_template is not None:
+                (temporary / "chat_template.jinja").write_text(self.chat_template, encoding="utf-8")
 
     def chat_prompt(self, messages: str | Sequence[Message]) -> str:
         """Return a conversation as the model reads it, special tokens and all, up to where its answer begins.

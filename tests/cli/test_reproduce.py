@@ -143,6 +143,7 @@ def test_ctrl_c_keeps_what_is_done(capsys: pytest.CaptureFixture[str]) -> None:
         (["toy", "--seeds", "4,5", "--seed", "0"], "give which seeds, or the first and how many"),
         (["toy", "--scale", "paper"], "needs about 1000000.0 GiB of memory"),
         (["toy", "--out", "letters"], "holds a.txt and is no reproduction"),
+        (["--all-fast", "--scale", "paper"], "each of the fast experiments runs at its small scale"),
         (["--all-fast", "--list"], "it shows what there is and runs nothing"),
     ],
 )
@@ -165,7 +166,7 @@ def test_shipped_models_are_trained_again(
 ) -> None:
     assert main(["reproduce", "toy"]) == 0
     monkeypatch.setattr(shipped, "SHIPPED", tmp_path / "package")
-    ship(tmp_path / "runs/experiments/toy", 0, "toy-model", tmp_path / "package", about="nothing")
+    ship(toy.TOY, tmp_path / "runs/experiments/toy", "toy-model", tmp_path / "package", seed=0, about="nothing")
     shipped.shipped_models.cache_clear()
     capsys.readouterr()
     try:

@@ -92,14 +92,28 @@ def reproductions() -> ModuleType:
 
 def test_the_table_of_experiments_is_made_of_results(reproductions: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cutaway.experiments.NAMES", ("bigrams",))
-    check = {"name": "KL", "values": [0.01, 0.5, 0.02], "nulls": [0.7, 0.9, 0.8], "expected": "at most 0.02", "null_of": "unigram"}
+    check = {
+        "name": "KL",
+        "values": [0.01, 0.5, 0.02],
+        "nulls": [0.7, 0.9, 0.8],
+        "nearest_null": 0.7,
+        "expected": "at most 0.02",
+        "null_of": "|unigram|",
+    }
     bigrams = experiments.experiment("bigrams")
     settings = bigrams.settings(bigrams.scale("small").config)
+    made_with = {"commit": "0123456789", "device": "CPU", "torch": "2.13"}
     checks = [{**check, "passed": [True, False, True]}]
-    record = {"experiment": "bigrams", "settings": settings, "seeds": {"0": {}, "1": {}, "2": {}}, "checks": checks}
+    record = {
+        "experiment": "bigrams",
+        "settings": settings,
+        "seeds": {seed: {"made_with": made_with} for seed in "012"},
+        "checks": checks,
+    }
     larger = record | {"settings": settings | {"window": 1000}, "checks": [checks[0] | {"values": [9.0, 9.0, 9.0]}]}
     rows = reproductions.table([record, larger, record | {"experiment": "of another list"}])
-    assert rows.splitlines()[2].endswith("| 2 of 3 seeds pass all 1 | KL: 0.01, 0.5, 0.02 (at most 0.02; unigram 0.8) |")
+    assert rows.splitlines()[2].endswith(r"| 2 of 3 seeds pass all 1 | KL: 0.01, 0.5, 0.02 (at most 0.02; \|unigram\| 0.7) |")
+    assert rows.splitlines()[-1].endswith("Measured at commit 0123456; CPU; torch 2.13.")
     page = f"a\n{reproductions.BEGIN}\nold\n{reproductions.END}\nb\n"
     assert reproductions.filled(page, "new") == f"a\n{reproductions.BEGIN}\nnew\n{reproductions.END}\nb\n"
     with pytest.raises(ValueError, match="the page lacks"):
@@ -110,15 +124,16 @@ def test_the_table_of_experiments_is_made_of_results(reproductions: ModuleType, 
         reproductions.table([larger])
     with pytest.raises(ValueError, match="two results of bigrams at its small scale"):
         reproductions.table([record, record])
-    endless = record | {"checks": [checks[0] | {"values": [None, 1.0, 2.0], "nulls": [None, None, None]}]}
-    assert "KL: not finite, 1, 2 (at most 0.02; unigram not finite)" in reproductions.table([endless])
+    endless = record | {"checks": [checks[0] | {"values": [None, 1.0, 2.0], "nulls": [None, None, None], "nearest_null": "nan"}]}
+    assert "KL: not finite, 1, 2 (at most 0.02; \\|unigram\\| nan)" in reproductions.table([endless])
 
 
 def test_results_of_other_code_are_outdated(reproductions: ModuleType) -> None:
     sources = sources_sha256(experiments.experiment("bigrams"))
-    seeds = {str(seed): {"made_with": {"sources": sources}} for seed in range(2)}
+    seeds = {str(seed): {"made_with": {"sources": sources}, "trainings": {"no layers": {"sources": sources}}} for seed in range(2)}
     assert not reproductions.is_outdated({"experiment": "bigrams", "seeds": seeds})
-    assert reproductions.is_outdated({"experiment": "bigrams", "seeds": seeds | {"1": {"made_with": {}}}})
+    for changed in ({"made_with": {}}, {"trainings": {"no layers": {"sources": "other"}}}):
+        assert reproductions.is_outdated({"experiment": "bigrams", "seeds": seeds | {"1": seeds["1"] | changed}})
 
 
 def test_readme_lists_every_experiment(reproductions: ModuleType) -> None:

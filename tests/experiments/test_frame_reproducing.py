@@ -75,7 +75,19 @@ def test_the_hash_is_of_the_experiment_and_what_it_imports(tmp_path: Path, monke
     package, module = tmp_path / "experiments", tmp_path / "mine.py"
     (package / "frame").mkdir(parents=True)
     (package / "nouns").mkdir()
-    files = {name: package / name for name in ("a.py", "b.py", "other.py", "frame/check.py", "nouns/__init__.py", "nouns/c.py")}
+    files = {
+        name: package / name
+        for name in (
+            "a.py",
+            "b.py",
+            "other.py",
+            "frame/check.py",
+            "nouns/__init__.py",
+            "nouns/c.py",
+            "frame/learning.py",
+            "frame/trial.py",
+        )
+    }
     for file in files.values():
         file.write_text("")
     files["a.py"].write_text("def f():\n    import cutaway.experiments.b\n    from cutaway.experiments.nouns import c, word\n")
@@ -119,6 +131,39 @@ def test_no_seeds_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"there are no seeds to run toy on; expected at least one"):
         reproduce(TOY, seeds=(), folder=tmp_path / "none")
     assert not (tmp_path / "none").exists()
+
+
+def test_a_record_says_which_code_trained_and_by_which_recipe(tmp_path: Path) -> None:
+    now = sources_sha256(TOY)
+    first = reproduce(TOY, folder=tmp_path).finished[0]
+    assert first.trainings["second"]["sources"] == now
+    assert first.trainings["second"]["recipe"]["learning_rate"] == 0.2
+    assert not first.has_older_weights
+    other = replace(TOY, run=replaced_run)  # other code, which takes over what is there
+    again = reproduce(other, folder=tmp_path).finished[0]
+    assert again.origin == "measured anew"
+    assert again.made_with["sources"] != now
+    assert again.trainings["second"]["sources"] == now
+    assert again.has_older_weights
+
+
+def replaced_run(config: Config, trial: Trial) -> Outcome:
+    return TOY.run(config, trial)
+
+
+def test_a_number_that_a_seed_lacks_is_not_a_number(tmp_path: Path) -> None:
+    def run(config: Config, trial: Trial) -> Outcome:
+        check = Check(name="seed", value=trial.seed, at_least=0, null=-1 - trial.seed, null_of="negative")
+        return Outcome(checks=(check,), numbers={"rise": 3.0, "fall": 1.0} if trial.seed == 1 else {"fall": 2.0})
+
+    result = reproduce(replace(TOY, run=run, draw=lambda _: {}, captions={}), seeds=(0, 1))
+    numbers = result.to_dict()["numbers"]
+    assert numbers["rise"] == {"values": [None, 3.0], "median": None, "least": None, "most": None}
+    assert numbers["fall"]["values"] == [2.0, 1.0]
+    (check,) = result.to_dict()["checks"]
+    assert (check["at_least"], check["at_most"], check["null_passes"]) == (0, None, [False, False])
+    assert check["nearest_null"] == -1
+    assert result.table()[1][0][-1] == "-1 negative"
 
 
 def test_numbers_that_are_not_finite_are_written_and_read(tmp_path: Path) -> None:
@@ -262,7 +307,9 @@ def test_a_first_seed_beside_named_ones_is_refused() -> None:
         parse_seeds("2", first=-1)
 
 
-@pytest.mark.parametrize("text", ["", "0", "-1", "three", "1,x", "1.5", "1,,2", "4,", "1, 1,2"])
+@pytest.mark.parametrize(
+    "text", ["", "0", "-1", "three", "1,x", "1.5", "1,,2", "4,", "1, 1,2", "1001", "9" * 5000, "0," + "9" * 30]
+)
 def test_other_seeds_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match="seeds are"):
         parse_seeds(text)

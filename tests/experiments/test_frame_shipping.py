@@ -1,13 +1,14 @@
 """Models that a reproduction trained are folders to load, may be shipped, and are held against ones trained anew."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 
 import cutaway
 from cutaway.assets import shipped
-from cutaway.experiments.frame import reproduce, ship, verify_shipped
+from cutaway.experiments.frame import Scale, reproduce, ship, verify_shipped
 from cutaway.experiments.toy_models import ToyModels
 from cutaway.runtime import file_sha256
 from toy_experiment import STOPPED, TOY, Config
@@ -39,7 +40,7 @@ def test_what_was_trained_is_a_folder_to_load(folder):
 
 
 def test_a_shipped_model_is_loaded_by_its_name(folder, package):
-    ship(folder, 1, "toy-model", package, about="nothing", prompt="a b")
+    ship(TOY, folder, "toy-model", package, seed=1, about="nothing", prompt="a b")
     lm = cutaway.load("toy-model")
     torch.testing.assert_close(lm.model.embed.W_E, cutaway.load(folder / "seed-1" / "toy-model").model.embed.W_E)
     card = shipped.shipped_card("toy-model")
@@ -53,7 +54,7 @@ def test_a_shipped_model_is_loaded_by_its_name(folder, package):
 
 
 def test_a_model_trained_anew_is_compared(folder, package, tmp_path):
-    ship(folder, 1, "toy-model", package, about="nothing")
+    ship(TOY, folder, "toy-model", package, seed=1, about="nothing")
     found = verify_shipped("toy-model", TOY)
     assert found.passed
     assert found.is_same
@@ -61,6 +62,8 @@ def test_a_model_trained_anew_is_compared(folder, package, tmp_path):
     values = json.loads(card.read_text())
     card.write_text(json.dumps(values | {"metrics": {"distance": values["metrics"]["distance"] + 1}}))
     other = verify_shipped("toy-model", TOY)
+    assert replace(found, shipped={"distance": 0.0}, retrained={"distance": 1e-9}).passed
+    assert not replace(found, shipped={"distance": 0.0}, retrained={"distance": 1e-3}).passed
     assert not other.passed
     assert other.differing == ["distance"]
     assert "1 of 1 metrics are more than 10% apart" in other.summary()
@@ -71,10 +74,19 @@ def test_a_model_trained_anew_is_compared(folder, package, tmp_path):
 
 def test_only_what_passed_is_shipped(folder, package, tmp_path):
     with pytest.raises(ValueError, match="its seed 0 trained no such model"):
-        ship(folder, 0, "other", package, about="nothing")
-    reproduce(TOY, config=Config(bound=-1.0), folder=tmp_path / "failed")
+        ship(TOY, folder, "other", package, seed=0, about="nothing")
+    failing = replace(TOY, scales={"small": Scale(config=Config(bound=-1.0))})
+    reproduce(failing, folder=tmp_path / "failed")
     with pytest.raises(ValueError, match="its seed 0 did not pass"):
-        ship(tmp_path / "failed", 0, "toy-model", package, about="nothing")
+        ship(failing, tmp_path / "failed", "toy-model", package, seed=0, about="nothing")
+    with pytest.raises(ValueError, match="is not of the small scale of toy"):
+        ship(TOY, tmp_path / "failed", "toy-model", package, seed=0, about="nothing")
+    file = tmp_path / "failed" / "seed-0" / "result.json"
+    record = json.loads(file.read_text())
+    record["trainings"]["second"]["sources"] = "other"
+    file.write_text(json.dumps(record))
+    with pytest.raises(ValueError, match="was measured or trained by other code than there is now"):
+        ship(failing, tmp_path / "failed", "toy-model", package, seed=0, about="nothing")
     assert not package.exists()
 
 

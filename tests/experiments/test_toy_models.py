@@ -87,8 +87,10 @@ def test_toy_models_are_kept_and_chosen(tmp_path) -> None:
     models = ToyModels(4, 3, 2, generator=torch.Generator().manual_seed(0), hidden="relu")
     with torch.no_grad():
         models.b.normal_(generator=torch.Generator().manual_seed(1))
-    models.save(tmp_path)
-    again = ToyModels.load(tmp_path)
+    models.save(tmp_path / "kept")
+    again = ToyModels.load(tmp_path / "kept")
+    with pytest.raises(ValueError, match="is there already"):
+        models.save(tmp_path / "kept")
     assert again.hidden == "relu"
     chosen = models.chosen(torch.tensor([2, 0]))
     x = torch.rand(5, 4, 3, generator=torch.Generator().manual_seed(2))

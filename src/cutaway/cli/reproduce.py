@@ -23,6 +23,7 @@ __all__ = ["ClaimFailedError", "reproduce"]
 _Scale = Literal["small", "paper"]
 
 _ORIGINS = {"run": "", "read": ", read: it was finished before", "measured anew": ", measured anew: the code has changed"}
+_OLDER_WEIGHTS = ", on weights that the code before trained; remove its folder to train again"
 
 
 class ClaimFailedError(RuntimeError):
@@ -31,7 +32,7 @@ class ClaimFailedError(RuntimeError):
 
 @excludes("verify_shipped", "list", "all_fast", "out", "seed", "seeds", "scale", why="a model's card says how it was trained")
 @excludes("list", "all_fast", "out", "seed", "seeds", why="it shows what there is and runs nothing")
-@excludes("all_fast", "names", "out", why="each of the fast experiments has a folder of its own")
+@excludes("all_fast", "names", "out", "scale", why="each of the fast experiments runs at its small scale in a folder of its own")
 def reproduce(
     names: tuple[str, ...] = (),
     /,
@@ -105,10 +106,10 @@ def _reproduced(experiment: Experiment[Any], scale: _Scale, seeds: Sequence[int]
     from cutaway.experiments.frame import finished_seeds, reproduce
 
     console, at_scale = stderr_console(), experiment.scale(scale)
-    minutes = format_duration(60 * at_scale.minutes)
+    time = _minutes(at_scale.minutes) + ("" if at_scale.minutes is None else " each on two cores")
     console.print(
         Text(
-            f"{experiment.id}: {len(seeds)} seed{'s' * (len(seeds) != 1)}, about {minutes} each on two cores, in {folder}",
+            f"{experiment.id}: {len(seeds)} seed{'s' * (len(seeds) != 1)}, {time}, in {folder}",
             style="dim",
         )
     )
@@ -119,7 +120,7 @@ def _reproduced(experiment: Experiment[Any], scale: _Scale, seeds: Sequence[int]
         n_left = len(seeds) - len(times)
         left = f"; about {format_duration(n_left * sum(times.values()) / len(times))} left" if n_left else ""
         verdict = "passed" if finished.outcome.passed else "FAILED"
-        said = _ORIGINS[finished.origin]
+        said = _ORIGINS[finished.origin] + _OLDER_WEIGHTS * finished.has_older_weights
         if said or len(seeds) > 1:  # one that ran alone is shown whole
             console.print(Text(f"  seed {number}: {verdict} after {format_duration(finished.time_s)}{said}{left}", style="dim"))
 
@@ -134,6 +135,10 @@ def _reproduced(experiment: Experiment[Any], scale: _Scale, seeds: Sequence[int]
         result.show(stdout_console())
         print_sentence(stdout_console(), Text.assemble("\nThe report is in ", (str(page), "bold"), "."))
     return result
+
+
+def _minutes(minutes: float | None) -> str:
+    return "its time not measured" if minutes is None else f"about {format_duration(60 * minutes)}"
 
 
 def _folder(name: str, scale: _Scale) -> Path:
@@ -226,7 +231,7 @@ def _show_list(names: Sequence[str], *, as_json: bool) -> None:
         return None
     grid = table("experiment", "what it shows", "a seed", "here", right=["a seed"])
     for row in rows:
-        grid.add_row(row["id"], row["title"], format_duration(60 * row["minutes"]), row["found"] or "-")
+        grid.add_row(row["id"], row["title"], _minutes(row["minutes"]).removeprefix("about "), row["found"] or "-")
     stdout_console().print(grid)
     print_sentence(
         stdout_console(), Text("\n`cutaway reproduce --list NAME` shows what one claims, after which paper, and its scales.")
@@ -237,7 +242,7 @@ def _show_list(names: Sequence[str], *, as_json: bool) -> None:
 def _show_claim(row: dict[str, Any]) -> None:
     """Show an experiment in full."""
     scales = ", ".join(
-        f"{name} (about {format_duration(60 * scale['minutes'])} a seed, {scale['memory_gib']:g} GiB)"
+        f"{name} ({_minutes(scale['minutes'])}{' a seed' * (scale['minutes'] is not None)}, {scale['memory_gib']:g} GiB)"
         for name, scale in row["scales"].items()
     )
     stdout_console().print(
@@ -255,7 +260,7 @@ def _show_claim(row: dict[str, Any]) -> None:
 
 
 def _found(experiment: Experiment[Any]) -> str | None:
-    """Return what was found here at the small scale, and whether the experiment's code has changed since."""
+    """Return what was found here at the small scale, and whether code has changed since, or since models were trained."""
     from cutaway.experiments.frame import sources_sha256
     from cutaway.values import read_object
 
@@ -264,9 +269,12 @@ def _found(experiment: Experiment[Any]) -> str | None:
         return None
     try:
         record = read_object(file)
-        sources = {seed["made_with"].get("sources") for seed in record["seeds"].values()}
+        sources = {seed["made_with"]["sources"] for seed in record["seeds"].values()}
+        weights = {each["sources"] for seed in record["seeds"].values() for each in seed["trainings"].values()}
     except (ValueError, KeyError, TypeError, AttributeError):
         return "damaged"
     if sources != {sources_sha256(experiment)}:
         return "outdated"
+    if weights - sources:
+        return "older weights"
     return "passed" if record.get("passed") is True else "FAILED"

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from cutaway.assets.shipped import shipped_toys
-from cutaway.runtime import did_you_mean
+from cutaway.runtime import atomic_path, did_you_mean
 from cutaway.weights import save_tensors
 
 __all__ = [
@@ -71,9 +71,16 @@ class ToyModels(nn.Module):
         return chosen
 
     def save(self, folder: Path) -> None:
-        """Write the weights, and whether there are neurons, as `model.safetensors` in a folder."""
+        """Write the weights, and whether there are neurons, as a folder that `load` opens, whole or not at all.
+
+        Raises ValueError for a folder that is there already.
+        """
+        if folder.exists():
+            raise ValueError(f"{folder} is there already: give a new folder")
         weights = {name: weight.detach().contiguous() for name, weight in self.named_parameters()}
-        save_tensors(weights, folder / "model.safetensors", metadata={"hidden": self.hidden})
+        with atomic_path(folder) as temporary:
+            temporary.mkdir()
+            save_tensors(weights, temporary / "model.safetensors", metadata={"hidden": self.hidden})
 
     @classmethod
     def load(cls, source: str | Path) -> Self:

@@ -76,9 +76,7 @@ def _by_head(values: Float[Tensor, "layer head"]) -> dict[str, float]:
 
 
 def _repetition(scores: HeadScores) -> dict[str, float]:
-    first, second = scores.loss_first, scores.loss_second
-    if first is None or second is None:
-        raise TypeError("the model has other logits than tokens")  # refused when the observer was made
+    first, second = scores.both_losses()
     return {"score": second - first, "first": first, "second": second}
 
 

@@ -29,8 +29,6 @@ class Check:
     null: float
     null_of: str
     unit: str = ""
-    source: str = ""
-    """Where the bound or the claim is published, if not where the experiment is."""
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -61,9 +59,17 @@ class Check:
     @property
     def misses_by(self) -> float:
         """How far the value is beyond a bound; 0 within them, NaN for NaN."""
-        below = 0.0 if self.at_least is None else self.at_least - self.value
-        above = 0.0 if self.at_most is None else self.value - self.at_most
-        return math.nan if math.isnan(self.value) else max(below, above, 0.0)
+        return self._misses_by(self.value)
+
+    @property
+    def null_misses_by(self) -> float:
+        """How far the null is."""
+        return self._misses_by(self.null)
+
+    def _misses_by(self, value: float) -> float:
+        below = 0.0 if self.at_least is None else self.at_least - value
+        above = 0.0 if self.at_most is None else value - self.at_most
+        return math.nan if math.isnan(value) else max(below, above, 0.0)
 
     def _keeps(self, value: float) -> bool:
         return (self.at_least is None or value >= self.at_least) and (self.at_most is None or value <= self.at_most)
@@ -77,9 +83,6 @@ class Check:
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Read what `to_dict` returns; raises ValueError for other fields."""
         fields = {name: value for name, value in values.items() if name not in ("passed", "null_passes")}
-        fields |= {
-            name: math.nan for name in ("value", "null") if name in fields and fields[name] is None
-        }  # as NaN was written once
         numbers = ("value", "null", "at_least", "at_most")
         fields |= {name: float(fields[name]) for name in numbers if isinstance(fields.get(name), str)}
         check_names(fields, cls, "check")

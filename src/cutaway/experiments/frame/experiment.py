@@ -5,22 +5,29 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, runtime_checkable
 
 from torch import Tensor
 
 from cutaway.experiments.frame.check import Check
 from cutaway.experiments.frame.trial import Trial
-from cutaway.experiments.toy_models import ToyModels
-from cutaway.language_model import LanguageModel
 from cutaway.values import look_up
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Experiment", "Outcome", "Scale"]
+__all__ = ["Experiment", "Outcome", "Savable", "Scale"]
 
 _Config = TypeVar("_Config")
+
+
+@runtime_checkable
+class Savable(Protocol):
+    """What writes itself as a folder, from which it is loaded again: language models and toy models do."""
+
+    def save(self, folder: Path, /) -> None:
+        """Write it; `folder` is not there yet."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +41,7 @@ class Outcome:
     """What figures are drawn of: matrices, and curves as rows of steps and values."""
     texts: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """What figures write: the characters of a passage, the names of rows."""
-    models: Mapping[str, LanguageModel | ToyModels] = field(default_factory=dict)
+    models: Mapping[str, Savable] = field(default_factory=dict)
     """What was trained, by name: each is kept as a folder that `cutaway.load` or `ToyModels.load` opens."""
 
     @property
@@ -45,10 +52,10 @@ class Outcome:
 
 @dataclass(frozen=True, kw_only=True)
 class Scale(Generic[_Config]):
-    """A configuration, and what one seed of it takes on two cores: measured, and rounded up."""
+    """A configuration, and what one seed of it takes on two cores: measured, and rounded up; None where it was not measured."""
 
     config: _Config
-    minutes: float
+    minutes: float | None = None
     memory_gib: float = 1.0
 
 
@@ -74,7 +81,8 @@ class Experiment(Generic[_Config]):
     @property
     def is_fast(self) -> bool:
         """Whether a seed of the small scale takes at most a minute."""
-        return self.scales["small"].minutes <= 1
+        minutes = self.scales["small"].minutes
+        return minutes is not None and minutes <= 1
 
     def scale(self, name: str) -> Scale[_Config]:
         """Return the configuration of this name; raises ValueError for one that the experiment does not have."""

@@ -67,6 +67,8 @@ class Progress:
     moments: dict[str, Tensor] = field(default_factory=dict)
     """What the optimizer remembers of each weight, as `exp_avg.WEIGHT`; nothing once the training is whole."""
     time_s: float = 0.0
+    sources: str | None = None
+    """The hash of the code that trains."""
 
 
 def learn(

@@ -16,7 +16,9 @@ from cutaway.experiments.frame.saved import Finished, Folder, made_here
 from cutaway.experiments.frame.sources import sources_sha256
 from cutaway.experiments.frame.trial import Trial
 from cutaway.runtime import free_memory_gib
-from cutaway.values import read_object
+from cutaway.values import read_object, shortened
+
+_MOST_SEEDS, _MOST_DIGITS = 1000, 18
 
 __all__ = ["check_folder", "check_memory", "finished_seeds", "parse_seeds", "reproduce"]
 
@@ -34,7 +36,8 @@ def reproduce(
 
     In a `folder`, seeds that the same code has finished are read, others go on from the models that were trained; when it is stopped,
     at most half a minute of training is lost. A seed that other code has finished, as `sources_sha256` tells, is measured anew on
-    the weights that are there. `report` hears how many of how many steps are done of what is at work, `finish` what each seed came to.
+    the weights that are there, and its record says which code trained these. `report` hears how many of how many steps are done of
+    what is at work, `finish` what each seed came to.
     Raises ValueError for no seeds, for a configuration of another experiment, and for a folder that holds something else.
     """
     if not seeds:
@@ -80,8 +83,9 @@ def _run(experiment: Experiment[Any], config: Any, trial: Trial) -> Finished:
     with torch.enable_grad(), torch.random.fork_rng():  # whatever mode the caller is in; the caller's randomness stays
         outcome = experiment.run(config, trial)
     arrays = {name: array.detach().cpu() for name, array in outcome.arrays.items()}
-    time_s = time.perf_counter() - started + sum(trial.earlier_s)
-    return Finished(outcome=replace(outcome, arrays=arrays), time_s=time_s, made_with=made_with)
+    time_s = time.perf_counter() - started + sum(each.earlier_s for each in trial.trainings.values())
+    trainings = {name: each.to_dict() for name, each in trial.trainings.items()}
+    return Finished(outcome=replace(outcome, arrays=arrays), time_s=time_s, made_with=made_with, trainings=trainings)
 
 
 def check_memory(experiment: Experiment[Any], scale: str) -> None:
@@ -104,7 +108,11 @@ def parse_seeds(text: str, *, first: int | None = None) -> list[int]:
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdecimal() and part.isascii() for part in parts):
         raise ValueError(f"seeds are {text!r}; expected how many, as 3, or which, as 0,4,7")
-    numbers = [int(part) for part in parts]
+    numbers = [int(part[:_MOST_DIGITS]) for part in parts]
+    if any(len(part) >= _MOST_DIGITS for part in parts) or (len(parts) == 1 and numbers[0] > _MOST_SEEDS):
+        raise ValueError(
+            f"seeds are {shortened(text)}; expected at most {_MOST_SEEDS:,} of them, each of fewer than {_MOST_DIGITS} digits"
+        )
     if twice := [number for number in dict.fromkeys(numbers) if numbers.count(number) > 1]:
         raise ValueError(f"seeds are {text!r}; {twice[0]} is there more than once")
     if len(numbers) > 1:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cutaway.experiments.frame.check import Check
+from cutaway.experiments.frame.check import Check, number_or_name
 from cutaway.experiments.frame.experiment import Experiment, Outcome
 from cutaway.experiments.frame.saved import Finished
 from cutaway.interp.result import Result
@@ -93,25 +94,34 @@ class Reproduction(Result):
                 {
                     "name": row[0].name,
                     "expected": row[0].expected,
+                    "at_least": row[0].at_least,
+                    "at_most": row[0].at_most,
                     "unit": row[0].unit,
                     "null_of": row[0].null_of,
                     "values": finite_or_none([check.value for check in row]),
                     "nulls": finite_or_none([check.null for check in row]),
+                    "nearest_null": number_or_name(_nearest_null(row)),
                     "passed": [check.passed for check in row],
+                    "null_passes": [check.null_passes for check in row],
                     **_spread([check.value for check in row]),
                 }
                 for row in self._rows()
             ],
             "numbers": {name: {"values": finite_or_none(values), **_spread(values)} for name, values in self._numbers().items()},
             "seeds": {
-                str(seed): {"passed": each.outcome.passed, "time_s": each.time_s, "made_with": dict(each.made_with)}
+                str(seed): {
+                    "passed": each.outcome.passed,
+                    "time_s": each.time_s,
+                    "made_with": dict(each.made_with),
+                    "trainings": dict(each.trainings),
+                }
                 for seed, each in self.finished.items()
             },
         }
 
     def _numbers(self) -> dict[str, list[float]]:
-        first = next(iter(self.outcomes.values())).numbers
-        return {name: [outcome.numbers[name] for outcome in self.outcomes.values()] for name in first}
+        names = dict.fromkeys(name for outcome in self.outcomes.values() for name in outcome.numbers)
+        return {name: [outcome.numbers.get(name, math.nan) for outcome in self.outcomes.values()] for name in names}
 
     def figures(self) -> Sequence[Figure]:
         """Return the figures of the first seed."""
@@ -128,7 +138,7 @@ class Reproduction(Result):
         return [filled_table(header, rows, right=right), f"Time: {times}."]
 
     def table(self) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
-        """Return the checks: what was expected, each seed's value, or their median and range, and the null."""
+        """Return the checks: what was expected, each seed's value, or their median and range, and the null nearest to the bounds."""
         seeds = list(self.finished)
         is_short = len(seeds) <= _MANY_SEEDS
         columns = [f"seed {seed}" for seed in seeds] if is_short else ["median", "range"]
@@ -160,13 +170,17 @@ class Reproduction(Result):
 
 def _row(row: Sequence[Check], *, is_short: bool) -> list[str]:
     check, values = row[0], [each.value for each in row]
-    nulls = [each.null for each in row]
     shown = [_written(value, check.unit) for value in values]
     if not is_short:
         shown = [_written(statistics.median(values), check.unit), f"{_written(min(values))} to {_written(max(values))}"]
     mark = "ok" if all(each.passed for each in row) else "FAILED"
     too = ", would pass" if any(each.null_passes for each in row) else ""
-    return [mark, check.name, check.expected, *shown, f"{_written(statistics.median(nulls), check.unit)} {check.null_of}{too}"]
+    return [mark, check.name, check.expected, *shown, f"{_written(_nearest_null(row), check.unit)} {check.null_of}{too}"]
+
+
+def _nearest_null(row: Sequence[Check]) -> float:
+    """Return the null, of those of all seeds, that is nearest to keeping the bounds; NaN only where all are."""
+    return min(row, key=lambda check: math.inf if math.isnan(check.null_misses_by) else check.null_misses_by).null
 
 
 def _written(value: float, unit: str = "") -> str:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import platform
+import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -16,13 +18,11 @@ from safetensors.torch import load_file
 
 from cutaway.experiments.frame.check import Check, number_or_name
 from cutaway.experiments.frame.experiment import Outcome
-from cutaway.experiments.toy_models import ToyModels
-from cutaway.language_model import LanguageModel
 from cutaway.runtime import atomic_path, atomic_write, describe_device, pick_device, remove_path
 from cutaway.values import read_object, shortened
-from cutaway.weights import save_model, save_tensors
+from cutaway.weights import save_tensors
 
-__all__ = ["Finished", "Folder", "made_here", "save_trained"]
+__all__ = ["Finished", "Folder", "made_here"]
 
 _MARK = "experiment.json"
 
@@ -34,9 +34,16 @@ class Finished:
     outcome: Outcome
     time_s: float
     made_with: Mapping[str, Any]
-    """Versions, device, threads, and a hash of the experiment's sources."""
+    """Versions, commit, device, threads, and a hash of the experiment's sources."""
+    trainings: Mapping[str, Mapping[str, Any]]
+    """By the name of a module the recipe that it was trained by, and the hash of the code that trained it."""
     origin: Literal["run", "measured anew", "read"] = "run"
     """Whether it was run now, was measured anew now because the experiment's code had changed, or had been finished before."""
+
+    @property
+    def has_older_weights(self) -> bool:
+        """Whether other code than that which measured trained a module."""
+        return any(each["sources"] != self.made_with["sources"] for each in self.trainings.values())
 
 
 @dataclass(frozen=True)
@@ -90,10 +97,12 @@ class Folder:
             checks = tuple(map(Check.from_dict, values["checks"]))
             arrays = load_file(folder / "arrays.safetensors") if values["arrays"] else {}
             numbers = {name: float(value) for name, value in values["numbers"].items()}
-            texts = {name: tuple(map(str, rows)) for name, rows in values.get("texts", {}).items()}
+            texts = {name: tuple(map(str, rows)) for name, rows in values["texts"].items()}
             outcome = Outcome(checks=checks, numbers=numbers, arrays=arrays, texts=texts)
-            made_with = dict(values["made_with"])
-            return Finished(outcome=outcome, time_s=float(values["time_s"]), made_with=made_with, origin="read")
+            made_with, trainings = dict(values["made_with"]), dict(values["trainings"])
+            return Finished(
+                outcome=outcome, time_s=float(values["time_s"]), made_with=made_with, trainings=trainings, origin="read"
+            )
         except (KeyError, TypeError, AttributeError, OSError, ValueError, SafetensorError) as error:
             raise ValueError(f"{folder} is damaged ({error}): remove it, and its seed runs again") from None
 
@@ -104,7 +113,8 @@ class Folder:
             with atomic_path(folder / "arrays.safetensors") as temporary:
                 save_tensors({name: array.detach().contiguous() for name, array in outcome.arrays.items()}, temporary)
         for name, model in outcome.models.items():
-            save_trained(model, folder / name)
+            remove_path(folder / name)  # of a seed that was stopped here before
+            model.save(folder / name)
         values = {
             "seed": seed,
             "passed": outcome.passed,
@@ -115,32 +125,37 @@ class Folder:
             "models": sorted(outcome.models),
             "time_s": finished.time_s,
             "made_with": dict(finished.made_with),
+            "trainings": dict(finished.trainings),
         }
         atomic_write(folder / "result.json", json.dumps(values, indent=2, allow_nan=False))
 
 
-def save_trained(trained: LanguageModel | ToyModels, folder: Path) -> None:
-    """Write a model, with its tokenizer where it has one, as a folder that `load` opens, whole or not at all."""
-    remove_path(folder)  # of a seed that was stopped here before
-    with atomic_path(folder) as temporary:
-        temporary.mkdir()
-        if isinstance(trained, ToyModels):
-            trained.save(temporary)
-        else:
-            save_model(trained.model, temporary)
-            trained.tokenizer.save(temporary / "tokenizer.json")
-
-
 def made_here(sources: str | None) -> dict[str, Any]:
-    """Return what a number depends on beside its seed: versions, device, threads, and the hash of the experiment's sources."""
+    """Return what a number depends on beside its seed: versions, commit, device, threads, the hash of the experiment's sources."""
     return {
         "sources": sources,
         "cutaway": version("cutaway"),
+        "commit": _commit(),
         "torch": torch.__version__,
         "python": platform.python_version(),
         "device": describe_device(pick_device("cpu")),
         "n_threads": torch.get_num_threads(),
     }
+
+
+@cache
+def _commit() -> str | None:
+    """Return the commit of a checkout of cutaway, with a + where its files differ from it; None for an installed package."""
+    folder = Path(__file__).parent
+    try:
+        subprocess.run(["git", "ls-files", "--error-unmatch", __file__], cwd=folder, check=True, capture_output=True)
+        commit, changed = (
+            subprocess.run(["git", *words], cwd=folder, check=True, capture_output=True, text=True).stdout.strip()
+            for words in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return commit + "+" * bool(changed)
 
 
 def _check_same(path: Path, there: Mapping[str, Any], mark: Mapping[str, Any]) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from cutaway.assets.shipped import shipped_card, shipped_models
 from cutaway.experiments.frame.experiment import Experiment
 from cutaway.experiments.frame.reproducing import reproduce
+from cutaway.experiments.frame.sources import sources_sha256
 from cutaway.interp.result import Result
 from cutaway.interp.tensors import finite_or_none
 from cutaway.report import filled_table, format_number
@@ -30,14 +31,17 @@ __all__ = ["ShippedCheck", "ship", "verify_shipped"]
 
 _TOLERANCE = 0.1
 """How far, relative to it, a metric may move on another machine: sums add up in another order, and training goes its own way."""
+_FLOOR = 1e-6
+"""How far whatever its size."""
 
 
 def ship(
+    experiment: Experiment[Any],
     folder: Path,
-    seed: int,
     name: str,
     destination: Path,
     *,
+    seed: int,
     about: str,
     prompt: str | None = None,
     max_new_tokens: int | None = None,
@@ -46,9 +50,11 @@ def ship(
 
     `prompt` is an example of what it reads, `max_new_tokens` how many tokens its answer has, if not as many as are wanted.
 
-    Raises ValueError for a seed that did not pass or did not train a model of this name.
+    Raises ValueError for a seed that did not pass or did not train a model of this name, for settings that are not those of the
+    small scale, which the command on the card runs, and for what other code measured or trained.
     """
     mark, record = read_object(folder / "experiment.json"), read_object(folder / f"seed-{seed}" / "result.json")
+    _check_current(experiment, folder, mark, record)
     if not record["passed"] or name not in record["models"]:
         what = "trained no such model" if record["passed"] else "did not pass"
         raise ValueError(f"{folder} cannot give {name}: its seed {seed} {what}")
@@ -65,10 +71,19 @@ def ship(
             "settings": mark["settings"],
             "metrics": {check["name"]: check["value"] for check in record["checks"]},
             "made_with": record["made_with"],
+            "trainings": record["trainings"],
             "sha256": file_sha256(temporary / "model.safetensors"),
         }
         (temporary / "card.json").write_text(json.dumps(card, indent=2) + "\n")
     return destination / name
+
+
+def _check_current(experiment: Experiment[Any], folder: Path, mark: Mapping[str, Any], record: Mapping[str, Any]) -> None:
+    if mark["experiment"] != experiment.id or mark["settings"] != experiment.settings(experiment.scale("small").config):
+        raise ValueError(f"{folder} is not of the small scale of {experiment.id}, which the command on a card runs")
+    made_by = {record["made_with"]["sources"], *(each["sources"] for each in record["trainings"].values())}
+    if made_by != {sources_sha256(experiment)}:
+        raise ValueError(f"{folder} was measured or trained by other code than there is now: reproduce it in a new folder")
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -98,7 +113,7 @@ class ShippedCheck(Result):
 
     def _is_close(self, shipped: float, retrained: float | None) -> bool:
         return retrained is not None and (
-            shipped == retrained or abs(shipped - retrained) <= _TOLERANCE * max(abs(shipped), abs(retrained))
+            shipped == retrained or abs(shipped - retrained) <= max(_TOLERANCE * max(abs(shipped), abs(retrained)), _FLOOR)
         )
 
     def summary(self) -> str:

@@ -15,10 +15,14 @@ __all__ = ["sources_sha256"]
 
 _PACKAGE = Path(__file__).parents[1]
 _BEGINNING = "cutaway.experiments."
+_TRAINING = ("learning.py", "trial.py")
+"""The files of the frame that weights and random numbers come from."""
 
 
 def sources_sha256(experiment: Experiment[Any]) -> str | None:
-    """Return one hash of an experiment's module and of the modules of `cutaway.experiments` that it imports, but for the frame.
+    """Return one hash of an experiment's module, of the modules of `cutaway.experiments` that it imports, and of the training loop.
+
+    What else of cutaway they use is told by the version and the commit that stand beside the hash.
 
     None for an experiment that was typed in and has no file, of which nobody knows whether it changed.
     """
@@ -26,7 +30,7 @@ def sources_sha256(experiment: Experiment[Any]) -> str | None:
     if first is None:
         return None
     found: dict[Path, bytes] = {}
-    waiting = [Path(first)]
+    waiting = [Path(first), *(_PACKAGE / "frame" / name for name in _TRAINING)]
     while waiting:
         file = waiting.pop()
         if file not in found:

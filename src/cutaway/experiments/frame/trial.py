@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Container, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -15,7 +16,22 @@ from cutaway.experiments.frame.kept import continue_training, read_training, wri
 from cutaway.experiments.frame.learning import Curves, Progress, Recipe, learn
 from cutaway.runtime import seeded_generator
 
-__all__ = ["Trial"]
+__all__ = ["Training", "Trial"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """How a module came to its weights: by which recipe, under which code, and in how many seconds of an earlier run."""
+
+    recipe: Recipe
+    sources: str | None
+    """The hash of the code that trained."""
+    earlier_s: float = 0.0
+    """Seconds of training that was taken over."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return recipe and hash as values that JSON can hold."""
+        return {"recipe": asdict(self.recipe), "sources": self.sources}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,13 +49,17 @@ class Trial:
     """The hash of the experiment's code: what other code began to train is trained from the start."""
     save_every_s: float = 30.0
     """How often what there is of a training is kept."""
-    earlier_s: list[float] = field(default_factory=list, init=False)
-    """Seconds of training that was taken over, a number a module."""
+    trainings: dict[str, Training] = field(default_factory=dict, init=False)
+    """How each module came to its weights, as it was learnt or taken over."""
 
     def generator(self, *what: object) -> torch.Generator:
         """Return random numbers of their own for what they are used for, such as ("batch", step): from the seed and these words."""
+        return seeded_generator(self.seed_for(*what))
+
+    def seed_for(self, *what: object) -> int:
+        """Return the seed of `generator(*what)`, for what draws its random numbers itself."""
         words = " ".join(map(str, (self.seed, *what)))
-        return seeded_generator(int.from_bytes(hashlib.sha256(words.encode()).digest()[:7]))
+        return int.from_bytes(hashlib.sha256(words.encode()).digest()[:7])
 
     def learn(
         self,
@@ -64,22 +84,23 @@ class Trial:
 
         settings = {"adjust": adjust, "watch": watch, "watch_every": watch_every, "keep": keep, "report": report}
         if self.folder is None:
+            self.trainings[name] = Training(recipe=recipe, sources=self.sources)
             return learn(module, loss, recipe, **settings)  # type: ignore[arg-type]
         file, unfinished = (self.folder / f"{name.replace(' ', '-')}{ending}.safetensors" for ending in ("", ".unfinished"))
         if file.is_file():
             progress = read_training(file, module, recipe)
-            self.earlier_s.append(progress.time_s)
+            self.trainings[name] = Training(recipe=recipe, sources=progress.sources, earlier_s=progress.time_s)
             return progress.curves
         progress = continue_training(unfinished, module, recipe, sources=self.sources)
-        self.earlier_s.append(progress.time_s)
+        self.trainings[name] = Training(recipe=recipe, sources=self.sources, earlier_s=progress.time_s)
 
         def save(progress: Progress) -> None:
-            write_training(unfinished, module, progress, recipe, sources=self.sources)
+            write_training(unfinished, module, progress, recipe)
 
         learn(
             module, loss, recipe, **settings,  # type: ignore[arg-type]
             progress=progress, save=save, save_every_s=self.save_every_s,
         )  # fmt: skip
-        write_training(file, module, progress, recipe, sources=self.sources)
+        write_training(file, module, progress, recipe)
         unfinished.unlink(missing_ok=True)
         return progress.curves
