@@ -230,7 +230,7 @@ EXPERIMENT = Experiment(
     title="Grokking modular addition",
     claim=(
         "A transformer that knows its training sums by heart learns to add only much later, and not in as many steps without "
-        "weight decay; waves of a few frequencies are on their way long before the test loss falls."
+        "weight decay; waves of a few frequencies are on their way a hundred steps and more before the test loss falls."
     ),
     source="Nanda et al. 2023, Progress measures for grokking via mechanistic interpretability; Power et al. 2022, Grokking",
     scales={
