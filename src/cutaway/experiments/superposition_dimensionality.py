@@ -206,7 +206,7 @@ EXPERIMENT = Experiment(
     ),
     source="Elhage et al. 2022, Toy Models of Superposition",
     scales={
-        "small": Scale(config=Config(), minutes=0.2),
+        "small": Scale(config=Config(), minutes=0.4),
         "paper": Scale(
             config=Config(
                 n_features=400, d_hidden=30, p_active=tuple(round(0.05 ** (i / 23), 4) for i in range(24)), n_steps=10_000,
