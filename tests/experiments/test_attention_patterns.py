@@ -44,6 +44,9 @@ def test_losses_are_those_of_whole_runs() -> None:
     assert lost.averages == pytest.approx(loss(averages) - base, abs=1e-5)  # float32
     assert lost.uniform == pytest.approx(loss(_uniform(tokens.shape[1]).to(averages).expand_as(averages)) - base, abs=1e-5)
     assert lost.turned == pytest.approx(loss(_turned(averages)) - base, abs=1e-5)
+    n_heads = averages.shape[1]
+    swapped = [loss(averages[:, [(head + by) % n_heads for head in range(n_heads)]]) - base for by in range(1, n_heads)]
+    assert lost.swapped == pytest.approx(sum(swapped) / len(swapped), abs=1e-5)
     # a diagonal is the same on every text, what an induction head reads is not
     made = handmade.induction().circuit.heads
     by_role = {role: lost.by_head[tuple(head)].item() for head, role in made.items()}

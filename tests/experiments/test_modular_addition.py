@@ -1,5 +1,7 @@
 """Sums against their definition, gradients that only turn, looking back along a training, the clock's measures on made-up networks."""
 
+import math
+
 import pytest
 import torch
 
@@ -94,10 +96,14 @@ def curve(*losses: float) -> torch.Tensor:
 
 def test_when_losses_rise_and_fall() -> None:
     assert grokking._stays_below(curve(3, 1, 3, 2, 1, 0), 2) == 30
-    assert grokking._stays_below(curve(3, 3, 3), 2) == 20  # never: the last look
+    assert math.isnan(grokking._stays_below(curve(3, 1, 3), 2))
     assert grokking._stays_below(curve(1, 1), 2) == 0
     assert grokking._rises_above(curve(5, 1, 3, 4, 5), 3.5, start=10) == 30
-    assert grokking._rises_above(curve(5, 1, 1), 3.5, start=10) == 20
+    assert math.isnan(grokking._rises_above(curve(5, 1, 1), 3.5, start=10))
+    assert math.isnan(grokking._rises_above(curve(5, 5), 3.5, start=math.nan))
+    assert grokking._at(curve(5, 1, 3), 19) == 1
+    assert math.isnan(grokking._at(curve(5, 1, 3), -1))
+    assert math.isnan(grokking._at(curve(5, 1, 3), math.nan))
     assert first_known(curve(0.2, 0.99, 1)) == 10
     assert first_known(curve(0.2, 0.98)) is None
 
@@ -123,12 +129,7 @@ def reading() -> modular_clock._Reading:
 
 
 def test_key_frequencies_and_others_do_not_meet() -> None:
-    sums, model = tiny()
-    turn = 2 * torch.pi * 2 * torch.arange(7) / 7
-    with torch.no_grad():
-        model.embed.W_E[:7] = 0
-        model.embed.W_E[:7, 0], model.embed.W_E[:7, 1] = turn.cos(), turn.sin()
-    found = modular_clock._Reading.of(model, sums, torch.Generator().manual_seed(0))
+    found = on_clock(2)
     assert list(found.keys) == [2]
     assert len(found.others) == 1
     assert found.others[0] in (1, 3)
@@ -145,22 +146,68 @@ def test_edits_of_the_embedding_are_edits_of_the_weights() -> None:
         torch.testing.assert_close(edited, found.sums.logits(found.model), rtol=1e-5, atol=1e-5)  # sums in another order
 
 
-def test_turning_every_hand_is_another_first_number() -> None:
-    """With all frequencies turned the model sees a + n, whatever it answers then."""
+def on_clock(frequency: int) -> modular_clock._Reading:
+    """Return a network, not trained, whose numbers go round on one even circle."""
+    sums, model = tiny()
+    turn = 2 * torch.pi * frequency * torch.arange(7) / 7
+    with torch.no_grad():
+        model.embed.W_E[:7] = 0
+        model.embed.W_E[:7, 0], model.embed.W_E[:7, 1] = turn.cos(), turn.sin()
+    return modular_clock._Reading.of(model, sums, torch.Generator().manual_seed(0))
+
+
+def test_turning_the_only_clock_is_another_first_number() -> None:
+    """With its one clock turned the model sees a + n, whatever it answers then; a third of a step lies between."""
+    found = on_clock(2)
+    sums, planes = found.sums, found.planes()
+    with torch.no_grad():
+        logits = sums.logits(found.model)
+    expected = [
+        sums.accuracy(logits[((sums.tokens[:, 0] + n) % 7) * 7 + sums.tokens[:, 1]], moved=n) for n in range(1, 7)
+    ]  # fmt: skip
+    assert found.answers_turned(planes) == pytest.approx(sum(expected) / 6)
+    torch.testing.assert_close(found.turned(planes, 7), logits, rtol=1e-4, atol=1e-4)  # all the way round
+    between = torch.tensor([2 * torch.pi * 2 / 7 * (a + 1 / 3) for a in range(7)])
+    W = number_embedding(found.model)
+    moved = torch.zeros_like(W)
+    moved[:, 0], moved[:, 1] = between.cos(), between.sin()
+    torch.testing.assert_close(found.turned(planes, 1 / 3), found.with_numbers(moved, W), rtol=1e-4, atol=1e-4)
+
+
+def test_logits_that_turn_with_the_clock_are_its_cosines(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = on_clock(2)
+    a, b, _ = found.sums.tokens.T
+    distance = (a + b)[:, None] - torch.arange(7)
+
+    own, other = torch.zeros(1, 2, 8), torch.ones(1, 2, 8)
+
+    def following(_: object, planes: torch.Tensor, n_steps: float) -> torch.Tensor:
+        turns = n_steps if planes is own else 0
+        return (2 * torch.pi * 2 / 7 * (distance + turns)).cos()
+
+    monkeypatch.setattr(modular_clock._Reading, "turned", following)
+    assert found.cosines_turned(own) == pytest.approx(1)
+    # of a cosine that stays, cos^2 of the turn is along the one that moved: a half in the mean
+    assert found.cosines_turned(other) == pytest.approx(0.5)
+
+
+def test_random_planes_lie_in_the_clocks_space() -> None:
     found = reading()
-    W, sums = number_embedding(found.model), found.sums
-    expected = []
-    for n in range(1, 7):
-        logits = found.with_numbers(W.roll(-n, 0), W)
-        expected.append(sums.accuracy(logits, moved=n))
-    assert found.answers_turned([1, 2, 3]) == pytest.approx(sum(expected) / 6)
-    assert found.answers_turned([1, 2, 3]) == pytest.approx(
-        sum(
-            sums.accuracy(sums.logits(found.model)[((sums.tokens[:, 0] + n) % 7) * 7 + sums.tokens[:, 1]], moved=n)
-            for n in range(1, 7)
-        )
-        / 6
-    )
+    planes, random = found.planes(), found.random_planes(torch.Generator().manual_seed(0))
+    assert random.shape == planes.shape
+    flat = random.flatten(0, 1)
+    torch.testing.assert_close(flat @ flat.T, torch.eye(len(flat), dtype=flat.dtype))
+    assert torch.linalg.matrix_rank(torch.cat([flat, planes.flatten(0, 1)])) == len(flat)
+
+
+def test_best_cosines_are_those_of_the_logits_own_frequencies(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = on_clock(2)
+    a, b, _ = found.sums.tokens.T
+    distance = (a + b)[:, None] - torch.arange(7)
+    made = 3 * (2 * torch.pi / 7 * distance).cos() + (2 * torch.pi * 2 / 7 * distance).cos()
+    monkeypatch.setattr(Sums, "logits", lambda *_: made)
+    assert found.cosines(found.keys) == pytest.approx(1 / 10)
+    assert found.best_cosines() == pytest.approx(9 / 10)
 
 
 def test_gradient_symmetry_is_one_where_numbers_are_added_first() -> None:

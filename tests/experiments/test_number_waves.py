@@ -15,7 +15,9 @@ from cutaway.experiments.number_waves import (
     leading_frequencies,
     neuron_shares,
     of_frequencies,
+    plane_of,
     sum_waves,
+    turned,
     wave_basis,
 )
 
@@ -48,6 +50,22 @@ def test_power_is_that_of_the_fast_fourier_transform() -> None:
     power = (np.abs(np.fft.rfft(W.numpy(), axis=0)) ** 2).sum(1)[1:]
     assert frequency_power(W).tolist() == pytest.approx((power / power.sum()).tolist())
     assert frequency_power(W + 3).tolist() == pytest.approx(frequency_power(W).tolist())  # the mean does not count
+
+
+@pytest.mark.parametrize("frequency", [1, 2, 4])
+@pytest.mark.parametrize("way", [1, -1])
+def test_turns_by_steps_are_other_numbers_and_by_parts_of_steps_lie_between(frequency: int, way: int) -> None:
+    other = 0.1 * noise(1, 5)  # a mean, which does not turn
+    W = clock(frequency) * torch.tensor([way, 1, 1, 1, 1]).double() + other  # mirrored or not: round the other way
+    axes = plane_of(W, frequency)
+    torch.testing.assert_close(axes @ axes.T, torch.eye(2, dtype=torch.float64))
+    step = 2 * math.pi * frequency / PRIME
+    for n in (1, 3):
+        torch.testing.assert_close(turned(W, axes[None], torch.tensor([n * step]).double()), W.roll(-n, 0))
+    thrice = W
+    for _ in range(3):
+        thrice = turned(thrice, axes[None], torch.tensor([step / 3]).double())
+    torch.testing.assert_close(thrice, W.roll(-1, 0))
 
 
 def test_leading_frequencies_are_the_fewest_that_are_enough() -> None:
@@ -97,6 +115,14 @@ def test_logits_that_are_waves_of_the_sum() -> None:
     assert cosine_share(logits, [2, 4]) == pytest.approx(1)
     assert cosine_share(logits, [4]) == pytest.approx(1 / 10)
     assert cosine_share(logits, [1, 3]) == pytest.approx(0, abs=1e-12)
+    turn, steps = 2 * math.pi / PRIME, 1 / 3
+    between = (a + b + steps - c).double().flatten(0, 1)
+    moved = 3 * (2 * turn * between).cos() + (4 * turn * between).cos()
+    assert cosine_share(moved, [2, 4], moved=steps) == pytest.approx(1)
+    assert cosine_share(moved, [2], moved=steps) == pytest.approx(9 / 10)
+    assert cosine_share(moved, [2, 4], moved=steps + PRIME) == pytest.approx(1)
+    stayed = 0.9 * math.cos(2 * turn * steps) ** 2 + 0.1 * math.cos(4 * turn * steps) ** 2
+    assert cosine_share(moved, [2, 4]) == pytest.approx(stayed)
     part = along_waves(logits - noise(PRIME**2, 1), sum_waves(PRIME, [2]))
     torch.testing.assert_close(part, 3 * hands[2])
     torch.testing.assert_close(along_waves(hands[1], sum_waves(PRIME, [2])), torch.zeros(PRIME**2, PRIME, dtype=torch.float64))

@@ -11,10 +11,11 @@ from cutaway.experiments.superposition_dimensionality import (
     _counts_near,
     _dimensions_per_feature,
     _even_fall,
+    _geometric_fall,
     _is_kept,
-    _n_on_plateau,
+    _longest_plateau,
     _random_directions,
-    _share_of_half,
+    _share_near,
     _sums_off,
 )
 from cutaway.experiments.toy_models import feature_dimensionality
@@ -53,8 +54,10 @@ def test_what_is_near_a_fraction_is_counted() -> None:
     found = _counts_near(torch.tensor([0.5, 0.505, 0.55, 0.76, 0.1, 0.395]))
     assert found == dict.fromkeys(FRACTIONS, 0) | {"pair: 1/2": 2, "tetrahedron: 3/4": 1, "pentagon: 2/5": 1}
     pair_and_own = torch.tensor([[1.0, 0], [-1, 0], [0, 1]])
-    assert _share_of_half(pair_and_own) == pytest.approx(2 / 3)
-    assert _share_of_half(pair_and_own, torch.tensor([True, False, True])) == 1 / 2
+    assert _share_near(pair_and_own, [0.5]) == pytest.approx(2 / 3)
+    assert _share_near(pair_and_own, [0.5], torch.tensor([True, False, True])) == 1 / 2
+    assert _share_near(pair_and_own, FRACTIONS.values()) == 1
+    assert _share_near(pair_and_own, [0.4, 0.75]) == 0
 
 
 def test_random_directions_are_as_long() -> None:
@@ -71,9 +74,13 @@ def test_sums_lengths_and_plateaus() -> None:
     lopsided = torch.tensor([[[1.0, 0], [1, 0], [0.6, 0.8]]])  # by hand: 1/2.36, 1/2.36, 1/1.72
     assert _sums_off(lopsided).item() == pytest.approx(100 * (1 - (2 / 2.36 + 1 / 1.72) / 2), abs=1e-3)
     assert _is_kept(W).sum(-1).tolist() == [2, 4]
-    falling = torch.tensor([1.0, 0.53, 0.5, 0.48, 0.2])
-    assert _n_on_plateau(falling) == 3
-    assert _even_fall(falling).tolist() == pytest.approx([1.0, 0.8, 0.6, 0.4, 0.2])
+    falling = torch.tensor([1.0, 0.515, 0.53, 0.5, 0.485, 0.49, 0.4, 0.51, 0.2])
+    assert _longest_plateau(falling) == 3
+    assert _longest_plateau(falling[:1]) == 0
+    assert _even_fall(torch.tensor([1.0, 0.5, 0.2])).tolist() == pytest.approx([1.0, 0.6, 0.2])
+    assert _geometric_fall(torch.tensor([1.0, 0.9, 0.25])).tolist() == pytest.approx([1.0, 0.5, 0.25])
+    wide = torch.linspace(0, 1, 1000)  # wherever it begins: no more than two on the plateau, as said beside its width
+    assert max(_longest_plateau(_geometric_fall(torch.tensor([1.0 + x, *[0.5] * 22, 0.29]))) for x in wide.tolist()) == 2
 
 
 def test_reduced_experiment_passes() -> None:

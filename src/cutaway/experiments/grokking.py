@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["EXPERIMENT", "run", "draw"]
 
 _SETTLING = 600  # steps after which the embedding is looked at
+_LEAD = 100  # steps before the test loss falls at which the others have moved
 
 
 def run(config: SumsConfig, trial: Trial) -> Outcome:
@@ -57,6 +58,7 @@ def run(config: SumsConfig, trial: Trial) -> Outcome:
             "test accuracy is .99 at step (never: 0)": first_known(curves["test accuracy"]) or 0.0,
             "share of the five greatest frequencies in the power, without weight decay": without["power"][1, -1].item(),
             **{f"frequency {place + 1} of the five greatest": float(k) for place, k in enumerate(ranked[:N_PUBLISHED])},
+            **_leads(config, curves, looks),
             "sum of squared weights, with weight decay": sum_of_squares(model),
             "sum of squared weights, without": sum_of_squares(control),
         },
@@ -132,40 +134,60 @@ def _progress_checks(
 ) -> Iterator[Check]:
     """Yield whether the waves are there in the end, and were on their way before the test loss fell.
 
-    A loss has risen when it is that of guessing, and has fallen when it stays below half of it.
+    A loss has risen when it is that of guessing, and has fallen when it stays below half of it; what never comes is NaN.
     """
     power, understood = curves["power"], first_known(curves["test accuracy"])
     settled = power[1, power[0] >= understood + _SETTLING] if understood else power[1, :0]
     yield Check(
         name="share of the embedding's power in five frequencies, 600 steps after test accuracy is .99", at_least=0.8,
-        value=settled[0].item() if len(settled) else 0.0, null=power[1, 0].item(), null_of="untrained",
+        value=settled[0].item() if len(settled) else math.nan, null=power[1, 0].item(), null_of="untrained",
     )  # fmt: skip
-    guessing, memorised = math.log(config.prime), first_known(curves["train accuracy"]) or config.n_steps
+    guessing = math.log(config.prime)
+    before = _stays_below(looks["test loss"], guessing / 2) - _LEAD
+    yield Check(
+        name=f"loss by key frequencies alone (restricted) over that of guessing, {_LEAD} steps before the test loss falls", at_most=0.5,
+        value=_at(looks["restricted loss"], before) / guessing,
+        null=_at(by_others["restricted loss"], before) / guessing, null_of="other frequencies",
+    )  # fmt: skip
+    yield Check(
+        name=f"loss without key frequencies (excluded) over that of guessing, {_LEAD} steps before the test loss falls", at_least=1.0,
+        value=_at(looks["excluded loss"], before) / guessing,
+        null=_at(by_others["excluded loss"], before) / guessing, null_of="other frequencies",
+    )  # fmt: skip
+
+
+def _leads(config: SumsConfig, curves: Curves, looks: Mapping[str, Tensor]) -> dict[str, float]:
+    """Return by how many steps the other losses go before the test loss, NaN where one of them never does."""
+    guessing, memorised = math.log(config.prime), first_known(curves["train accuracy"])
     fallen = _stays_below(looks["test loss"], guessing / 2)
-    yield Check(
-        name="steps by which the loss by key frequencies alone (restricted) falls before the test loss", at_least=100,
-        value=fallen - _stays_below(looks["restricted loss"], guessing / 2),
-        null=fallen - _stays_below(by_others["restricted loss"], guessing / 2), null_of="other frequencies",
-    )  # fmt: skip
-    yield Check(
-        name="steps by which the loss without key frequencies (excluded) rises before the test loss falls", at_least=100,
-        value=fallen - _rises_above(looks["excluded loss"], guessing, start=memorised),
-        null=fallen - _rises_above(by_others["excluded loss"], guessing, start=memorised), null_of="other frequencies",
-    )  # fmt: skip
+    risen = _rises_above(looks["excluded loss"], guessing, start=math.nan if memorised is None else memorised)
+    return {
+        "steps by which the restricted loss falls before the test loss": fallen
+        - _stays_below(looks["restricted loss"], guessing / 2),
+        "steps by which the excluded loss rises before the test loss falls": fallen - risen,
+    }
 
 
 def _stays_below(curve: Float[Tensor, "2 look"], bound: float) -> float:
-    """Return the step of the first look from which on a loss is at most a bound, the last where it never is."""
+    """Return the step of the first look from which on a loss is at most a bound, NaN where it is above at the last."""
     steps, losses = curve
     above = (losses > bound).nonzero()
-    return float(steps[min(int(above[-1]) + 1, len(steps) - 1) if len(above) else 0])
+    first = int(above[-1]) + 1 if len(above) else 0
+    return float(steps[first]) if first < len(steps) else math.nan
 
 
 def _rises_above(curve: Float[Tensor, "2 look"], bound: float, *, start: float) -> float:
-    """Return the step of the first look, from `start` on, at which a loss is at least a bound, the last where it never is."""
+    """Return the step of the first look, from `start` on, at which a loss is at least a bound, NaN where it never is."""
     steps, losses = curve
     risen = steps[(steps >= start) & (losses >= bound)]
-    return float(risen[0] if len(risen) else steps[-1])
+    return float(risen[0]) if len(risen) else math.nan
+
+
+def _at(curve: Float[Tensor, "2 look"], step: float) -> float:
+    """Return a loss at the last look that is no later than a step, NaN where there is none."""
+    steps, losses = curve
+    so_far = losses[steps <= step]
+    return float(so_far[-1]) if len(so_far) else math.nan
 
 
 def draw(outcome: Outcome) -> Mapping[str, Figure]:
@@ -208,7 +230,7 @@ EXPERIMENT = Experiment(
     title="Grokking modular addition",
     claim=(
         "A transformer that knows its training sums by heart learns to add only much later, and not in as many steps without "
-        "weight decay; waves of a few frequencies are on their way long before the test loss falls."
+        "weight decay; waves of a few frequencies are on their way a hundred steps and more before the test loss falls."
     ),
     source="Nanda et al. 2023, Progress measures for grokking via mechanistic interpretability; Power et al. 2022, Grokking",
     scales={

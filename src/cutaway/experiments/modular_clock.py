@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from statistics import mean
 from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -27,7 +29,9 @@ from cutaway.experiments.number_waves import (
     leading_frequencies,
     neuron_shares,
     of_frequencies,
+    plane_of,
     sum_waves,
+    turned,
 )
 
 if TYPE_CHECKING:
@@ -37,6 +41,7 @@ __all__ = ["EXPERIMENT", "run", "draw"]
 
 _HOLDS = 0.9  # of the embedding's power, by its key frequencies
 _CLEAR = 0.85  # of how a neuron varies, by one frequency
+_BETWEEN = 1 / 3  # of a step, by which hands stand between those of two numbers
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +84,11 @@ class _Reading:
         with torch.no_grad():
             return cosine_share(self.sums.logits(self.model), frequencies)
 
+    def best_cosines(self) -> float:
+        """Return the same of the frequencies that have most of the logits, as many as there are key frequencies."""
+        each = [self.cosines([k]) for k in range(1, self.sums.prime // 2 + 1)]
+        return sum(sorted(each)[-len(self.keys) :])
+
     def sum_share(self) -> float:
         """Return how much of how the logits vary over pairs is waves of a + b at the key frequencies."""
         with torch.no_grad():
@@ -111,15 +121,32 @@ class _Reading:
         left = W - of_frequencies(W, frequencies)
         return self.sums.accuracy(self.with_numbers(left, left))
 
-    def answers_turned(self, frequencies: Sequence[int]) -> float:
-        """Return the share of answers that move on by n when the first number's hands of these frequencies do; over all n."""
+    def planes(self) -> Float[Tensor, "key 2 d_model"]:
+        """Return the planes of the key frequencies' clocks."""
         W = number_embedding(self.model)
-        hands, prime = of_frequencies(W, frequencies), self.sums.prime
-        moved = [
-            self.sums.accuracy(self.with_numbers(W - hands + hands.roll(-n, 0), W), moved=n)  # row a has the hands of a + n
-            for n in range(1, prime)
-        ]
-        return sum(moved) / len(moved)
+        return torch.stack([plane_of(W, k) for k in self.keys])
+
+    def random_planes(self, generator: torch.Generator) -> Float[Tensor, "key 2 d_model"]:
+        """Return as many planes, at right angles to each other, of the space that the clocks span: together they hold as much power."""
+        axes = torch.linalg.qr(rearrange(self.planes(), "key side d -> d (key side)")).Q
+        mixed = torch.linalg.qr(torch.randn(axes.shape[1], axes.shape[1], generator=generator, dtype=axes.dtype)).Q
+        planes: Float[Tensor, "key 2 d_model"] = rearrange(axes @ mixed, "d (key side) -> key side d", side=2)
+        return planes
+
+    def turned(self, planes: Float[Tensor, "key 2 d_model"], n_steps: float) -> Float[Tensor, "pair answer"]:
+        """Return the logits with the first number turned in these planes by steps of the clocks, whole ones or not."""
+        W = number_embedding(self.model)
+        a_step = 2 * torch.pi / self.sums.prime * torch.tensor(self.keys, dtype=W.dtype)
+        return self.with_numbers(turned(W, planes, n_steps * a_step), W)
+
+    def answers_turned(self, planes: Float[Tensor, "key 2 d_model"]) -> float:
+        """Return the share of answers that move on by n when the first number is turned by n steps; over all n but 0."""
+        return mean(self.sums.accuracy(self.turned(planes, n), moved=n) for n in range(1, self.sums.prime))
+
+    def cosines_turned(self, planes: Float[Tensor, "key 2 d_model"]) -> float:
+        """Return how much of the logits is the cosines that have moved on by n steps and a third, where no number is; over all n."""
+        turns = [n + _BETWEEN for n in range(self.sums.prime)]
+        return mean(cosine_share(self.turned(planes, by), self.keys, moved=by) for by in turns)
 
     def accuracy_with_frozen_attention(self) -> float:
         """Return the accuracy with every pattern of the sign = at its mean over all pairs."""
@@ -155,16 +182,20 @@ class _Reading:
 def run(config: SumsConfig, trial: Trial) -> Outcome:
     """Train a model until it has grokked and settled, then read its clocks off its weights, and turn them."""
     sums = Sums.drawn(config, trial)
-    lm, untrained = (summing_model(config, trial) for _ in range(2))
+    lm, untrained, control = (summing_model(config, trial) for _ in range(3))
     curves = learn_sums(trial, "sums", lm.model, sums, config)
+    without = learn_sums(trial, "without weight decay", control.model, sums, replace(config, weight_decay=0.0))
     after = _Reading.of(lm.model, sums, trial.generator("others"))
     before = replace(after, model=untrained.model, keys=leading_frequencies(number_embedding(untrained.model))[: len(after.keys)])
-    causal = tuple(_causal_checks(after))
+    random = after.random_planes(trial.generator("planes"))
+    causal = tuple(_causal_checks(after, random))
     return Outcome(
-        checks=(*causal, *_weight_checks(after, before)),
+        checks=(*causal, *_weight_checks(after, before), *_logit_checks(after, replace(after, model=control.model), random)),
         numbers={
             "test accuracy": curves["test accuracy"][1, -1].item(),
             "test accuracy where b + a is not learnt from either": after.accuracy_on(sums.without_mirror),
+            "train accuracy without weight decay": without["train accuracy"][1, -1].item(),
+            "test accuracy without weight decay": without["test accuracy"][1, -1].item(),
             "accuracy with attention frozen at its mean": after.accuracy_with_frozen_attention(),
             "distance irrelevance": after.distance_irrelevance(),
             "likeness of a logit's gradients to both numbers": after.gradient_symmetry(trial.generator("logits")),
@@ -177,11 +208,11 @@ def run(config: SumsConfig, trial: Trial) -> Outcome:
     )
 
 
-def _causal_checks(after: _Reading) -> Iterator[Check]:
-    """Yield what becomes of the answers when hands are turned, taken away, or left alone, and likewise of as many other frequencies."""
+def _causal_checks(after: _Reading, random: Float[Tensor, "key 2 d_model"]) -> Iterator[Check]:
+    """Yield what becomes of the answers when hands are turned, left alone, or taken away, and likewise of what is no clock."""
     yield Check(
-        name="share of answers that move on by n when the first number's hands are turned by n", at_least=0.95,
-        value=after.answers_turned(after.keys), null=after.answers_turned(after.others), null_of="other frequencies",
+        name="share of answers that move on by n when the first number's hands are turned by n steps", at_least=0.95,
+        value=after.answers_turned(after.planes()), null=after.answers_turned(random), null_of="random planes of the clocks' space",
     )  # fmt: skip
     yield Check(
         name="accuracy with the key frequencies of the embedding alone", at_least=0.95,
@@ -194,7 +225,7 @@ def _causal_checks(after: _Reading) -> Iterator[Check]:
 
 
 def _weight_checks(after: _Reading, before: _Reading) -> Iterator[Check]:
-    """Yield what the weights are made of, from the numbers to the logits."""
+    """Yield what the weights are made of, from the numbers to the neurons."""
     yield Check(
         name="key frequencies: the fewest that hold 90 % of the embedding's power", at_most=6,
         value=len(after.keys), null=len(leading_frequencies(number_embedding(before.model), share=_HOLDS)), null_of="untrained",
@@ -207,9 +238,18 @@ def _weight_checks(after: _Reading, before: _Reading) -> Iterator[Check]:
         name="share of neurons that are to 85 % waves of one frequency and their products", at_least=0.5,
         value=after.clear_neurons(), null=before.clear_neurons(), null_of="untrained",
     )  # fmt: skip
+
+
+def _logit_checks(after: _Reading, control: _Reading, random: Float[Tensor, "key 2 d_model"]) -> Iterator[Check]:
+    """Yield what the logits are made of, and what of when hands stand between those of two numbers."""
     yield Check(
         name="share of the logits that is cos(w(a + b - c)) of the key frequencies w", at_least=0.85,
-        value=after.cosines(after.keys), null=after.cosines(after.others), null_of="other frequencies",
+        value=after.cosines(after.keys), null=control.best_cosines(), null_of="without weight decay, its best frequencies",
+    )  # fmt: skip
+    yield Check(
+        name="share of the logits that is cos(w(a + t + b - c)) with the first number's hands turned by t = n + 1/3 steps",
+        at_least=0.8, value=after.cosines_turned(after.planes()),
+        null=after.cosines_turned(random), null_of="random planes of the clocks' space",
     )  # fmt: skip
 
 
@@ -238,7 +278,7 @@ def draw(outcome: Outcome) -> Mapping[str, Figure]:
     arrays = outcome.arrays
     prime, keys = len(arrays["neuron"]), arrays["key frequencies"].tolist()
     numbers = [str(number) for number in range(prime)]
-    labels = ["key hands turned", "other hands turned", "key waves alone", "other waves alone", "no key waves", "no other waves"]
+    labels = ["hands turned", "random planes turned", "key waves alone", "other waves alone", "no key waves", "no other waves"]
     return {
         "Clocks of the key frequencies": arrows(
             {f"frequency {k}": circle.numpy() for k, circle in zip(keys, arrays["circles"], strict=True)},
@@ -273,15 +313,16 @@ EXPERIMENT = Experiment(
     title="Clocks in modular addition",
     claim=(
         "A transformer that has grokked addition writes numbers as hands of a few clocks, and its logits are cosines of how far each "
-        "answer is from the sum on them; who turns the hands of one number by n moves the answer on by n."
+        "answer is from the sum on them. Turning one number's hands by n steps, in the planes of the clocks, moves the answer on by n; "
+        "turning them by n 1/3 steps, to where no number's are, moves the cosines by as much."
     ),
     source=(
         "Nanda et al. 2023, Progress measures for grokking via mechanistic interpretability; Zhong et al. 2023, The Clock and the Pizza"
     ),
     scales={
-        "small": Scale(config=SumsConfig(), minutes=0.5),
-        "paper": Scale(config=SumsConfig(**PUBLISHED), minutes=90, memory_gib=2),
-        "reduced": Scale(config=SumsConfig(prime=43, train_fraction=0.6, d_mlp=128, n_steps=900, learning_rate=8e-3), minutes=0.2),
+        "small": Scale(config=SumsConfig(), minutes=0.8),
+        "paper": Scale(config=SumsConfig(**PUBLISHED), minutes=180, memory_gib=2),
+        "reduced": Scale(config=SumsConfig(prime=43, train_fraction=0.6, d_mlp=128, n_steps=900, learning_rate=8e-3), minutes=0.4),
     },
     run=run,
     draw=draw,
@@ -294,9 +335,9 @@ EXPERIMENT = Experiment(
             "How the power of the embedding is shared out among frequencies: a few, the key frequencies, hold nearly all."
         ),
         "Interventions on the clocks": (
-            "Hands turned: answers that move on by n when the first number's hands are turned by n. Waves alone, and no waves: "
-            "right answers when only these frequencies are left in the embedding, or all but these. Key frequencies carry the sum, "
-            "as many others do not."
+            "Hands turned: answers that move on by n when the first number's hands are turned by n steps in the planes of the clocks, "
+            "or as far in random planes of the space that these span. Waves alone, and no waves: right answers when only these "
+            "frequencies are left in the embedding, or all but these. Key frequencies carry the sum, as many others do not."
         ),
         "One neuron over all sums": "The activation of the clearest neuron for every a and b: a pattern of waves of one frequency.",
         "Frequencies of neurons": (

@@ -20,7 +20,9 @@ __all__ = [
     "leading_frequencies",
     "neuron_shares",
     "of_frequencies",
+    "plane_of",
     "sum_waves",
+    "turned",
     "wave_basis",
 ]
 
@@ -63,9 +65,26 @@ def of_frequencies(W: Float[Tensor, "number d"], frequencies: Sequence[int]) -> 
 def in_plane(W: Float[Tensor, "number d"], frequency: int) -> Float[Tensor, "number 2"]:
     """Return where the numbers of a matrix lie, from their mean, in the plane of its wave of one frequency."""
     W = W.double()
-    plane = torch.linalg.svd(_waves_of(len(W), [frequency]) @ W, full_matrices=False).Vh
-    placed: Tensor = (W - W.mean(0)) @ plane.T
+    placed: Tensor = (W - W.mean(0)) @ plane_of(W, frequency).T
     return placed
+
+
+def plane_of(W: Float[Tensor, "number d"], frequency: int) -> Float[Tensor, "2 d"]:
+    """Return the axes, at right angles, of the plane of a matrix's wave of one frequency; numbers go round from first to second."""
+    turns, _, plane = torch.linalg.svd(_waves_of(len(W), [frequency]) @ W.double(), full_matrices=False)
+    axes: Tensor = plane * torch.stack([torch.ones(()), torch.linalg.det(turns).sign()])[:, None]
+    return axes
+
+
+def turned(
+    W: Float[Tensor, "number d"], planes: Float[Tensor, "plane 2 d"], angles: Float[Tensor, " plane"]
+) -> Float[Tensor, "number d"]:
+    """Return a matrix whose numbers are turned about their mean in some planes, by angles in radians, from first axis to second."""
+    W = W.double()
+    hands = einsum(W - W.mean(0), planes, "number d, plane side d -> number plane side")
+    across = torch.stack([-hands[..., 1], hands[..., 0]], dim=-1)
+    moved = hands * (angles.cos() - 1)[:, None] + across * angles.sin()[:, None]
+    return W + einsum(moved, planes, "number plane side, plane side d -> number d")
 
 
 def circle_share(W: Float[Tensor, "number d"], frequency: int) -> float:
@@ -78,14 +97,16 @@ def circle_share(W: Float[Tensor, "number d"], frequency: int) -> float:
     return float(axes.sum().pow(2) / 2 / in_plane(W, frequency).pow(2).sum())
 
 
-def cosine_share(logits: Float[Tensor, "pair answer"], frequencies: Sequence[int]) -> float:
-    """Return how much of the logits, their means over answers left out, is cos(w(a + b - c)), one amplitude a frequency."""
+def cosine_share(logits: Float[Tensor, "pair answer"], frequencies: Sequence[int], *, moved: float = 0.0) -> float:
+    """Return how much of the logits, their means over answers left out, is cos(w(a + b + moved - c)), one amplitude a frequency."""
     prime = logits.shape[1]
     centred = logits.double() - logits.double().mean(1, keepdim=True)
     pair, answer = torch.arange(prime**2)[:, None], torch.arange(prime)
     distance = (pair // prime + pair % prime - answer) % prime
     at_distance = torch.zeros(prime, dtype=torch.float64).index_add(0, distance.flatten(), centred.flatten())
-    cosines = _waves_of(prime, frequencies)[::2] / prime  # each distance comes prime^2 times: of norm 1 over pairs and answers
+    waves = _waves_of(prime, frequencies) / prime  # each distance comes prime^2 times: of norm 1 over pairs and answers
+    angles = 2 * math.pi * moved / prime * torch.tensor(frequencies, dtype=torch.float64)[:, None]
+    cosines = waves[::2] * angles.cos() - waves[1::2] * angles.sin()
     return ((cosines @ at_distance).pow(2).sum() / centred.pow(2).sum()).item()
 
 

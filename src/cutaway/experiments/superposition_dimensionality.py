@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 import torch
@@ -29,7 +30,7 @@ FRACTIONS: Mapping[str, float] = {
 """The published fractions: what a corner of each shape has of the dimensions that the shape lies in."""
 _KEPT_FROM = 0.9  # the norm of a feature that is kept whole; between 0 and 1 it is on its way
 _NEAR = 0.01  # of a fraction
-_ON_PLATEAU = 0.06  # of one half
+_ON_PLATEAU = 0.02  # of one half: a geometric fall over as many sparsities has two models there at most
 _N_DRAWS = 200  # of directions
 
 
@@ -39,7 +40,7 @@ class Config:
 
     n_features: int = 30
     d_hidden: int = 6
-    p_active: tuple[float, ...] = tuple(round(0.15 ** (i / 15), 4) for i in range(16))
+    p_active: tuple[float, ...] = tuple(round(0.15 ** (i / 23), 4) for i in range(24))
     n_steps: int = 3000
     batch_size: int = 512
     learning_rate: float = 3e-3
@@ -61,11 +62,13 @@ def run(config: Config, trial: Trial) -> Outcome:
     W = models.W.detach()
     per_feature = _dimensions_per_feature(W)
     random = _random_directions(W, trial.generator("null"))
-    is_kept = _is_kept(W)
+    is_kept, others = _is_kept(W), [fraction for fraction in FRACTIONS.values() if fraction != 0.5]
     return Outcome(
         checks=tuple(_checks(W, untrained, random)),
         numbers={
             "features kept whole, over all sparsities": is_kept.sum().item(),
+            "of these, share within 0.01 of a published fraction but 1/2": _share_near(W, others, is_kept),
+            "the same, random and as long": _share_near(random, others, is_kept.expand(_N_DRAWS, -1, -1)),
             **{f"of these within 0.01 of {name}": float(n) for name, n in _counts_near(feature_dimensionality(W)[is_kept]).items()},
             **{
                 f"untrained, of {untrained[..., 0].numel()} features within 0.01 of {name}": float(n)
@@ -90,13 +93,20 @@ def _checks(W: Float[Tensor, "instance feature hidden"], untrained: Tensor, rand
     is_kept = _is_kept(W)
     yield Check(
         name="features kept whole: share within 0.01 of half a dimension", at_least=0.4,
-        value=_share_of_half(W, is_kept),
-        null=max(_share_of_half(untrained), _share_of_half(random, is_kept.expand(_N_DRAWS, -1, -1))),
+        value=_share_near(W, [0.5], is_kept),
+        null=max(_share_near(untrained, [0.5]), _share_near(random, [0.5], is_kept.expand(_N_DRAWS, -1, -1))),
         null_of="untrained, or random and as long: the greater",
     )  # fmt: skip
     yield Check(
-        name="number of sparsities with 0.44 to 0.56 dimensions a feature", at_least=4,
-        value=_n_on_plateau(per_feature), null=_n_on_plateau(_even_fall(per_feature)), null_of="an even fall",
+        name="features kept whole: share within 0.01 of any published fraction", at_least=0.5,
+        value=_share_near(W, FRACTIONS.values(), is_kept),
+        null=max(_share_near(untrained, FRACTIONS.values()), _share_near(random, FRACTIONS.values(), is_kept.expand(_N_DRAWS, -1, -1))),
+        null_of="untrained, or random and as long: the greater",
+    )  # fmt: skip
+    yield Check(
+        name="sparsities in a row with 0.48 to 0.52 dimensions a feature", at_least=4,
+        value=_longest_plateau(per_feature), null=max(_longest_plateau(fall(per_feature)) for fall in (_even_fall, _geometric_fall)),
+        null_of="an even or a geometric fall: the greater",
     )  # fmt: skip
 
 
@@ -129,22 +139,32 @@ def _counts_near(dimensionality: Float[Tensor, "..."]) -> dict[str, int]:
     return {name: int(((dimensionality - fraction).abs() <= _NEAR).sum()) for name, fraction in FRACTIONS.items()}
 
 
-def _share_of_half(
-    W: Float[Tensor, "*instance feature hidden"], is_counted: Bool[Tensor, "*instance feature"] | None = None
+def _share_near(
+    W: Float[Tensor, "*instance feature hidden"],
+    fractions: Iterable[float],
+    is_counted: Bool[Tensor, "*instance feature"] | None = None,
 ) -> float:
-    """Return how many of the features that are counted, all unless given, have half a dimension."""
+    """Return how many of the features that are counted, all unless given, are near to one of some fractions, as a share."""
     dimensionality = feature_dimensionality(W)
     counted = dimensionality if is_counted is None else dimensionality[is_counted]
-    return ((counted - 0.5).abs() <= _NEAR).double().mean().item()
+    off = (counted[..., None] - torch.tensor(list(fractions))).abs()
+    return (off <= _NEAR).any(-1).double().mean().item()
 
 
-def _n_on_plateau(per_feature: Float[Tensor, " instance"]) -> float:
-    return float(((per_feature - 0.5).abs() <= _ON_PLATEAU).sum())
+def _longest_plateau(per_feature: Float[Tensor, " instance"]) -> float:
+    """Return how many neighbours at most are all near to one half."""
+    runs = groupby(((per_feature - 0.5).abs() <= _ON_PLATEAU).tolist())
+    return float(max((len(list(run)) for is_near, run in runs if is_near), default=0))
 
 
 def _even_fall(per_feature: Float[Tensor, " instance"]) -> Float[Tensor, " instance"]:
     """Return what lies on the line between the first and the last."""
     return torch.linspace(per_feature[0].item(), per_feature[-1].item(), len(per_feature))
+
+
+def _geometric_fall(per_feature: Float[Tensor, " instance"]) -> Float[Tensor, " instance"]:
+    """Return what lies between the first and the last where each is the same part of the one before."""
+    return _even_fall(per_feature.log()).exp()
 
 
 def draw(outcome: Outcome) -> Mapping[str, Figure]:
@@ -160,7 +180,9 @@ def draw(outcome: Outcome) -> Mapping[str, Figure]:
         x = sparsity[:, None].expand(-1, W.shape[1])[chosen]
         series[name] = (x.tolist(), feature_dimensionality(W)[chosen].tolist())
     per_feature = arrays["dimensions per feature"]
-    curves = {"trained": per_feature, "an even fall": _even_fall(per_feature)}
+    curves = {
+        "trained": per_feature, "an even fall": _even_fall(per_feature), "a geometric fall": _geometric_fall(per_feature),
+    }  # fmt: skip
     x_label = "sparsity: halvings of p from 1"
     return {
         "What part of a dimension each feature has": scatter(
@@ -178,12 +200,13 @@ EXPERIMENT = Experiment(
     id="superposition-dimensionality",
     title="Superposition: fractions of a dimension",
     claim=(
-        "Features share out the dimensions that there are: of those that are kept whole, over all sparsities, about every second one "
-        "has 1/2 of a dimension and a few 2/5 or 3/8; over a range of sparsities models have half a dimension a feature."
+        "Features share out the dimensions that there are. Of those that are kept whole, over all sparsities, at least half have one "
+        "of the published fractions of a dimension, chiefly 1/2, as random directions do not; over a range of sparsities models have "
+        "half a dimension a feature."
     ),
     source="Elhage et al. 2022, Toy Models of Superposition",
     scales={
-        "small": Scale(config=Config(), minutes=0.2),
+        "small": Scale(config=Config(), minutes=0.4),
         "paper": Scale(
             config=Config(
                 n_features=400, d_hidden=30, p_active=tuple(round(0.05 ** (i / 23), 4) for i in range(24)), n_steps=10_000,
@@ -200,12 +223,13 @@ EXPERIMENT = Experiment(
     draw=draw,
     captions={
         "What part of a dimension each feature has": (
-            "A point is a feature. Sparser features stand further right, and those that are kept whole gather on lines: 1/2 is a "
-            "pair that shares a dimension, other fractions are other regular figures. Before training points are spread."
+            "A point is a feature. Sparser features stand further right, and of those that are kept whole many gather on one line: "
+            "1/2 is what one of a pair has that shares a dimension. The other lines are what corners of other regular figures have. "
+            "Before training points are spread."
         ),
         "Dimensions per feature by sparsity": (
-            "The number of dimensions over that of features that fit in. Between an even fall and the trained models lies the "
-            "finding: for a range of sparsities it stays about 1/2."
+            "The number of dimensions over that of features that fit in. It falls neither evenly nor by one "
+            "factor: for a range of sparsities it stays about 1/2."
         ),
     },
 )  # fmt: skip
