@@ -192,7 +192,7 @@ EXPERIMENT = Experiment(
     source="Hassid et al. 2022, How Much Does Attention Actually Attend?; Clark et al. 2019, What Does BERT Look At?",
     scales={
         "small": Scale(config=Config(), minutes=0.3),
-        "reduced": Scale(config=Config(model=TextModel(n_layers=2, n_steps=250), n_windows=32), minutes=0.3),
+        "reduced": Scale(config=Config(model=TextModel(n_layers=2, n_steps=250), n_windows=32)),
     },
     run=run,
     draw=draw,

@@ -161,7 +161,7 @@ EXPERIMENT = Experiment(
     source="Elhage et al. 2021, A Mathematical Framework for Transformer Circuits, section on zero-layer transformers",
     scales={
         "small": Scale(config=Config(), minutes=0.2),
-        "reduced": Scale(config=Config(n_characters=300_000, n_steps=1200, batch_size=32), minutes=0.2),
+        "reduced": Scale(config=Config(n_characters=300_000, n_steps=1200, batch_size=32)),
     },
     run=run,
     draw=draw,

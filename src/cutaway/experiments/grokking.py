@@ -235,10 +235,9 @@ EXPERIMENT = Experiment(
     source="Nanda et al. 2023, Progress measures for grokking via mechanistic interpretability; Power et al. 2022, Grokking",
     scales={
         "small": Scale(config=SumsConfig(), minutes=0.8),
-        "paper": Scale(config=SumsConfig(**PUBLISHED), minutes=180, memory_gib=2),
+        "paper": Scale(config=SumsConfig(**PUBLISHED), memory_gib=2),
         "reduced": Scale(
             config=SumsConfig(prime=43, train_fraction=0.5, d_mlp=128, n_steps=1200, learning_rate=8e-3, weight_decay=2.0),
-            minutes=0.4,
         ),
     },
     run=run,

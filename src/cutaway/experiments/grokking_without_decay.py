@@ -116,7 +116,7 @@ EXPERIMENT = Experiment(
     scales={
         "small": Scale(config=Config(), minutes=0.5),
         "reduced": Scale(
-            config=Config(prime=31, train_fraction=0.57, d_model=32, d_mlp=128, n_steps=1100, n_decay_steps=300), minutes=0.2
+            config=Config(prime=31, train_fraction=0.57, d_model=32, d_mlp=128, n_steps=1100, n_decay_steps=300),
         ),
     },
     run=run,

@@ -206,7 +206,7 @@ EXPERIMENT = Experiment(
     scales={
         "small": Scale(config=Config(), minutes=0.6),
         "reduced": Scale(
-            config=Config(model=TextModel(n_heads=16, n_steps=150, batch_size=24), n_windows=32, n_random=3), minutes=0.3
+            config=Config(model=TextModel(n_heads=16, n_steps=150, batch_size=24), n_windows=32, n_random=3),
         ),
     },
     run=run,

@@ -221,7 +221,7 @@ EXPERIMENT = Experiment(
     source="Belrose et al. 2023, Eliciting Latent Predictions from Transformers with the Tuned Lens; nostalgebraist 2020",
     scales={
         "small": Scale(config=Config(), minutes=0.3),
-        "reduced": Scale(config=Config(model=TextModel(n_steps=120), n_lens_steps=80, lens_batch_size=8, n_judged=32), minutes=0.3),
+        "reduced": Scale(config=Config(model=TextModel(n_steps=120), n_lens_steps=80, lens_batch_size=8, n_judged=32)),
     },
     run=run,
     draw=draw,

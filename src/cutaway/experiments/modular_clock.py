@@ -321,8 +321,8 @@ EXPERIMENT = Experiment(
     ),
     scales={
         "small": Scale(config=SumsConfig(), minutes=0.8),
-        "paper": Scale(config=SumsConfig(**PUBLISHED), minutes=180, memory_gib=2),
-        "reduced": Scale(config=SumsConfig(prime=43, train_fraction=0.6, d_mlp=128, n_steps=900, learning_rate=8e-3), minutes=0.4),
+        "paper": Scale(config=SumsConfig(**PUBLISHED), memory_gib=2),
+        "reduced": Scale(config=SumsConfig(prime=43, train_fraction=0.6, d_mlp=128, n_steps=900, learning_rate=8e-3)),
     },
     run=run,
     draw=draw,

@@ -186,7 +186,7 @@ EXPERIMENT = Experiment(
     source="Elhage et al. 2022, Toy Models of Superposition",
     scales={
         "small": Scale(config=Config(), minutes=0.2),
-        "reduced": Scale(config=Config(p_active=(0.5, 0.1), n_replicas=6), minutes=0.2),
+        "reduced": Scale(config=Config(p_active=(0.5, 0.1), n_replicas=6)),
     },
     run=run,
     draw=draw,

@@ -203,7 +203,7 @@ EXPERIMENT = Experiment(
     source="Heimersheim & Turner 2023, Residual stream norms grow exponentially over the forward pass",
     scales={
         "small": Scale(config=Config(), minutes=0.3, memory_gib=3.0),
-        "reduced": Scale(config=Config(n_windows=6, n_pos=24), minutes=0.4, memory_gib=2.0),
+        "reduced": Scale(config=Config(n_windows=6, n_pos=24), memory_gib=2.0),
     },
     run=run,
     draw=draw,

@@ -184,7 +184,6 @@ EXPERIMENT = Experiment(
         "small": Scale(config=Config(), minutes=1.2, memory_gib=2.5),
         "reduced": Scale(
             config=Config(model=TextModel(n_layers=1, d_mlp=256, n_steps=500), n_steps=1100, n_windows=3000),
-            minutes=1,
         ),
     },
     run=run,

@@ -186,7 +186,7 @@ EXPERIMENT = Experiment(
     source="Olsson et al. 2022, In-context Learning and Induction Heads",
     scales={
         "small": Scale(config=Config(), minutes=1.8, memory_gib=2.0),
-        "reduced": Scale(config=Config(n_sequences=4, seq_length=25, n_reference=8, n_draws=10), minutes=0.4, memory_gib=2.0),
+        "reduced": Scale(config=Config(n_sequences=4, seq_length=25, n_reference=8, n_draws=10), memory_gib=2.0),
     },
     run=run,
     draw=draw,

@@ -171,7 +171,7 @@ EXPERIMENT = Experiment(
     source="Elhage et al. 2022, Toy Models of Superposition",
     scales={
         "small": Scale(config=Config(), minutes=0.2),
-        "reduced": Scale(config=Config(p_correlated=(0.03, 0.02), p_anticorrelated=(0.3, 0.2), n_steps=2000), minutes=0.2),
+        "reduced": Scale(config=Config(p_correlated=(0.03, 0.02), p_anticorrelated=(0.3, 0.2), n_steps=2000)),
     },
     run=run,
     draw=draw,

@@ -212,11 +212,10 @@ EXPERIMENT = Experiment(
                 n_features=400, d_hidden=30, p_active=tuple(round(0.05 ** (i / 23), 4) for i in range(24)), n_steps=10_000,
                 batch_size=1024, learning_rate=1e-3,
             ),
-            minutes=90,
             memory_gib=3.0,
         ),
         "reduced": Scale(
-            config=Config(n_features=20, d_hidden=4, n_steps=1500, batch_size=256), minutes=0.1
+            config=Config(n_features=20, d_hidden=4, n_steps=1500, batch_size=256),
         ),
     },
     run=run,

@@ -114,8 +114,8 @@ EXPERIMENT = Experiment(
     source="Elhage et al. 2022, Toy Models of Superposition",
     scales={
         "small": Scale(config=Config(), minutes=0.4),
-        "paper": Scale(config=Config(n_steps=10_000), minutes=2),
-        "reduced": Scale(config=Config(n_steps=1500, batch_size=512), minutes=0.2),
+        "paper": Scale(config=Config(n_steps=10_000)),
+        "reduced": Scale(config=Config(n_steps=1500, batch_size=512)),
     },
     run=run,
     draw=draw,

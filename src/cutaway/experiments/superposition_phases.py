@@ -161,7 +161,6 @@ EXPERIMENT = Experiment(
                 p_active=(1.0, 0.7, 0.5, 0.2, 0.1, 0.05),
                 importance_ratios=(0.1, 0.2, 0.5, 2.0, 5.0, 10.0), n_steps=800, n_sizes=8,
             ),
-            minutes=0.1,
         ),
     },
     run=run,
