@@ -299,7 +299,8 @@ EXPERIMENT = Experiment(
         ),
         "Moving the state along the probe": (
             "Texts at depth 0 and at another depth are moved towards each other: how many change sides in whether a word closes "
-            "next. Along the probe most do from distance 1 on, along the best of several random directions far fewer."
+            "next. Along the probe most do at distance 1, fewer along the best of several random directions; pushed several times as "
+            "far, along these most may too."
         ),
     },
 )
