@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from cutaway import ModelConfig, Transformer, experiments, run_with_cache
-from cutaway.experiments.feed_forward_memories import Config, Memories, _common_ending, _endings, _random_ending, run
-from cutaway.experiments.frame import Trial
+from cutaway.experiments.feed_forward_memories import Config, Memories, _common_ending, _endings, _random_ending, draw, run
+from cutaway.experiments.frame import Outcome, Trial
 
 D_VOCAB, N_POS, FIRST = 13, 20, 8
 
@@ -93,6 +93,13 @@ def test_endings_in_common() -> None:
     )  # fmt: skip
     p = 1 / D_VOCAB
     assert by_chance == pytest.approx(p / (1 - p), abs=0.02)  # geometric, from 20,000 pairs, and windows come again
+
+
+def test_a_layer_without_keys_is_drawn() -> None:
+    rates = torch.tensor([0.1, math.nan])
+    arrays = {"agreement": rates, "permuted keys": rates, "untrained": rates, "shown keys": torch.zeros(0, dtype=torch.long)}
+    figures = draw(Outcome(checks=(), arrays=arrays, texts={"contexts": [], "said": []}))
+    assert list(figures) == ["Agreement of keys and values", "Strongest contexts of some keys"]
 
 
 def test_refuses_contexts_too_short_to_compare() -> None:

@@ -71,7 +71,8 @@ class Memories(NamedTuple):
         rows = rows[:, keys]
         values = W_out(model, layer)[keys]
         logits = values @ read_through(model.unembed.ln_final, W_U(model))
-        logits = logits / values.std(dim=-1, keepdim=True, correction=0)  # as the norm divides
+        centred = values - values.mean(dim=-1, keepdim=True)
+        logits = logits / centred.square().mean(dim=-1, keepdim=True).sqrt()  # as the norm divides
         probs, said = logits.softmax(-1).max(dim=-1)
         return cls(keys, rows, positions, windows[rows, positions + 1], said, probs)
 
@@ -210,7 +211,8 @@ def draw(outcome: Outcome) -> Mapping[str, Figure]:
     arrays = outcome.arrays
     layers = list(range(len(arrays["agreement"])))
     names = {"agreement": "keys and their values", "permuted keys": "permuted keys", "untrained": "untrained"}
-    contexts, said = outcome.texts["contexts"], outcome.texts["said"]
+    contexts, said = outcome.texts["contexts"] or [" " * _N_CHARACTERS], outcome.texts["said"] or [""]
+    keys = [f"key {key}" for key in arrays["shown keys"].tolist()] or ["no key fires"]
     n_before = _N_CHARACTERS - 1
     is_right = torch.zeros(len(said), n_before + 2)
     is_right[:, -2:] = torch.tensor([context[-1] == value for context, value in zip(contexts, said, strict=True)])[:, None].float()
@@ -222,7 +224,7 @@ def draw(outcome: Outcome) -> Mapping[str, Figure]:
         ),
         "Strongest contexts of some keys": token_grid(
             [[*context, value] for context, value in zip(contexts, said, strict=True)], is_right.numpy(),
-            rows=[f"key {key}" for key in arrays["shown keys"].tolist()],
+            rows=keys,
             columns=[*(str(place - n_before) for place in range(n_before)), "next", "value"],
             title="Strongest contexts of the last layer's keys with the surest values", label="1: the value's is the next",
             column_title="characters before the next, the next, and the value's",
