@@ -1,11 +1,13 @@
 """Memories against a search by hand, and the experiment at the reduced scale."""
 
+import math
+
 import pytest
 import torch
 
 from cutaway import ModelConfig, Transformer, experiments, run_with_cache
-from cutaway.experiments.feed_forward_memories import Config, Memories, _common_ending, _endings, _random_ending, run
-from cutaway.experiments.frame import Trial
+from cutaway.experiments.feed_forward_memories import Config, Memories, _common_ending, _endings, _random_ending, draw, run
+from cutaway.experiments.frame import Outcome, Trial
 
 D_VOCAB, N_POS, FIRST = 13, 20, 8
 
@@ -52,8 +54,10 @@ def test_keys_that_are_off_in_their_contexts_are_left_out(model: Transformer) ->
     torch.testing.assert_close(found.confidence, kept.confidence[left])
     with torch.no_grad():
         model.blocks[1].mlp.W_in.bias[:] = -1e3
-    with pytest.raises(ValueError, match="no key of layer 1 fires in 4 windows: give fewer contexts or more windows"):
-        Memories.of(model, WINDOWS, 1, n_contexts=4, first=FIRST)
+    silent = Memories.of(model, WINDOWS, 1, n_contexts=4, first=FIRST)
+    assert silent.keys.tolist() == silent.surest.tolist() == []
+    for value in (silent.agreement, silent.agreement_of_first, silent.agreement_permuted, silent.shared_ending(WINDOWS)):
+        assert math.isnan(value)
 
 
 def test_values_say_what_a_stream_of_the_value_alone_would(model: Transformer) -> None:
@@ -89,6 +93,13 @@ def test_endings_in_common() -> None:
     )  # fmt: skip
     p = 1 / D_VOCAB
     assert by_chance == pytest.approx(p / (1 - p), abs=0.02)  # geometric, from 20,000 pairs, and windows come again
+
+
+def test_a_layer_without_keys_is_drawn() -> None:
+    rates = torch.tensor([0.1, math.nan])
+    arrays = {"agreement": rates, "permuted keys": rates, "untrained": rates, "shown keys": torch.zeros(0, dtype=torch.long)}
+    figures = draw(Outcome(checks=(), arrays=arrays, texts={"contexts": [], "said": []}))
+    assert list(figures) == ["Agreement of keys and values", "Strongest contexts of some keys"]
 
 
 def test_refuses_contexts_too_short_to_compare() -> None:

@@ -1,12 +1,25 @@
 """The data, who is found in a circuit made by hand, and the experiment at the reduced scale."""
 
+import math
+
 import pytest
 import torch
 
 from cutaway import ModelConfig, Transformer, experiments, heads
 from cutaway.experiments import handmade
 from cutaway.experiments.frame import Curves
-from cutaway.experiments.induction import _edge_numbers, _edges, _find, _lead, _strongest, _Trained, _undone
+from cutaway.experiments.induction import (
+    _circuit_checks,
+    _edge_numbers,
+    _edges,
+    _find,
+    _Found,
+    _lead,
+    _numbers,
+    _strongest,
+    _Trained,
+    _undone,
+)
 from cutaway.experiments.repeated_segments import repeated_segments
 
 
@@ -40,7 +53,7 @@ def test_measures_find_the_circuit_that_was_made_by_hand() -> None:
     assert found.previous == [roles["previous token"]]
     assert set(found.others) == {(0, head) for head in range(4)} - {roles["previous token"]}
 
-    undone = _undone(made_by_hand, found)
+    undone = _undone(made_by_hand, found, seed=1)
     assert undone["induction heads"] > 0.6  # not 1: where nothing comes again, the head that is left guesses, and is wrong
     assert undone["previous-token head"] > 0.6
     assert undone["rest of layer 0"] == pytest.approx(0, abs=1e-4)  # distractors write aside; float32
@@ -51,6 +64,34 @@ def test_measures_find_the_circuit_that_was_made_by_hand() -> None:
     assert _edge_numbers(edges, found)["previous-token head to induction keys, nats"] == _strongest(
         edges, [roles["previous token"]], [roles["induction"]], "k"
     )
+
+
+def test_where_no_head_is_left_over_the_checks_get_no_number() -> None:
+    made = handmade.induction()
+    trained = _Trained(made.model, Curves(), heads.detect_heads(made.model))
+    found = _Found(_find(trained.scores).induction, [(0, head) for head in range(4)], [])
+    undone, edges = _undone(trained, found, seed=1), _edges(trained, seeds=(0, 1))
+    assert math.isnan(undone["rest of layer 0"])
+    assert math.isnan(_lead(edges, found, "k"))
+    checks = {check.name: check for check in _circuit_checks(undone, edges, found)}
+    failed = [name for name, check in checks.items() if not check.passed]
+    assert any("without the rest of layer 0" in name for name in failed)
+    assert any("keys over that of other heads" in name for name in failed)
+
+
+def test_numbers_are_there_where_nothing_rose() -> None:
+    made = handmade.induction()
+    flat = Curves()
+    for step in (0, 20):
+        flat.add(step, {"prefix": 0.1, "in context": 0.0})
+    trained = _Trained(made.model, flat, heads.detect_heads(made.model))
+    found = _find(trained.scores)
+    numbers = _numbers(trained, trained, found, {})
+    assert [name for name, value in numbers.items() if math.isnan(value)] == [
+        f"{score} {what} at step"
+        for what in ("begins to rise", "has risen")
+        for score in ("prefix matching", "in-context learning")
+    ] + [f"share of training in which {score} rises" for score in ("prefix matching", "in-context learning")]
 
 
 def test_a_model_that_foretells_no_tokens_is_refused() -> None:

@@ -24,7 +24,7 @@ def prompts(n: int = 64, *, is_held_out: bool = True) -> NamePrompts:
 
 
 def small_model() -> Transformer:
-    model = _model(Config(d_model=16, n_heads=2), Trial(seed=0)).double()
+    model = _model(Config(d_model=16, n_heads=2), Trial(seed=0), n_layers=2).double()
     model.init_weights(generator(3), std=0.4)  # so that heads attend unevenly
     return model
 

@@ -1,13 +1,14 @@
 """Rows that have the covariance of features without being sparse, recipes, what is kept, and the experiment at the reduced scale."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from cutaway import experiments, sae
 from cutaway.experiments.frame import Trial
-from cutaway.experiments.sae_known_features import _Dense, _learn, _share_found, recipe
+from cutaway.experiments.sae_known_features import Config, Sweep, _Dense, _learn, _share_found, recipes
 
 
 def test_dense_rows_have_the_moments_of_sparse_ones() -> None:
@@ -20,21 +21,38 @@ def test_dense_rows_have_the_moments_of_sparse_ones() -> None:
     assert kurtosis[1] > kurtosis[0] + 0.5  # what is sparse has tails
 
 
-def test_recipes_take_what_is_changed() -> None:
-    assert recipe("topk", 8, 16, seed=3).dictionary.k == 3
-    changed = recipe("topk", 8, 16, seed=3, k=5)
-    assert (changed.dictionary.k, changed.dictionary.d_sae, changed.seed) == (5, 16, 3)
-    assert recipe("relu", 8, 16, seed=3, sparsity=0.4).sparsity == 0.4
+def test_recipes_are_of_the_configuration() -> None:
+    config = Config(n_features=16, d=8, topk=Sweep(n_steps=7, k=(3, 5)), relu=Sweep(n_steps=9, sparsity=(0.4,)), batch_size=32)
+    of_topk = recipes(config, "topk", seed=3)
+    assert list(of_topk) == ["topk k 3", "topk k 5"]
+    assert [(each.dictionary.k, each.dictionary.d_in, each.dictionary.d_sae) for each in of_topk.values()] == [
+        (3, 8, 16),
+        (5, 8, 16),
+    ]
+    assert {(each.n_steps, each.batch_size, each.seed) for each in of_topk.values()} == {(7, 32, 3)}
+    (of_relu,) = recipes(config, "relu", seed=3).values()
+    assert (of_relu.dictionary.k, of_relu.sparsity, of_relu.n_steps) == (None, 0.4, 9)
 
 
-def test_a_dictionary_is_learned_once(tmp_path) -> None:
+def test_a_dictionary_is_learned_once_as_it_is_asked_for(tmp_path: Path) -> None:
     known = sae.SyntheticFeatures.random(12, 5, probability=0.1, seed=0)
     trial = Trial(seed=0, folder=tmp_path)
-    config = replace(recipe("topk", 5, 12, seed=0), n_steps=3)
+    (config,) = recipes(Config(n_features=12, d=5, topk=Sweep(n_steps=3, k=(3,))), "topk", seed=0).values()
     first = _learn("topk k 3", config, known, trial)
-    again = _learn("topk k 3", replace(config, seed=1), known, trial)
-    assert torch.equal(first.W_dec, again.W_dec)
-    assert not torch.equal(first.W_dec, _learn("another", replace(config, seed=1), known, trial).W_dec)
+    assert trial.earlier_s == []
+    assert torch.equal(first.W_dec, _learn("topk k 3", config, known, trial).W_dec)
+    assert len(trial.earlier_s) == 1
+    assert trial.earlier_s[0] > 0
+
+    more = replace(config, dictionary=replace(config.dictionary, d_sae=20, k=2))
+    for changed in (replace(config, seed=1), more):
+        anew = _learn("topk k 3", changed, known, trial)
+        assert anew.W_dec.shape[0] == changed.dictionary.d_sae
+        assert not torch.equal(first.W_dec, anew.W_dec)
+    assert len(trial.earlier_s) == 1
+    (tmp_path / "topk-k-3.json").unlink()  # as where it was stopped before the dictionary was whole
+    _learn("topk k 3", more, known, trial)
+    assert len(trial.earlier_s) == 1
 
 
 def test_found_are_those_near_enough() -> None:

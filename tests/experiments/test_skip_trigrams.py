@@ -72,4 +72,4 @@ def test_reduced_experiment_passes() -> None:
     result = experiments.run("skip-trigrams", experiment.scale("reduced").config)
     assert result.passed, list(result.failures())
     assert not any(check.null_passes for check in result.outcomes[0].checks)
-    assert len(result.figures()) == 4
+    assert len(result.figures()) == 6

@@ -25,6 +25,7 @@ __all__ = ["EXPERIMENT", "Config", "run", "draw"]
 _SAID = {"balanced": "other balanced strings", "total": "a wrong total", "elevation": "a wrong elevation"}
 _LEARNT = {"balanced": "balanced", "total": "wrong total", "elevation": "wrong elevation"}
 _APART = "chance to tell two kinds of strings apart (AUC), the least of three pairs:"
+_EXPLAINED = "share of a neuron's variance that opening brackets explain"
 _FIRST_HELD_OUT = 12  # brackets; of shorter strings there are so few that all are trained on
 
 
@@ -56,7 +57,7 @@ def run(config: Config, trial: Trial) -> Outcome:
     dealt_anew = kinds.dealt_anew(trial.generator("dealt"))
     spread, inserted = _spread(model, judged.strings.of_rows(torch.arange(300))), _insert(model, kinds, config.n_patched)
     drawn = BracketStrings.drawn(500, config.most_pairs, way="random", generator=trial.generator("neuron"))
-    explained, neuron = _counting_neuron(model, drawn)
+    (explained, neuron), (explained_before, _) = (_following_neuron(each, drawn) for each in (model, untrained))
     planes = {name: _contributions(model, each)[list(pair)] for name, each in kinds._asdict().items()}
     return Outcome(
         checks=(
@@ -70,7 +71,8 @@ def run(config: Config, trial: Trial) -> Outcome:
             f"{_APART} in the best single part": _separation(model, kinds, n_parts=1)[0],
             f"{_APART} in the best plane, failures dealt at random": _separation(model, dealt_anew)[0],
             **{f"{head_label(0, head)}: entropy over the most possible": share for head, share in enumerate(spread.tolist())},
-            "share of a neuron's variance that opening brackets explain": explained,
+            _EXPLAINED: explained,
+            f"{_EXPLAINED}, untrained": explained_before,
             **_flips(inserted),
         },
         arrays={
@@ -234,7 +236,7 @@ def _spread(model: Transformer, strings: BracketStrings) -> Float[Tensor, " head
 
 
 @torch.no_grad()
-def _counting_neuron(model: Transformer, strings: BracketStrings) -> tuple[float, Float[Tensor, "2 batch"]]:
+def _following_neuron(model: Transformer, strings: BracketStrings) -> tuple[float, Float[Tensor, "2 batch"]]:
     """Return which part of a neuron's variance the share of opening brackets explains, of the neuron with the most, and both numbers.
 
     Neurons are those of the first layer where the answer is read, before their nonlinearity.
@@ -339,8 +341,9 @@ def draw(outcome: Outcome) -> Mapping[str, Figure]:
             titles=[f"{head}, {kind}" for head, kind in zip(heads, ("widest", "most focused"), strict=True)],
             title="The first layer on a balanced string",
         ),
-        "A neuron that counts brackets": scatter(
-            {"random strings": tuple(arrays["neuron"].tolist())}, title="The neuron that follows the brackets' share most",
+        "A neuron that follows the brackets": scatter(
+            {"random strings": tuple(arrays["neuron"].tolist())},
+            title=f"The neuron that follows the brackets' share most, R² {outcome.numbers[_EXPLAINED]:.2f}",
             x_label="share of opening brackets", y_label="input of the neuron",
         ),
     }  # fmt: skip
@@ -363,8 +366,8 @@ EXPERIMENT = Experiment(
     draw=draw,
     captions={
         "Accuracy while training": (
-            "How many held-out strings of each kind are judged right. A wrong total is one bracket more of a kind than of the "
-            "other; a wrong elevation is a bracket that closes before it was opened, with the total right."
+            "How many held-out strings of each kind are judged right. Of a wrong total, at least two more brackets open "
+            "than close; a wrong elevation is a bracket that closes before it was opened, with the total right."
         ),
         "Strings placed by two parts of the model": (
             "Each point is a string, placed by what two parts of the model add to the answer that it is unbalanced. The three kinds "
@@ -378,9 +381,9 @@ EXPERIMENT = Experiment(
             "Rows are brackets, and the question mark at the end where the answer is read; columns are what they look at. Of the "
             "heads of the first layer, these are the one that spreads its attention most and the one that does so least."
         ),
-        "A neuron that counts brackets": (
-            "Each point is a random string: of the first MLP's neurons, the one whose input goes most closely with how many of the "
-            "brackets open."
+        "A neuron that follows the brackets": (
+            "Each point is a random string: of the first MLP's neurons, the one whose input follows most closely how many of the "
+            "brackets open. The title says how closely (R²), the numbers beside it how closely one does before training."
         ),
     },
 )

@@ -358,8 +358,7 @@ EXPERIMENT = Experiment(
     title="Copy suppression",
     claim=(
         "Candidates that were there and must not come again are suppressed by heads that attend to them from the trigger and write "
-        "against them, by negative eigenvalues of OV; what is called for again is repeated all the same. The work is spread over most "
-        "heads, and the head that repeats takes part in it on some seeds."
+        "against them, by negative eigenvalues of OV; what is called for again is repeated all the same."
     ),
     source="McDougall et al. 2023, Copy Suppression: Comprehensively Understanding an Attention Head",
     scales={

@@ -73,8 +73,12 @@ def run(config: Config, trial: Trial) -> Outcome:
     carriers, circuits = _carriers(model, data.known), HeadCircuits(model, prompts.tokens, prompts.other_tokens, prompts.metric)
     without, paths = _without(model, prompts), _paths(model, prompts)
     return Outcome(
-        checks=(*_ability_checks(model, untrained, prompts), *_circuit_checks(circuits, carriers, without, paths)),
-        numbers=_numbers(control.model, prompts, carriers, paths),
+        checks=(
+            *_ability_checks(model, untrained, prompts),
+            _control_check(control.model, _model(config, trial, d_mlp=0), prompts),
+            *_circuit_checks(circuits, carriers, without, paths),
+        ),
+        numbers=_numbers(carriers, paths),
         arrays={
             "with MLPs": trained.curves["held_out"],
             "without MLPs": control.curves["held_out"],
@@ -193,6 +197,14 @@ def _ability_checks(model: Transformer, untrained: Transformer, prompts: SpanPro
     )
 
 
+def _control_check(control: Transformer, untrained: Transformer, prompts: SpanPrompts) -> Check:
+    """Return whether a model that never had MLPs learns it."""
+    return Check(
+        name="trained without MLPs, unseen pairs of noun and year: probability of right years less that of wrong ones", at_least=0.8,
+        value=_difference(control, prompts), null=_difference(untrained, prompts), null_of="untrained",
+    )  # fmt: skip
+
+
 def _circuit_checks(
     circuits: HeadCircuits, carriers: Sequence[Head], without: Mapping[str, float], paths: PathPatching
 ) -> Iterator[Check]:
@@ -215,10 +227,9 @@ def _circuit_checks(
     )  # fmt: skip
 
 
-def _numbers(control: Transformer, prompts: SpanPrompts, carriers: Sequence[Head], paths: PathPatching) -> dict[str, float]:
+def _numbers(carriers: Sequence[Head], paths: PathPatching) -> dict[str, float]:
     return {
         "heads that carry the year": len(carriers),
-        "probability of right less wrong years, a model trained without MLPs": _difference(control, prompts),
         **{f"share through {each.sender} to {each.receiver}": each.recovery for each in paths.ranked()},
     }
 

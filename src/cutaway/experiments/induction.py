@@ -1,7 +1,8 @@
-"""Induction heads: two layers learn to go on as it went last time; one layer cannot."""
+"""Induction heads: two layers learn to go on as it went last time; one layer does not in as many steps."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
@@ -76,7 +77,7 @@ def run(config: Config, trial: Trial) -> Outcome:
     untrained = heads.detect_heads(_model(config, trial, n_layers=2), n_sequences=config.n_sequences, seed=seed)
     two, one = _train(config, trial, n_layers=2), _train(config, trial, n_layers=1)
     found = _find(two.scores)
-    undone, edges = _undone(two, found), _edges(two, seeds=(seed, _seed(trial, "other tokens")))
+    undone, edges = _undone(two, found, seed=_seed(trial, "ablated")), _edges(two, seeds=(seed, _seed(trial, "other tokens")))
     shown = repeated_tokens(two.model, n_sequences=1, seq_length=_N_SHOWN, seed=two.scores.drawn.seed)
     return Outcome(
         checks=(
@@ -152,14 +153,18 @@ def _of_kind(scores: HeadScores, kind: HeadKind, *, layer: int) -> list[tuple[in
     return [(each.layer, each.head) for each in found]
 
 
-def _undone(two: _Trained, found: _Found) -> dict[str, float]:
-    """Return which share of what the second copy gains is lost without some heads, each writing its mean instead."""
+def _undone(two: _Trained, found: _Found, *, seed: int) -> dict[str, float]:
+    """Return which share of what the second copy gains is lost without some heads, each writing its mean instead.
+
+    The tokens are drawn anew: the heads were not chosen by them. NaN where there are no such heads.
+    """
     sets = {"induction heads": found.induction, "previous-token head": found.previous, "rest of layer 0": found.others}
     sets |= {head_label(layer, head): [(layer, head)] for layer in (0, 1) for head in range(two.model.config.n_heads)}
-    tokens = two.scores.drawn.tokens
-    ablated = ablate_heads(two.model, sets, tokens, how="mean", metric=_second_copy(two.scores.drawn))
-    first, second = two.losses
-    return dict(zip(sets, ((ablated.scores - ablated.base).mean(-1) / (first - second)).tolist(), strict=True))
+    drawn = repeated_tokens(two.model, n_sequences=len(two.scores.drawn.tokens), seed=seed)
+    ablated = ablate_heads(two.model, sets, drawn.tokens, how="mean", metric=_second_copy(drawn))
+    first, second = heads.detect_heads(two.model, n_sequences=len(drawn.tokens), seed=seed).both_losses()
+    shares = ((ablated.scores - ablated.base).mean(-1) / (first - second)).tolist()
+    return {name: share if sets[name] else math.nan for name, share in zip(sets, shares, strict=True)}
 
 
 def _second_copy(drawn: RepeatedTokens) -> metrics.Metric:
@@ -180,13 +185,17 @@ def _edges(two: _Trained, *, seeds: tuple[int, int]) -> PathPatching:
 def _lead(edges: PathPatching, found: _Found, name: str) -> float:
     """Return the strongest effect of the previous-token head through this input of an induction head over the others' to any keys."""
     layer = [(1, head) for head in range(edges.effects.shape[0])]
-    return _strongest(edges, found.previous, found.induction, name) / _strongest(edges, found.others, layer, "k")
+    return _ratio(_strongest(edges, found.previous, found.induction, name), _strongest(edges, found.others, layer, "k"))
+
+
+def _ratio(one: float, other: float) -> float:
+    return one / other if other else math.nan
 
 
 def _strongest(edges: PathPatching, senders: list[tuple[int, int]], readers: list[tuple[int, int]], name: str) -> float:
-    """Return the largest change in nats that any of these heads makes through one input of any of those; 0 for no heads."""
+    """Return the largest change in nats that any of these heads makes through one input of any of those; NaN for no heads."""
     wanted = {(head_label(*sender), f"{head_label(*reader)}.{name}") for sender in senders for reader in readers}
-    return max((abs(edge.effect) for edge in edges.ranked() if (edge.sender, edge.receiver) in wanted), default=0.0)
+    return max((abs(edge.effect) for edge in edges.ranked() if (edge.sender, edge.receiver) in wanted), default=math.nan)
 
 
 def _ability_checks(two: _Trained, one: _Trained, untrained: HeadScores) -> Iterator[Check]:
@@ -256,21 +265,17 @@ def _circuit_checks(undone: Mapping[str, float], edges: PathPatching, found: _Fo
 
 def _numbers(two: _Trained, one: _Trained, found: _Found, undone: Mapping[str, float]) -> dict[str, float]:
     rises = {name: find_rise(*two.curves[curve].tolist()) for name, curve in _RISING.items()}
-    begun = {f"{name} begins to rise at step": rise.first for name, rise in rises.items() if rise}
-    risen = {f"{name} has risen at step": rise.last for name, rise in rises.items() if rise}
+    windows = {name: (rise.first, rise.last) if rise else (math.nan, math.nan) for name, rise in rises.items()}
     n_steps = two.curves["prefix"][0, -1].item()
-    shares = {
-        f"share of training in which {name} rises": (rise.last - rise.first) / n_steps for name, rise in rises.items() if rise
-    }
     return {
         "two layers: loss on the first copy": two.losses[0],
         "one layer: loss on the first copy": one.losses[0],
         "induction heads": len(found.induction),
         "previous-token heads": len(found.previous),
         "previous-token score of the best head": two.scores.scores["previous"][0].max().item(),
-        **begun,
-        **risen,
-        **shares,
+        **{f"{name} begins to rise at step": first for name, (first, _) in windows.items()},
+        **{f"{name} has risen at step": last for name, (_, last) in windows.items()},
+        **{f"share of training in which {name} rises": (last - first) / n_steps for name, (first, last) in windows.items()},
         **{f"gain undone without {name}": share for name, share in undone.items() if name.startswith("L")},
     }
 
@@ -279,11 +284,13 @@ def _edge_numbers(edges: PathPatching, found: _Found) -> dict[str, float]:
     """Return what the strongest edges change, in nats on the second copy."""
     inputs = {"queries": "q", "keys": "k", "values": "v"}
     senders = {"previous-token head": found.previous, "rest of layer 0": found.others}
-    return {
+    nats = {
         f"{sender} to induction {reader}, nats": _strongest(edges, these, found.induction, name)
         for sender, these in senders.items()
         for reader, name in inputs.items()
     }
+    to_keys, to_values = (nats[f"previous-token head to induction {reader}, nats"] for reader in ("keys", "values"))
+    return nats | {"previous-token head: effect on induction keys over that on induction values": _ratio(to_keys, to_values)}
 
 
 def _arrays(
@@ -333,7 +340,7 @@ def draw(outcome: Outcome) -> Mapping[str, Figure]:
     return {
         "Learning": panels(
             [Panel(name, y_label, lines, tuple(lines)) for name, (y_label, lines) in zip(titles, shown.items(), strict=True)],
-            title="Two layers learn induction, one layer never", x_label="step",
+            title="Two layers learn induction, one layer does not", x_label="step",
         ),
         "Attention of the two heads at work": attention(
             arrays["patterns"].numpy(), tokens=outcome.texts["shown"],
@@ -358,7 +365,7 @@ EXPERIMENT = Experiment(
     title="Induction heads",
     claim=(
         "Two layers of attention learn to repeat what came before, by heads that find what followed this token last time "
-        "through a head that looks one token back; one layer cannot."
+        "through a head that looks one token back; one layer does not learn it in as many steps."
     ),
     source="Olsson et al. 2022, In-context Learning and Induction Heads; Elhage et al. 2021, A Mathematical Framework",
     scales={
@@ -378,12 +385,13 @@ EXPERIMENT = Experiment(
             "the second one looks at the token that followed the same token the first time."
         ),
         "Loss without heads": (
-            "How much of what the second copy gains over the first is lost when heads write their mean: nearly all without the "
+            "How much of what the second copy gains over the first is lost when heads write their mean: most of it without the "
             "induction heads or the previous-token head."
         ),
         "First-layer heads to second-layer heads": (
             "What is lost on the second copy when one input (q for queries, k for keys, v for values) of a head of the second layer "
-            "does not hear a head of the first: above all the keys of induction heads must hear the previous-token head."
+            "does not hear a head of the first: much where the keys of induction heads do not hear the previous-token head, and "
+            "nearly as much where their values do not."
         ),
     },
 )

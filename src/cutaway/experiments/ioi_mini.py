@@ -59,12 +59,12 @@ class _Trained(NamedTuple):
 
 
 def run(config: Config, trial: Trial) -> Outcome:
-    """Train a model, find its heads on pairs that it has read, and judge it and them on pairs that it has not."""
+    """Train two models; find the heads of the one of two layers on pairs that it has read, and judge it and them on others."""
     texts = NameSentences.drawn(config.p_held_out, generator=trial.generator("held out"))
     data = _Data(*(
         texts.prompts(config.n_prompts, is_held_out=each, generator=trial.generator("prompts", each)) for each in (False, True)
     ))  # fmt: skip
-    model, curves = _train(config, trial, texts, data)
+    (model, curves), one = (_train(config, trial, texts, data, n_layers=n_layers) for n_layers in (config.n_layers, 1))
     finding, judging = (HeadCircuits(model, each.tokens, each.other_tokens, each.metric) for each in data)
     found = finding.enough(_ENOUGH)
     orders = finding.random_orders(_N_ORDERS, generator=trial.generator("orders"))
@@ -72,7 +72,7 @@ def run(config: Config, trial: Trial) -> Outcome:
     shown = data.held_out.rows(_N_SHOWN)
     return Outcome(
         checks=(
-            _ability_check(model, data.held_out),
+            _ability_check(model, one.model, data.held_out),
             _head_check(judging, found, orders),
             _direct_check(direct, found),
             _path_check(paths, found),
@@ -96,17 +96,17 @@ def run(config: Config, trial: Trial) -> Outcome:
     )
 
 
-def _model(config: Config, trial: Trial) -> Transformer:
+def _model(config: Config, trial: Trial, *, n_layers: int) -> Transformer:
     """Return an untrained model of attention alone, without positions: it must tell from the words who gives."""
     shape = ModelConfig(
-        d_vocab=name_words().d_vocab, n_ctx=16, n_layers=config.n_layers, n_heads=config.n_heads, d_model=config.d_model, d_mlp=0,
+        d_vocab=name_words().d_vocab, n_ctx=16, n_layers=n_layers, n_heads=config.n_heads, d_model=config.d_model, d_mlp=0,
         position="none", tie_embeddings=False,
     )  # fmt: skip
     return Transformer(shape, generator=trial.generator("weights"))
 
 
-def _train(config: Config, trial: Trial, texts: NameSentences, data: _Data) -> _Trained:
-    model, prompts = _model(config, trial), data.held_out
+def _train(config: Config, trial: Trial, texts: NameSentences, data: _Data, *, n_layers: int) -> _Trained:
+    model, prompts = _model(config, trial, n_layers=n_layers), data.held_out
 
     def loss(step: int) -> Float[Tensor, ""]:
         tokens = texts.sentences(config.batch_size, generator=trial.generator("batch", step))
@@ -119,7 +119,8 @@ def _train(config: Config, trial: Trial, texts: NameSentences, data: _Data) -> _
     recipe = Recipe(
         n_steps=config.n_steps, learning_rate=3e-3, beta2=0.98, n_warmup_steps=50, n_decay_steps=round(0.4 * config.n_steps)
     )
-    return _Trained(model, trial.learn("model", model, loss, recipe, watch=watch, watch_every=50))
+    name = "one layer" if n_layers == 1 else "model"
+    return _Trained(model, trial.learn(name, model, loss, recipe, watch=watch, watch_every=50))
 
 
 def _accuracy(logits: Float[Tensor, "batch pos d_vocab"], prompts: NamePrompts) -> float:
@@ -153,12 +154,12 @@ def _through(paths: PathPatching, heads: Sequence[Head], name: str) -> float:
     return sum(path.recovery for path in paths.ranked() if path.receiver in wanted)
 
 
-def _ability_check(model: Transformer, prompts: NamePrompts) -> Check:
-    with torch.no_grad():
-        trained, null = (_accuracy(model(tokens), prompts) for tokens in (prompts.tokens, prompts.other_tokens))
+@torch.no_grad()
+def _ability_check(model: Transformer, one_layer: Transformer, prompts: NamePrompts) -> Check:
+    two, one = (_accuracy(each(prompts.tokens), prompts) for each in (model, one_layer))
     return Check(
         name="unseen pairs of names: share on which the receiver is the likeliest next word", at_least=0.95,
-        value=trained, null=null, null_of="with a third person as giver",
+        value=two, null=one, null_of="trained with one layer",
     )  # fmt: skip
 
 
@@ -194,12 +195,12 @@ def _path_check(paths: PathPatching, found: Sequence[Head]) -> Check:
 
 @torch.no_grad()
 def _numbers(model: Transformer, prompts: NamePrompts, judging: HeadCircuits, found: Sequence[Head]) -> dict[str, float]:
-    logits = model(prompts.tokens)
-    others = prompts.metric(model(prompts.other_tokens)).mean().item()
+    logits, of_others = (model(tokens) for tokens in (prompts.tokens, prompts.other_tokens))
     alone = {f"share of {head_label(*head)} alone": judging.share([head]) for head in judging.heads}
     return {
         "logit of the receiver less that of the giver": prompts.metric(logits).mean().item(),
-        "the same after a third giver": others,
+        "the same after a third giver": prompts.metric(of_others).mean().item(),
+        "the receiver is the likeliest next word after a third giver": _accuracy(of_others, prompts),
         "the receiver is likelier than the giver": (prompts.metric(logits) > 0).double().mean().item(),
         "attention of the first of the heads from the end to the giver": _to_giver(model, prompts, found[0]),
         **alone,
@@ -261,13 +262,13 @@ EXPERIMENT = Experiment(
     title="Indirect objects from scratch",
     claim=(
         "Two layers of attention learn that when Mary and John meet and John gives, Mary receives, also of pairs they have never "
-        "read. Otherwise than in GPT-2, the heads that bring this about hear the giver's name through values, not queries, and take "
-        "its logit down; how many they are, two or most, differs from seed to seed."
+        "read; one layer does not in as many steps. Otherwise than in GPT-2, the heads that bring this about hear the giver's name "
+        "through values, not queries, and take its logit down; how many they are, two or most, differs from seed to seed."
     ),
     source="Wang et al. 2022, Interpretability in the Wild",
     scales={
-        "small": Scale(config=Config(), minutes=1.8),
-        "reduced": Scale(config=Config(), minutes=1),
+        "small": Scale(config=Config(), minutes=2.2),
+        "reduced": Scale(config=Config(), minutes=1.4),
     },
     run=run,
     draw=draw,

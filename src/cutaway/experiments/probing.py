@@ -173,10 +173,10 @@ def _cause(
 
 
 def _pushes(found: Causation) -> Float[Tensor, "3 strength"]:
-    """Return how far texts are pushed, what share flips, and what share along random directions."""
+    """Return how far texts are pushed, what share flips, and what share along the random direction that flips most."""
     pushes = [each for each in found.interventions if each.label.startswith("push")]
     strengths = [float(each.label.split()[1]) for each in pushes]
-    return torch.tensor([strengths, [each.flipped for each in pushes], [each.random_mean for each in pushes]])
+    return torch.tensor([strengths, [each.flipped for each in pushes], [max(each.random) for each in pushes]])
 
 
 def _scores(name: str, found: PlacedScore) -> dict[str, float]:
@@ -245,7 +245,7 @@ def draw(outcome: Outcome) -> Mapping[str, Figure]:
     pushed = {
         f"{name}, {along}": (arrays[key][0].tolist(), arrays[key][row].tolist())
         for key, name in (("far", "0 and deepest"), ("near", "0 and 1"))
-        for row, along in ((1, "probe"), (2, "random"))
+        for row, along in ((1, "probe"), (2, "best random"))
     }
     return {
         "Learning": panels(
@@ -299,7 +299,8 @@ EXPERIMENT = Experiment(
         ),
         "Moving the state along the probe": (
             "Texts at depth 0 and at another depth are moved towards each other: how many change sides in whether a word closes "
-            "next. Along the probe most do from distance 1 on, along the best of several random directions far fewer."
+            "next. Along the probe most do at distance 1, fewer along the best of several random directions; pushed several times as "
+            "far, along these most may too."
         ),
     },
 )

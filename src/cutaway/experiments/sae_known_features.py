@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -12,34 +15,46 @@ from torch import Tensor
 
 from cutaway import sae
 from cutaway.experiments.frame import Check, Experiment, Outcome, Scale, Trial
-from cutaway.runtime import seeded_generator
+from cutaway.runtime import atomic_write, seeded_generator
+from cutaway.values import read_object
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["EXPERIMENT", "Config", "recipe", "run", "draw"]
+__all__ = ["EXPERIMENT", "Config", "Sweep", "recipes", "run", "draw"]
 
-_RECIPES: Mapping[str, Mapping[str, Any]] = {
-    "topk": {"n_steps": 700, "k": 3},
-    "batchtopk": {"n_steps": 1400, "k": 3},
-    "jumprelu": {"n_steps": 2000, "sparsity": 0.02},
-    "relu": {"n_steps": 1400, "sparsity": 0.2},
-}
+_Kind = Literal["topk", "jumprelu", "relu"]
+_Any = TypeVar("_Any")
+_KINDS: tuple[_Kind, ...] = ("topk", "jumprelu", "relu")
 _NAMES = {"topk": "TopK", "jumprelu": "JumpReLU", "relu": "ReLU with L1"}
 _FOUND = 0.9  # the cosine from which a feature counts as found
+_CONFIG, _TIME_S = "config", "time_s"  # of the file beside a dictionary
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """How long a kind of dictionary is trained, and how hard it is held to few latents: the middle one is judged."""
+
+    n_steps: int
+    k: tuple[int, ...] = ()
+    sparsity: tuple[float, ...] = ()
+    """What the penalty is multiplied with, of kinds without k."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """The features, and how hard each kind of dictionary is held to few latents: the middle one of each is judged."""
+    """The features, and how each kind of dictionary is trained on them."""
 
     n_features: int = 256
     d: int = 64
     probability: float = 0.0117
     """How likely each feature is there: three a row in the mean."""
-    k: tuple[int, ...] = (2, 3, 5)
-    jumprelu: tuple[float, ...] = (0.01, 0.02, 0.04)
-    relu: tuple[float, ...] = (0.1, 0.2, 0.4)
+    topk: Sweep = Sweep(n_steps=700, k=(2, 3, 5))
+    jumprelu: Sweep = Sweep(n_steps=2000, sparsity=(0.01, 0.02, 0.04))
+    relu: Sweep = Sweep(n_steps=1400, sparsity=(0.1, 0.2, 0.4))
+    batch_size: int = 256
+    learning_rate: float = 1e-2
+    dead_after: int = 10_000
     n_rows: int = 20_000
     """On how many rows, drawn anew, dictionaries are judged."""
 
@@ -51,13 +66,17 @@ class _Found(NamedTuple):
     rows: sae.Reconstruction
 
 
-def recipe(kind: sae.Kind, d: int, n_latents: int, *, seed: int, **changed: Any) -> sae.SAEConfig:
-    """Return how a kind of dictionary is trained on known features, with its `k` or `sparsity` perhaps changed."""
-    settings = {**_RECIPES[kind], **changed}
-    shape = sae.DictionaryConfig(kind=kind, d_in=d, d_sae=n_latents, k=settings.pop("k", None))
-    return sae.SAEConfig(
-        dictionary=shape, batch_size=256, learning_rate=1e-2, dead_after=10_000, log_every=100, seed=seed, **settings
-    )
+def recipes(config: Config, kind: _Kind, *, seed: int) -> dict[str, sae.SAEConfig]:
+    """Return how the dictionaries of a kind are trained, by name, as its sweep goes."""
+    sweep: Sweep = getattr(config, kind)
+    found = {}
+    for k, sparsity in [*((k, 0.0) for k in sweep.k), *((None, sparsity) for sparsity in sweep.sparsity)]:
+        found[f"{kind} k {k}" if k else f"{kind} sparsity {sparsity:g}"] = sae.SAEConfig(
+            dictionary=sae.DictionaryConfig(kind=kind, d_in=config.d, d_sae=config.n_features, k=k), n_steps=sweep.n_steps,
+            batch_size=config.batch_size, learning_rate=config.learning_rate, sparsity=sparsity, dead_after=config.dead_after,
+            log_every=100, seed=seed,
+        )  # fmt: skip
+    return found
 
 
 def run(config: Config, trial: Trial) -> Outcome:
@@ -66,26 +85,20 @@ def run(config: Config, trial: Trial) -> Outcome:
         config.n_features, config.d, probability=config.probability, seed=trial.generator("features").initial_seed()
     )
     judged = known.draw(config.n_rows, trial.generator("judged"))
-    sweeps: dict[sae.Kind, list[dict[str, Any]]] = {
-        "topk": [{"k": k} for k in config.k],
-        "jumprelu": [{"sparsity": sparsity} for sparsity in config.jumprelu],
-        "relu": [{"sparsity": sparsity} for sparsity in config.relu],
-    }
     found: dict[str, list[_Found]] = {}
     seed = trial.generator("dictionaries").initial_seed()
-    for kind, sweep in sweeps.items():
-        for changed in sweep:
-            name = f"{kind} {' '.join(f'{key} {value:g}' for key, value in changed.items())}"
-            trained = _learn(name, recipe(kind, config.d, config.n_features, seed=seed, **changed), known, trial)
+    for kind in _KINDS:
+        for name, recipe in recipes(config, kind, seed=seed).items():
+            trained = _learn(name, recipe, known, trial)
             cosines = sae.best_cosines(known.directions, trained.W_dec)
             found.setdefault(kind, []).append(_Found(cosines, sae.measure_reconstruction(trained, [judged])))
     dense = _Dense(known, trial.generator("dense").initial_seed())
-    without = _learn("topk without features", recipe("topk", config.d, config.n_features, seed=seed), dense, trial)
+    without = _learn("topk without features", _middle(list(recipes(config, "topk", seed=seed).values())), dense, trial)
     nulls = {
         "random": sae.best_cosines(known.directions, sae.random_dictionary(config.n_features, config.d, seed=seed)),
         "without": sae.best_cosines(known.directions, without.W_dec),
     }
-    chosen = {kind: each[len(each) // 2] for kind, each in found.items()}
+    chosen = {kind: _middle(each) for kind, each in found.items()}
     return Outcome(
         checks=tuple(_checks(chosen, nulls)),
         numbers={
@@ -127,18 +140,40 @@ class _Dense:
 
 
 def _learn(name: str, config: sae.SAEConfig, rows: sae.ActivationSource, trial: Trial) -> sae.Dictionary:
-    """Train a dictionary, or read the one that was trained under this name before."""
+    """Train a dictionary, or read the one that was trained under this name before, if that was trained so too."""
     folder = None if trial.folder is None else trial.folder / name.replace(" ", "-")
-    if folder is not None and folder.is_dir():
+    if folder is not None and (time_s := _kept(folder, config)) is not None:
+        trial.earlier_s.append(time_s)
         return sae.load_dictionary(folder)
 
     def progress(n_done: int, n_steps: int, point: sae.Point) -> None:
         trial.report(n_done, n_steps, f"{name}: loss {point.loss:.4g}")
 
+    started = time.perf_counter()
     trained, _ = sae.train(config, rows, progress=progress)
     if folder is not None:
+        _record(folder).unlink(missing_ok=True)  # it is of what was there before
         sae.save_dictionary(trained, folder)
+        about = {_CONFIG: config.to_dict(), _TIME_S: time.perf_counter() - started}
+        atomic_write(_record(folder), json.dumps(about))
     return trained
+
+
+def _record(folder: Path) -> Path:
+    """Return the file beside a dictionary's folder that says how it was trained; it is written last."""
+    return folder.with_name(f"{folder.name}.json")
+
+
+def _kept(folder: Path, config: sae.SAEConfig) -> float | None:
+    """Return the seconds that a dictionary took which was trained so and is there whole; None where there is no such."""
+    if not _record(folder).is_file():
+        return None
+    about = read_object(_record(folder))
+    return float(about[_TIME_S]) if about.get(_CONFIG) == json.loads(json.dumps(config.to_dict())) else None
+
+
+def _middle(values: Sequence[_Any]) -> _Any:
+    return values[len(values) // 2]
 
 
 def _share_found(cosines: Float[Tensor, " feature"]) -> float:
@@ -208,7 +243,15 @@ EXPERIMENT = Experiment(
     source="Sharkey et al. 2022, Taking features out of superposition; Bricken et al. 2023, Towards Monosemanticity",
     scales={
         "small": Scale(config=Config(), minutes=1.2),
-        "reduced": Scale(config=Config(k=(3,), jumprelu=(0.02,), relu=(0.2,), n_rows=4000), minutes=0.5),
+        "reduced": Scale(
+            config=Config(
+                topk=Sweep(n_steps=700, k=(3,)),
+                jumprelu=Sweep(n_steps=2000, sparsity=(0.02,)),
+                relu=Sweep(n_steps=1400, sparsity=(0.2,)),
+                n_rows=4000,
+            ),
+            minutes=0.5,
+        ),
     },
     run=run,
     draw=draw,
