@@ -36,23 +36,29 @@ def test_recipes_are_of_the_configuration() -> None:
 
 def test_a_dictionary_is_learned_once_as_it_is_asked_for(tmp_path: Path) -> None:
     known = sae.SyntheticFeatures.random(12, 5, probability=0.1, seed=0)
-    trial = Trial(seed=0, folder=tmp_path)
     (config,) = recipes(Config(n_features=12, d=5, topk=Sweep(n_steps=3, k=(3,))), "topk", seed=0).values()
-    first = _learn("topk k 3", config, known, trial)
-    assert trial.earlier_s == []
-    assert torch.equal(first.W_dec, _learn("topk k 3", config, known, trial).W_dec)
-    assert len(trial.earlier_s) == 1
-    assert trial.earlier_s[0] > 0
 
+    def learn(config: sae.SAEConfig) -> tuple[sae.Dictionary, float]:
+        trial = Trial(seed=0, folder=tmp_path, sources="this code")
+        dictionary = _learn("topk k 3", config, known, trial)
+        training = trial.trainings["topk k 3"]
+        assert training.recipe["seed"] == config.seed
+        assert training.sources == "this code"
+        return dictionary, training.earlier_s
+
+    first, earlier_s = learn(config)
+    assert earlier_s == 0
+    again, earlier_s = learn(config)
+    assert earlier_s > 0
+    assert torch.equal(first.W_dec, again.W_dec)
     more = replace(config, dictionary=replace(config.dictionary, d_sae=20, k=2))
     for changed in (replace(config, seed=1), more):
-        anew = _learn("topk k 3", changed, known, trial)
+        anew, earlier_s = learn(changed)
+        assert earlier_s == 0
         assert anew.W_dec.shape[0] == changed.dictionary.d_sae
         assert not torch.equal(first.W_dec, anew.W_dec)
-    assert len(trial.earlier_s) == 1
     (tmp_path / "topk-k-3.json").unlink()  # as where it was stopped before the dictionary was whole
-    _learn("topk k 3", more, known, trial)
-    assert len(trial.earlier_s) == 1
+    assert learn(more)[1] == 0
 
 
 def test_found_are_those_near_enough() -> None:

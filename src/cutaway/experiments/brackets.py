@@ -360,7 +360,7 @@ EXPERIMENT = Experiment(
     source="the brackets exercise of ARENA 3.0, section 1.5.1 (which reads at the first position; here at the last)",
     scales={
         "small": Scale(config=Config(), minutes=0.4),
-        "reduced": Scale(config=Config(most_pairs=8, n_steps=1500, n_judged=8000, n_patched=100), minutes=0.4),
+        "reduced": Scale(config=Config(most_pairs=8, n_steps=1500, n_judged=8000, n_patched=100)),
     },
     run=run,
     draw=draw,

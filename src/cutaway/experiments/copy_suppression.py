@@ -363,7 +363,7 @@ EXPERIMENT = Experiment(
     source="McDougall et al. 2023, Copy Suppression: Comprehensively Understanding an Attention Head",
     scales={
         "small": Scale(config=Config(), minutes=0.1),
-        "reduced": Scale(config=Config(n_steps=350, n_judged=128), minutes=0.3),
+        "reduced": Scale(config=Config(n_steps=350, n_judged=128)),
     },
     run=run,
     draw=draw,

@@ -348,7 +348,7 @@ EXPERIMENT = Experiment(
     source="Meng et al. 2022, Locating and Editing Factual Associations in GPT",
     scales={
         "small": Scale(config=Config(), minutes=0.8),
-        "reduced": Scale(config=Config(n_first=6, n_last=26, n_steps=650, n_traced=24, n_draws=2), minutes=0.4),
+        "reduced": Scale(config=Config(n_first=6, n_last=26, n_steps=650, n_traced=24, n_draws=2)),
     },
     run=run,
     draw=draw,

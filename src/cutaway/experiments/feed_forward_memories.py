@@ -247,7 +247,6 @@ EXPERIMENT = Experiment(
             config=Config(
                 model=TextModel(n_heads=4, d_mlp=256, act="relu", n_steps=180), n_windows=1200, n_contexts=10,
             ),
-            minutes=0.4,
         ),
     },
     run=run,

@@ -285,7 +285,7 @@ EXPERIMENT = Experiment(
     source="Hanna et al. 2023, How does GPT-2 compute greater-than?",
     scales={
         "small": Scale(config=Config(), minutes=0.7),
-        "reduced": Scale(config=Config(), minutes=1),  # fewer steps fall short
+        "reduced": Scale(config=Config()),  # fewer steps fall short
     },
     run=run,
     draw=draw,

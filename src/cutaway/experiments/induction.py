@@ -73,11 +73,11 @@ class _Found(NamedTuple):
 
 def run(config: Config, trial: Trial) -> Outcome:
     """Train both models; judge what they can, when they learnt it, and of which heads it is made."""
-    seed = _seed(trial, "judged")
+    seed = trial.seed_for("judged")
     untrained = heads.detect_heads(_model(config, trial, n_layers=2), n_sequences=config.n_sequences, seed=seed)
     two, one = _train(config, trial, n_layers=2), _train(config, trial, n_layers=1)
     found = _find(two.scores)
-    undone, edges = _undone(two, found, seed=_seed(trial, "ablated")), _edges(two, seeds=(seed, _seed(trial, "other tokens")))
+    undone, edges = _undone(two, found, seed=trial.seed_for("ablated")), _edges(two, seeds=(seed, trial.seed_for("other tokens")))
     shown = repeated_tokens(two.model, n_sequences=1, seq_length=_N_SHOWN, seed=two.scores.drawn.seed)
     return Outcome(
         checks=(
@@ -93,11 +93,6 @@ def run(config: Config, trial: Trial) -> Outcome:
             for name, each in (("induction-2l", two), ("induction-1l", one))
         },
     )
-
-
-def _seed(trial: Trial, *what: object) -> int:
-    """Return a seed for tokens that are drawn elsewhere."""
-    return int(torch.randint(2**31, (), generator=trial.generator(*what)))
 
 
 def _model(config: Config, trial: Trial, *, n_layers: int) -> Transformer:
@@ -122,10 +117,10 @@ def _train(config: Config, trial: Trial, *, n_layers: int) -> _Trained:
     recipe = Recipe(
         n_steps=config.n_steps, learning_rate=3e-3, beta2=0.98, n_warmup_steps=100, n_decay_steps=round(0.3 * config.n_steps)
     )
-    seed = _seed(trial, "watched")
+    seed = trial.seed_for("watched")
     name = f"{n_layers} layer{'s' * (n_layers > 1)}"
     curves = trial.learn(name, model, loss, recipe, watch=lambda _: _seen(model, seed), watch_every=config.watch_every)
-    return _Trained(model, curves, heads.detect_heads(model, n_sequences=config.n_sequences, seed=_seed(trial, "judged")))
+    return _Trained(model, curves, heads.detect_heads(model, n_sequences=config.n_sequences, seed=trial.seed_for("judged")))
 
 
 def _seen(model: Transformer, seed: int) -> Mapping[str, float]:
@@ -370,7 +365,7 @@ EXPERIMENT = Experiment(
     source="Olsson et al. 2022, In-context Learning and Induction Heads; Elhage et al. 2021, A Mathematical Framework",
     scales={
         "small": Scale(config=Config(), minutes=1.3),
-        "reduced": Scale(config=Config(d_vocab=40, n_ctx=40, n_steps=700, batch_size=40), minutes=0.4),
+        "reduced": Scale(config=Config(d_vocab=40, n_ctx=40, n_steps=700, batch_size=40)),
     },
     run=run,
     draw=draw,

@@ -268,7 +268,7 @@ EXPERIMENT = Experiment(
     source="Wang et al. 2022, Interpretability in the Wild",
     scales={
         "small": Scale(config=Config(), minutes=2.2),
-        "reduced": Scale(config=Config(), minutes=1.4),
+        "reduced": Scale(config=Config()),
     },
     run=run,
     draw=draw,

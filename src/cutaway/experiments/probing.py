@@ -281,7 +281,6 @@ EXPERIMENT = Experiment(
         "small": Scale(config=Config(), minutes=0.4),
         "reduced": Scale(
             config=Config(d_vocab=240, n_steps=1000, batch_size=48, n_texts=200, n_edited=120, n_mlp_steps=100, n_draws=1),
-            minutes=0.4,
         ),
     },
     run=run,

@@ -7,14 +7,14 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from cutaway import sae
-from cutaway.experiments.frame import Check, Experiment, Outcome, Scale, Trial
+from cutaway.experiments.frame import Check, Experiment, Outcome, Scale, Training, Trial
 from cutaway.runtime import atomic_write, seeded_generator
 from cutaway.values import read_object
 
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 __all__ = ["EXPERIMENT", "Config", "Sweep", "recipes", "run", "draw"]
 
 _Kind = Literal["topk", "jumprelu", "relu"]
-_Any = TypeVar("_Any")
+_Value = TypeVar("_Value")
 _KINDS: tuple[_Kind, ...] = ("topk", "jumprelu", "relu")
 _NAMES = {"topk": "TopK", "jumprelu": "JumpReLU", "relu": "ReLU with L1"}
 _FOUND = 0.9  # the cosine from which a feature counts as found
-_CONFIG, _TIME_S = "config", "time_s"  # of the file beside a dictionary
+_CONFIG, _TIME_S, _SOURCES = "config", "time_s", "sources"  # of the file beside a dictionary
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,17 +82,17 @@ def recipes(config: Config, kind: _Kind, *, seed: int) -> dict[str, sae.SAEConfi
 def run(config: Config, trial: Trial) -> Outcome:
     """Train each kind three times, from many latents a row to few, and TopK on rows without features."""
     known = sae.SyntheticFeatures.random(
-        config.n_features, config.d, probability=config.probability, seed=trial.generator("features").initial_seed()
+        config.n_features, config.d, probability=config.probability, seed=trial.seed_for("features")
     )
     judged = known.draw(config.n_rows, trial.generator("judged"))
     found: dict[str, list[_Found]] = {}
-    seed = trial.generator("dictionaries").initial_seed()
+    seed = trial.seed_for("dictionaries")
     for kind in _KINDS:
         for name, recipe in recipes(config, kind, seed=seed).items():
             trained = _learn(name, recipe, known, trial)
             cosines = sae.best_cosines(known.directions, trained.W_dec)
             found.setdefault(kind, []).append(_Found(cosines, sae.measure_reconstruction(trained, [judged])))
-    dense = _Dense(known, trial.generator("dense").initial_seed())
+    dense = _Dense(known, trial.seed_for("dense"))
     without = _learn("topk without features", _middle(list(recipes(config, "topk", seed=seed).values())), dense, trial)
     nulls = {
         "random": sae.best_cosines(known.directions, sae.random_dictionary(config.n_features, config.d, seed=seed)),
@@ -142,9 +142,11 @@ class _Dense:
 def _learn(name: str, config: sae.SAEConfig, rows: sae.ActivationSource, trial: Trial) -> sae.Dictionary:
     """Train a dictionary, or read the one that was trained under this name before, if that was trained so too."""
     folder = None if trial.folder is None else trial.folder / name.replace(" ", "-")
-    if folder is not None and (time_s := _kept(folder, config)) is not None:
-        trial.earlier_s.append(time_s)
+    recipe: dict[str, Any] = json.loads(json.dumps(config.to_dict()))
+    if folder is not None and (about := _kept(folder, recipe)):
+        trial.trainings[name] = Training(recipe=recipe, sources=about[_SOURCES], earlier_s=float(about[_TIME_S]))
         return sae.load_dictionary(folder)
+    trial.trainings[name] = Training(recipe=recipe, sources=trial.sources)
 
     def progress(n_done: int, n_steps: int, point: sae.Point) -> None:
         trial.report(n_done, n_steps, f"{name}: loss {point.loss:.4g}")
@@ -154,7 +156,7 @@ def _learn(name: str, config: sae.SAEConfig, rows: sae.ActivationSource, trial: 
     if folder is not None:
         _record(folder).unlink(missing_ok=True)  # it is of what was there before
         sae.save_dictionary(trained, folder)
-        about = {_CONFIG: config.to_dict(), _TIME_S: time.perf_counter() - started}
+        about = {_CONFIG: recipe, _TIME_S: time.perf_counter() - started, _SOURCES: trial.sources}
         atomic_write(_record(folder), json.dumps(about))
     return trained
 
@@ -164,15 +166,13 @@ def _record(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.json")
 
 
-def _kept(folder: Path, config: sae.SAEConfig) -> float | None:
-    """Return the seconds that a dictionary took which was trained so and is there whole; None where there is no such."""
-    if not _record(folder).is_file():
-        return None
-    about = read_object(_record(folder))
-    return float(about[_TIME_S]) if about.get(_CONFIG) == json.loads(json.dumps(config.to_dict())) else None
+def _kept(folder: Path, recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the record of a dictionary that was trained by this recipe and is there whole; nothing where there is no such."""
+    about = read_object(_record(folder)) if _record(folder).is_file() else {}
+    return about if about.get(_CONFIG) == recipe else {}
 
 
-def _middle(values: Sequence[_Any]) -> _Any:
+def _middle(values: Sequence[_Value]) -> _Value:
     return values[len(values) // 2]
 
 
@@ -250,7 +250,6 @@ EXPERIMENT = Experiment(
                 relu=Sweep(n_steps=1400, sparsity=(0.2,)),
                 n_rows=4000,
             ),
-            minutes=0.5,
         ),
     },
     run=run,

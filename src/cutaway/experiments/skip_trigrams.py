@@ -237,7 +237,7 @@ EXPERIMENT = Experiment(
     source="Elhage et al. 2021, A Mathematical Framework for Transformer Circuits",
     scales={
         "small": Scale(config=Config(), minutes=1),
-        "reduced": Scale(config=Config(n_steps=300, batch_size=96, n_judged=512, text=TextTrigrams(n_steps=500)), minutes=0.5),
+        "reduced": Scale(config=Config(n_steps=300, batch_size=96, n_judged=512, text=TextTrigrams(n_steps=500))),
     },
     run=run,
     draw=draw,

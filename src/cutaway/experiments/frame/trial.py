@@ -23,7 +23,8 @@ __all__ = ["Training", "Trial"]
 class Training:
     """How a module came to its weights: by which recipe, under which code, and in how many seconds of an earlier run."""
 
-    recipe: Recipe
+    recipe: Mapping[str, Any]
+    """Its settings, as values that JSON can hold."""
     sources: str | None
     """The hash of the code that trained."""
     earlier_s: float = 0.0
@@ -31,7 +32,7 @@ class Training:
 
     def to_dict(self) -> dict[str, Any]:
         """Return recipe and hash as values that JSON can hold."""
-        return {"recipe": asdict(self.recipe), "sources": self.sources}
+        return {"recipe": dict(self.recipe), "sources": self.sources}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,15 +85,15 @@ class Trial:
 
         settings = {"adjust": adjust, "watch": watch, "watch_every": watch_every, "keep": keep, "report": report}
         if self.folder is None:
-            self.trainings[name] = Training(recipe=recipe, sources=self.sources)
+            self.trainings[name] = Training(recipe=asdict(recipe), sources=self.sources)
             return learn(module, loss, recipe, **settings)  # type: ignore[arg-type]
         file, unfinished = (self.folder / f"{name.replace(' ', '-')}{ending}.safetensors" for ending in ("", ".unfinished"))
         if file.is_file():
             progress = read_training(file, module, recipe)
-            self.trainings[name] = Training(recipe=recipe, sources=progress.sources, earlier_s=progress.time_s)
+            self.trainings[name] = Training(recipe=asdict(recipe), sources=progress.sources, earlier_s=progress.time_s)
             return progress.curves
         progress = continue_training(unfinished, module, recipe, sources=self.sources)
-        self.trainings[name] = Training(recipe=recipe, sources=self.sources, earlier_s=progress.time_s)
+        self.trainings[name] = Training(recipe=asdict(recipe), sources=self.sources, earlier_s=progress.time_s)
 
         def save(progress: Progress) -> None:
             write_training(unfinished, module, progress, recipe)
