@@ -214,6 +214,15 @@ def test_a_text_that_is_missing_is_said_where_nobody_can_be_asked(cutaway, run):
     assert cutaway("interpret", "say") == (2, "", "cutaway: --text is missing: give it, or --demo for a worked example\n")
 
 
+def test_a_model_of_the_package_has_an_example_of_its_own(cutaway, verbs):
+    code, out, _ = cutaway("interpret", "word-count", "ioi-mini", "--word", "Mary", "--json")
+    assert code == 0
+    assert json.loads(out)["text"] == "When Mary and John went to the store , John gave a drink to"
+    code, _, err = cutaway("interpret", "word-count", "ioi-mini", "--demo")
+    assert code == 2
+    assert "ioi-mini has an example of its own, 'When Mary and John" in err
+
+
 def test_the_worked_example_says_which_command_it_is(cutaway, run):
     code, out, err = cutaway("interpret", "word-count", "play", "--demo", "--times", "2")
     assert code == 0

@@ -38,7 +38,7 @@ def test_lists_what_there_is_and_what_was_found(capsys: pytest.CaptureFixture[st
 def test_lists_in_full_what_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["reproduce", "--list", "toy"]) == 0
     shown = " ".join(capsys.readouterr().out.split())
-    assert "toy A toy claim A number falls to nothing. source none scales small (about 6.0 s a seed, 1 GiB), paper" in shown
+    assert "toy A toy claim A number falls to nothing. source none scales small (about 6 s a seed, 1 GiB), paper" in shown
     assert "here not run yet" in shown
     assert not Path("runs").exists()
 

@@ -163,7 +163,7 @@ def test_a_number_that_a_seed_lacks_is_not_a_number(tmp_path: Path) -> None:
     (check,) = result.to_dict()["checks"]
     assert (check["at_least"], check["at_most"], check["null_passes"]) == (0, None, [False, False])
     assert check["nearest_null"] == -1
-    assert result.table()[1][0][-1] == "-1 negative"
+    assert result.table()[1][0][-1] == "-1 (negative)"
 
 
 def test_numbers_that_are_not_finite_are_written_and_read(tmp_path: Path) -> None:
@@ -268,7 +268,7 @@ def test_folders_of_something_else_are_refused(tmp_path: Path) -> None:
 def test_a_damaged_seed_says_so(tmp_path: Path) -> None:
     reproduce(TOY, folder=tmp_path)
     (tmp_path / "seed-0" / "arrays.safetensors").unlink()
-    with pytest.raises(ValueError, match=r"is damaged .* remove it, and its seed runs again"):
+    with pytest.raises(ValueError, match=r"is damaged: remove its result.json to measure anew, or all of it to train anew"):
         reproduce(TOY, folder=tmp_path)
 
 

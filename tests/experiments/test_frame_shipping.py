@@ -62,6 +62,10 @@ def test_a_model_trained_anew_is_compared(folder, package, tmp_path):
     values = json.loads(card.read_text())
     card.write_text(json.dumps(values | {"metrics": {"distance": values["metrics"]["distance"] + 1}}))
     other = verify_shipped("toy-model", TOY)
+    renamed = replace(found, retrained={"length": 0.0})
+    assert (renamed.differing, renamed.missing, renamed.passed) == ([], ["distance"], False)
+    assert "1 of the card's are no longer measured: ship it anew" in renamed.summary()
+    assert renamed.table()[1][0][-1] == "missing"
     assert replace(found, shipped={"distance": 0.0}, retrained={"distance": 1e-9}).passed
     assert not replace(found, shipped={"distance": 0.0}, retrained={"distance": 1e-3}).passed
     assert not other.passed

@@ -179,8 +179,8 @@ def _loaded(model: str | None, random: str | None, **how: Any) -> tuple[Language
 def _filled(
     prompts: tuple[str, ...], max_new_tokens: int | None, model: str | None, *, n_by_default: int
 ) -> tuple[tuple[str, ...], int]:
-    """Return what to go on from and for how long: where it is not said, as the model's example, or from a new line."""
-    example = {} if prompts else shipped_example(model)
+    """Return what to go on from and for how long: where it is not said, as the example of a model of the package, or a new line."""
+    example = shipped_example(model)
     n_tokens = example.get("max_new_tokens", n_by_default) if max_new_tokens is None else max_new_tokens
     return prompts or (example.get("prompt", "\n"),), n_tokens
 

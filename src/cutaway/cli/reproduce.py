@@ -113,12 +113,14 @@ def _reproduced(experiment: Experiment[Any], scale: _Scale, seeds: Sequence[int]
             style="dim",
         )
     )
-    times: dict[int, float] = {}
+    seen, times = set[int](), list[float]()
 
     def finish(number: int, finished: Finished) -> None:
-        times[number] = finished.time_s
-        n_left = len(seeds) - len(times)
-        left = f"; about {format_duration(n_left * sum(times.values()) / len(times))} left" if n_left else ""
+        seen.add(number)
+        if finished.origin != "read":
+            times.append(finished.time_s)
+        n_left = len(seeds) - len(seen)
+        left = f"; about {format_duration(n_left * sum(times) / len(times))} left" if n_left and times else ""
         verdict = "passed" if finished.outcome.passed else "FAILED"
         said = _ORIGINS[finished.origin] + _OLDER_WEIGHTS * finished.has_older_weights
         if said or len(seeds) > 1:  # one that ran alone is shown whole
@@ -138,7 +140,9 @@ def _reproduced(experiment: Experiment[Any], scale: _Scale, seeds: Sequence[int]
 
 
 def _minutes(minutes: float | None) -> str:
-    return "its time not measured" if minutes is None else f"about {format_duration(60 * minutes)}"
+    if minutes is None:
+        return "its time not measured"
+    return f"about {round(60 * minutes)} s" if minutes < 1 else f"about {format_duration(60 * minutes)}"
 
 
 def _folder(name: str, scale: _Scale) -> Path:
@@ -191,8 +195,8 @@ def _verify_shipped(names: Sequence[str], *, as_json: bool) -> None:
             results[-1].show(stdout_console())
     if as_json:
         print_json([each.record() for each in results])
-    if failed := [each.summary() for each in results if not each.passed]:
-        raise ClaimFailedError("\n".join(failed))
+    if failed := [each.name for each in results if not each.passed]:
+        raise ClaimFailedError(f"not as their cards say: {', '.join(failed)}")
 
 
 def _show_verdicts(results: Sequence[Reproduction]) -> None:

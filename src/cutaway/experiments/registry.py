@@ -57,10 +57,11 @@ def experiment(name: str) -> Experiment[Any]:
     return found
 
 
-def run(name: str, config: Any = None, *, seeds: Sequence[int] = (0,), folder: Path | str | None = None) -> Reproduction:
+def run(name: str, config: Any = None, *, seeds: int | Sequence[int] = (0,), folder: Path | str | None = None) -> Reproduction:
     """Run an experiment and return its checks, numbers and figures; `config` is the small one unless given.
 
-    In a `folder`, what is finished stays finished when it is stopped. Raises ValueError for a name that there is not.
+    `seeds` are these, or so many from 0 on. In a `folder`, what is finished stays finished when it is stopped. Raises ValueError for a
+    name that there is not.
 
     >>> import cutaway
     >>> cutaway.experiments.run("superposition-geometry").passed  # doctest: +SKIP
@@ -68,4 +69,5 @@ def run(name: str, config: Any = None, *, seeds: Sequence[int] = (0,), folder: P
     """
     from cutaway.experiments.frame import reproduce
 
+    seeds = range(seeds) if isinstance(seeds, int) else seeds
     return reproduce(experiment(name), seeds=seeds, config=config, folder=None if folder is None else Path(folder))

@@ -46,6 +46,11 @@ class ToyModels(nn.Module):
         self.b = nn.Parameter(torch.zeros(n_instances, n_features))
         self.hidden = hidden
 
+    def extra_repr(self) -> str:
+        """Return what they are in words."""
+        n_instances, n_features, d_hidden = self.W.shape
+        return f"{n_instances} models of {n_features} features in {d_hidden} dimensions, hidden={self.hidden!r}"
+
     def forward(self, x: Float[Tensor, "batch instance feature"]) -> Float[Tensor, "batch instance feature"]:
         """Return the features as they come back."""
         h = einsum(x, self.W, "batch instance feature, instance feature hidden -> batch instance hidden")

@@ -32,7 +32,7 @@ class CachedDecoder:
     ) -> None:
         if not model.config.is_causal:
             raise ValueError(
-                "this model reads both ways and judges whole texts, so it goes on from none: its answer is "
+                "this model reads both ways: it judges a text that is whole and adds nothing to it; in Python its judgement is "
                 "lm.model(lm.tokens(text))[:, -1]"
             )
         if not prompts or not all(prompts):

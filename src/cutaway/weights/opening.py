@@ -60,7 +60,7 @@ def resolve(source: str | Path) -> Run | Checkpoint | Asset | Path:
         return models[str(source)]
     if str(source) in shipped_toys():
         raise ValueError(
-            f"{source} are toy models of superposition, which read no text: "
+            f"{source} holds toy models of superposition, which read no text: "
             f"cutaway.experiments.toy_models.ToyModels.load({str(source)!r}) opens them"
         )
     runs = [run.name for run in list_runs()]

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 
 from rich.text import Text
 
+from cutaway.assets.shipped import shipped_example
 from cutaway.cli.docstrings import sections_of
 from cutaway.cli.errors import UsageError, report_warning
 from cutaway.cli.interpret.present import present
@@ -117,6 +118,9 @@ class Analysis:
             json: print JSON
         """
         check_page(report)
+        example = shipped_example(model).get("prompt")
+        if demo and example and "text" in self.needs:
+            raise UsageError(f"{model} has an example of its own, {example!r}: leave out --demo, which is another model's")
         if demo:
             options = {
                 name: self.demo.get(name, value) if value == self._defaults[name] else value for name, value in options.items()
@@ -126,6 +130,8 @@ class Analysis:
             options |= self._read(file, options)
         named = self._source_of(options) if self._source_of else None  # first, as a file that is not there is the worse trouble
         self._check_ways(options)
+        if example and "text" in self.needs and options["text"] in (None, ()):
+            options["text"] = (example,) if "text" in self._repeated else example
         missing = [name for name in self.needs if options[name] in (None, ())]
         is_asked = missing == ["text"] and sys.stdin.isatty() and sys.stdout.isatty()
         if missing and not is_asked:

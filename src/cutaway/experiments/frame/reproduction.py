@@ -175,7 +175,7 @@ def _row(row: Sequence[Check], *, is_short: bool) -> list[str]:
         shown = [_written(statistics.median(values), check.unit), f"{_written(min(values))} to {_written(max(values))}"]
     mark = "ok" if all(each.passed for each in row) else "FAILED"
     too = ", would pass" if any(each.null_passes for each in row) else ""
-    return [mark, check.name, check.expected, *shown, f"{_written(_nearest_null(row), check.unit)} {check.null_of}{too}"]
+    return [mark, check.name, check.expected, *shown, f"{_written(_nearest_null(row), check.unit)} ({check.null_of}{too})"]
 
 
 def _nearest_null(row: Sequence[Check]) -> float:

@@ -92,8 +92,8 @@ class Folder:
         folder = self.path / f"seed-{seed}"
         if not (folder / "result.json").is_file():
             return None
-        values = read_object(folder / "result.json")
         try:
+            values = read_object(folder / "result.json")
             checks = tuple(map(Check.from_dict, values["checks"]))
             arrays = load_file(folder / "arrays.safetensors") if values["arrays"] else {}
             numbers = {name: float(value) for name, value in values["numbers"].items()}
@@ -104,7 +104,9 @@ class Folder:
                 outcome=outcome, time_s=float(values["time_s"]), made_with=made_with, trainings=trainings, origin="read"
             )
         except (KeyError, TypeError, AttributeError, OSError, ValueError, SafetensorError) as error:
-            raise ValueError(f"{folder} is damaged ({error}): remove it, and its seed runs again") from None
+            raise ValueError(
+                f"{folder} is damaged: remove its result.json to measure anew, or all of it to train anew ({error})"
+            ) from None
 
     def write(self, seed: int, finished: Finished) -> None:
         """Keep what a seed came to; it counts once its result.json is there."""

@@ -104,24 +104,30 @@ class ShippedCheck(Result):
     @property
     def differing(self) -> list[str]:
         """The metrics that are further apart than training on another machine explains."""
-        return [name for name, value in self.shipped.items() if not self._is_close(value, self.retrained.get(name))]
+        both = self.shipped.keys() & self.retrained.keys()
+        return [name for name in self.shipped if name in both and not self._is_close(self.shipped[name], self.retrained[name])]
+
+    @property
+    def missing(self) -> list[str]:
+        """The metrics of the card that are no longer measured."""
+        return [name for name in self.shipped if name not in self.retrained]
 
     @property
     def passed(self) -> bool:
         """Whether the new one passed its checks and every metric is near the card's."""
-        return self.has_passed and not self.differing
+        return self.has_passed and not self.differing and not self.missing
 
-    def _is_close(self, shipped: float, retrained: float | None) -> bool:
-        return retrained is not None and (
-            shipped == retrained or abs(shipped - retrained) <= max(_TOLERANCE * max(abs(shipped), abs(retrained)), _FLOOR)
-        )
+    def _is_close(self, shipped: float, retrained: float) -> bool:
+        far = max(_TOLERANCE * max(abs(shipped), abs(retrained)), _FLOOR)
+        return shipped == retrained or abs(shipped - retrained) <= far
 
     def summary(self) -> str:
         """Return how they compare."""
         weights = "bit for bit the shipped weights" if self.is_same else "other weights than the shipped ones"
         apart = f"{len(self.differing)} of {len(self.shipped)} metrics are more than {_TOLERANCE:.0%} apart"
         checks = "its checks passed" if self.has_passed else "its checks FAILED"
-        return f"{self.name}, trained again by the command on its card, has {weights}; {checks}; {apart}."
+        gone = f"; {len(self.missing)} of the card's are no longer measured: ship it anew" if self.missing else ""
+        return f"{self.name}, trained again by the command on its card, has {weights}; {checks}; {apart}{gone}."
 
     def to_dict(self) -> dict[str, Any]:
         """Return both models' metrics."""
@@ -146,7 +152,12 @@ class ShippedCheck(Result):
         for name, value in self.shipped.items():
             new = self.retrained.get(name)
             rows.append(
-                [name, format_number(value), "-" if new is None else format_number(new), "apart" if name in self.differing else ""]
+                [
+                    name,
+                    format_number(value),
+                    "-" if new is None else format_number(new),
+                    "apart" if name in self.differing else "missing" if new is None else "",
+                ]
             )
         return ["metric", "shipped", "retrained", ""], rows
 
