@@ -28,7 +28,7 @@ def test_inspect_draws_what_was_watched(phase, cutaway, tmp_path):
     page = (tmp_path / "page.html").read_text()
     assert "induction: L1H1 rose from 0.05 to 0.81 between steps 600 and 1,000." in page
     assert page.count("<svg") == 1
-    for written in ("L1H1 0.81", "nats a token", "Checkpoints", "previous_token"):
+    for written in ("L1H1: 0.81", "nats a token", "Checkpoints", "previous_token"):
         assert written in page
     found = json.loads(cutaway("inspect", "phase", "--json")[1])["runs"][0]["watched"]
     assert [family["name"] for family in found] == ["induction", "previous_token", "icl", "mine"]

@@ -118,20 +118,12 @@ class Analysis:
             json: print JSON
         """
         check_page(report)
-        example = shipped_example(model).get("prompt")
-        if demo and example and "text" in self.needs:
-            raise UsageError(f"{model} has an example of its own, {example!r}: leave out --demo, which is another model's")
-        if demo:
-            options = {
-                name: self.demo.get(name, value) if value == self._defaults[name] else value for name, value in options.items()
-            }
+        options = self._filled(model, options, demo=demo)
         file = options.pop("prompts", None) if self._lines else None
         if file is not None:
             options |= self._read(file, options)
         named = self._source_of(options) if self._source_of else None  # first, as a file that is not there is the worse trouble
         self._check_ways(options)
-        if example and "text" in self.needs and options["text"] in (None, ()):
-            options["text"] = (example,) if "text" in self._repeated else example
         missing = [name for name in self.needs if options[name] in (None, ())]
         is_asked = missing == ["text"] and sys.stdin.isatty() and sys.stdout.isatty()
         if missing and not is_asked:
@@ -158,6 +150,15 @@ class Analysis:
         if not demo:
             _head(source, is_named=model is not None)
         return present(result, json=json, report=report, command=command)
+
+    def _filled(self, model: str | None, options: Mapping[str, Any], *, demo: bool) -> dict[str, Any]:
+        """Return the options with what is not given: that of the worked example, or the text of a model of the package."""
+        example = shipped_example(model).get("prompt") if "text" in self.needs else None
+        if demo and example:
+            raise UsageError(f"{model} has an example of its own, {example!r}: leave out --demo, which is another model's")
+        own = {"text": (example,) if "text" in self._repeated else example} if example else {}
+        values: Mapping[str, Any] = self.demo if demo else own
+        return {name: values.get(name, value) if value == self._defaults[name] else value for name, value in options.items()}
 
     def _check_ways(self, options: Mapping[str, Any]) -> None:
         """Raise UsageError where none of the options is given of which one is needed."""
