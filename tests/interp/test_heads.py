@@ -15,10 +15,12 @@ from torch import Tensor
 from cutaway.config import ModelConfig
 from cutaway.experiments.handmade import HANDMADE, Handmade
 from cutaway.hooks import recording
+from cutaway.interp.ablation import ablate
+from cutaway.interp.attention import attention_patterns
 from cutaway.interp.heads import detect_heads, detection, induction_heads, repeated_tokens
 from cutaway.interp.refactoring import fold_norm, ungroup_heads
 from cutaway.interp.result import Result
-from cutaway.language_model import LanguageModel
+from cutaway.language_model import LanguageModel, load
 from cutaway.model import Transformer
 from cutaway.tokenizers import BytePairTokenizer, CharTokenizer, NoTokenizer
 
@@ -292,3 +294,13 @@ def test_results_are_data_and_show_themselves(analyse, shape, make_model: MakeMo
     assert "Sequences are 6 tokens long, twice: no more fits the context of 12." in " ".join(text.split())
     assert result.figures()
     assert result.table()[1]
+
+
+@pytest.mark.parametrize(
+    "look",
+    [detect_heads, lambda lm: ablate(lm, "def f(x)"), lambda lm: attention_patterns(lm, "def f(x)")],
+    ids=["heads", "ablate", "attention"],
+)
+def test_a_model_without_layers_has_no_heads(look) -> None:
+    with pytest.raises(ValueError, match="this model has no layers, and so no heads and no MLPs"):
+        look(load("bigrams-0l"))

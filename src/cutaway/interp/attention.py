@@ -17,6 +17,7 @@ from cutaway.interp.factored import W_O
 from cutaway.interp.result import Result
 from cutaway.interp.rows import one_row, token_texts
 from cutaway.interp.running import run_with_cache
+from cutaway.interp.sites import check_layers
 from cutaway.language_model import LanguageModel
 from cutaway.model import Transformer
 from cutaway.report import attention_map, format_share, grid, table, token_label
@@ -279,6 +280,7 @@ def attention_patterns(
     tokens = one_row(lm, text, bos=bos)
     if tokens.shape[1] < 2:
         raise ValueError("the text is one token, which has nothing but itself to look at; give a longer one")
+    check_layers(config)
     layers = _numbers(layer, config.n_layers, "layer")
     heads = _numbers(head, config.n_heads, "head")
     names = [f"blocks.{each}.attn.{part}" for each in layers for part in ("pattern", "v")]

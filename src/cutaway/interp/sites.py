@@ -11,7 +11,18 @@ from cutaway.config import ModelConfig
 from cutaway.hooks import canonical_name, nearest_names
 from cutaway.model import Transformer
 
-__all__ = ["Site", "Axes", "full_name", "row_shape", "hook_names", "hook_order", "site_of", "check_names", "norm_scales"]
+__all__ = [
+    "Site",
+    "Axes",
+    "full_name",
+    "row_shape",
+    "hook_names",
+    "hook_order",
+    "site_of",
+    "check_names",
+    "check_layers",
+    "norm_scales",
+]
 
 Axes = tuple[str, ...]
 
@@ -116,6 +127,12 @@ def check_names(config: ModelConfig, names: Iterable[str]) -> None:
         raise ValueError(
             f"this model computes no {' or '.join(map(repr, unknown))}{_why_absent(config, unknown)}{nearest_names(unknown, known)}"
         )
+
+
+def check_layers(config: ModelConfig) -> None:
+    """Raise ValueError for a model without layers, which has neither heads nor MLPs to look at."""
+    if config.n_layers == 0:
+        raise ValueError("this model has no layers, and so no heads and no MLPs: its embedding goes straight to its unembedding")
 
 
 def norm_scales(config: ModelConfig, norms: str | Sequence[str]) -> tuple[str, ...]:

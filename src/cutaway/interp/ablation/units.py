@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 from cutaway.config import ModelConfig
 from cutaway.interp.attention import head_label
-from cutaway.interp.sites import hook_names
+from cutaway.interp.sites import check_layers, hook_names
 
 __all__ = ["What", "Unit", "units_of", "written_by", "chosen_layers"]
 
@@ -54,7 +54,8 @@ def units_of(config: ModelConfig, what: What, layers: Sequence[int], *, position
 
 
 def chosen_layers(config: ModelConfig, layers: int | Sequence[int] | None) -> list[int]:
-    """Return layers counted from 0, all for None; raises ValueError for one that is not there."""
+    """Return layers counted from 0, all for None; raises ValueError for one that is not there, and for a model without layers."""
+    check_layers(config)
     given = range(config.n_layers) if layers is None else [layers] if isinstance(layers, int) else list(layers)
     if wrong := [layer for layer in given if not -config.n_layers <= layer < config.n_layers]:
         raise ValueError(f"there is no layer {wrong[0]}; the layers are 0 to {config.n_layers - 1}")

@@ -15,6 +15,7 @@ from cutaway.interp.factored import copying_scores
 from cutaway.interp.heads.repeated_tokens import RepeatedTokens, repeated_tokens
 from cutaway.interp.heads.scores import THRESHOLD, HeadKind, HeadScores
 from cutaway.interp.rows import model_of
+from cutaway.interp.sites import check_layers
 from cutaway.language_model import LanguageModel
 from cutaway.model import Transformer
 from cutaway.views import without_dropout
@@ -43,10 +44,12 @@ def detect_heads(
     - uniform: how many tokens are attended to in effect, exp(entropy), as a share of those that are seen.
     - copying: eigenvalues of the full OV circuit, as in `factored.copying_scores`; no tokens are needed for it.
 
-    Patterns are reduced to these numbers layer by layer and never kept. Raises ValueError for lengths that do not fit.
+    Patterns are reduced to these numbers layer by layer and never kept. Raises ValueError for lengths that do not fit,
+    and for a model without layers.
     Source: Olsson et al. 2022, "Prefix matching"; they leave out common and rare tokens, and repeat 25 four times.
     """
     model = without_dropout(model_of(lm))
+    check_layers(model.config)
     drawn = repeated_tokens(lm, n_sequences=n_sequences, seq_length=seq_length, seed=seed, bos=bos)
     counter = _Counter(model, drawn)
     with torch.inference_mode():
