@@ -28,7 +28,8 @@ def shipped_language_models() -> dict[str, Path]:
 
 def shipped_toys() -> dict[str, Path]:
     """Return those that are toy models of superposition, which read no text."""
-    return {name: folder for name, folder in shipped_models().items() if name not in shipped_language_models()}
+    language_models = shipped_language_models()
+    return {name: folder for name, folder in shipped_models().items() if name not in language_models}
 
 
 def shipped_card(name: str) -> dict[str, Any]:

@@ -106,7 +106,7 @@ def _reproduced(experiment: Experiment[Any], scale: _Scale, seeds: Sequence[int]
     from cutaway.experiments.frame import finished_seeds, reproduce
 
     console, at_scale = stderr_console(), experiment.scale(scale)
-    time = _minutes(at_scale.minutes) + ("" if at_scale.minutes is None else " each on two cores")
+    time = _about(at_scale.minutes, "each on two cores")
     console.print(
         Text(
             f"{experiment.id}: {len(seeds)} seed{'s' * (len(seeds) != 1)}, {time}, in {folder}",
@@ -139,10 +139,13 @@ def _reproduced(experiment: Experiment[Any], scale: _Scale, seeds: Sequence[int]
     return result
 
 
-def _minutes(minutes: float | None) -> str:
-    if minutes is None:
-        return "its time not measured"
-    return f"about {round(60 * minutes)} s" if minutes < 1 else f"about {format_duration(60 * minutes)}"
+def _about(minutes: float | None, of: str) -> str:
+    return "its time not measured" if minutes is None else f"about {_time(minutes)} {of}"
+
+
+def _time(minutes: float) -> str:
+    """Return a time that is known to a tenth of a minute."""
+    return f"{round(60 * minutes)} s" if minutes < 1 else format_duration(60 * minutes)
 
 
 def _folder(name: str, scale: _Scale) -> Path:
@@ -235,7 +238,7 @@ def _show_list(names: Sequence[str], *, as_json: bool) -> None:
         return None
     grid = table("experiment", "what it shows", "a seed", "here", right=["a seed"])
     for row in rows:
-        grid.add_row(row["id"], row["title"], _minutes(row["minutes"]).removeprefix("about "), row["found"] or "-")
+        grid.add_row(row["id"], row["title"], "-" if row["minutes"] is None else _time(row["minutes"]), row["found"] or "-")
     stdout_console().print(grid)
     print_sentence(
         stdout_console(), Text("\n`cutaway reproduce --list NAME` shows what one claims, after which paper, and its scales.")
@@ -246,8 +249,7 @@ def _show_list(names: Sequence[str], *, as_json: bool) -> None:
 def _show_claim(row: dict[str, Any]) -> None:
     """Show an experiment in full."""
     scales = ", ".join(
-        f"{name} ({_minutes(scale['minutes'])}{' a seed' * (scale['minutes'] is not None)}, {scale['memory_gib']:g} GiB)"
-        for name, scale in row["scales"].items()
+        f"{name} ({_about(scale['minutes'], 'a seed')}, {scale['memory_gib']:g} GiB)" for name, scale in row["scales"].items()
     )
     stdout_console().print(
         fields_table(
