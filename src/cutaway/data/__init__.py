@@ -1,5 +1,8 @@
 """From text to batches of token ids."""
 
+from cutaway.data.document_shards import DocumentShards
+from cutaway.data.document_writing import write_document_shards
+from cutaway.data.documents import DocumentSource, open_documents
 from cutaway.data.loader import Batch, Loader, validation_batches
 from cutaway.data.shards import TokenArray, read_shard, read_shard_manifest, write_shard, write_shard_in_pieces
 from cutaway.data.text import CORPORA, Corpus, read_corpus, stream_corpus
@@ -13,6 +16,10 @@ __all__ = [
     "tokenize_corpus",
     "tokenize_source",
     "split_tokens",
+    "DocumentSource",
+    "open_documents",
+    "DocumentShards",
+    "write_document_shards",
     "TokenArray",
     "write_shard",
     "write_shard_in_pieces",
