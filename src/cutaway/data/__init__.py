@@ -4,6 +4,7 @@ from cutaway.data.document_shards import DocumentShards
 from cutaway.data.document_writing import write_document_shards
 from cutaway.data.documents import DocumentSource, open_documents
 from cutaway.data.loader import Batch, Loader, validation_batches
+from cutaway.data.shard_loader import ShardLoader, ShardsError
 from cutaway.data.shards import TokenArray, read_shard, read_shard_manifest, write_shard, write_shard_in_pieces
 from cutaway.data.text import CORPORA, Corpus, read_corpus, stream_corpus
 from cutaway.data.tokenized import split_tokens, tokenize_corpus, tokenize_source
@@ -27,5 +28,7 @@ __all__ = [
     "read_shard_manifest",
     "Batch",
     "Loader",
+    "ShardLoader",
+    "ShardsError",
     "validation_batches",
 ]

@@ -334,7 +334,7 @@ def _lots(documents: Iterator[Document]) -> Iterator[list[Document]]:
 def _alone_in(folder: Path) -> Iterator[None]:
     """Keep other processes from writing the same shards; the lock ends with the process, however it ends."""
     try:
-        with FileLock(folder / _LOCK, timeout=0):
+        with FileLock(folder / _LOCK, timeout=1):  # who asks whether someone writes holds it for a moment
             yield
     except Timeout:
         raise ValueError(f"another process writes the shards in {folder}: wait for it, or stop it first") from None
