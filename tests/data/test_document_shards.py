@@ -273,11 +273,14 @@ def test_a_disk_that_takes_no_more(source: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("n_kills", [3, pytest.param(10, marks=pytest.mark.slow)])
-def test_killed_anywhere_the_shards_are_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str], n_kills: int) -> None:
+@pytest.mark.parametrize("kind", ["local", "hub"])
+def test_killed_anywhere_the_shards_are_the_same(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str, n_kills: int
+) -> None:
     for number in range(3):
         write_parquet(tmp_path / "source" / f"{number}.parquet", make_texts(1500, seed=number))
     done = subprocess.run(
-        [sys.executable, HERE / "write_and_kill.py", tmp_path, str(n_kills)],
+        [sys.executable, HERE / "write_and_kill.py", tmp_path, kind, str(n_kills)],
         env=os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")])},
         capture_output=True,
         text=True,
@@ -287,7 +290,7 @@ def test_killed_anywhere_the_shards_are_the_same(tmp_path: Path, capsys: pytest.
     assert (done.returncode, done.stderr) == (0, "")
     n_pairs = json.loads(done.stdout)
     with capsys.disabled():
-        print(f"\n{n_kills} kills of the making of shards; whole pairs then: {', '.join(map(str, n_pairs))}")
+        print(f"\n{n_kills} kills of the making of shards of {kind} files; whole pairs then: {', '.join(map(str, n_pairs))}")
     assert len(n_pairs) == n_kills
     assert hashes(tmp_path / "killed") == hashes(tmp_path / "whole")
 

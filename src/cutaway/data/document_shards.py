@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from math import inf
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from cutaway.data.documents import Place
-from cutaway.data.shards import TokenArray, read_shard, read_shard_manifest
+from cutaway.data.shards import HEADER_BYTES, TokenArray, read_shard, read_shard_manifest, token_dtype
 from cutaway.runs import values_sha256
 from cutaway.runtime import atomic_write, check_holds, file_sha256
 from cutaway.tokenizers import Tokenizer, load_tokenizer
@@ -119,10 +120,13 @@ class DocumentShards:
 
     @property
     def sha256(self) -> str:
-        """What fixes every token, those that are still to come too: the sha256 of what they follow from, and of the first shard."""
+        """What fixes every token, those that are still to come too: the sha256 of what they follow from, and of the first shard.
+
+        How many there are to be is not part of it: more may be added later.
+        """
         source = {**self.about["source"], "files": [[each["name"], each["n_bytes"]] for each in self.about["source"]["files"]]}
         first = self.pairs[0].train.sha256 if self.pairs else None
-        return values_sha256({**self.about, "source": source, "limits": self.limits, "first": first})
+        return values_sha256({**self.about, "source": source, "first": first})
 
     def n_tokens(self, *sides: Side) -> int:
         """Return how many tokens there are so far, to train on, to validate with, or in all."""
@@ -131,6 +135,19 @@ class DocumentShards:
     def n_documents(self, *sides: Side) -> int:
         """Return how many documents there are so far, as `n_tokens` does."""
         return sum(getattr(pair, side).n_documents for pair in self.pairs for side in sides or SIDES)
+
+    @property
+    def n_bytes(self) -> int:
+        """The size of all shards so far."""
+        return 2 * HEADER_BYTES * len(self.pairs) + token_dtype(self.about["tokenizer"]["d_vocab"]).itemsize * self.n_tokens()
+
+    def has_all_of(self, limits: Mapping[str, int | None]) -> bool:
+        """Return whether there is nothing to add for what is asked: it is there, or the source has no more."""
+        if not self.is_complete:
+            return False
+        n_tokens, cap_bytes = limits["n_tokens"] or inf, limits["cap_bytes"] or inf
+        is_enough = self.n_tokens() >= n_tokens or cap_bytes <= max(self.n_bytes, self.limits["cap_bytes"] or 0)
+        return self.state == "exhausted" or self.limits == limits or is_enough
 
     def tokenizer(self) -> Tokenizer:
         """Return the tokenizer that the ids are of."""
@@ -150,6 +167,16 @@ class DocumentShards:
         if len(tokens) != record.n_tokens:
             raise ValueError(f"{path} has {len(tokens):,} tokens where {record.n_tokens:,} were written: {self._make_again}")
         return tokens
+
+    def n_whole(self) -> int:
+        """Return how many pairs there are before the first of which a shard is missing or not as long as it was written."""
+        for number in range(len(self.pairs)):
+            try:
+                for side in SIDES:
+                    self.read(side, number)
+            except ValueError:
+                return number
+        return len(self.pairs)
 
     def verify(self) -> Iterator[str]:
         """Read every shard in full and yield a sentence for each that is missing or not as it was written."""

@@ -157,24 +157,13 @@ def _kept(begun: DocumentShards, limits: dict[str, int | None]) -> DocumentShard
     From the first pair that is not whole on, all are made anew. Where limits change, the last pair goes unless it is full: it ended
     at the limit before.
     """
-    n_whole = next((number for number in range(len(begun.pairs)) if not _is_whole(begun, number)), len(begun.pairs))
-    is_all = begun.is_complete and n_whole == len(begun.pairs)
-    if is_all and (begun.state == "exhausted" or begun.limits == limits or begun.n_tokens() >= (limits["n_tokens"] or inf)):
+    n_whole = begun.n_whole()
+    if n_whole == len(begun.pairs) and begun.has_all_of(limits):
         return begun
     pairs = begun.pairs[:n_whole]
     if pairs and pairs[-1].train.n_tokens < begun.about["shard_tokens"]:
         pairs = pairs[:-1]
     return begun.replace(pairs=pairs, limits=limits, state="growing")
-
-
-def _is_whole(shards: DocumentShards, number: int) -> bool:
-    """Return whether both shards of a pair are as long as they were written."""
-    try:
-        for side in SIDES:
-            shards.read(side, number)
-    except ValueError:
-        return False
-    return True
 
 
 def _check_unchanged(source: DocumentSource, shards: DocumentShards) -> None:
@@ -218,12 +207,11 @@ class _Writing:
         self._most_bytes, self._enough = cap_bytes or inf, n_tokens or inf
         expected = min(self._enough, self._most_bytes / self._dtype.itemsize)
         self._expected = None if expected == inf else int(expected)
-        self._n_tokens = shards.n_tokens()
-        self._n_bytes = self._dtype.itemsize * self._n_tokens + 2 * HEADER_BYTES * (len(shards.pairs) + 1)
+        self._n_tokens, self._n_bytes = shards.n_tokens(), shards.n_bytes + 2 * HEADER_BYTES  # with the headers of the next pair
 
     def run(self, n_workers: int) -> DocumentShards:
         """Make pairs until it is enough or the source ends, and return all there are then."""
-        if self._n_tokens >= self._enough:
+        if self._n_tokens >= self._enough or self._n_bytes >= self._most_bytes:
             return self._finished("reached", self._shards.next)
         self._progress(self._n_tokens, self._expected)
         encoding = _encoded(self._source.documents(self._shards.next), self._encode, n_workers)

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import glob
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from io import BufferedReader
 from itertools import islice
-from os.path import commonpath
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from cutaway.data.text import TEXT_SUFFIXES, decode_pieces
-from cutaway.runtime import file_sha256
+from cutaway.data.text import decode_pieces
 from cutaway.values import said_of_json, shortened
 
 if TYPE_CHECKING:
     import pyarrow.parquet
 
-__all__ = ["Place", "Document", "DocumentFile", "LocalFile", "DocumentSource", "open_documents"]
+__all__ = ["Place", "Document", "DocumentFile", "DocumentSource", "PARQUET", "LINES"]
 
-_PARQUET, _LINES = {".parquet"}, {".jsonl", ".ndjson"}
+PARQUET, LINES = {".parquet"}, {".jsonl", ".ndjson"}
+"""The endings of files with a document a row; all others are read as text."""
 _COLUMN = "text"
 _ROWS_AT_ONCE = 256
 _BUFFER_BYTES = 2**20
@@ -50,42 +48,21 @@ class Document:
 
 
 class DocumentFile(ABC):
-    """One file of a source: a name, a size in bytes, its content, and what tells whether that is still the same."""
+    """One file of a source: a name, a size in bytes, its content, and what tells whether that is still the same.
+
+    As a text it says where it is, for a sentence.
+    """
 
     name: str
     n_bytes: int
 
     @abstractmethod
-    def open(self) -> BinaryIO:
+    def open(self) -> BufferedReader:
         """Open the content, which can be sought in."""
 
     @abstractmethod
     def identity(self) -> dict[str, str]:
         """Return what fixes the content, as JSON values; reading the file for it may take a while."""
-
-
-@dataclass(frozen=True)
-class LocalFile(DocumentFile):
-    """A file of this machine, known by its sha256."""
-
-    path: Path
-    name: str
-    n_bytes: int
-
-    def open(self) -> BinaryIO:
-        """Open the file."""
-        return self.path.open("rb")
-
-    def identity(self) -> dict[str, str]:
-        """Return the sha256 of the whole file."""
-        return {"sha256": self._sha256}
-
-    @cached_property
-    def _sha256(self) -> str:
-        return file_sha256(self.path)
-
-    def __str__(self) -> str:
-        return str(self.path)
 
 
 @dataclass(frozen=True)
@@ -110,44 +87,14 @@ class DocumentSource:
                     yield Document(text, Place(number, row))
 
 
-def open_documents(source: str | Path) -> DocumentSource:
-    """Return the documents of a file, of every file that a glob matches, or of a folder and those below it.
-
-    `.parquet` and `.jsonl` have a column or field `text`; what else there is is read as text. Of a folder only the parquet files are
-    taken where there are any, or else the JSON lines, or else the texts. Raises ValueError where there are none.
-    """
-    path = Path(source)
-    if path.is_dir():
-        paths, base = _files_below(path), path
-        if not paths:
-            raise ValueError(f"the folder {path} holds no parquet, JSON lines or text file")
-    else:
-        paths = [path] if path.is_file() else sorted(map(Path, glob.glob(str(source), recursive=True)))  # noqa: PTH207
-        paths = [each for each in paths if each.is_file()]
-        if not paths:
-            raise ValueError(f"there is no file, folder or glob match {str(source)!r} to read documents from")
-        base = Path(commonpath([each.parent for each in paths]))
-    files = [LocalFile(each, each.relative_to(base).as_posix(), each.stat().st_size) for each in paths]
-    return DocumentSource(str(source), tuple(files))
-
-
-def _files_below(folder: Path) -> list[Path]:
-    """Return the files of the first kind of which a folder has some, in the order of their paths; hidden ones do not count."""
-    visible = [path for path in sorted(folder.rglob("*")) if not any(part[0] == "." for part in path.relative_to(folder).parts)]
-    for suffixes in (_PARQUET, _LINES, TEXT_SUFFIXES):
-        if found := [path for path in visible if path.suffix.lower() in suffixes and path.is_file()]:
-            return found
-    return []
-
-
 def _texts(file: DocumentFile, first: int) -> Iterator[str | None]:
     """Yield the texts of a file from row `first` on, None where a row has none."""
     suffix = Path(file.name).suffix.lower()
-    if suffix in _PARQUET:
+    if suffix in PARQUET:
         yield from _texts_of_parquet(file, first)
         return
     with file.open() as content:
-        texts = _texts_of_lines(content, str(file)) if suffix in _LINES else _parts(content, str(file))
+        texts = _texts_of_lines(content, str(file)) if suffix in LINES else _parts(content, str(file))
         yield from islice(texts, first, None)
 
 
@@ -174,7 +121,7 @@ def _texts_of_parquet(file: DocumentFile, first: int) -> Iterator[str | None]:
         raise ValueError(f"{file} is no whole parquet file ({_first_sentence(error)}): get it again") from None
 
 
-def _opened(content: BinaryIO) -> pyarrow.parquet.ParquetFile:
+def _opened(content: BufferedReader) -> pyarrow.parquet.ParquetFile:
     try:
         import pyarrow.parquet
     except ModuleNotFoundError:
@@ -195,7 +142,7 @@ def _check_column(schema: pyarrow.Schema, file: DocumentFile) -> None:
         raise ValueError(f"the column {_COLUMN!r} of {file} holds {kind}; expected strings")
 
 
-def _texts_of_lines(content: BinaryIO, name: str) -> Iterator[str | None]:
+def _texts_of_lines(content: BufferedReader, name: str) -> Iterator[str | None]:
     """Yield the field `text` of each line's object, None for an empty line."""
     for number, line in enumerate(content, start=1):
         if not line.strip():
@@ -214,7 +161,7 @@ def _texts_of_lines(content: BinaryIO, name: str) -> Iterator[str | None]:
         yield row[_COLUMN]
 
 
-def _parts(content: BinaryIO, name: str) -> Iterator[str]:
+def _parts(content: BufferedReader, name: str) -> Iterator[str]:
     """Yield a text whole, or where it is long in parts that end with a line, or where a line is longer still, anywhere."""
     held = ""
     for piece in decode_pieces(content, name):

@@ -7,9 +7,9 @@ import glob
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from io import BufferedReader
 from itertools import chain
 from pathlib import Path
-from typing import BinaryIO
 
 from cutaway import assets
 
@@ -107,7 +107,7 @@ def _pieces(file: Path) -> Iterator[str]:
         yield from decode_pieces(content, str(file))
 
 
-def decode_pieces(content: BinaryIO, file: str) -> Iterator[str]:
+def decode_pieces(content: BufferedReader, file: str) -> Iterator[str]:
     """Yield the text of an open file in pieces of 64 kB or less; raises ValueError, which names it, for what is not UTF-8 text."""
     decoder = codecs.getincrementaldecoder("utf-8-sig")()
     while chunk := content.read(_PIECE_BYTES):
