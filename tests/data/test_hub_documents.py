@@ -63,7 +63,7 @@ def test_the_documents_are_those_of_the_files(hub: Hub, files: Path) -> None:
 
 
 def test_no_more_is_fetched_than_is_read(hub: Hub, tmp_path: Path) -> None:
-    file = write_parquet(tmp_path / "large.parquet", make_texts(20_000), row_group_size=100)
+    file = write_parquet(tmp_path / "large.parquet", make_texts(20_000), row_group_size=1000)
     hub.commit(NEW, {f"{FOLDER.path}/{name}.parquet": file.read_bytes() for name in "ab"})
     shards = obtain_shards("fineweb-edu", tmp_path / "out", TOKENIZER, n_tokens=5000)
     assert shards.n_tokens() < 6000
