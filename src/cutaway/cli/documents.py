@@ -11,6 +11,7 @@ from rich.text import Text
 from cutaway.cli.errors import UsageError, report_warning
 from cutaway.report import format_bytes, parse_bytes, parse_count, print_json, print_sentence, stdout_console
 from cutaway.report.counting import count_progress
+from cutaway.runtime import did_you_mean
 
 __all__ = ["DocumentOptions", "named_documents", "download_documents"]
 
@@ -34,9 +35,12 @@ class DocumentOptions:
 
 
 def named_documents(names: Sequence[str]) -> str | None:
-    """Return which of the names is one of documents; raises UsageError where others stand beside it."""
-    from cutaway.assets import HUB_DOCUMENTS
+    """Return which of the names is one of documents; raises UsageError where others stand beside it, or it is misspelt."""
+    from cutaway.assets import CATALOGUE, HUB_DOCUMENTS
 
+    for name in names:
+        if name not in {*CATALOGUE, *HUB_DOCUMENTS} and (meant := did_you_mean(name, HUB_DOCUMENTS)):
+            raise UsageError(f"{name!r} is no asset; {meant}".rstrip())
     found = [name for name in names if name in HUB_DOCUMENTS]
     if found and len(names) > 1:
         raise UsageError(f"{found[0]} is many documents, made token shards: download it by itself")

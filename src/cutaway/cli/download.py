@@ -185,6 +185,7 @@ def _show_catalogue(rows: Sequence[AssetStatus], *, as_json: bool) -> None:
     said = f"\nThe cache is {cache_dir()}."
     if absent := [row.name for row in rows if not row.is_present]:
         said += f" Fetch with `cutaway download {absent[0]}`, or every vocabulary and corpus with --all."
+    said += " Web pages by the million are `cutaway download fineweb-edu`."
     if console.width < _LEAST_WIDTHS["what it is"]:
         said += f" A window of {_LEAST_WIDTHS['what it is']} columns shows what each is, --json all there is to know."
     print_sentence(console, Text(said, style="dim"))
