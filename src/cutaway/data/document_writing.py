@@ -25,7 +25,7 @@ from cutaway.report.numbers import format_bytes
 from cutaway.runtime import check_folder, file_sha256, name_file, remove_path
 from cutaway.tokenizers import END_OF_TEXT, Tokenizer, tokenizer_hash
 
-__all__ = ["write_document_shards", "is_being_written", "side_of", "Progress"]
+__all__ = ["write_document_shards", "is_being_written", "side_of", "n_cores", "Progress"]
 
 Progress = Callable[[int, int | None], None]
 """Called with how many tokens there are, and how many are to be; None where that is not known before the source ends."""
@@ -74,7 +74,7 @@ def write_document_shards(
             _check_unchanged(source, shards)
             tokenizer.save(folder / "tokenizer.json")
             shards.write()
-            shards = _Writing(source, tokenizer, shards, progress or _say_nothing).run(n_workers or _n_cores())
+            shards = _Writing(source, tokenizer, shards, progress or _say_nothing).run(n_workers or n_cores())
     return shards
 
 
@@ -328,7 +328,7 @@ def _alone_in(folder: Path) -> Iterator[None]:
         raise ValueError(f"another process writes the shards in {folder}: wait for it, or stop it first") from None
 
 
-def _n_cores() -> int:
+def n_cores() -> int:
     """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
