@@ -63,8 +63,12 @@ def download_documents(source: str, wanted: DocumentOptions, *, verify: bool, js
     folder = wanted.out or kept_in(source, name)
     if verify:
         return _verify(folder)
-    with count_progress("tokens") as progress:
-        shards = obtain_shards(source, folder, load_tokenizer(name), n_tokens=n_tokens, cap_bytes=cap_bytes, progress=progress)
+    limits = {"n_tokens": n_tokens, "cap_bytes": cap_bytes}
+    try:
+        with count_progress("tokens") as progress:
+            shards = obtain_shards(source, folder, load_tokenizer(name), **limits, progress=progress)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"interrupted: the shards that are whole stay in {folder}; the same command goes on") from None
     there = {
         "folder": str(folder),
         "documents": shards.n_documents(),
