@@ -210,6 +210,28 @@ def test_a_file_that_has_changed_is_not_gone_on_with(source: Path, tmp_path: Pat
         make(source, tmp_path / "out", n_tokens=9000)
 
 
+def test_nor_is_one_that_shards_before_were_made_of_and_are_made_of_again(source: Path, tmp_path: Path) -> None:
+    shards = make(source, tmp_path / "out")
+    assert shards.next.file == 2
+    shard_path(tmp_path / "out", "train", 1).unlink()  # from the first file
+    file = source / "1.parquet"
+    content = bytearray(file.read_bytes())
+    content[-20] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=r"1.parquet has changed since the shards in"):
+        make(source, tmp_path / "out")
+
+
+def test_no_shard_of_a_longer_making_stays(source: Path, tmp_path: Path) -> None:
+    make(source, tmp_path / "out")
+    shard_path(tmp_path / "out", "train", 2).unlink()
+    shards = make(source, tmp_path / "out", n_tokens=3500)
+    assert len(shards.pairs) == 3
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.bin")) == sorted(
+        shard_path(tmp_path, side, number).name for side in SIDES for number in range(3)
+    )
+
+
 def test_a_manifest_that_was_changed(source: Path, tmp_path: Path) -> None:
     make(source, tmp_path / "out")
     manifest = tmp_path / "out" / "manifest.json"

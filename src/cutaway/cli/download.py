@@ -70,6 +70,10 @@ def download(
     In Python:
         from cutaway import assets
         assets.fetch("cl100k")    # {name: path, ...}
+        from cutaway.data import obtain_shards
+        from cutaway.tokenizers import load_tokenizer
+        tokenizer = load_tokenizer("gpt2")
+        obtain_shards("pages.parquet", "shards", tokenizer, n_tokens=10**6)
     """
     from cutaway import assets
 

@@ -31,7 +31,7 @@ Progress = Callable[[int, int | None], None]
 """Called with how many tokens there are, and how many are to be; None where that is not known before the source ends."""
 
 _LOCK = ".lock"
-_SHARD = re.compile(r"(train|validation)-\d{6}\.bin(\.json)?")
+_SHARD = re.compile(r"(train|validation)-(\d{6})\.bin(\.json)?")
 _AT_ONCE = 2**17
 """Characters that are handed to a thread together: what handing over costs is little beside encoding them."""
 
@@ -167,9 +167,9 @@ def _kept(begun: DocumentShards, limits: dict[str, int | None]) -> DocumentShard
 
 
 def _check_unchanged(source: DocumentSource, shards: DocumentShards) -> None:
-    """Raise ValueError where the file that is to be gone on with is not the one that was begun."""
-    if shards.next.file < len(source.files):
-        file, recorded = source.files[shards.next.file], shards.about["source"]["files"][shards.next.file]
+    """Raise ValueError where a file that is to be gone on with is not the one that was begun."""
+    first = shards.next.file
+    for file, recorded in zip(source.files[first:], shards.about["source"]["files"][first:], strict=True):
         known = {name: value for name, value in recorded.items() if name not in ("name", "n_bytes")}
         if known and known != file.identity():
             raise ValueError(f"{file} has changed since the shards in {shards.folder} were begun: bring it back, or begin anew")
@@ -240,6 +240,9 @@ class _Writing:
             raise ValueError(f"{self._source.name} {why}: nothing was written")
         shards = shards.replace(state=state)
         shards.write()
+        for path in shards.folder.glob("*.bin*"):  # of more that there were before
+            if (match := _SHARD.fullmatch(path.name)) and int(match[2]) >= len(shards.pairs):
+                remove_path(path)
         self._progress(self._n_tokens, self._expected)
         return shards
 
