@@ -142,8 +142,8 @@ class DocumentShards:
         return 2 * HEADER_BYTES * len(self.pairs) + token_dtype(self.about["tokenizer"]["d_vocab"]).itemsize * self.n_tokens()
 
     def has_all_of(self, limits: Mapping[str, int | None]) -> bool:
-        """Return whether there is nothing to add for what is asked: it is there, or the source has no more."""
-        if not self.is_complete:
+        """Return whether there is nothing to make for what is asked: it is there and whole, or the source has no more."""
+        if not self.is_complete or self.n_whole() < len(self.pairs):
             return False
         n_tokens, cap_bytes = limits["n_tokens"] or inf, limits["cap_bytes"] or inf
         is_enough = self.n_tokens() >= n_tokens or cap_bytes <= max(self.n_bytes, self.limits["cap_bytes"] or 0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 from dataclasses import dataclass
 from functools import cached_property
 from io import BufferedReader
@@ -11,7 +10,7 @@ from pathlib import Path
 
 from cutaway.assets.hub_folder import HUB_DOCUMENTS, HubListing, RemoteFile
 from cutaway.data.documents import LINES, PARQUET, DocumentFile, DocumentSource
-from cutaway.data.text import TEXT_SUFFIXES
+from cutaway.data.text import TEXT_SUFFIXES, matching_files
 from cutaway.runtime import file_sha256
 
 __all__ = ["open_documents"]
@@ -32,8 +31,7 @@ def open_documents(source: str | Path, *, revision: str | None = None) -> Docume
         if not paths:
             raise ValueError(f"the folder {path} holds no parquet, JSON lines or text file")
     else:
-        paths = [path] if path.is_file() else sorted(map(Path, glob.glob(str(source), recursive=True)))  # noqa: PTH207
-        paths = [each for each in paths if each.is_file()]
+        paths = matching_files(source)
         if not paths:
             names = ", ".join(HUB_DOCUMENTS)
             raise ValueError(f"there is no file, folder or glob match {str(source)!r}; documents with a name are {names}")

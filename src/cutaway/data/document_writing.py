@@ -157,10 +157,9 @@ def _kept(begun: DocumentShards, limits: dict[str, int | None]) -> DocumentShard
     From the first pair that is not whole on, all are made anew. Where limits change, the last pair goes unless it is full: it ended
     at the limit before.
     """
-    n_whole = begun.n_whole()
-    if n_whole == len(begun.pairs) and begun.has_all_of(limits):
+    if begun.has_all_of(limits):
         return begun
-    pairs = begun.pairs[:n_whole]
+    pairs = begun.pairs[: begun.n_whole()]
     if pairs and pairs[-1].train.n_tokens < begun.about["shard_tokens"]:
         pairs = pairs[:-1]
     return begun.replace(pairs=pairs, limits=limits, state="growing")

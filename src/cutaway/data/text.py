@@ -13,7 +13,7 @@ from pathlib import Path
 
 from cutaway import assets
 
-__all__ = ["CORPORA", "TEXT_SUFFIXES", "Corpus", "read_corpus", "stream_corpus", "decode_pieces"]
+__all__ = ["CORPORA", "TEXT_SUFFIXES", "Corpus", "read_corpus", "stream_corpus", "matching_files", "decode_pieces"]
 
 CORPORA = ("tinyshakespeare", "shakespeare", "stdlib")
 """The corpora that are fetched or made by name."""
@@ -85,12 +85,17 @@ def _files(source: str | Path) -> list[Path]:
         if not files:
             raise ValueError(f"the folder {path} holds no text file ({' '.join(sorted(TEXT_SUFFIXES))})")
     else:
-        files = [path] if path.is_file() else sorted(map(Path, glob.glob(str(source), recursive=True)))  # noqa: PTH207
-        files = [file for file in files if file.is_file()]
+        files = matching_files(source)
         if not files:
             names = ", ".join(CORPORA)
             raise ValueError(f"there is no file, folder or glob match {str(source)!r}; corpora with a name are {names}")
     return files
+
+
+def matching_files(source: str | Path) -> list[Path]:
+    """Return a file, or those that a glob matches in the order of their paths."""
+    found = [Path(source)] if Path(source).is_file() else sorted(map(Path, glob.glob(str(source), recursive=True)))  # noqa: PTH207
+    return [file for file in found if file.is_file()]
 
 
 def _fetch(name: str) -> dict[str, Path]:

@@ -19,6 +19,10 @@ from cutaway.training.config import TrainConfig
 __all__ = ["arriving_shards", "shards_folder"]
 
 
+_ALL_TOKENS = "1T"
+"""More than any of the named documents have."""
+
+
 def shards_folder(config: TrainConfig) -> Path | None:
     """Return the folder of the shards that a run learns from, there or not, and None for a run that learns from a text."""
     if config.data in HUB_DOCUMENTS:
@@ -40,9 +44,8 @@ def arriving_shards(config: TrainConfig) -> Iterator[DocumentShards | None]:
         return
     if config.tokenizer not in ("gpt2", "cl100k") and not Path(config.tokenizer).is_file():
         raise ValueError(f"tokenizer is {config.tokenizer!r}; {config.data} is encoded by gpt2, cl100k, or a tokenizer.json")
-    cap = [] if config.cap_bytes is None else ["--cap", str(config.cap_bytes)]
-    everything = ["--tokens", "1T"] if config.cap_bytes is None else []
-    command = ["download", config.data, "--tokenizer", config.tokenizer, *cap, *everything, "--out", str(folder)]
+    most = ["--tokens", _ALL_TOKENS] if config.cap_bytes is None else ["--cap", str(config.cap_bytes)]
+    command = ["download", config.data, "--tokenizer", config.tokenizer, *most, "--out", str(folder)]
     with tempfile.TemporaryFile() as said, _running(command, said) as process:
         try:
             yield wait_for_pair(folder, 0, is_coming=lambda: process.poll() is None or is_being_written(folder))
@@ -51,10 +54,8 @@ def arriving_shards(config: TrainConfig) -> Iterator[DocumentShards | None]:
 
 
 def _are_all_there(folder: Path, config: TrainConfig) -> bool:
-    if not DocumentShards.are_in(folder):
-        return False
-    shards = DocumentShards.open(folder)
-    return shards.has_all_of({"n_tokens": None, "cap_bytes": config.cap_bytes}) and shards.n_whole() == len(shards.pairs)
+    limits = {"n_tokens": None, "cap_bytes": config.cap_bytes}
+    return DocumentShards.are_in(folder) and DocumentShards.open(folder).has_all_of(limits)
 
 
 @contextmanager
