@@ -68,11 +68,19 @@ def test_a_run_that_was_stopped_ends_in_the_same_weights(shards: DocumentShards)
     assert learned(resume("stopped", observers={"none": lambda step, model: {}}, quiet=True)) == learned(whole)
 
 
-def test_the_preset_takes_the_shards_tokenizer(shards: DocumentShards) -> None:
+def test_the_preset_takes_the_shards_tokenizer(shards: DocumentShards, monkeypatch: pytest.MonkeyPatch) -> None:
     config = TrainConfig.preset("shakespeare-char", data=str(shards.folder))
     assert config.tokenizer == str(shards.folder / "tokenizer.json")
     assert config.name == "shards"
-    assert TrainConfig.preset("shakespeare-char", data="fineweb-edu").tokenizer == "gpt2"
+    with monkeypatch.context() as patch:
+        patch.chdir(shards.folder)  # where nothing is named, what lies here does not count
+        assert (
+            TrainConfig.preset("shakespeare-char").tokenizer == TrainConfig.preset("shakespeare-char", data="").tokenizer == "char"
+        )
+    of_hub = TrainConfig.preset("shakespeare-char", data="fineweb-edu")
+    assert (of_hub.tokenizer, of_hub.cap_bytes) == ("gpt2", 10**9)
+    assert TrainConfig.preset("shakespeare-char", data="fineweb-edu", tokenizer="cl100k", cap_bytes=None).cap_bytes is None
+    assert TrainConfig.preset("shakespeare-char", data=str(shards.folder), from_model="runs/mine").tokenizer == "own"
     for name, cap in (("quick", 10**9), ("medium", 5 * 10**9), ("full", 10**10)):
         config = TrainConfig.preset(f"fineweb-{name}")
         assert (config.data, config.tokenizer, config.cap_bytes, config.n_accumulate) == ("fineweb-edu", "cl100k", cap, 16)

@@ -28,7 +28,7 @@ def shards_folder(config: TrainConfig) -> Path | None:
     if config.data in HUB_DOCUMENTS:
         name = config.tokenizer if config.tokenizer in ("gpt2", "cl100k") else Path(config.tokenizer).stem
         return kept_in(config.data, name)
-    return Path(config.data) if DocumentShards.are_in(config.data) else None
+    return Path(config.data) if config.data and DocumentShards.are_in(config.data) else None
 
 
 @contextmanager

@@ -42,7 +42,7 @@ class TrainConfig:
     data: str = "tinyshakespeare"
     """A text file, a folder, a glob, a corpus (tinyshakespeare, shakespeare, stdlib), a folder of token shards, or fineweb-edu."""
     cap_bytes: int | None = None
-    """Of fineweb-edu, as many documents as make token shards of so many bytes; all unless given."""
+    """Of fineweb-edu, as many documents as make token shards of so many bytes; None for all."""
     tokenizer: str = "char"
     """char, bpe-N (N tokens, trained on the data), gpt2, cl100k, or a tokenizer.json; own is from_model's."""
     out: str | None = None
@@ -150,8 +150,7 @@ class TrainConfig:
                 raise ValueError(
                     f"a model to go on from has its own {', '.join(shape)}: leave out what is given, or from_model (--from)"
                 )
-        elif own := _tokenizer_of(changes.get("data", "")):
-            changes = {"tokenizer": own} | changes
+        changes = _settings_of(changes.get("data")) | changes
         model = TRAIN_PRESETS[name].model.replace(**{name: value for name, value in changes.items() if name in of_model})
         rest = {name: value for name, value in changes.items() if name not in of_model}
         named = (
@@ -301,11 +300,13 @@ def expected_loss(config: TrainConfig, corpus: Corpus | DocumentShards) -> float
     return None
 
 
-def _tokenizer_of(data: str) -> str | None:
-    """Return the tokenizer that documents are encoded by, None for a text, which any may encode."""
+def _settings_of(data: object) -> dict[str, Any]:
+    """Return what goes with documents: the tokenizer that they are encoded by, and no more of the web than fits a laptop."""
+    if not isinstance(data, str) or not data:
+        return {}
     if DocumentShards.are_in(data):
-        return str(Path(data) / "tokenizer.json")
-    return "gpt2" if data in HUB_DOCUMENTS else None
+        return {"tokenizer": str(Path(data) / "tokenizer.json")}
+    return {"tokenizer": "gpt2", "cap_bytes": 10**9} if data in HUB_DOCUMENTS else {}
 
 
 def _corpus_name(data: str) -> str:
