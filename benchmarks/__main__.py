@@ -7,7 +7,21 @@ import subprocess
 import sys
 from pathlib import Path
 
-NAMES = ("startup", "forward", "decode", "load", "train", "loss", "circuits", "edges", "induction", "ioi", "sweep", "store")
+NAMES = (
+    "startup",
+    "forward",
+    "decode",
+    "load",
+    "train",
+    "loss",
+    "circuits",
+    "edges",
+    "induction",
+    "ioi",
+    "sweep",
+    "store",
+    "documents",
+)
 LONG = ("attribution_graphs", "circuit_faithfulness", "known_features", "sae")
 """Those that take longest, up to half an hour: run when they are named."""
 

@@ -34,4 +34,6 @@ MODEL_PRESETS: dict[str, dict[str, Any]] = {
     # the smallest models with skip-trigrams, and with induction heads (Elhage et al. 2021)
     "attn-only-1l": {**_ATTENTION_ONLY, "d_vocab": 4096, "n_ctx": 256, "n_layers": 1, "n_heads": 8, "d_model": 256},
     "attn-only-2l": {**_ATTENTION_ONLY, "d_vocab": 4096, "n_ctx": 256, "n_layers": 2, "n_heads": 8, "d_model": 256},
+    # small enough for a laptop, but for its vocabulary: to learn from web pages
+    "fineweb": {"d_vocab": 100_277, "n_ctx": 256, "n_layers": 4, "n_heads": 4, "d_model": 256},
 }  # fmt: skip

@@ -24,6 +24,7 @@ def test_what_was_trained_here_has_the_same_ids_on_the_engine(
     text = data.draw(texts)
     assert engine.encode(text) == trained.encode(text)
     assert engine.encode(text, allow_special=True) == trained.encode(text, allow_special=True)
+    assert engine.encode_array(text).tolist() == trained.encode_array(text).tolist() == trained.encode(text)
 
 
 @given(data=st.data())
@@ -108,7 +109,7 @@ def test_ids_may_follow_another_order_than_merging(engine: BytePairTokenizer, co
     ids = list(range(1, 1 + len(engine.tokens)))
     random.Random(0).shuffle(ids)
     other = BytePairTokenizer(engine.tokens, special_tokens={"<|endoftext|>": 0}, ids=ids)
-    assert other.encode(corpus) == [ids[place] for place in engine.encode(corpus)]
+    assert other.encode(corpus) == [ids[place] for place in engine.encode(corpus)] == other.encode_array(corpus).tolist()
     assert other.decode(other.encode(corpus)) == corpus
     assert other.encode("<|endoftext|>", allow_special=True) == [other.eot] == [0]
     loaded = load_tokenizer(other.state_dict())
@@ -126,6 +127,8 @@ def test_a_byte_that_the_vocabulary_lacks_is_named():
     assert without_z.decode(without_z.encode("abba")) == "abba"
     with pytest.raises(ValueError, match=r"no token for the byte\(s\) 0x7a of this text"):
         without_z.encode("abz")
+    with pytest.raises(ValueError, match="no token for the byte"):
+        without_z.encode_array("abz")
 
 
 def test_tokens_need_bytes_and_ids_of_their_own():

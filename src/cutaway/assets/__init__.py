@@ -3,12 +3,14 @@
 from cutaway.assets.asset import Asset, File
 from cutaway.assets.cache import cache_dir
 from cutaway.assets.catalogue import CATALOGUE, STAND_INS
+from cutaway.assets.hub_folder import HUB_DOCUMENTS
 from cutaway.assets.probe import SourceAnswer, sources_answering
 from cutaway.assets.retrieval import AssetError, AssetStatus, FileStatus, fetch, locate, status, status_of, verify
 
 __all__ = [
     "CATALOGUE",
     "STAND_INS",
+    "HUB_DOCUMENTS",
     "Asset",
     "File",
     "fetch",

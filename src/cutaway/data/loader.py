@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cutaway.data.shards import TokenArray
 
-__all__ = ["Batch", "Loader", "validation_batches"]
+__all__ = ["Batch", "Loader", "validation_batches", "batch_of", "to_device"]
 
 Batch = tuple[Int[Tensor, "batch pos"], Int[Tensor, "batch pos"]]
 """Tokens, and for each the token after it."""
@@ -34,10 +34,7 @@ class Loader:
         random = np.random.default_rng((self._seed, self._n_drawn))
         self._n_drawn += 1
         starts = random.integers(len(self._tokens) - self._n_ctx, size=self._batch_size)
-        inputs, targets = _windows(self._tokens, starts, self._n_ctx)
-        if torch.device(device).type == "cuda":  # from pinned memory the copy runs beside the computation
-            inputs, targets = inputs.pin_memory(), targets.pin_memory()
-        return inputs.to(device, non_blocking=True), targets.to(device, non_blocking=True)
+        return to_device(_windows(self._tokens, starts, self._n_ctx), device)
 
     def state_dict(self) -> dict[str, int]:
         """Return where the loader stands, as JSON values."""
@@ -59,10 +56,22 @@ def validation_batches(tokens: TokenArray, *, batch_size: int, n_ctx: int, max_w
         yield _windows(tokens, chosen[first : first + batch_size] * n_ctx, n_ctx)
 
 
-def _windows(tokens: TokenArray, starts: np.ndarray, n_ctx: int) -> Batch:
-    windows = np.stack([tokens[start : start + n_ctx + 1] for start in starts]).astype(np.int64)
-    both = torch.from_numpy(windows)
+def batch_of(windows: Sequence[TokenArray]) -> Batch:
+    """Return windows that each have one token more than the model reads as a batch."""
+    both = torch.from_numpy(np.stack(windows).astype(np.int64))
     return both[:, :-1].contiguous(), both[:, 1:].contiguous()
+
+
+def to_device(batch: Batch, device: torch.device | str) -> Batch:
+    """Return a batch on a device; from pinned memory the copy onto a GPU runs beside the computation."""
+    inputs, targets = batch
+    if torch.device(device).type == "cuda":
+        inputs, targets = inputs.pin_memory(), targets.pin_memory()
+    return inputs.to(device, non_blocking=True), targets.to(device, non_blocking=True)
+
+
+def _windows(tokens: TokenArray, starts: np.ndarray, n_ctx: int) -> Batch:
+    return batch_of([tokens[start : start + n_ctx + 1] for start in starts])
 
 
 def _check_length(tokens: TokenArray, n_ctx: int) -> None:

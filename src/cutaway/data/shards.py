@@ -12,12 +12,14 @@ import numpy.typing as npt
 
 from cutaway.runtime import atomic_path, atomic_write
 
-__all__ = ["TokenArray", "write_shard", "write_shard_in_pieces", "read_shard", "read_shard_manifest"]
+__all__ = ["TokenArray", "HEADER_BYTES", "token_dtype", "write_shard", "write_shard_in_pieces", "read_shard", "read_shard_manifest"]
 
 TokenArray = npt.NDArray[np.unsignedinteger[Any]]
 """Token ids in the order of the text, 16 or 32 bits each, usually memory-mapped."""
 
 _HEADER_LENGTH = 256  # int32 values: magic, version, number of tokens, and zeros
+HEADER_BYTES = 4 * _HEADER_LENGTH
+"""How long a shard is before its first token."""
 _FORMATS: dict[int, tuple[int, np.dtype[Any]]] = {
     20240520: (1, np.dtype("<u2")),
     20240801: (7, np.dtype("<u4")),
@@ -36,7 +38,7 @@ def write_shard_in_pieces(
     path: Path, pieces: Iterable[npt.ArrayLike], *, d_vocab: int, manifest: dict[str, Any] | None = None
 ) -> None:
     """Write as one shard the ids that come piece by piece, as `write_shard` does; one piece is in memory at a time."""
-    magic = 20240520 if d_vocab <= 2**16 else 20240801
+    magic = _magic(d_vocab)
     version, dtype = _FORMATS[magic]
     header, n_tokens = np.zeros(_HEADER_LENGTH, dtype="<i4"), 0
     with atomic_path(path) as temporary, temporary.open("wb") as file:
@@ -51,6 +53,15 @@ def write_shard_in_pieces(
         file.seek(0)
         file.write(header.tobytes())
     atomic_write(_manifest_path(path), json.dumps({"n_tokens": n_tokens, "d_vocab": d_vocab, **(manifest or {})}, indent=2))
+
+
+def token_dtype(d_vocab: int) -> np.dtype[Any]:
+    """Return what a shard keeps the ids of a vocabulary in."""
+    return _FORMATS[_magic(d_vocab)][1]
+
+
+def _magic(d_vocab: int) -> int:
+    return 20240520 if d_vocab <= 2**16 else 20240801
 
 
 def read_shard(path: Path) -> TokenArray:
@@ -73,9 +84,9 @@ def read_shard(path: Path) -> TokenArray:
             known_version, dtype = _FORMATS[magic]
             if version != known_version:
                 raise ValueError(f"{path} is a token shard of version {version}; expected {known_version}")
-            if size != 4 * _HEADER_LENGTH + n_tokens * dtype.itemsize:
+            if size != HEADER_BYTES + n_tokens * dtype.itemsize:
                 raise ValueError(f"{path} should hold {n_tokens} tokens and is {size} bytes long: it was cut short; make it again")
-            return np.memmap(path, dtype=dtype, mode="r", offset=4 * _HEADER_LENGTH, shape=(n_tokens,))
+            return np.memmap(path, dtype=dtype, mode="r", offset=HEADER_BYTES, shape=(n_tokens,))
     if size == 0 or size % 2:
         raise ValueError(f"{path} is {size} bytes long, which is no list of 16-bit token ids")
     return np.memmap(path, dtype="<u2", mode="r")

@@ -7,19 +7,20 @@ import glob
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from io import BufferedReader
 from itertools import chain
 from pathlib import Path
 
 from cutaway import assets
 
-__all__ = ["CORPORA", "Corpus", "read_corpus", "stream_corpus"]
+__all__ = ["CORPORA", "TEXT_SUFFIXES", "Corpus", "read_corpus", "stream_corpus", "matching_files", "decode_pieces"]
 
 CORPORA = ("tinyshakespeare", "shakespeare", "stdlib")
 """The corpora that are fetched or made by name."""
 
 _PIECE_BYTES = 2**16
 
-_TEXT_SUFFIXES = {
+TEXT_SUFFIXES = {
     ".txt",
     ".md",
     ".rst",
@@ -35,6 +36,7 @@ _TEXT_SUFFIXES = {
     ".csv",
     ".json",
 }
+"""The endings of files that are read as text where a folder is given."""
 
 
 @dataclass(frozen=True)
@@ -79,16 +81,21 @@ def _files(source: str | Path) -> list[Path]:
     if str(source) in CORPORA:
         files = list(_fetch(str(source)).values())
     elif path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.is_file() and file.suffix.lower() in _TEXT_SUFFIXES)
+        files = sorted(file for file in path.rglob("*") if file.is_file() and file.suffix.lower() in TEXT_SUFFIXES)
         if not files:
-            raise ValueError(f"the folder {path} holds no text file ({' '.join(sorted(_TEXT_SUFFIXES))})")
+            raise ValueError(f"the folder {path} holds no text file ({' '.join(sorted(TEXT_SUFFIXES))})")
     else:
-        files = [path] if path.is_file() else sorted(map(Path, glob.glob(str(source), recursive=True)))  # noqa: PTH207
-        files = [file for file in files if file.is_file()]
+        files = matching_files(source)
         if not files:
             names = ", ".join(CORPORA)
             raise ValueError(f"there is no file, folder or glob match {str(source)!r}; corpora with a name are {names}")
     return files
+
+
+def matching_files(source: str | Path) -> list[Path]:
+    """Return a file, or those that a glob matches in the order of their paths."""
+    found = [Path(source)] if Path(source).is_file() else sorted(map(Path, glob.glob(str(source), recursive=True)))  # noqa: PTH207
+    return [file for file in found if file.is_file()]
 
 
 def _fetch(name: str) -> dict[str, Path]:
@@ -101,17 +108,22 @@ def _fetch(name: str) -> dict[str, Path]:
 
 def _pieces(file: Path) -> Iterator[str]:
     """Yield the text of a file piece by piece."""
-    decoder = codecs.getincrementaldecoder("utf-8-sig")()
     with file.open("rb") as content:
-        while chunk := content.read(_PIECE_BYTES):
-            begin = content.tell() - len(chunk) - len(decoder.getstate()[0])  # half a character may be left of the last piece
-            if begin <= 0 and b"\0" in chunk[:65_536]:
-                raise ValueError(f"{file} is a binary file (it holds NUL bytes); expected UTF-8 text")
-            yield _decoded(decoder, chunk, file, begin)
-        yield _decoded(decoder, b"", file, content.tell() - len(decoder.getstate()[0]))
+        yield from decode_pieces(content, str(file))
 
 
-def _decoded(decoder: codecs.IncrementalDecoder, chunk: bytes, file: Path, begin: int) -> str:
+def decode_pieces(content: BufferedReader, file: str) -> Iterator[str]:
+    """Yield the text of an open file in pieces of 64 kB or less; raises ValueError, which names it, for what is not UTF-8 text."""
+    decoder = codecs.getincrementaldecoder("utf-8-sig")()
+    while chunk := content.read(_PIECE_BYTES):
+        begin = content.tell() - len(chunk) - len(decoder.getstate()[0])  # half a character may be left of the last piece
+        if begin <= 0 and b"\0" in chunk[:65_536]:
+            raise ValueError(f"{file} is a binary file (it holds NUL bytes); expected UTF-8 text")
+        yield _decoded(decoder, chunk, file, begin)
+    yield _decoded(decoder, b"", file, content.tell() - len(decoder.getstate()[0]))
+
+
+def _decoded(decoder: codecs.IncrementalDecoder, chunk: bytes, file: str, begin: int) -> str:
     try:
         return decoder.decode(chunk, final=not chunk)
     except UnicodeDecodeError as error:

@@ -13,6 +13,8 @@ from cutaway.report.numbers import (
     format_number,
     format_share,
     format_signed,
+    parse_bytes,
+    parse_count,
 )
 from cutaway.report.terminal import (
     fields_table,
@@ -42,6 +44,8 @@ __all__ = [
     "format_fixed",
     "format_number",
     "format_signed",
+    "parse_bytes",
+    "parse_count",
     "fetch_progress",
     "Curve",
     "draw_curves",

@@ -17,8 +17,11 @@ _PATIENCE_S = 10  # what takes longer is worth a line
 
 
 @contextmanager
-def count_progress(unit: str) -> Iterator[Callable[[int, int], None]]:
-    """Give a function of how many of how many are done, which shows them on standard error; a pipe is told once, if it takes long."""
+def count_progress(unit: str) -> Iterator[Callable[[int, int | None], None]]:
+    """Give a function of how many of how many are done, which shows them on standard error; a pipe is told once, if it takes long.
+
+    How many there will be may be None, where nobody knows.
+    """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=None), MofNCompleteColumn(), TimeRemainingColumn(compact=True))
@@ -47,20 +50,20 @@ def step_progress() -> Iterator[Callable[[int, int, str], None]]:
         yield lambda n_done, n_total, said: bar.update(task, completed=n_done, total=n_total, description=said)
 
 
-def _saying_once(console: Console, unit: str) -> Callable[[int, int], None]:
+def _saying_once(console: Console, unit: str) -> Callable[[int, int | None], None]:
     """Return a function of how many of how many are done that says so a single time, after a while, with how long is left.
 
     Where it begins to count anew, as for the next seed, the time is that of the new count.
     """
     start, n_before, has_said = time.monotonic(), 0, False
 
-    def progress(n_done: int, n_total: int) -> None:
+    def progress(n_done: int, n_total: int | None) -> None:
         nonlocal start, n_before, has_said
         if n_done < n_before:
             start = time.monotonic()
         n_before = n_done
         took_s = time.monotonic() - start
-        if has_said or took_s < _PATIENCE_S or not 0 < n_done < n_total:
+        if has_said or took_s < _PATIENCE_S or n_total is None or not 0 < n_done < n_total:
             return
         has_said = True
         left = format_duration((n_total - n_done) * took_s / n_done)

@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import SupportsFloat
 
-__all__ = ["format_bytes", "format_count", "format_duration", "format_share", "format_fixed", "format_number", "format_signed"]
+__all__ = [
+    "parse_count",
+    "parse_bytes",
+    "format_bytes",
+    "format_count",
+    "format_duration",
+    "format_share",
+    "format_fixed",
+    "format_number",
+    "format_signed",
+]
 
 
 def format_bytes(n_bytes: float | None) -> str:
@@ -92,3 +103,35 @@ def format_signed(value: SupportsFloat) -> str:
     ('+0.01447', '-2')
     """
     return f"{float(value):+.4g}"
+
+
+_QUANTITY = re.compile(r"(\d[\d_,]*(?:\.\d+)?)\s*([a-z]*)", re.IGNORECASE)
+_POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "b": 3, "t": 4}
+
+
+def parse_count(text: str) -> int:
+    """Return the whole number that a person writes as `format_count` does; raises ValueError for what is none.
+
+    >>> parse_count("50M"), parse_count("1.5B"), parse_count("200_000")
+    (50000000, 1500000000, 200000)
+    """
+    return _parsed(text, text, "a whole number such as 200000, 50M or 1.5B")
+
+
+def parse_bytes(text: str) -> int:
+    """Return the size that a person writes as `format_bytes` does, powers of 1000; raises ValueError for what is none.
+
+    >>> parse_bytes("1GB"), parse_bytes("250 MB"), parse_bytes("4096")
+    (1000000000, 250000000, 4096)
+    """
+    stripped = text.strip()
+    without_unit = stripped[:-1] if stripped[-1:] in ("b", "B") else stripped
+    return _parsed(text, without_unit, "a size such as 250MB or 1GB")
+
+
+def _parsed(given: str, quantity: str, expected: str) -> int:
+    match = _QUANTITY.fullmatch(quantity.strip())
+    power = _POWERS.get(match[2].lower()) if match else None
+    if match is None or power is None:
+        raise ValueError(f"{given!r} is not {expected}")
+    return round(float(match[1].replace("_", "").replace(",", "")) * float(1000**power))

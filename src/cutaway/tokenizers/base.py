@@ -11,9 +11,13 @@ from collections.abc import Iterable, Mapping
 from functools import cached_property
 from operator import index
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from cutaway.runtime import atomic_write
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 __all__ = ["END_OF_TEXT", "Tokenizer", "StreamDecoder", "tokenizer_hash", "check_text"]
 
@@ -110,6 +114,12 @@ class Tokenizer(ABC):
         for part in around.split(text):
             ids += [named[part]] if part in named else self._encode_ordinary(part)
         return ids
+
+    def encode_array(self, text: str) -> npt.NDArray[np.uint32]:
+        """Return the ids that `encode` gives as an array, for texts by the million."""
+        import numpy as np
+
+        return np.asarray(self.encode(text), dtype=np.uint32)
 
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of ids; bytes that are no UTF-8, such as half a character, become U+FFFD.

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from cutaway import assets
-from cutaway.tokenizers.base import END_OF_TEXT, Tokenizer
+from cutaway.tokenizers.base import END_OF_TEXT, Tokenizer, check_text
 from cutaway.tokenizers.bpe import BPETokenizer
 from cutaway.tokenizers.byte_level import BYTES, CL100K_PATTERN, GPT2_PATTERN, from_letters, to_letters
 from cutaway.tokenizers.merge_order import LetterPair, order_of_making
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     import tiktoken
 
 __all__ = ["BytePairTokenizer"]
@@ -174,20 +176,39 @@ class BytePairTokenizer(Tokenizer):
             **{name: state[name] for name in ("added_tokens", "bos_token", "eos_token", "adds_bos") if name in state},
         )
 
+    def encode_array(self, text: str) -> npt.NDArray[np.uint32]:
+        """Return the ids that `encode` gives as an array: the engine's own, so that other threads run meanwhile."""
+        if self.added_tokens:
+            return super().encode_array(text)
+        check_text(text)
+        _check_blanks(text)
+        places = self._engine.encode_to_numpy(text, disallowed_special=())
+        if places.size and places.max() >= len(self.tokens):
+            raise self._lacking(places.tolist())
+        ids: npt.NDArray[np.uint32] = places if self._ids_of_places is None else self._ids_of_places[places]
+        return ids
+
     def _encode_ordinary(self, text: str) -> list[int]:
-        if len(text) > _LONGEST_BLANK and re.search(rf"\s{{{_LONGEST_BLANK}}}", text):
-            raise ValueError(
-                f"the text has {_LONGEST_BLANK:,} blank characters in a row, too many for the engine to cut; remove some"
-            )
+        _check_blanks(text)
         places = self._engine.encode_ordinary(text)
         try:
             return [self.ids[place] for place in places]
         except IndexError:
-            lacking = sorted(f"{place - len(self.tokens):#04x}" for place in set(places) if place >= len(self.tokens))
-            raise ValueError(
-                f"the vocabulary has no token for the byte(s) {', '.join(lacking)} of this text; remove the characters that "
-                "have them, or use a vocabulary with all 256 bytes"
-            ) from None
+            raise self._lacking(places) from None
+
+    def _lacking(self, places: Sequence[int]) -> ValueError:
+        lacking = sorted(f"{place - len(self.tokens):#04x}" for place in set(places) if place >= len(self.tokens))
+        return ValueError(
+            f"the vocabulary has no token for the byte(s) {', '.join(lacking)} of this text; remove the characters that "
+            "have them, or use a vocabulary with all 256 bytes"
+        )
+
+    @cached_property
+    def _ids_of_places(self) -> npt.NDArray[np.uint32] | None:
+        """The id of each place, None where they are the same."""
+        import numpy as np
+
+        return None if self.ids == list(range(len(self.ids))) else np.asarray(self.ids, dtype=np.uint32)
 
     @cached_property
     def _engine(self) -> tiktoken.Encoding:
@@ -198,10 +219,17 @@ class BytePairTokenizer(Tokenizer):
         places |= {byte: len(self.tokens) + byte[0] for byte in BYTES if byte not in places}
         # It drops what no alternative matches: a last one takes any character by itself, so that nothing is lost.
         pattern = f"{self.pattern}|(?s:.)"
+        # None is ever asked of it, but with no special token at all it would look for an empty one after every character.
+        special_tokens = {END_OF_TEXT: len(places)}
         try:
-            return tiktoken.Encoding(self.kind, pat_str=pattern, mergeable_ranks=places, special_tokens={})
+            return tiktoken.Encoding(self.kind, pat_str=pattern, mergeable_ranks=places, special_tokens=special_tokens)
         except ValueError as error:
             raise ValueError(f"the pattern {self.pattern!r} that cuts text is not one that the engine reads: {error}") from error
+
+
+def _check_blanks(text: str) -> None:
+    if len(text) > _LONGEST_BLANK and re.search(rf"\s{{{_LONGEST_BLANK}}}", text):
+        raise ValueError(f"the text has {_LONGEST_BLANK:,} blank characters in a row, too many for the engine to cut; remove some")
 
 
 def _check_ids(id_of: Mapping[str, int]) -> None:

@@ -8,8 +8,9 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
+from cutaway.assets import HUB_DOCUMENTS
 from cutaway.config import ModelConfig
-from cutaway.data import Corpus
+from cutaway.data import Corpus, DocumentShards
 from cutaway.runs import Run
 from cutaway.runtime import SEEDS_END
 from cutaway.values import check_names, check_types
@@ -39,7 +40,9 @@ class TrainConfig:
     name: str = "run"
     """What the run directory is called unless `out` is given: in a preset after the preset, or after the text that replaces its own."""
     data: str = "tinyshakespeare"
-    """A text file, a folder, a glob, or a corpus: tinyshakespeare, shakespeare, stdlib."""
+    """A text file, a folder, a glob, a corpus (tinyshakespeare, shakespeare, stdlib), a folder of token shards, or fineweb-edu."""
+    cap_bytes: int | None = None
+    """Of fineweb-edu, as many documents as make token shards of so many bytes; None for all."""
     tokenizer: str = "char"
     """char, bpe-N (N tokens, trained on the data), gpt2, cl100k, or a tokenizer.json; own is from_model's."""
     out: str | None = None
@@ -69,7 +72,7 @@ class TrainConfig:
     seed: int = 0
     """Fixes the initial weights, the batches, dropout and the samples."""
     validation_fraction: float = 0.1
-    """How much of the text, at its end, is kept for validation."""
+    """How much of the text, at its end, is kept for validation; of documents those that a hash chooses."""
     n_validation_windows: int | None = None
     """Windows of the validation text to average over, spread evenly; all of them unless given."""
     validate_every: int = 250
@@ -118,6 +121,8 @@ class TrainConfig:
             raise ValueError(
                 f"from_config is {self.from_config!r}, the shape of a model to go on from: give from_model (--from) too"
             )
+        if self.cap_bytes is not None and self.cap_bytes < 1:
+            raise ValueError(f"cap_bytes is {self.cap_bytes}; expected at least 1, or None for all documents")
         if self.n_validation_windows is not None and self.n_validation_windows < 1:
             raise ValueError(f"n_validation_windows is {self.n_validation_windows}; expected at least 1, or None for all")
         if not 0 < self.learning_rate < math.inf:
@@ -145,6 +150,7 @@ class TrainConfig:
                 raise ValueError(
                     f"a model to go on from has its own {', '.join(shape)}: leave out what is given, or from_model (--from)"
                 )
+        changes = _settings_of(changes.get("data")) | changes
         model = TRAIN_PRESETS[name].model.replace(**{name: value for name, value in changes.items() if name in of_model})
         rest = {name: value for name, value in changes.items() if name not in of_model}
         named = (
@@ -198,6 +204,25 @@ _CHAR = TrainConfig(
 )
 _ATTENTION_ONLY: dict[str, Any] = {"tokenizer": "bpe-4096", "batch_size": 8, "weight_decay": 0.01, "n_validation_windows": 100}
 
+_FINEWEB = TrainConfig(
+    name="fineweb-quick",
+    model=ModelConfig.preset("fineweb"),
+    data="fineweb-edu",
+    cap_bytes=10**9,
+    tokenizer="cl100k",
+    n_steps=500,
+    batch_size=8,
+    n_accumulate=16,
+    learning_rate=1e-3,
+    min_learning_rate=1e-4,
+    n_warmup_steps=25,  # a twentieth of the steps
+    beta2=0.95,
+    n_validation_windows=200,
+    validate_every=50,
+    sample_every=250,
+    save_every=50,
+)
+
 TRAIN_PRESETS: dict[str, TrainConfig] = {
     # nanoGPT's recipe for a CPU, but for the learning rate: 0.8 million parameters
     "shakespeare-char": _CHAR,
@@ -223,6 +248,26 @@ TRAIN_PRESETS: dict[str, TrainConfig] = {
         sample_every=100,
         save_every=200,
     ),
+    # web pages, as many as a laptop, a night or a small GPU can read
+    "fineweb-quick": _FINEWEB,
+    "fineweb-medium": _FINEWEB.replace(name="fineweb-medium", cap_bytes=5 * 10**9, n_steps=5000, n_warmup_steps=250),
+    "fineweb-full": _FINEWEB.replace(name="fineweb-full", cap_bytes=10**10, n_steps=20_000, n_warmup_steps=1000),
+    # GPT-2's smallest on ten billion tokens, half a million a step: for GPUs
+    "gpt2-124m-fineweb": TrainConfig(
+        name="gpt2-124m-fineweb",
+        model=ModelConfig.preset("gpt2"),
+        data="fineweb-edu",
+        tokenizer="gpt2",
+        n_steps=19_073,
+        batch_size=32,
+        n_accumulate=16,
+        learning_rate=6e-4,  # Brown et al. 2020, table 2.1
+        min_learning_rate=6e-5,
+        n_warmup_steps=715,  # 375 million tokens, as there
+        beta2=0.95,
+        n_validation_windows=640,
+        save_every=250,
+    ),
     # the smallest models that interpretability begins with
     "attn-only-1l": TrainConfig(name="attn-only-1l", model=ModelConfig.preset("attn-only-1l"), **_ATTENTION_ONLY),
     "attn-only-2l": TrainConfig(name="attn-only-2l", model=ModelConfig.preset("attn-only-2l"), **_ATTENTION_ONLY),
@@ -239,11 +284,13 @@ _EXPECTED: dict[tuple[str, str], float] = {
 """Validation loss in nats a token after a preset's steps, by preset and corpus: measured, see benchmarks/LOG.md."""
 
 
-def expected_loss(config: TrainConfig, corpus: Corpus) -> float | None:
+def expected_loss(config: TrainConfig, corpus: Corpus | DocumentShards) -> float | None:
     """Return the validation loss that a recipe is known to reach on a text, None for one that is no preset or was not measured.
 
     What a run is called, where it goes, and how often it looks do not count, nor does the precision.
     """
+    if isinstance(corpus, DocumentShards):
+        return None
     free = LOOKING | {"name", "data", "out", "device", "dtype", "compile", "seed", "n_validation_windows"}
     for (name, corpus_name), loss in _EXPECTED.items():
         preset = TRAIN_PRESETS[name].replace(model=TRAIN_PRESETS[name].model.replace(d_vocab=config.model.d_vocab))
@@ -251,6 +298,15 @@ def expected_loss(config: TrainConfig, corpus: Corpus) -> float | None:
         if same and corpus.is_known_as(corpus_name):
             return loss
     return None
+
+
+def _settings_of(data: object) -> dict[str, Any]:
+    """Return what goes with documents: the tokenizer that they are encoded by, and no more of the web than fits a laptop."""
+    if not isinstance(data, str) or not data:
+        return {}
+    if DocumentShards.are_in(data):
+        return {"tokenizer": str(Path(data) / "tokenizer.json")}
+    return {"tokenizer": "gpt2", "cap_bytes": 10**9} if data in HUB_DOCUMENTS else {}
 
 
 def _corpus_name(data: str) -> str:

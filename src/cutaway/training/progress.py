@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from cutaway.data import DocumentShards
 from cutaway.report import format_count, print_sentence
 from cutaway.runtime import describe_device
 from cutaway.training.checkpoint import TrainState
@@ -96,13 +97,19 @@ def _watched(record: Record) -> str:
     return "  ".join(said)
 
 
+def _still_coming(materials: Materials) -> str:
+    there = materials.train_tokens
+    return " so far" if isinstance(there, DocumentShards) and not there.is_complete else ""
+
+
 def describe_run(materials: Materials, folder: Path, state: TrainState, device: torch.device) -> list[str]:
     """Return what a person wants to know before waiting: what learns from what, where, and what loss to expect."""
     config = materials.config
     n_params = sum(weight.numel() for weight in state.model.parameters())
     lines = [
         f"{folder}: {n_params / 1e6:.2f} million parameters, {materials.tokenizer.d_vocab} tokens ({materials.tokenizer.kind})",
-        f"{materials.corpus.name}: {len(materials.train_tokens):,} tokens, {len(materials.validation_tokens):,} more to validate",
+        f"{materials.corpus.name}: {materials.n_train_tokens:,} tokens{_still_coming(materials)}, "
+        f"{len(materials.validation_tokens):,} more to validate",
         f"{describe_device(device)}, {config.dtype}{', compiled: the first step takes a while' if config.compile else ''}",
     ]
     if (loss := expected_loss(config, materials.corpus)) is not None:

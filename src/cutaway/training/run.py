@@ -9,6 +9,7 @@ from typing import Any
 from cutaway.runs import Run
 from cutaway.runtime import pick_device, pick_dtype
 from cutaway.tokenizers import load_tokenizer, tokenizer_hash
+from cutaway.training.arriving import arriving_shards
 from cutaway.training.config import LOOKING, TrainConfig
 from cutaway.training.log import check_tensorboard
 from cutaway.training.observers import WEIGHTS, Observer, Watchable
@@ -39,8 +40,8 @@ def train(
     watchable.check(config.watch)
     device = pick_device(config.device)
     config = config.replace(dtype=pick_dtype(config.dtype, device))
-    with claimed_folder(config.name, config.out) as folder:
-        materials = prepare(config)
+    with claimed_folder(config.name, config.out) as folder, arriving_shards(config) as shards:
+        materials = prepare(config, shards=shards)
         watching = {**watchable.make(config.watch, materials), **(observers or {})}
         write_run(folder, materials, device)
         run_training(materials, folder, observers=watching, quiet=quiet)
@@ -71,13 +72,15 @@ def resume(
     if newest and (newest.step or 0) > config.n_steps:
         raise ValueError(f"{run.path} has done {newest.step} steps already; n_steps is {config.n_steps}: give that many or more")
     begins = newest is None and config.from_model is not None  # stopped before its first checkpoint
-    materials = prepare(config, tokenizer=None if begins else load_tokenizer(run.file("tokenizer.json")))
-    _check_origin(run, materials)
-    watching = {**watchable.make(config.watch, materials), **(observers or {})}
-    if changes:
-        write_config(run.path, materials.config)
-    with alone_in(run.path):
-        run_training(materials, run.path, observers=watching, quiet=quiet)
+    with arriving_shards(config) as shards:
+        tokenizer = None if begins else load_tokenizer(run.file("tokenizer.json"))
+        materials = prepare(config, tokenizer=tokenizer, shards=shards)
+        _check_origin(run, materials)
+        watching = {**watchable.make(config.watch, materials), **(observers or {})}
+        if changes:
+            write_config(run.path, materials.config)
+        with alone_in(run.path):
+            run_training(materials, run.path, observers=watching, quiet=quiet)
     return run.path
 
 

@@ -16,7 +16,16 @@ from pathlib import Path
 import torch
 from filelock import FileLock, Timeout
 
-from cutaway.data import Corpus, TokenArray, read_corpus, split_tokens, tokenize_corpus
+from cutaway.data import (
+    Corpus,
+    DocumentShards,
+    Loader,
+    ShardLoader,
+    TokenArray,
+    read_corpus,
+    split_tokens,
+    tokenize_corpus,
+)
 from cutaway.language_model import check_memory
 from cutaway.runs import Run, is_run, runs_root
 from cutaway.runtime import atomic_write, describe_device, did_you_mean, pick_device, remove_path
@@ -42,9 +51,10 @@ class Materials:
     """What a run is made from; `config.model` has the tokenizer's vocabulary."""
 
     config: TrainConfig
-    corpus: Corpus
+    corpus: Corpus | DocumentShards
     tokenizer: Tokenizer
-    train_tokens: TokenArray
+    train_tokens: TokenArray | DocumentShards
+    """All ids of a text, or shards of documents, to which more may still come."""
     validation_tokens: TokenArray
     source: ModelSource | None = None
     """The model to go on from, where this is the beginning of a run that has one."""
@@ -52,15 +62,31 @@ class Materials:
     @property
     def prompt(self) -> str:
         """What samples go on from: a new line, or the first character of a text that has none."""
-        return "\n" if "\n" in self.corpus.text else self.corpus.text[0]
+        if isinstance(self.corpus, DocumentShards) or "\n" in self.corpus.text:
+            return "\n"
+        return self.corpus.text[0]
+
+    @property
+    def n_train_tokens(self) -> int:
+        """How many tokens there are to train on, of shards so far."""
+        there = self.train_tokens
+        return there.n_tokens("train") if isinstance(there, DocumentShards) else len(there)
+
+    def loader(self) -> Loader | ShardLoader:
+        """Return what draws the batches."""
+        there, config = self.train_tokens, self.config
+        if isinstance(there, DocumentShards):
+            return ShardLoader(there, batch_size=config.batch_size, n_ctx=config.window, seed=config.seed)
+        return Loader(there, batch_size=config.batch_size, n_ctx=config.window, seed=config.seed)
 
 
-def prepare(config: TrainConfig, *, tokenizer: Tokenizer | None = None) -> Materials:
+def prepare(config: TrainConfig, *, tokenizer: Tokenizer | None = None, shards: DocumentShards | None = None) -> Materials:
     """Read the text, make or load the tokenizer, encode and split; raises ValueError for a text too short to use.
 
-    A run that goes on gives the `tokenizer` that it has, and then its model has its shape too.
+    Where the data are documents their `shards` are given, and the first of those to validate with is validated with. A run that goes
+    on gives the `tokenizer` that it has, and then its model has its shape too.
     """
-    corpus, source = read_corpus(config.data), None
+    corpus, source = shards or read_corpus(config.data), None
     if tokenizer is None and config.from_model is not None:
         shape = None if config.from_config is None else read_config(Path(config.from_config))
         source = open_model(config.from_model, config=shape)
@@ -71,16 +97,34 @@ def prepare(config: TrainConfig, *, tokenizer: Tokenizer | None = None) -> Mater
         tokenizer = make_tokenizer(config.tokenizer, corpus)
         config = config.replace(model=config.model.replace(d_vocab=tokenizer.d_vocab))
     _check_memory(config, "the model" if source is None else str(source.path))
-    train_tokens, validation_tokens = split_tokens(
-        tokenize_corpus(corpus, tokenizer), validation_fraction=config.validation_fraction
-    )
+    train_tokens, validation_tokens = _tokens_of(corpus, tokenizer, config)
+    made = Materials(config, corpus, tokenizer, train_tokens, validation_tokens, source)
     n_least = config.window + 1
-    if min(len(train_tokens), len(validation_tokens)) < n_least:
+    if min(made.n_train_tokens, len(validation_tokens)) < n_least:
         raise ValueError(
-            f"{config.data} gives {len(train_tokens)} tokens to train on and {len(validation_tokens)} to validate; "
+            f"{config.data} gives {made.n_train_tokens} tokens to train on and {len(validation_tokens)} to validate; "
             f"each needs at least {n_least} (a window of {config.window} and one): give more text or a smaller window"
         )
-    return Materials(config, corpus, tokenizer, train_tokens, validation_tokens, source)
+    return made
+
+
+def _tokens_of(
+    corpus: Corpus | DocumentShards, tokenizer: Tokenizer, config: TrainConfig
+) -> tuple[TokenArray | DocumentShards, TokenArray]:
+    """Return what to train on and what to validate with; raises ValueError for shards that were made otherwise than is asked."""
+    if isinstance(corpus, Corpus):
+        return split_tokens(tokenize_corpus(corpus, tokenizer), validation_fraction=config.validation_fraction)
+    if tokenizer_hash(tokenizer) != corpus.about["tokenizer"]["sha256"]:
+        raise ValueError(
+            f"{corpus.folder} was encoded by another tokenizer than {config.tokenizer}, which the run has: give "
+            f"--tokenizer {corpus.folder / 'tokenizer.json'}, or make shards with the run's"
+        )
+    if corpus.about["validation_fraction"] != config.validation_fraction:
+        raise ValueError(
+            f"validation_fraction is {config.validation_fraction:g}, and of {corpus.folder} "
+            f"{corpus.about['validation_fraction']:g} is kept for validation: give that"
+        )
+    return corpus, corpus.read("validation", 0)
 
 
 def _check_memory(config: TrainConfig, name: str) -> None:
@@ -91,7 +135,7 @@ def _check_memory(config: TrainConfig, name: str) -> None:
     check_memory(config.model, device, name=name, n_copies=4, n_more_bytes=2 * 2 * n_logits, what=what)  # in 16 bits at least
 
 
-def _tokenizer_of(source: ModelSource, config: TrainConfig, corpus: Corpus) -> Tokenizer:
+def _tokenizer_of(source: ModelSource, config: TrainConfig, corpus: Corpus | DocumentShards) -> Tokenizer:
     """Return the tokenizer that a model to go on from reads; raises ValueError where it has none, or not room for the one given."""
     tokenizer = source.tokenizer() if config.tokenizer == "own" else make_tokenizer(config.tokenizer, corpus)
     if tokenizer is None:
@@ -101,8 +145,14 @@ def _tokenizer_of(source: ModelSource, config: TrainConfig, corpus: Corpus) -> T
     return tokenizer
 
 
-def make_tokenizer(name: str, corpus: Corpus) -> Tokenizer:
+def make_tokenizer(name: str, corpus: Corpus | DocumentShards) -> Tokenizer:
     """Return the tokenizer that `TrainConfig.tokenizer` names; raises ValueError for one that is not known."""
+    if isinstance(corpus, DocumentShards) and (name == "char" or name.startswith("bpe-")):
+        raise ValueError(
+            f"tokenizer is {name!r}, which is made of a text, and {corpus.folder} holds tokens: give {corpus.folder}/tokenizer.json"
+        )
+    if isinstance(corpus, DocumentShards):
+        return load_tokenizer(name)
     if name == "char":
         return CharTokenizer.fit(corpus.text)
     if name.startswith("bpe-") and name.removeprefix("bpe-").isdecimal():
@@ -181,7 +231,7 @@ def write_run(folder: Path, materials: Materials, device: torch.device) -> None:
         "data": {
             "source": corpus.name,
             "sha256": corpus.sha256,
-            "n_train_tokens": len(materials.train_tokens),
+            "n_train_tokens": materials.n_train_tokens,
             "n_validation_tokens": len(materials.validation_tokens),
         },
         "tokenizer": {"kind": tokenizer.kind, "d_vocab": tokenizer.d_vocab, "sha256": tokenizer_hash(tokenizer)},

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from cutaway.data import Loader, TokenArray, validation_batches
+from cutaway.data import Loader, ShardLoader, TokenArray, validation_batches
 from cutaway.language_model import LanguageModel
 from cutaway.model import Transformer
 from cutaway.runs import Run
@@ -114,7 +114,7 @@ def validation_loss(
     return total / n_tokens
 
 
-def _start(materials: Materials, folder: Path, device: torch.device) -> tuple[TrainState, Loader]:
+def _start(materials: Materials, folder: Path, device: torch.device) -> tuple[TrainState, Loader | ShardLoader]:
     config = materials.config
     newest = Run(folder).latest_checkpoint()
     if materials.source is None or newest:
@@ -122,7 +122,7 @@ def _start(materials: Materials, folder: Path, device: torch.device) -> tuple[Tr
     else:
         model = assemble(config.model, materials.source.tensors(), source=str(materials.source.path))
     model = model.to(device).train()
-    loader = Loader(materials.train_tokens, batch_size=config.batch_size, n_ctx=config.window, seed=config.seed)
+    loader = materials.loader()
     state = TrainState(model=model, optimizer=make_optimizer(model, config), loader=loader.state_dict())
     clear_unfinished(folder / "checkpoints")
     if newest:

@@ -10,7 +10,7 @@ from pathlib import Path
 from cutaway.assets.sources import url
 from cutaway.assets.sources.base import Provenance, Request, Source, SourceError, check_sha256
 
-__all__ = ["HubFile", "probe"]
+__all__ = ["HubFile", "probe", "reason_of"]
 
 _SHA256_LENGTH = 64
 
@@ -32,8 +32,8 @@ class HubFile(Source):
         enforced = request.revisions.get(self.repo)
         try:
             facts = get_hf_file_metadata(hf_hub_url(self.repo, self.path, revision=enforced or "main"), timeout=url.CONNECT_S)
-        except Exception as error:  # the hub's client raises its transport's exceptions, which change with its version
-            raise SourceError(f"the hub did not name the file ({_reason(error)})") from error
+        except Exception as error:
+            raise SourceError(f"the hub did not name the file ({reason_of(error)})") from error
         commit, digest, size = facts.commit_hash, facts.etag, facts.size
         if commit is None or digest is None or size is None:
             raise SourceError("the hub did not state the file's commit, hash and size")
@@ -73,7 +73,8 @@ def _check_hub_hash(path: Path, digest: str) -> None:
     return None
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
+    """Return in a few words why the hub's client failed: it raises its transport's exceptions, which change with its version."""
     if any(isinstance(cause, socket.gaierror) for cause in url.causes_of(error)):
         return "its host name cannot be resolved; is this machine offline?"
     return next(iter(str(error).splitlines()), "") or type(error).__name__
