@@ -1,7 +1,7 @@
-"""Do what a JSON list of jobs says, one after the other, as one of torchrun's processes: run by test_ranks.py.
+"""Do what a JSON list of jobs says, one after the other, as one process of several: run by test_many_processes.py.
 
-A job is `{"train": {...fields of tiny_config}}` or `{"resume": folder, ...changes}`; `"interrupt_at": step` has the last process asked
-to stop when it has done so many steps, `"float64": true` has the model and all that it computes in float64.
+A job is `{"train": {...fields of tiny_config}}` or `{"resume": folder, ...changes}`. With `"interrupt_at": step` the last process is
+asked to stop once it has done so many steps; all is computed in float64 unless `"float32": true`.
 """
 
 import json
@@ -12,34 +12,32 @@ from pathlib import Path
 
 import torch
 
+from cutaway.runtime import this_rank
 from cutaway.training import resume, train, trainer
 from tiny_training import tiny_config
 
+learning_rate = trainer.learning_rate
+
 
 def do(job):
-    is_last = os.environ.get("RANK", "0") == str(int(os.environ.get("WORLD_SIZE", "1")) - 1)
     interrupt_at = job.pop("interrupt_at", None)
-    learning_rate = trainer.learning_rate
 
     def interrupting(step, config):
-        if step + 1 == interrupt_at and is_last:
+        if step + 1 == interrupt_at and this_rank().index == this_rank().n_ranks - 1:
             os.kill(os.getpid(), signal.SIGINT)
         return learning_rate(step, config)
 
     trainer.learning_rate = interrupting
-    torch.set_default_dtype(torch.float64 if job.pop("float64", False) else torch.float32)
+    torch.set_default_dtype(torch.float32 if job.pop("float32", False) else torch.float64)
     try:
-        if "train" in job:
-            recipe = job["train"]
+        if recipe := job.get("train"):
             train(tiny_config(Path(recipe.pop("data")), **recipe), quiet=True)
         else:
             resume(job.pop("resume"), quiet=True, **job)
-    except KeyboardInterrupt as error:
+    except (KeyboardInterrupt, SystemExit) as error:
         if interrupt_at is None:
             raise
         print(error, flush=True)
-    finally:
-        trainer.learning_rate = learning_rate
 
 
 if __name__ == "__main__":

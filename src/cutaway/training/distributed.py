@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
+import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -18,15 +21,21 @@ from torch.distributed.rendezvous import rendezvous
 
 from cutaway.runtime import Rank, pick_device, this_rank
 
-__all__ = ["Ranks", "joined_ranks", "is_lost_rank", "resume_command"]
+__all__ = ["Ranks", "LostRankError", "joined_ranks", "naming_lost_ranks", "resume_command"]
 
 _T = TypeVar("_T")
 
 _ALONE = Rank()
 
+
+class LostRankError(RuntimeError):
+    """Another process of the job is gone."""
+
+
 _PATIENCE = timedelta(hours=1)
 """How long the others wait for one: the first may have a whole corpus to encode. A process that died is noticed at once."""
-_FIRST_SPEAKS = timedelta(seconds=3)
+_FIRST_SPEAKS_S = 3.0
+"""How long the others wait for the first to say why the job fails before one of them does."""
 
 
 @dataclass(frozen=True)
@@ -119,24 +128,26 @@ def joined_ranks(device: str) -> Iterator[Ranks]:
     store = PrefixStore(f"cutaway/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
     n_before = (store.add("joined", 1) - 1) // rank.n_ranks  # groups that this program had, and has left
     store = PrefixStore(str(n_before), store)
+    is_cuda = False
     try:
-        _begin(device, rank, store)
-        yield Ranks(rank)
+        is_cuda = _begin(device, rank, store)
+        with naming_lost_ranks(lambda: "another process of this job ended, and so did all"):
+            yield Ranks(rank)
         dist.destroy_process_group()
     except BaseException as error:
-        if dist.is_initialized() and dist.get_backend() != "nccl":  # NCCL would wait for those that are gone
+        if isinstance(error, LostRankError) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun's, which ends the job, is to leave time for a last word
+        if dist.is_initialized() and not is_cuda:  # NCCL would wait for those that are gone
             dist.destroy_process_group()
         if not _may_speak(store, rank):
             raise SystemExit(1) from None
         if not rank.is_first:
             error.add_note(f"rank {rank.index}")
-        if is_lost_rank(error):
-            raise RuntimeError("another process of this job ended, so all did; its own message, or torchrun's, says why") from None
         raise
 
 
-def _begin(name: str, rank: Rank, store: Store) -> None:
-    """Begin the process group; raises ValueError for a device that processes cannot have one each of."""
+def _begin(name: str, rank: Rank, store: Store) -> bool:
+    """Begin the process group and return whether it joins CUDA devices; raises ValueError for one that several cannot join."""
     device = pick_device(name)
     if device.type == "mps":
         raise ValueError(
@@ -149,6 +160,7 @@ def _begin(name: str, rank: Rank, store: Store) -> None:
         torch.cuda.set_device(device)
     backend = "cpu:gloo,cuda:nccl" if is_cuda else "gloo"
     dist.init_process_group(backend, store=store, rank=rank.index, world_size=rank.n_ranks, timeout=_PATIENCE)
+    return is_cuda
 
 
 def _may_speak(store: Store, rank: Rank) -> bool:
@@ -157,17 +169,25 @@ def _may_speak(store: Store, rank: Rank) -> bool:
         if rank.is_first:
             store.set("first_failed", "")
         else:
-            with suppress(dist.DistStoreError):
-                store.wait(["first_failed"], _FIRST_SPEAKS)
-                return False
+            until = time.monotonic() + _FIRST_SPEAKS_S
+            while time.monotonic() < until:
+                if store.check(["first_failed"]):
+                    return False
+                time.sleep(0.05)
         return bool(store.add("spoken", 1) == 1)
     except RuntimeError:  # the store has gone with torchrun
         return rank.is_first
 
 
-def is_lost_rank(error: BaseException) -> bool:
-    """Return whether an error says that another process of the job is gone: gloo's is a plain RuntimeError with its name in it."""
-    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
+@contextmanager
+def naming_lost_ranks(sentence: Callable[[], str]) -> Iterator[None]:
+    """Raise LostRankError with this sentence for what torch says when another process of the job is gone."""
+    try:
+        yield
+    except RuntimeError as error:  # gloo's errors have no class of their own
+        if isinstance(error, LostRankError) or not (isinstance(error, dist.DistError) or "gloo" in str(error)):
+            raise
+        raise LostRankError(sentence()) from None
 
 
 def resume_command(folder: Path, rank: Rank) -> str:

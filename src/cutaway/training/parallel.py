@@ -99,7 +99,9 @@ class Sharded(Parallel):
 
         mesh = init_device_mesh(device.type, (self.ranks.n,))
         wide = MixedPrecisionPolicy(cast_forward_inputs=False)
-        narrow = MixedPrecisionPolicy(param_dtype=self.validation_dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
+        narrow = wide
+        if self.validation_dtype != torch.float32:
+            narrow = MixedPrecisionPolicy(param_dtype=self.validation_dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
         norms = [
             part
             for block in model.blocks

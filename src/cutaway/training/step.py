@@ -13,6 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from cutaway.data import Batch
 from cutaway.model import Transformer
+from cutaway.model.norms import at_least_float32
 from cutaway.runtime import compile_obstacle, pick_dtype
 from cutaway.training.config import TrainConfig
 from cutaway.training.parallel import Parallel
@@ -36,7 +37,7 @@ def next_token_loss(
     """Return the mean cross-entropy in nats, its matrix products computed in `dtype`, all that adds up in float32."""
     with torch.autocast(tokens.device.type, dtype=dtype, enabled=dtype != torch.float32):
         logits = model(tokens)
-    return F.cross_entropy(logits.float().flatten(0, -2), targets.flatten())
+    return F.cross_entropy(at_least_float32(logits).flatten(0, -2), targets.flatten())
 
 
 class TrainStep:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from cutaway.model import Transformer
 from cutaway.runs import Run
 from cutaway.runtime import peak_memory_gib, pick_device, pick_dtype, seeded_generator
 from cutaway.training.checkpoint import TrainState, clear_unfinished, load_checkpoint, save_checkpoint
-from cutaway.training.distributed import Ranks, is_lost_rank, resume_command
+from cutaway.training.distributed import Ranks, naming_lost_ranks, resume_command
 from cutaway.training.interrupt import stop_request
 from cutaway.training.log import Listener, MetricsFile, TensorBoard
 from cutaway.training.observers import Observer, observe
@@ -43,8 +43,8 @@ def run_training(
 ) -> None:
     """Train in `folder`, where nobody else does, from its newest checkpoint, or from new weights, to the last step.
 
-    Many processes run it together; the first alone writes and speaks. Raises TrainingError when the loss is no longer finite or one of
-    them is gone, and KeyboardInterrupt, after saving, when one of them is asked to stop.
+    Many processes run it together; the first alone writes and speaks. Raises TrainingError when the loss is no longer finite,
+    LostRankError when a process is gone, and KeyboardInterrupt, after saving, when one is asked to stop.
     """
     config, device, ranks = materials.config, pick_device(materials.config.device), ranks or Ranks()
     parallel = make_parallel(config, ranks, getattr(torch, pick_dtype(config.dtype, device)))
@@ -54,7 +54,7 @@ def run_training(
         listeners, tell = _listeners(materials, folder, state, device, quiet, ranks, stack)
         take_step = TrainStep(state.model, state.optimizer, config, parallel=parallel, tell=tell)
         stop = stack.enter_context(stop_request())
-        stack.enter_context(_telling_lost_ranks(state, folder, ranks))
+        stack.enter_context(naming_lost_ranks(lambda: _lost(state, folder, ranks)))
         stack.enter_context(torch.enable_grad())  # whatever mode the caller is in
         stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))  # the caller's randomness stays
         if state.step == 0:
@@ -96,18 +96,11 @@ def _dropout_seed(seed: int, step: int, ranks: Ranks) -> int:
     return (seed * 1_000_003 + step + (ranks.rank.index << 40)) % 2**63
 
 
-@contextmanager
-def _telling_lost_ranks(state: TrainState, folder: Path, ranks: Ranks) -> Iterator[None]:
-    """Turn what torch says when another process is gone into a sentence that says how to go on."""
-    try:
-        yield
-    except RuntimeError as error:
-        if not is_lost_rank(error):
-            raise
-        raise TrainingError(
-            f"another process of this job ended, so training stopped after step {state.step}; {_kept(folder)}; go on by "
-            f"`{resume_command(folder, ranks.rank)}`"
-        ) from None
+def _lost(state: TrainState, folder: Path, ranks: Ranks) -> str:
+    return (
+        f"another process of this job ended, so training stopped after step {state.step}; {_kept(folder)}; go on by "
+        f"`{resume_command(folder, ranks.rank)}`"
+    )
 
 
 _MOST_LOGITS = 2**24
