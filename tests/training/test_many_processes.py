@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from train_on_ranks import do
 
 import cutaway
 from cutaway.cli.errors import report_error
@@ -26,7 +27,7 @@ from cutaway.weights import stream_tensors
 from tiny_training import OPTIONS, tiny_config, write_text
 
 HERE = Path(__file__).parent
-RECIPE = {"dropout": 0.0, "n_steps": 20, "batch_size": 12, "sample_every": 0}
+RECIPE = {"dropout": 0.0, "n_steps": 20, "batch_size": 12, "sample_every": 0, "save_every": 20}
 N_DONE = 7  # steps of those that are stopped
 
 
@@ -34,7 +35,7 @@ def surroundings(**more):
     return os.environ | {"PYTHONPATH": f"{HERE.parents[1] / 'src'}:{HERE.parent}", "OMP_NUM_THREADS": "1", **more}
 
 
-def do_jobs(n_ranks, *jobs):
+def do_jobs(n_ranks, *jobs, fails=False):
     """Do jobs in so many processes, which are told what torchrun would tell them; return what they printed."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -51,8 +52,8 @@ def do_jobs(n_ranks, *jobs):
         for rank in range(n_ranks)
     ]
     ended = [process.communicate(timeout=120) for process in processes]
-    assert [process.returncode for process in processes] == [0] * n_ranks, ended
-    return [printed for printed, _ in ended]
+    assert {process.returncode for process in processes} == {1 if fails else 0}, ended
+    return ["".join(printed) for printed in ended] if fails else [printed for printed, _ in ended]
 
 
 def start_torchrun(n_ranks, *arguments, folder):
@@ -81,13 +82,16 @@ def home(tmp_path_factory):
     recipe = lambda out, **more: RECIPE | {"data": data, "out": str(home / out)} | more  # noqa: E731
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CUTAWAY_CACHE", str(home / "cache"))
-        do_jobs(1, {"train": recipe("one")}, {"train": recipe("one-32"), "float32": True})
+        do({"train": recipe("one")})
+        do({"train": recipe("one-32", watch=["norms"]), "float32": True})
         printed = do_jobs(
             2,
             {"train": recipe("ddp")},
             {"train": recipe("fsdp2", parallel="fsdp2")},
-            {"train": recipe("ddp-32", sample_every=20), "float32": True},
-            {"train": recipe("fsdp2-32", parallel="fsdp2", sample_every=20), "float32": True},
+            {"train": recipe("ddp-32", sample_every=20, watch=["norms"]), "float32": True},
+            {"train": recipe("fsdp2-32", parallel="fsdp2", sample_every=20, watch=["norms"]), "float32": True},
+            {"train": recipe("ddp-dropout", dropout=0.1, n_steps=4)},
+            {"train": recipe("fsdp2-dropout", dropout=0.1, n_steps=4, parallel="fsdp2")},
             {"train": recipe("stopped-ddp"), "interrupt_at": N_DONE},
             {"train": recipe("stopped-fsdp2", parallel="fsdp2"), "interrupt_at": N_DONE},
         )
@@ -125,6 +129,18 @@ def test_the_files_are_those_of_one_process(home, parallel):
 def test_the_first_process_looks_at_the_whole_model(home, parallel):
     assert Run(home / f"{parallel}-32").metrics().last("sample") == Run(home / "ddp-32").metrics().last("sample")
     assert len(Run(home / f"{parallel}-32").metrics().last("sample")) > 200
+    watched = Run(home / f"{parallel}-32").metrics().watched()
+    assert "norms.W_Q" in watched
+    for name in watched:
+        assert curve(home / f"{parallel}-32", name) == pytest.approx(curve(home / "one-32", name), rel=1e-6)
+
+
+def test_dropout_is_off_where_it_is_off_and_on_where_it_is_on(home):
+    assert curve(home / "fsdp2-dropout") == pytest.approx(curve(home / "ddp-dropout"), abs=1e-13)
+    assert curve(home / "ddp-dropout") != pytest.approx(curve(home / "one")[:4], abs=1e-6)
+    for parallel in ("ddp", "fsdp2"):
+        first = curve(home / f"{parallel}-dropout", "val_loss")[0]
+        assert first == pytest.approx(curve(home / "one", "val_loss")[0], abs=1e-13)
 
 
 def test_all_stop_at_the_step_that_one_was_asked_at_and_one_says_so(home):
@@ -140,7 +156,7 @@ def test_all_stop_at_the_step_that_one_was_asked_at_and_one_says_so(home):
 @pytest.mark.parametrize("run", ["stopped-ddp", "stopped-fsdp2"])
 def test_one_process_goes_on_with_the_run_of_two(home, run, tmp_path):
     folder = shutil.copytree(home / run, tmp_path / "copy")
-    do_jobs(1, {"resume": str(folder)})
+    do({"resume": str(folder)})
     for name in ("loss", "val_loss", "grad_norm"):
         assert curve(folder, name) == pytest.approx(curve(home / "one", name), abs=1e-13)
 
@@ -156,9 +172,18 @@ def test_three_processes_go_on_with_the_run_of_two_in_either_way(home, tmp_path)
 
 
 @pytest.mark.slow
+def test_machines_that_share_no_disk_are_noticed_at_the_first_checkpoint(home, tmp_path):
+    recipe = RECIPE | {"data": str(home / "play.txt"), "out": str(tmp_path / "run"), "parallel": "fsdp2"}
+    first, last = do_jobs(2, {"train": recipe, "own_disks": True}, fails=True)
+    assert "holds the parts of some processes alone" in first
+    assert last == ""
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
 def test_a_weight_with_fewer_rows_than_processes_and_fewer_windows_too(home, tmp_path):
     recipe = RECIPE | {"data": str(home / "play.txt"), "n_ctx": 2, "n_validation_windows": 2, "n_steps": 6}
-    do_jobs(1, {"train": recipe | {"out": str(tmp_path / "one")}})
+    do({"train": recipe | {"out": str(tmp_path / "one")}})
     do_jobs(3, {"train": recipe | {"out": str(tmp_path / "three"), "parallel": "fsdp2"}})
     for name in ("loss", "val_loss"):
         assert curve(tmp_path / "three", name) == pytest.approx(curve(tmp_path / "one", name), abs=1e-13)
@@ -169,9 +194,9 @@ def test_a_weight_with_fewer_rows_than_processes_and_fewer_windows_too(home, tmp
 @pytest.mark.slow
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp2"])
 def test_in_bfloat16_and_compiled_it_stays_close(home, tmp_path, parallel):
-    recipe = RECIPE | {"data": str(home / "play.txt"), "n_steps": 6, "dtype": "bfloat16"}
+    recipe = RECIPE | {"data": str(home / "play.txt"), "n_steps": 4, "dtype": "bfloat16"}
     do_jobs(2, {"train": recipe | {"out": str(tmp_path / "run"), "parallel": parallel, "compile": True}, "float32": True})
-    assert curve(tmp_path / "run") == pytest.approx(curve(home / "one-32")[:6], abs=0.01)  # 8 bits: test_step.py has the same
+    assert curve(tmp_path / "run") == pytest.approx(curve(home / "one-32")[:4], abs=0.01)  # 8 bits: test_step.py has the same
 
 
 @pytest.mark.slow

@@ -137,9 +137,10 @@ def joined_ranks(device: str) -> Iterator[Ranks]:
     except BaseException as error:
         if isinstance(error, LostRankError) and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun's, which ends the job, is to leave time for a last word
+        speaks = _may_speak(error, store, rank)
         if dist.is_initialized() and not is_cuda:  # NCCL would wait for those that are gone
             dist.destroy_process_group()
-        if not _may_speak(store, rank):
+        if not speaks:
             raise SystemExit(1) from None
         if not rank.is_first:
             error.add_note(f"rank {rank.index}")
@@ -163,20 +164,32 @@ def _begin(name: str, rank: Rank, store: Store) -> bool:
     return is_cuda
 
 
-def _may_speak(store: Store, rank: Rank) -> bool:
-    """Return whether this process is to say why the job failed; nobody else will be then."""
+def _may_speak(error: BaseException, store: Store, rank: Rank) -> bool:
+    """Return whether this process is to say why the job failed; nobody else will be then.
+
+    Who failed of itself goes before those who miss it, and the first process before the others.
+    """
     try:
+        if not isinstance(error, LostRankError):
+            store.set("cause", "")
+        elif store.check(["cause"]):
+            return False
         if rank.is_first:
-            store.set("first_failed", "")
-        else:
-            until = time.monotonic() + _FIRST_SPEAKS_S
-            while time.monotonic() < until:
-                if store.check(["first_failed"]):
-                    return False
-                time.sleep(0.05)
+            store.set("first speaks", "")
+        elif _comes_up("first speaks", store):
+            return False
         return bool(store.add("spoken", 1) == 1)
     except RuntimeError:  # the store has gone with torchrun
         return rank.is_first
+
+
+def _comes_up(key: str, store: Store) -> bool:
+    until = time.monotonic() + _FIRST_SPEAKS_S
+    while time.monotonic() < until:
+        if store.check([key]):
+            return True
+        time.sleep(0.05)
+    return False
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from inspect import signature
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict_loader import load
@@ -37,6 +38,7 @@ def check_sharded_files() -> None:
 def write_sharded(tensors: Mapping[str, Tensor], path: Path, *, is_first: bool) -> None:
     """Write tensors of which each process has a part; all must ask, and when they return the file is whole.
 
+    Raises ValueError where the processes do not write onto one disk.
     Each process writes its parts into a folder beside `path`, and the first copies them together from there: at no time does a process
     hold more than its own parts and one tensor.
     """
@@ -48,8 +50,20 @@ def write_sharded(tensors: Mapping[str, Tensor], path: Path, *, is_first: bool) 
         save(dict(tensors), storage_writer=writer)
     if is_first:
         (consolidated,) = parts.glob("*.safetensors")
+        _check_whole(consolidated, tensors, place=path.parent)
         consolidated.rename(path)
         remove_path(parts)
+
+
+def _check_whole(file: Path, tensors: Mapping[str, Tensor], *, place: Path) -> None:
+    """Raise ValueError for a file that lacks other processes' parts."""
+    with safe_open(file, framework="pt") as stored:
+        shapes = {name: tuple(stored.get_slice(name).get_shape()) for name in stored.keys()}  # noqa: SIM118
+    if shapes != {name: tuple(tensor.shape) for name, tensor in tensors.items()}:
+        raise ValueError(
+            f"{place.absolute()} holds the parts of some processes alone, as if not all machines wrote onto one disk: give an --out "
+            "that they share, or --parallel ddp"
+        )
 
 
 def read_sharded(folder: Path, tensors: Mapping[str, Tensor]) -> None:
