@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -24,7 +25,7 @@ from cutaway.training import resume, train
 from cutaway.training.distributed import Ranks, resume_command
 from cutaway.training.sharded_files import check_sharded_files
 from cutaway.weights import stream_tensors
-from tiny_training import OPTIONS, tiny_config, write_text
+from tiny_training import OPTIONS, hashes, learned, tiny_config, write_text
 
 HERE = Path(__file__).parent
 RECIPE = {"dropout": 0.0, "n_steps": 20, "batch_size": 12, "sample_every": 0, "save_every": 20}
@@ -35,13 +36,13 @@ def surroundings(**more):
     return os.environ | {"PYTHONPATH": f"{HERE.parents[1] / 'src'}:{HERE.parent}", "OMP_NUM_THREADS": "1", **more}
 
 
-def do_jobs(n_ranks, *jobs, fails=False):
-    """Do jobs in so many processes, which are told what torchrun would tell them; return what they printed."""
+def start_jobs(n_ranks, *jobs):
+    """Start jobs in so many processes, which are told what torchrun would tell them."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     told = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(n_ranks), "LOCAL_WORLD_SIZE": str(n_ranks)}
-    processes = [
+    return [
         subprocess.Popen(
             [sys.executable, HERE / "train_on_ranks.py", json.dumps(jobs)],
             env=surroundings(**told, RANK=str(rank), LOCAL_RANK=str(rank)),
@@ -51,6 +52,11 @@ def do_jobs(n_ranks, *jobs, fails=False):
         )
         for rank in range(n_ranks)
     ]
+
+
+def do_jobs(n_ranks, *jobs, fails=False):
+    """Do jobs in so many processes; return what each printed."""
+    processes = start_jobs(n_ranks, *jobs)
     ended = [process.communicate(timeout=120) for process in processes]
     assert {process.returncode for process in processes} == {1 if fails else 0}, ended
     return ["".join(printed) for printed in ended] if fails else [printed for printed, _ in ended]
@@ -172,6 +178,16 @@ def test_three_processes_go_on_with_the_run_of_two_in_either_way(home, tmp_path)
 
 
 @pytest.mark.slow
+def test_a_process_that_fails_alone_says_why_and_the_others_are_silent(home, tmp_path):
+    recipe = RECIPE | {"data": str(home / "play.txt"), "out": str(tmp_path / "run")}
+    first, last = do_jobs(2, {"train": recipe, "fail_at": 3}, fails=True)
+    assert first == ""
+    assert "MemoryError: the last process has no memory left" in last
+    assert "rank 1" in last
+    assert Run(tmp_path / "run").latest_checkpoint().step == 0
+
+
+@pytest.mark.slow
 def test_machines_that_share_no_disk_are_noticed_at_the_first_checkpoint(home, tmp_path):
     recipe = RECIPE | {"data": str(home / "play.txt"), "out": str(tmp_path / "run"), "parallel": "fsdp2"}
     first, last = do_jobs(2, {"train": recipe, "own_disks": True}, fails=True)
@@ -202,7 +218,7 @@ def test_in_bfloat16_and_compiled_it_stays_close(home, tmp_path, parallel):
 @pytest.mark.slow
 @pytest.mark.parametrize(("parallel", "victim"), [("ddp", 1), ("fsdp2", 0)])
 def test_a_killed_process_ends_the_job_and_the_next_start_goes_on(play, tmp_path, parallel, victim):
-    more = ["--n-steps", 2000, "--validate-every", 2000, "--sample-every", 0, "--save-every", 100, "--parallel", parallel]
+    more = ["--n-steps", 1000, "--validate-every", 1000, "--sample-every", 0, "--save-every", 100, "--parallel", parallel]
     job = start_torchrun(2, "train", "--data", play, *OPTIONS, *more, "--out", "run", folder=tmp_path)
     until = time.monotonic() + 60
     while not (tmp_path / "run/checkpoints/step-000100").exists() and time.monotonic() < until:
@@ -211,13 +227,38 @@ def test_a_killed_process_ends_the_job_and_the_next_start_goes_on(play, tmp_path
     _, said = job.communicate(timeout=60)
     assert job.returncode != 0
     step = Run(tmp_path / "run").latest_checkpoint().step
-    assert 100 <= step < 2000
+    assert 100 <= step < 1000
     assert said.replace("\n", " ").count("another process of this job ended, so training stopped after step ") == 1
     assert f"the checkpoint of step {step} is whole" in said
     assert "--nproc-per-node=2 -m cutaway train --resume run`" in said
     resume(tmp_path / "run", quiet=True)
-    assert Run(tmp_path / "run").metrics().curve("loss")[0] == list(range(1, 2001))
+    assert Run(tmp_path / "run").metrics().curve("loss")[0] == list(range(1, 1001))
     assert not list((tmp_path / "run/checkpoints").glob(".*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n_kills", [3])
+def test_whenever_processes_are_killed_the_run_ends_in_the_same_weights(home, tmp_path, n_kills):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    recipe = {"data": str(home / "play.txt"), "n_steps": 60, "save_every": 1, "parallel": "fsdp2", "sample_every": 0}
+    do_jobs(2, {"train": recipe | {"out": str(whole)}})
+    draw = random.Random(n_kills)
+    for number in range(1, n_kills + 1):
+        is_begun = (killed / "config.json").exists()
+        processes = start_jobs(2, {"resume": str(killed)} if is_begun else {"train": recipe | {"out": str(killed)}})
+        until = killed / f"checkpoints/step-{number * 60 // (n_kills + 2):06d}"
+        while not until.exists() and processes[0].poll() is None:
+            time.sleep(0.001)
+        time.sleep(draw.uniform(0, 0.05))
+        draw.choice(processes).kill()
+        assert -signal.SIGKILL in [process.wait(timeout=60) for process in processes]
+        for process in processes:
+            process.communicate()
+        for checkpoint in Run(killed).checkpoints():
+            checkpoint.verify()
+    do_jobs(2, {"resume": str(killed)})
+    assert learned(killed) == learned(whole)
+    assert hashes(killed).keys() == hashes(whole).keys()
 
 
 @pytest.mark.slow

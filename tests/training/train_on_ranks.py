@@ -1,8 +1,8 @@
 """Do what a JSON list of jobs says, one after the other, as one process of several: run by test_many_processes.py.
 
-A job is `{"train": {...fields of tiny_config}}` or `{"resume": folder, ...changes}`. With `"interrupt_at": step` the last process is
-asked to stop once it has done so many steps; all is computed in float64 unless `"float32": true`. With `"own_disks": true` the last
-process writes its parts of a checkpoint elsewhere, as a machine does that shares no disk.
+A job is `{"train": {...fields of tiny_config}}` or `{"resume": folder, ...changes}`, computed in float64 unless `"float32": true`. Of
+the last process alone: with `"interrupt_at": step` it is asked to stop once it has done so many steps, with `"fail_at": step` it fails
+there, and with `"own_disks": true` it writes its parts of a checkpoint elsewhere, as a machine does that shares no disk.
 """
 
 import json
@@ -28,12 +28,14 @@ class ElsewhereWriter(hf_storage.HuggingFaceStorageWriter):
 
 
 def do(job):
-    interrupt_at = job.pop("interrupt_at", None)
+    interrupt_at, fail_at = job.pop("interrupt_at", None), job.pop("fail_at", None)
     is_last = this_rank().index == this_rank().n_ranks - 1
 
     def interrupting(step, config):
         if step + 1 == interrupt_at and is_last:
             os.kill(os.getpid(), signal.SIGINT)
+        if step + 1 == fail_at and is_last:
+            raise MemoryError("the last process has no memory left")
         return learning_rate(step, config)
 
     trainer.learning_rate = interrupting
