@@ -90,7 +90,7 @@ def pick_device(name: str | None = None) -> torch.device:
         raise ValueError(f"device {name!r} is not on this machine, which has {', '.join(present)}")
     if name == "cuda" and this_rank().n_local > 1:
         name, device = f"cuda:{this_rank().local_index}", torch.device("cuda", this_rank().local_index)
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+    if device.type == "cuda" and device.index is not None and device.index >= torch.cuda.device_count():
         raise ValueError(f"device {name!r} is not on this machine, which has {torch.cuda.device_count()} such device(s)")
     return device
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import signal
 import threading
@@ -34,6 +35,7 @@ class LostRankError(RuntimeError):
 
 _PATIENCE = timedelta(hours=1)
 """How long the others wait for one: the first may have a whole corpus to encode. A process that died is noticed at once."""
+_GONE = re.compile(r"by peer|remote process|broken pipe|timed? ?out|aborted", re.IGNORECASE)
 _FIRST_SPEAKS_S = 3.0
 """How long the others wait for the first to say why the job fails before one of them does."""
 
@@ -197,8 +199,9 @@ def naming_lost_ranks(sentence: Callable[[], str]) -> Iterator[None]:
     """Raise LostRankError with this sentence for what torch says when another process of the job is gone."""
     try:
         yield
-    except RuntimeError as error:  # gloo's errors have no class of their own
-        if isinstance(error, LostRankError) or not (isinstance(error, dist.DistError) or "gloo" in str(error)):
+    except RuntimeError as error:
+        is_torchs = isinstance(error, dist.DistError) or "gloo" in str(error)  # gloo's errors have no class of their own
+        if isinstance(error, LostRankError) or not (is_torchs and _GONE.search(str(error))):
             raise
         raise LostRankError(sentence()) from None
 
