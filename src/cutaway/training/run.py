@@ -61,7 +61,7 @@ def resume(
     **changes: Any,
 ) -> Path:
     """Go on with a run from its newest checkpoint; on a CPU the result is bit for bit that of a run never interrupted,
-    given the same torch, the same number of threads, and the same `compile`.
+    given the same torch, the same number of threads and of processes, and the same `compile`.
 
     `changes` become part of the run's configuration. Raises ValueError for a folder that is no run, for text or a tokenizer that are
     not what the run began with, and for `changes` that would make it another run.

@@ -38,9 +38,8 @@ def check_sharded_files() -> None:
 def write_sharded(tensors: Mapping[str, Tensor], path: Path, *, is_first: bool) -> None:
     """Write tensors of which each process has a part; all must ask, and when they return the file is whole.
 
-    Raises ValueError where the processes do not write onto one disk.
-    Each process writes its parts into a folder beside `path`, and the first copies them together from there: at no time does a process
-    hold more than its own parts and one tensor.
+    Each process writes its parts into a folder beside `path`, and the first copies them together from there, one tensor at a time: no
+    process ever holds more than its own parts twice. Raises ValueError where the processes do not write onto one disk.
     """
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter  # not in every torch
 
@@ -50,7 +49,7 @@ def write_sharded(tensors: Mapping[str, Tensor], path: Path, *, is_first: bool) 
         save(dict(tensors), storage_writer=writer)
     if is_first:
         (consolidated,) = parts.glob("*.safetensors")
-        _check_whole(consolidated, tensors, place=path.parent)
+        _check_whole(consolidated, tensors, place=path.parents[1])
         consolidated.rename(path)
         remove_path(parts)
 
