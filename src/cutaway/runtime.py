@@ -13,6 +13,7 @@ import sysconfig
 import tempfile
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -22,6 +23,8 @@ if TYPE_CHECKING:  # torch takes two seconds to import: only the functions that 
 
 __all__ = [
     "SEEDS_END",
+    "Rank",
+    "this_rank",
     "pick_device",
     "pick_dtype",
     "describe_device",
@@ -47,16 +50,37 @@ SEEDS_END = 2**64
 """The first number that is no seed: torch takes 64 bits."""
 
 
+@dataclass(frozen=True)
+class Rank:
+    """Which of a job's processes this one is, as torchrun counts them: from 0, through the job and on its machine."""
+
+    index: int = 0
+    n_ranks: int = 1
+    local_index: int = 0
+    n_local: int = 1
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the process that speaks and writes for all."""
+        return self.index == 0
+
+
+def this_rank() -> Rank:
+    """Return what torchrun tells this process of itself; a process that it did not start is a job of its own."""
+    told = [os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")]
+    return Rank(*map(int, told)) if "MASTER_ADDR" in os.environ and all(map(str.isdecimal, told)) else Rank()
+
+
 def pick_device(name: str | None = None) -> torch.device:
     """Return the device called `name`, or without a name the fastest present: CUDA or ROCm, Apple's, the CPU.
 
-    Raises ValueError when the device named is unknown or absent.
+    Several processes of one machine take a CUDA device each. Raises ValueError when the device named is unknown or absent.
     """
     import torch
 
     has_cuda, has_mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     if name is None or name == "auto":
-        return torch.device("cuda" if has_cuda else "mps" if has_mps else "cpu")
+        name = "cuda" if has_cuda else "mps" if has_mps else "cpu"
     present = ["cpu"] + ["cuda"] * has_cuda + ["mps"] * has_mps
     try:
         device = torch.device(name)
@@ -64,7 +88,9 @@ def pick_device(name: str | None = None) -> torch.device:
         raise ValueError(f"{name!r} is not a device; this machine has {', '.join(present)}") from None
     if device.type not in present:
         raise ValueError(f"device {name!r} is not on this machine, which has {', '.join(present)}")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+    if name == "cuda" and this_rank().n_local > 1:
+        name, device = f"cuda:{this_rank().local_index}", torch.device("cuda", this_rank().local_index)
+    if device.type == "cuda" and device.index is not None and device.index >= torch.cuda.device_count():
         raise ValueError(f"device {name!r} is not on this machine, which has {torch.cuda.device_count()} such device(s)")
     return device
 

@@ -10,6 +10,8 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from cutaway.runtime import this_rank
+
 __all__ = ["UsageError", "describe", "report_error", "report_warning", "reporting_warnings"]
 
 _MISTAKES = (ValueError, FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError)
@@ -26,6 +28,8 @@ def report_error(error: BaseException) -> int:
     2: what was given cannot be used. 1: something failed. 130: interrupted. What the error is noted to be about stands first. The
     traceback is shown when CUTAWAY_TRACEBACK is set.
     """
+    if not _may_speak(error):
+        return _judge(error)[0]
     if isinstance(error, BrokenPipeError):  # whoever read the output has enough; Python flushes once more at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -39,13 +43,20 @@ def report_error(error: BaseException) -> int:
     return code
 
 
+def _may_speak(error: BaseException) -> bool:
+    """Return whether this process reports an error: of several that torchrun started the first, or one noted to be alone with it."""
+    return this_rank().is_first or any(note.startswith("rank ") for note in getattr(error, "__notes__", ()))
+
+
 def describe(error: BaseException) -> str:
     """Return in one sentence what went wrong."""
     return _judge(error)[1]
 
 
 def report_warning(sentence: str) -> None:
-    """Say on standard error what does not stop the command."""
+    """Say on standard error what does not stop the command; of several processes that torchrun started only the first does."""
+    if not this_rank().is_first:
+        return
     from rich.text import Text
 
     from cutaway.report import print_sentence, stderr_console

@@ -13,6 +13,7 @@ from rich.text import Text
 from cutaway.cli.command import options_of
 from cutaway.config import ModelConfig
 from cutaway.report import print_sentence, stdout_console
+from cutaway.runtime import this_rank
 from cutaway.training.config import TRAIN_PRESETS, TrainConfig
 
 __all__ = ["train"]
@@ -46,6 +47,8 @@ def train(preset: str | None = None, /, *, resume: bool = False, **changes: Any)
     What `--watch` names, once each or with commas between, is measured as training goes and logged with the loss: when does a head
     appear? `cutaway inspect` draws it.
 
+    Started by torchrun, many processes train one model: `batch_size` is that of all together, and `--resume` goes on with any number.
+
     Args:
         preset: a recipe: shakespeare-char, stdlib, attn-only-1l, attn-only-2l, fineweb-quick, fineweb-medium, fineweb-full,
             gpt2-124m-fineweb, or fine-tune; with --resume a run's folder
@@ -59,6 +62,7 @@ def train(preset: str | None = None, /, *, resume: bool = False, **changes: Any)
         cutaway train --from smollm2-135m --data notes.txt
         cutaway train attn-only-2l --watch induction,icl
         cutaway train --resume
+        torchrun --standalone --nproc-per-node=2 -m cutaway train
 
     In Python:
         import cutaway
@@ -81,6 +85,8 @@ def train(preset: str | None = None, /, *, resume: bool = False, **changes: Any)
         config = TrainConfig.preset(preset or (_TUNING if changes.get("from_model") else _DEFAULT_PRESET), **changes)
         with _suggesting_other_text(preset, config.data):
             folder = run.train(config)
+    if not this_rank().is_first:
+        return
     console, path = stdout_console(), shlex.quote(str(folder))
     for family in read_watched(Run(folder).metrics()).families:
         print_sentence(console, Text(family.said()))

@@ -20,12 +20,13 @@ Batch = tuple[Int[Tensor, "batch pos"], Int[Tensor, "batch pos"]]
 class Loader:
     """Windows of `n_ctx` tokens from random places, `batch_size` at a time.
 
-    Batch i is a function of `seed` and i alone, so the state is one number, and a run continues as if it had never stopped. Raises
-    ValueError when the text is shorter than one window.
+    Batch i is a function of `seed` and i alone, so the state is one number, and a run continues as if it had never stopped. Processes
+    that share each batch take its `rows`. Raises ValueError when the text is shorter than one window.
     """
 
-    def __init__(self, tokens: TokenArray, *, batch_size: int, n_ctx: int, seed: int) -> None:
+    def __init__(self, tokens: TokenArray, *, batch_size: int, n_ctx: int, seed: int, rows: slice = slice(None)) -> None:
         _check_length(tokens, n_ctx)
+        self._rows = rows
         self._tokens, self._batch_size, self._n_ctx, self._seed = tokens, batch_size, n_ctx, seed
         self._n_drawn = 0
 
@@ -34,7 +35,7 @@ class Loader:
         random = np.random.default_rng((self._seed, self._n_drawn))
         self._n_drawn += 1
         starts = random.integers(len(self._tokens) - self._n_ctx, size=self._batch_size)
-        return to_device(_windows(self._tokens, starts, self._n_ctx), device)
+        return to_device(_windows(self._tokens, starts[self._rows], self._n_ctx), device)
 
     def state_dict(self) -> dict[str, int]:
         """Return where the loader stands, as JSON values."""
@@ -45,13 +46,16 @@ class Loader:
         self._seed, self._n_drawn = state["seed"], state["n_drawn"]
 
 
-def validation_batches(tokens: TokenArray, *, batch_size: int, n_ctx: int, max_windows: int | None = None) -> Iterator[Batch]:
-    """Yield the windows that tile `tokens`, each once; with `max_windows`, that many spread evenly over them."""
+def validation_batches(
+    tokens: TokenArray, *, batch_size: int, n_ctx: int, max_windows: int | None = None, part: slice = slice(None)
+) -> Iterator[Batch]:
+    """Yield the windows that tile `tokens`, each once; with `max_windows`, that many spread evenly over them; `part` of them alone."""
     _check_length(tokens, n_ctx)
     n_windows = (len(tokens) - 1) // n_ctx
     chosen = np.arange(n_windows)
     if max_windows is not None and max_windows < n_windows:
         chosen = np.linspace(0, n_windows - 1, max_windows).astype(np.int64)
+    chosen = chosen[part]
     for first in range(0, len(chosen), batch_size):
         yield _windows(tokens, chosen[first : first + batch_size] * n_ctx, n_ctx)
 

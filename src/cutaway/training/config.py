@@ -22,6 +22,7 @@ LOOKING = {"validate_every", "sample_every", "save_every", "log_every", "tensorb
 
 
 _Dtype = Literal["auto", "float32", "bfloat16"]
+_Parallel = Literal["ddp", "fsdp2"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +90,8 @@ class TrainConfig:
     """What matrix products are computed in: auto is bfloat16 where the device has it. All that adds up stays in float32."""
     compile: bool = True
     """Compile the step where there is a C++ compiler or a GPU; without one it runs as it is."""
+    parallel: _Parallel = "ddp"
+    """How torchrun's processes train one model: ddp has it whole in each of them, fsdp2 shares it out. One process has it whole."""
     tensorboard: bool = False
     """Write the numbers for TensorBoard too."""
     watch: tuple[str, ...] = ()
@@ -291,7 +294,7 @@ def expected_loss(config: TrainConfig, corpus: Corpus | DocumentShards) -> float
     """
     if isinstance(corpus, DocumentShards):
         return None
-    free = LOOKING | {"name", "data", "out", "device", "dtype", "compile", "seed", "n_validation_windows"}
+    free = LOOKING | {"name", "data", "out", "device", "dtype", "compile", "parallel", "seed", "n_validation_windows"}
     for (name, corpus_name), loss in _EXPECTED.items():
         preset = TRAIN_PRESETS[name].replace(model=TRAIN_PRESETS[name].model.replace(d_vocab=config.model.d_vocab))
         same = all(getattr(config, field.name) == getattr(preset, field.name) for field in fields(config) if field.name not in free)

@@ -16,6 +16,7 @@ from cutaway.report import format_count, print_sentence
 from cutaway.runtime import describe_device
 from cutaway.training.checkpoint import TrainState
 from cutaway.training.config import TrainConfig, expected_loss
+from cutaway.training.distributed import Ranks
 from cutaway.training.log import Record
 from cutaway.training.setup import Materials
 
@@ -102,15 +103,16 @@ def _still_coming(materials: Materials) -> str:
     return " so far" if isinstance(there, DocumentShards) and not there.is_complete else ""
 
 
-def describe_run(materials: Materials, folder: Path, state: TrainState, device: torch.device) -> list[str]:
+def describe_run(materials: Materials, folder: Path, state: TrainState, device: torch.device, ranks: Ranks) -> list[str]:
     """Return what a person wants to know before waiting: what learns from what, where, and what loss to expect."""
     config = materials.config
     n_params = sum(weight.numel() for weight in state.model.parameters())
+    many = f"{ranks.n} processes ({config.parallel}): " if ranks.n > 1 else ""
     lines = [
         f"{folder}: {n_params / 1e6:.2f} million parameters, {materials.tokenizer.d_vocab} tokens ({materials.tokenizer.kind})",
         f"{materials.corpus.name}: {materials.n_train_tokens:,} tokens{_still_coming(materials)}, "
         f"{len(materials.validation_tokens):,} more to validate",
-        f"{describe_device(device)}, {config.dtype}{', compiled: the first step takes a while' if config.compile else ''}",
+        f"{many}{describe_device(device)}, {config.dtype}{', compiled: the first step takes a while' if config.compile else ''}",
     ]
     if (loss := expected_loss(config, materials.corpus)) is not None:
         lines.append(f"expect a validation loss of about {loss:.2f} nats a token after {config.n_steps} steps")

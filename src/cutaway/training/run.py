@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from cutaway.runtime import pick_device, pick_dtype
 from cutaway.tokenizers import load_tokenizer, tokenizer_hash
 from cutaway.training.arriving import arriving_shards
 from cutaway.training.config import LOOKING, TrainConfig
+from cutaway.training.distributed import Ranks, joined_ranks
 from cutaway.training.log import check_tensorboard
 from cutaway.training.observers import WEIGHTS, Observer, Watchable
 from cutaway.training.setup import Materials, alone_in, claimed_folder, prepare, write_config, write_run
@@ -18,7 +20,7 @@ from cutaway.training.trainer import run_training
 
 __all__ = ["train", "resume"]
 
-_MAY_CHANGE = LOOKING | {"n_steps", "device", "compile"}
+_MAY_CHANGE = LOOKING | {"n_steps", "device", "compile", "parallel"}
 """What a resumed run may do differently: nothing of the recipe, but for the schedule's length."""
 
 
@@ -36,15 +38,21 @@ def train(
     its first checkpoint leaves no run behind.
     """
     config = TrainConfig.preset(config) if isinstance(config, str) else config
-    _check_surroundings(config)
-    watchable.check(config.watch)
-    device = pick_device(config.device)
-    config = config.replace(dtype=pick_dtype(config.dtype, device))
-    with claimed_folder(config.name, config.out) as folder, arriving_shards(config) as shards:
-        materials = prepare(config, shards=shards)
-        watching = {**watchable.make(config.watch, materials), **(observers or {})}
-        write_run(folder, materials, device)
-        run_training(materials, folder, observers=watching, quiet=quiet)
+    with joined_ranks(config.device) as ranks:
+        _check_surroundings(config, ranks)
+        watchable.check(config.watch)
+        device = pick_device(config.device)
+        config = config.replace(dtype=pick_dtype(config.dtype, device))
+        with (
+            ranks.entered_by_first(partial(claimed_folder, config.name, config.out)) as folder,
+            ranks.entered_by_first(partial(arriving_shards, config)) as shards,
+        ):
+            materials = ranks.one_first(partial(prepare, config, shards=shards))
+            watching = {**watchable.make(config.watch, materials), **(observers or {})}
+            if ranks.is_first:
+                write_run(folder, materials, device)
+            ranks.wait()
+            run_training(materials, folder, observers=watching, ranks=ranks, quiet=quiet)
     return folder
 
 
@@ -57,7 +65,7 @@ def resume(
     **changes: Any,
 ) -> Path:
     """Go on with a run from its newest checkpoint; on a CPU the result is bit for bit that of a run never interrupted,
-    given the same torch, the same number of threads, and the same `compile`.
+    given the same torch, the same number of threads and of processes, and the same `compile`.
 
     `changes` become part of the run's configuration. Raises ValueError for a folder that is no run, for text or a tokenizer that are
     not what the run began with, and for `changes` that would make it another run.
@@ -66,27 +74,36 @@ def resume(
         raise ValueError(f"a resumed run keeps its {', '.join(refused)}; it may change {', '.join(sorted(_MAY_CHANGE))}")
     run = Run(Path(folder))
     config = TrainConfig.of_run(run).replace(**changes)
-    _check_surroundings(config)
-    _check_watched(run, config, watchable)
-    newest = run.latest_checkpoint()
-    if newest and (newest.step or 0) > config.n_steps:
-        raise ValueError(f"{run.path} has done {newest.step} steps already; n_steps is {config.n_steps}: give that many or more")
-    begins = newest is None and config.from_model is not None  # stopped before its first checkpoint
-    with arriving_shards(config) as shards:
+    with joined_ranks(config.device) as ranks:
+        _check_surroundings(config, ranks)
+        _check_watched(run, config, watchable)
+        newest = run.latest_checkpoint()
+        if newest and (newest.step or 0) > config.n_steps:
+            raise ValueError(
+                f"{run.path} has done {newest.step} steps already; n_steps is {config.n_steps}: give that many or more"
+            )
+        begins = newest is None and config.from_model is not None  # stopped before its first checkpoint
         tokenizer = None if begins else load_tokenizer(run.file("tokenizer.json"))
-        materials = prepare(config, tokenizer=tokenizer, shards=shards)
-        _check_origin(run, materials)
-        watching = {**watchable.make(config.watch, materials), **(observers or {})}
-        if changes:
-            write_config(run.path, materials.config)
-        with alone_in(run.path):
-            run_training(materials, run.path, observers=watching, quiet=quiet)
+        with ranks.entered_by_first(partial(arriving_shards, config)) as shards:
+            materials = ranks.one_first(partial(prepare, config, tokenizer=tokenizer, shards=shards))
+            _check_origin(run, materials)
+            watching = {**watchable.make(config.watch, materials), **(observers or {})}
+            ranks.wait()  # until all have read what the first may write now
+            if changes and ranks.is_first:
+                write_config(run.path, materials.config)
+            with ranks.entered_by_first(partial(alone_in, run.path)):
+                run_training(materials, run.path, observers=watching, ranks=ranks, quiet=quiet)
     return run.path
 
 
-def _check_surroundings(config: TrainConfig) -> None:
-    """Raise ValueError, before anything is written, for what this machine or this program does not have."""
+def _check_surroundings(config: TrainConfig, ranks: Ranks) -> None:
+    """Raise ValueError, before anything is written, for what this machine, this program or this job does not have."""
     pick_device(config.device)
+    ranks.rows(config.batch_size)
+    if ranks.n > 1 and config.parallel == "fsdp2":
+        from cutaway.training.sharded_files import check_sharded_files
+
+        check_sharded_files()
     if config.tensorboard:
         check_tensorboard()
 

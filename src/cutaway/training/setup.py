@@ -28,7 +28,7 @@ from cutaway.data import (
 )
 from cutaway.language_model import check_memory
 from cutaway.runs import Run, is_run, runs_root
-from cutaway.runtime import atomic_write, describe_device, did_you_mean, pick_device, remove_path
+from cutaway.runtime import atomic_write, describe_device, did_you_mean, pick_device, remove_path, this_rank
 from cutaway.tokenizers import (
     BPETokenizer,
     BytePairTokenizer,
@@ -72,12 +72,12 @@ class Materials:
         there = self.train_tokens
         return there.n_tokens("train") if isinstance(there, DocumentShards) else len(there)
 
-    def loader(self) -> Loader | ShardLoader:
-        """Return what draws the batches."""
+    def loader(self, rows: slice = slice(None)) -> Loader | ShardLoader:
+        """Return what draws the batches, or these rows of each."""
         there, config = self.train_tokens, self.config
         if isinstance(there, DocumentShards):
-            return ShardLoader(there, batch_size=config.batch_size, n_ctx=config.window, seed=config.seed)
-        return Loader(there, batch_size=config.batch_size, n_ctx=config.window, seed=config.seed)
+            return ShardLoader(there, batch_size=config.batch_size, n_ctx=config.window, seed=config.seed, rows=rows)
+        return Loader(there, batch_size=config.batch_size, n_ctx=config.window, seed=config.seed, rows=rows)
 
 
 def prepare(config: TrainConfig, *, tokenizer: Tokenizer | None = None, shards: DocumentShards | None = None) -> Materials:
@@ -128,11 +128,19 @@ def _tokens_of(
 
 
 def _check_memory(config: TrainConfig, name: str) -> None:
-    """Raise ValueError, before any is taken, for more memory than is free: what must be held at once, whatever is compiled."""
-    n_logits = config.batch_size * config.window * config.model.d_vocab_out
+    """Raise ValueError, before any is taken, for more memory than is free: what must be held at once, whatever is compiled.
+
+    Processes on the CPU of one machine take theirs of the same memory.
+    """
+    device, rank = pick_device(config.device), this_rank()
+    n_sharing = rank.n_local if device.type == "cpu" else 1
+    n_logits = config.batch_size * n_sharing // rank.n_ranks * config.window * config.model.d_vocab_out
     what = "weights, gradients, AdamW's two averages and the logits of a batch"
-    device = pick_device(config.device)
-    check_memory(config.model, device, name=name, n_copies=4, n_more_bytes=2 * 2 * n_logits, what=what)  # in 16 bits at least
+    is_shared_out = rank.n_ranks > 1 and config.parallel == "fsdp2"
+    n_copies = -(-4 * n_sharing // rank.n_ranks) if is_shared_out else 4 * n_sharing
+    check_memory(
+        config.model, device, name=name, n_copies=n_copies, n_more_bytes=2 * 2 * n_logits, what=what
+    )  # in 16 bits at least
 
 
 def _tokenizer_of(source: ModelSource, config: TrainConfig, corpus: Corpus | DocumentShards) -> Tokenizer:
@@ -227,6 +235,7 @@ def write_run(folder: Path, materials: Materials, device: torch.device) -> None:
         "seed": config.seed,
         "device": describe_device(device),
         "n_threads": torch.get_num_threads(),
+        "n_processes": this_rank().n_ranks,
         "versions": {"cutaway": version("cutaway"), "torch": torch.__version__, "python": platform.python_version()},
         "data": {
             "source": corpus.name,

@@ -13,8 +13,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from cutaway.data import Batch
 from cutaway.model import Transformer
+from cutaway.model.norms import at_least_float32
 from cutaway.runtime import compile_obstacle, pick_dtype
 from cutaway.training.config import TrainConfig
+from cutaway.training.parallel import Parallel
 
 __all__ = ["UNJUDGED", "next_token_loss", "TrainStep"]
 
@@ -35,48 +37,64 @@ def next_token_loss(
     """Return the mean cross-entropy in nats, its matrix products computed in `dtype`, all that adds up in float32."""
     with torch.autocast(tokens.device.type, dtype=dtype, enabled=dtype != torch.float32):
         logits = model(tokens)
-    return F.cross_entropy(logits.float().flatten(0, -2), targets.flatten())
+    return F.cross_entropy(at_least_float32(logits).flatten(0, -2), targets.flatten())
 
 
 class TrainStep:
     """Takes steps with one model and its optimizer; compiled if `config` asks for it, as no hooks are at work here.
 
-    Where nothing can be compiled it says so once, by `tell`, and steps as it is.
+    Where nothing can be compiled it says so once, by `tell`, and steps as it is. Many processes step together, each with its rows.
     """
 
     def __init__(
-        self, model: Transformer, optimizer: torch.optim.AdamW, config: TrainConfig, *, tell: Callable[[str], None] = warnings.warn
+        self,
+        model: Transformer,
+        optimizer: torch.optim.AdamW,
+        config: TrainConfig,
+        *,
+        parallel: Parallel | None = None,
+        tell: Callable[[str], None] = warnings.warn,
     ) -> None:
         self._model, self._optimizer, self._tell = model, optimizer, tell
+        self._parallel = parallel or Parallel()
         self._max_grad_norm = config.max_grad_norm or float("inf")
         device = model.embed.W_E.device
         self._dtype = getattr(torch, pick_dtype(config.dtype, device))
         # For windows this short on a CPU, compiled loops over the pattern are faster than the fused kernel's backward pass.
         self._kernels = [SDPBackend.MATH] if device.type == "cpu" and config.window <= _SHORT else list(_ALL_KERNELS)
-        self._loss = next_token_loss
+        self._loss: Callable[..., Tensor] = next_token_loss
+        self._is_compiled = False
         obstacle = compile_obstacle(device) if config.compile else None
         if obstacle:
             tell(f"{obstacle}, so training runs as it is, somewhat slower")
         elif config.compile:
-            self._loss = torch.compile(next_token_loss)
+            self._loss, self._is_compiled = self._parallel.compiled(next_token_loss, model), True
+        self._averaged_loss_of = self._parallel.averaging(self._loss_of, model)
 
     def __call__(self, batches: Sequence[Batch], *, learning_rate: float) -> tuple[float, float]:
-        """Average the gradients of `batches`, clip them, step; return the loss in nats and the norm before clipping."""
-        losses = [self._add_gradients(batch, weight=1 / len(batches)) for batch in batches]
-        grad_norm = nn.utils.clip_grad_norm_(self._model.parameters(), self._max_grad_norm)
+        """Average the gradients of `batches`, clip them, step; return the loss in nats and the norm before clipping.
+
+        Both are of the batches of all processes.
+        """
+        weight = 1 / len(batches)
+        with self._parallel.holding_back(self._model):
+            losses = [self._add_gradients(batch, weight=weight) for batch in batches[:-1]]
+        losses.append(self._add_gradients(batches[-1], weight=weight))
+        grad_norm = self._parallel.whole_tensor(nn.utils.clip_grad_norm_(self._model.parameters(), self._max_grad_norm))
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
-        return torch.stack(losses).sum().item(), grad_norm.item()
+        (loss,) = self._parallel.ranks.total(torch.stack(losses).sum().item())
+        return loss / self._parallel.ranks.n, grad_norm.item()
 
     def _add_gradients(self, batch: Batch, *, weight: float) -> Tensor:
-        loss = self._loss_of(batch) * weight
+        loss = self._averaged_loss_of(batch) * weight
         loss.backward()
         return loss.detach()
 
     def _loss_of(self, batch: Batch) -> Tensor:
-        if self._loss is next_token_loss:
+        if not self._is_compiled:
             return next_token_loss(self._model, *batch, dtype=self._dtype)
         from torch._dynamo.exc import TorchDynamoException  # loaded with the compiler alone
 
@@ -84,6 +102,9 @@ class TrainStep:
             with sdpa_kernel(self._kernels):
                 return self._loss(self._model, *batch, dtype=self._dtype)
         except TorchDynamoException as error:
-            self._tell(f"the training step could not be compiled ({type(error).__name__}), so it runs as it is")
-            self._loss = next_token_loss
+            obstacle = f"the training step could not be compiled ({type(error).__name__})"
+            if self._parallel.ranks.n > 1:  # the others may be in the midst of theirs
+                raise RuntimeError(f"{obstacle}: give --no-compile") from error
+            self._tell(f"{obstacle}, so it runs as it is")
+            self._is_compiled = False
             return self._loss_of(batch)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shlex
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -17,12 +16,14 @@ from cutaway.data import Loader, ShardLoader, TokenArray, validation_batches
 from cutaway.language_model import LanguageModel
 from cutaway.model import Transformer
 from cutaway.runs import Run
-from cutaway.runtime import peak_memory_gib, pick_device, seeded_generator
+from cutaway.runtime import peak_memory_gib, pick_device, pick_dtype, seeded_generator
 from cutaway.training.checkpoint import TrainState, clear_unfinished, load_checkpoint, save_checkpoint
+from cutaway.training.distributed import Ranks, naming_lost_ranks, resume_command
 from cutaway.training.interrupt import stop_request
 from cutaway.training.log import Listener, MetricsFile, TensorBoard
 from cutaway.training.observers import Observer, observe
 from cutaway.training.optimizer import make_optimizer
+from cutaway.training.parallel import Parallel, make_parallel
 from cutaway.training.progress import ProgressLine, describe_run
 from cutaway.training.schedule import is_watched, learning_rate
 from cutaway.training.setup import Materials
@@ -37,26 +38,31 @@ class TrainingError(RuntimeError):
     """Training cannot go on; what was saved before is whole."""
 
 
-def run_training(materials: Materials, folder: Path, *, observers: Mapping[str, Observer], quiet: bool = False) -> None:
+def run_training(
+    materials: Materials, folder: Path, *, observers: Mapping[str, Observer], ranks: Ranks | None = None, quiet: bool = False
+) -> None:
     """Train in `folder`, where nobody else does, from its newest checkpoint, or from new weights, to the last step.
 
-    Raises TrainingError when the loss is no longer finite, and KeyboardInterrupt, after saving, when asked to stop.
+    Many processes run it together; the first alone writes and speaks. Raises TrainingError when the loss is no longer finite,
+    LostRankError when a process is gone, and KeyboardInterrupt, after saving, when one is asked to stop.
     """
-    config, device = materials.config, pick_device(materials.config.device)
+    config, device, ranks = materials.config, pick_device(materials.config.device), ranks or Ranks()
+    parallel = make_parallel(config, ranks, getattr(torch, pick_dtype(config.dtype, device)))
     with ExitStack() as stack:
-        state, loader = _start(materials, folder, device)
+        state, loader = _start(materials, folder, device, parallel)
         started = time.perf_counter() - state.time_s
-        listeners, tell = _listeners(materials, folder, state, device, quiet, stack)
-        take_step = TrainStep(state.model, state.optimizer, config, tell=tell)
+        listeners, tell = _listeners(materials, folder, state, device, quiet, ranks, stack)
+        take_step = TrainStep(state.model, state.optimizer, config, parallel=parallel, tell=tell)
         stop = stack.enter_context(stop_request())
+        stack.enter_context(naming_lost_ranks(lambda: _lost(state, folder, ranks)))
         stack.enter_context(torch.enable_grad())  # whatever mode the caller is in
-        stack.enter_context(torch.random.fork_rng())  # dropout is seeded step by step; the caller's randomness stays
+        stack.enter_context(torch.random.fork_rng([device] if device.type == "cuda" else []))  # the caller's randomness stays
         if state.step == 0:
-            _tell(listeners, {"step": 0, "time_s": 0.0, **_look(state, materials, observers)})
-            save_checkpoint(state, folder / "checkpoints")
+            _tell(listeners, {"step": 0, "time_s": 0.0, **_look(state, materials, observers, parallel)})
+            save_checkpoint(state, folder / "checkpoints", ranks)
         n_timed, timed_s = 0, 0.0
-        while state.step < config.n_steps and not stop.is_set:
-            torch.manual_seed((config.seed * 1_000_003 + state.step) % 2**63)
+        while state.step < config.n_steps and not ranks.any(stop.is_set):
+            torch.manual_seed(_dropout_seed(config.seed, state.step, ranks))
             rate = learning_rate(state.step, config)
             step_started = time.perf_counter()
             batches = [loader.next_batch(device) for _ in range(config.n_accumulate)]
@@ -73,17 +79,28 @@ def run_training(materials: Materials, folder: Path, *, observers: Mapping[str, 
                 "time_s": state.time_s,
             }
             _check_finite(record, folder)
-            seen = _look(state, materials, observers)
+            seen = _look(state, materials, observers, parallel)
             _check_finite(seen | {"step": state.step}, folder)
             if seen or state.step % config.log_every == 0:
                 _tell(listeners, record | seen)
                 n_timed, timed_s = 0, 0.0
             if state.step == config.n_steps or state.step % config.save_every == 0:
-                save_checkpoint(state, folder / "checkpoints")
+                save_checkpoint(state, folder / "checkpoints", ranks)
         if state.step < config.n_steps:
-            save_checkpoint(state, folder / "checkpoints")
-            command = f"cutaway train --resume {shlex.quote(str(folder))}"
-            raise KeyboardInterrupt(f"stopped and saved after step {state.step}; go on by `{command}`")
+            save_checkpoint(state, folder / "checkpoints", ranks)
+            raise KeyboardInterrupt(f"stopped and saved after step {state.step}; go on by `{resume_command(folder, ranks.rank)}`")
+
+
+def _dropout_seed(seed: int, step: int, ranks: Ranks) -> int:
+    """Return the seed of a step's dropout; every process has its own, the first that of one process alone."""
+    return (seed * 1_000_003 + step + (ranks.rank.index << 40)) % 2**63
+
+
+def _lost(state: TrainState, folder: Path, ranks: Ranks) -> str:
+    return (
+        f"another process of this job ended, so training stopped after step {state.step}; {_kept(folder)}; go on by "
+        f"`{resume_command(folder, ranks.rank)}`"
+    )
 
 
 _MOST_LOGITS = 2**24
@@ -97,52 +114,61 @@ def validation_loss(
     n_window: int | None = None,
     batch_size: int | None = None,
     max_windows: int | None = None,
+    parallel: Parallel | None = None,
 ) -> float:
     """Return the mean loss in nats a token over windows that tile `tokens`, or `max_windows` of them.
 
-    A window has `n_window` tokens, the whole context unless given.
+    A window has `n_window` tokens, the whole context unless given. Many processes take a part of the windows each.
     """
+    parallel = parallel or Parallel()
     n_window = n_window or model.config.n_ctx
     batch_size = batch_size or max(1, min(64, _MOST_LOGITS // (n_window * model.config.d_vocab_out)))
-    total, n_tokens = 0.0, 0
+    total, n_tokens = 0.0, 0.0
     device = model.embed.W_E.device
     model = without_dropout(model)
-    with torch.inference_mode():
-        for inputs, targets in validation_batches(tokens, batch_size=batch_size, n_ctx=n_window, max_windows=max_windows):
-            loss = next_token_loss(model, inputs.to(device), targets.to(device))
-            total, n_tokens = total + loss.item() * targets.numel(), n_tokens + targets.numel()
+    batches = validation_batches(tokens, batch_size=batch_size, n_ctx=n_window, max_windows=max_windows, part=parallel.ranks.part)
+    with torch.no_grad():  # what is gathered of a sharded model is needed again for gradients, so no inference mode
+        while parallel.ranks.any((batch := next(batches, None)) is not None):
+            inputs, targets = batch or (torch.zeros(1, n_window, dtype=torch.long),) * 2  # a sharded model runs in all or in none
+            loss = next_token_loss(model, inputs.to(device), targets.to(device), dtype=parallel.validation_dtype)
+            if batch:
+                total, n_tokens = total + loss.item() * targets.numel(), n_tokens + targets.numel()
+    total, n_tokens = parallel.ranks.total(total, n_tokens)
     return total / n_tokens
 
 
-def _start(materials: Materials, folder: Path, device: torch.device) -> tuple[TrainState, Loader | ShardLoader]:
-    config = materials.config
-    newest = Run(folder).latest_checkpoint()
+def _start(materials: Materials, folder: Path, device: torch.device, parallel: Parallel) -> tuple[TrainState, Loader | ShardLoader]:
+    config, ranks = materials.config, parallel.ranks
+    newest = ranks.from_first(Run(folder).latest_checkpoint)
     if materials.source is None or newest:
         model = Transformer(config.model, generator=seeded_generator(config.seed))
     else:
         model = assemble(config.model, materials.source.tensors(), source=str(materials.source.path))
-    model = model.to(device).train()
-    loader = materials.loader()
+    model = parallel.place(model, device)
+    loader = materials.loader(ranks.rows(config.batch_size))
     state = TrainState(model=model, optimizer=make_optimizer(model, config), loader=loader.state_dict())
-    clear_unfinished(folder / "checkpoints")
+    if ranks.is_first:
+        clear_unfinished(folder / "checkpoints")
     if newest:
-        load_checkpoint(newest.path, state)
+        load_checkpoint(newest.path, state, ranks)
         loader.load_state_dict(state.loader)
     return state, loader
 
 
 def _listeners(
-    materials: Materials, folder: Path, state: TrainState, device: torch.device, quiet: bool, stack: ExitStack
+    materials: Materials, folder: Path, state: TrainState, device: torch.device, quiet: bool, ranks: Ranks, stack: ExitStack
 ) -> tuple[list[Listener], Callable[[str], None]]:
-    """Open what is told of each record, and a way to say a sentence."""
+    """Open what is told of each record, and a way to say a sentence; nothing and nobody in any process but the first."""
     config = materials.config
+    if not ranks.is_first:
+        return [], lambda _: None
     listeners: list[Listener] = [stack.enter_context(MetricsFile(folder / "metrics.jsonl", n_done=state.step))]
     if config.tensorboard:
         listeners.append(stack.enter_context(TensorBoard(folder / "tensorboard", n_done=state.step)))
     if quiet:
         return listeners, warnings.warn
     progress = stack.enter_context(ProgressLine(config, n_done=state.step, memory_gib=lambda: peak_memory_gib(device)))
-    progress.say(*describe_run(materials, folder, state, device))
+    progress.say(*describe_run(materials, folder, state, device, ranks))
     return [*listeners, progress], progress.say
 
 
@@ -151,29 +177,45 @@ def _tell(listeners: list[Listener], record: dict[str, Any]) -> None:
         listener(record)
 
 
-def _look(state: TrainState, materials: Materials, observers: Mapping[str, Observer]) -> dict[str, Any]:
-    """Measure, when it is time, what takes a while: the validation loss, the observers' values, and now and then a sample."""
+def _look(state: TrainState, materials: Materials, observers: Mapping[str, Observer], parallel: Parallel) -> dict[str, Any]:
+    """Measure, when it is time, what takes a while: the validation loss, the observers' values, and now and then a sample.
+
+    All processes share the first; for the rest the first process has the model to itself, and the others wait.
+    """
     config, step, found = materials.config, state.step, dict[str, Any]()
     is_last = step == config.n_steps
     if validates := is_last or step % config.validate_every == 0:
         tokens, n_windows = materials.validation_tokens, config.n_validation_windows
-        found["val_loss"] = validation_loss(state.model, tokens, n_window=config.window, max_windows=n_windows)
+        found["val_loss"] = validation_loss(state.model, tokens, n_window=config.window, max_windows=n_windows, parallel=parallel)
         if not math.isfinite(found["val_loss"]):  # the run stops here, and such a model can say nothing
             return found
-    if observers and (is_last or is_watched(step, config)):
-        found |= observe(step, state.model, observers)
-    if validates and config.sample_every and (is_last or step % config.sample_every == 0):
-        lm = LanguageModel(state.model, materials.tokenizer)
-        pieces = lm.stream(materials.prompt, max_new_tokens=200, seed=config.seed, tell=lambda _: None)  # may pass the context
-        found["sample"] = materials.prompt + "".join(pieces)
+    watches = bool(observers) and (is_last or is_watched(step, config))
+    samples = validates and config.sample_every > 0 and (is_last or step % config.sample_every == 0)
+    if watches or samples:
+        model = parallel.whole(state.model)
+        if parallel.ranks.is_first:
+            found |= observe(step, model, observers) if watches else {}
+            found |= {"sample": _sample(model, materials)} if samples else {}
+        parallel.ranks.wait()
     return found
+
+
+def _sample(model: Transformer, materials: Materials) -> str:
+    lm = LanguageModel(model, materials.tokenizer)
+    pieces = lm.stream(
+        materials.prompt, max_new_tokens=200, seed=materials.config.seed, tell=lambda _: None
+    )  # may pass the context
+    return materials.prompt + "".join(pieces)
 
 
 def _check_finite(record: Mapping[str, Any], folder: Path) -> None:
     for name in ("loss", "grad_norm", "val_loss"):
         if not math.isfinite(record.get(name, 0.0)):
-            newest = Run(folder).latest_checkpoint()
-            kept = f"the checkpoint of step {newest.step} is whole" if newest else "no checkpoint was written yet"
             raise TrainingError(
-                f"{name} is {record[name]} after step {record['step']}, so training stopped; {kept}; try a lower learning rate"
+                f"{name} is {record[name]} after step {record['step']}, so training stopped; {_kept(folder)}; try a lower learning rate"
             )
+
+
+def _kept(folder: Path) -> str:
+    newest = Run(folder).latest_checkpoint()
+    return f"the checkpoint of step {newest.step} is whole" if newest else "no checkpoint was written yet"

@@ -20,7 +20,7 @@ from cutaway.runtime import atomic_path, atomic_write
 from cutaway.values import read_object
 from cutaway.weights.source import assemble
 
-__all__ = ["save_model", "load_model", "save_tensors", "read_config", "stream_tensors"]
+__all__ = ["save_model", "load_model", "save_tensors", "save_config", "read_config", "stream_tensors"]
 
 
 def save_model(model: Transformer, folder: Path) -> None:
@@ -30,7 +30,12 @@ def save_model(model: Transformer, folder: Path) -> None:
         del tensors["unembed.W_U.weight"]
     with atomic_path(folder / "model.safetensors") as temporary:
         save_tensors(tensors, temporary)
-    atomic_write(folder / "config.json", json.dumps(model.config.to_dict(), indent=2))
+    save_config(model.config, folder)
+
+
+def save_config(config: ModelConfig, folder: Path) -> None:
+    """Write a model's configuration, as `read_config` reads it."""
+    atomic_write(folder / "config.json", json.dumps(config.to_dict(), indent=2))
 
 
 def save_tensors(tensors: dict[str, Tensor], path: Path, *, metadata: Mapping[str, str] | None = None) -> None:

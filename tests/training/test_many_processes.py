@@ -1,0 +1,366 @@
+"""Several processes train one model as one process does: the same losses, the same files, and one voice."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from train_on_ranks import do
+
+import cutaway
+from cutaway.cli.errors import report_error
+from cutaway.data import Loader, validation_batches
+from cutaway.runs import Checkpoint, Run
+from cutaway.runtime import Rank, pick_device, this_rank
+from cutaway.training import resume, train
+from cutaway.training.distributed import Ranks, resume_command
+from cutaway.training.sharded_files import check_sharded_files
+from cutaway.weights import stream_tensors
+from tiny_training import OPTIONS, hashes, learned, tiny_config, write_text
+
+HERE = Path(__file__).parent
+RECIPE = {"dropout": 0.0, "n_steps": 20, "batch_size": 12, "sample_every": 0, "save_every": 20}
+N_DONE = 7  # steps of those that are stopped
+
+
+def surroundings(**more):
+    return os.environ | {"PYTHONPATH": f"{HERE.parents[1] / 'src'}:{HERE.parent}", "OMP_NUM_THREADS": "1", **more}
+
+
+def start_jobs(n_ranks, *jobs):
+    """Start jobs in so many processes, which are told what torchrun would tell them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    told = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(n_ranks), "LOCAL_WORLD_SIZE": str(n_ranks)}
+    return [
+        subprocess.Popen(
+            [sys.executable, HERE / "train_on_ranks.py", json.dumps(jobs)],
+            env=surroundings(**told, RANK=str(rank), LOCAL_RANK=str(rank)),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(n_ranks)
+    ]
+
+
+def do_jobs(n_ranks, *jobs, fails=False):
+    """Do jobs in so many processes; return what each printed."""
+    processes = start_jobs(n_ranks, *jobs)
+    ended = [process.communicate(timeout=120) for process in processes]
+    assert {process.returncode for process in processes} == {1 if fails else 0}, ended
+    return ["".join(printed) for printed in ended] if fails else [printed for printed, _ in ended]
+
+
+def start_torchrun(n_ranks, *arguments, folder):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={n_ranks}", "-m", "cutaway"]
+    return subprocess.Popen(
+        [*command, *map(str, arguments)], env=surroundings(), cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def children_of(process):
+    tasks = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    if not tasks.is_file():
+        pytest.skip("needs /proc, to know torchrun's processes")
+    return [int(number) for number in tasks.read_text().split()]
+
+
+def curve(run, name="loss"):
+    return Run(run).metrics().curve(name)[1]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """One process's run, beside those of two that did the same work, and two that were stopped."""
+    home = tmp_path_factory.mktemp("home")
+    data = str(write_text(home))
+    recipe = lambda out, **more: RECIPE | {"data": data, "out": str(home / out)} | more  # noqa: E731
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CUTAWAY_CACHE", str(home / "cache"))
+        do({"train": recipe("one")})
+        do({"train": recipe("one-32", watch=["norms"]), "float32": True})
+        printed = do_jobs(
+            2,
+            {"train": recipe("ddp")},
+            {"train": recipe("fsdp2", parallel="fsdp2")},
+            {"train": recipe("ddp-32", sample_every=20, watch=["norms"]), "float32": True},
+            {"train": recipe("fsdp2-32", parallel="fsdp2", sample_every=20, watch=["norms"]), "float32": True},
+            {"train": recipe("ddp-dropout", dropout=0.1, n_steps=4)},
+            {"train": recipe("fsdp2-dropout", dropout=0.1, n_steps=4, parallel="fsdp2")},
+            {"train": recipe("stopped-ddp"), "interrupt_at": N_DONE},
+            {"train": recipe("stopped-fsdp2", parallel="fsdp2"), "interrupt_at": N_DONE},
+        )
+    (home / "printed.json").write_text(json.dumps(printed))
+    return home
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("name", ["loss", "val_loss", "grad_norm"])
+def test_two_processes_learn_what_one_does(home, parallel, name):
+    one, two = curve(home / "one", name), curve(home / parallel, name)
+    assert two == pytest.approx(one, abs=1e-13)  # sums in another order: 53 bits of numbers of about 3
+    assert max(one) - min(one) > 0.01
+    one, two = curve(home / "one-32", name), curve(home / f"{parallel}-32", name)
+    assert two == pytest.approx(one, abs=2e-6 if name == "grad_norm" else 1e-6)  # the same in 24 bits
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp2"])
+def test_the_files_are_those_of_one_process(home, parallel):
+    ours, theirs = (Checkpoint(home / run / "checkpoints/step-000020") for run in (parallel, "one"))
+    assert {path.name for path in ours.path.iterdir()} == {path.name for path in theirs.path.iterdir()}
+    assert ours.verify().keys() == theirs.verify().keys()
+    for name in ("model.safetensors", "optimizer.safetensors"):
+        expected = dict(stream_tensors(theirs.path / name))
+        found = dict(stream_tensors(ours.path / name))
+        assert found.keys() == expected.keys()
+        for key, tensor in found.items():
+            torch.testing.assert_close(tensor, expected[key], atol=1e-12, rtol=1e-9)  # Adam divides by small sums
+    assert not [path for path in (home / parallel).rglob("*") if path.name.endswith((".tmp", "-parts"))]
+    assert cutaway.load(home / parallel).generate("the", max_new_tokens=3).startswith("the")
+    assert Run(home / parallel).manifest["n_processes"] == 2
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp2"])
+def test_the_first_process_looks_at_the_whole_model(home, parallel):
+    assert Run(home / f"{parallel}-32").metrics().last("sample") == Run(home / "ddp-32").metrics().last("sample")
+    assert len(Run(home / f"{parallel}-32").metrics().last("sample")) > 200
+    watched = Run(home / f"{parallel}-32").metrics().watched()
+    assert "norms.W_Q" in watched
+    for name in watched:
+        assert curve(home / f"{parallel}-32", name) == pytest.approx(curve(home / "one-32", name), rel=1e-6)
+
+
+def test_dropout_is_off_where_it_is_off_and_on_where_it_is_on(home):
+    assert curve(home / "fsdp2-dropout") == pytest.approx(curve(home / "ddp-dropout"), abs=1e-13)
+    assert curve(home / "ddp-dropout") != pytest.approx(curve(home / "one")[:4], abs=1e-6)
+    for parallel in ("ddp", "fsdp2"):
+        first = curve(home / f"{parallel}-dropout", "val_loss")[0]
+        assert first == pytest.approx(curve(home / "one", "val_loss")[0], abs=1e-13)
+
+
+def test_all_stop_at_the_step_that_one_was_asked_at_and_one_says_so(home):
+    first, last = json.loads((home / "printed.json").read_text())
+    for run in ("stopped-ddp", "stopped-fsdp2"):
+        assert Run(home / run).latest_checkpoint().step == N_DONE
+        assert (
+            f"stopped and saved after step {N_DONE}; go on by `torchrun --standalone --nproc-per-node=2 -m cutaway train" in first
+        )
+    assert "stopped" not in last
+
+
+@pytest.mark.parametrize("run", ["stopped-ddp", "stopped-fsdp2"])
+def test_one_process_goes_on_with_the_run_of_two(home, run, tmp_path):
+    folder = shutil.copytree(home / run, tmp_path / "copy")
+    do({"resume": str(folder)})
+    for name in ("loss", "val_loss", "grad_norm"):
+        assert curve(folder, name) == pytest.approx(curve(home / "one", name), abs=1e-13)
+
+
+@pytest.mark.slow
+def test_three_processes_go_on_with_the_run_of_two_in_either_way(home, tmp_path):
+    ways = [(run, parallel) for run in ("stopped-ddp", "stopped-fsdp2") for parallel in ("ddp", "fsdp2")]
+    folders = [shutil.copytree(home / run, tmp_path / f"{run}-as-{parallel}") for run, parallel in ways]
+    do_jobs(3, *({"resume": str(folder), "parallel": way} for folder, (_, way) in zip(folders, ways, strict=True)))
+    for folder in folders:
+        for name in ("loss", "val_loss", "grad_norm"):
+            assert curve(folder, name) == pytest.approx(curve(home / "one", name), abs=1e-13)
+
+
+@pytest.mark.slow
+def test_a_process_that_fails_alone_says_why_and_the_others_are_silent(home, tmp_path):
+    recipe = RECIPE | {"data": str(home / "play.txt"), "out": str(tmp_path / "run")}
+    first, last = do_jobs(2, {"train": recipe, "fail_at": 3}, fails=True)
+    assert first == ""
+    assert "MemoryError: the last process has no memory left" in last
+    assert "rank 1" in last
+    assert Run(tmp_path / "run").latest_checkpoint().step == 0
+
+
+@pytest.mark.slow
+def test_machines_that_share_no_disk_are_noticed_at_the_first_checkpoint(home, tmp_path):
+    recipe = RECIPE | {"data": str(home / "play.txt"), "out": str(tmp_path / "run"), "parallel": "fsdp2"}
+    first, last = do_jobs(2, {"train": recipe, "own_disks": True}, fails=True)
+    assert "holds the parts of some processes alone" in first
+    assert last == ""
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_weight_with_fewer_rows_than_processes_and_fewer_windows_too(home, tmp_path):
+    recipe = RECIPE | {"data": str(home / "play.txt"), "n_ctx": 2, "n_validation_windows": 2, "n_steps": 6}
+    do({"train": recipe | {"out": str(tmp_path / "one")}})
+    do_jobs(3, {"train": recipe | {"out": str(tmp_path / "three"), "parallel": "fsdp2"}})
+    for name in ("loss", "val_loss"):
+        assert curve(tmp_path / "three", name) == pytest.approx(curve(tmp_path / "one", name), abs=1e-13)
+    weights = dict(stream_tensors(tmp_path / "three/checkpoints/step-000006/model.safetensors"))
+    assert weights["embed.pos_embed.W_pos"].shape == (2, 16)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp2"])
+def test_in_bfloat16_and_compiled_it_stays_close(home, tmp_path, parallel):
+    recipe = RECIPE | {"data": str(home / "play.txt"), "n_steps": 4, "dtype": "bfloat16"}
+    do_jobs(2, {"train": recipe | {"out": str(tmp_path / "run"), "parallel": parallel, "compile": True}, "float32": True})
+    assert curve(tmp_path / "run") == pytest.approx(curve(home / "one-32")[:4], abs=0.01)  # 8 bits: test_step.py has the same
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("parallel", "victim"), [("ddp", 1), ("fsdp2", 0)])
+def test_a_killed_process_ends_the_job_and_the_next_start_goes_on(play, tmp_path, parallel, victim):
+    more = ["--n-steps", 1000, "--validate-every", 1000, "--sample-every", 0, "--save-every", 100, "--parallel", parallel]
+    job = start_torchrun(2, "train", "--data", play, *OPTIONS, *more, "--out", "run", folder=tmp_path)
+    until = time.monotonic() + 60
+    while not (tmp_path / "run/checkpoints/step-000100").exists() and time.monotonic() < until:
+        time.sleep(0.01)
+    os.kill(children_of(job)[victim], signal.SIGKILL)
+    _, said = job.communicate(timeout=60)
+    assert job.returncode != 0
+    step = Run(tmp_path / "run").latest_checkpoint().step
+    assert 100 <= step < 1000
+    assert said.replace("\n", " ").count("another process of this job ended, so training stopped after step ") == 1
+    assert f"the checkpoint of step {step} is whole" in said
+    assert "--nproc-per-node=2 -m cutaway train --resume run`" in said
+    resume(tmp_path / "run", quiet=True)
+    assert Run(tmp_path / "run").metrics().curve("loss")[0] == list(range(1, 1001))
+    assert not list((tmp_path / "run/checkpoints").glob(".*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n_kills", [3])
+def test_whenever_processes_are_killed_the_run_ends_in_the_same_weights(home, tmp_path, n_kills):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    recipe = {"data": str(home / "play.txt"), "n_steps": 60, "save_every": 1, "parallel": "fsdp2", "sample_every": 0}
+    do_jobs(2, {"train": recipe | {"out": str(whole)}})
+    draw = random.Random(n_kills)
+    for number in range(1, n_kills + 1):
+        is_begun = (killed / "config.json").exists()
+        processes = start_jobs(2, {"resume": str(killed)} if is_begun else {"train": recipe | {"out": str(killed)}})
+        until = killed / f"checkpoints/step-{number * 60 // (n_kills + 2):06d}"
+        while not until.exists() and processes[0].poll() is None:
+            time.sleep(0.001)
+        time.sleep(draw.uniform(0, 0.05))
+        draw.choice(processes).kill()
+        assert -signal.SIGKILL in [process.wait(timeout=60) for process in processes]
+        for process in processes:
+            process.communicate()
+        for checkpoint in Run(killed).checkpoints():
+            checkpoint.verify()
+    do_jobs(2, {"resume": str(killed)})
+    assert learned(killed) == learned(whole)
+    assert hashes(killed).keys() == hashes(whole).keys()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("harm", ["missing", "damaged"])
+def test_a_file_that_is_missing_or_damaged_is_named_once(home, tmp_path, harm):
+    folder = shutil.copytree(home / "stopped-fsdp2", tmp_path / "copy")
+    file = folder / f"checkpoints/step-{N_DONE:06d}/optimizer.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.unlink()
+    if harm == "damaged":
+        file.write_bytes(content)
+    job = start_torchrun(2, "train", "--resume", folder, folder=tmp_path)
+    _, said = job.communicate(timeout=60)
+    assert job.returncode != 0
+    assert said.replace("\n", " ").count(f"cutaway: {file} is {harm}") == 1
+
+
+def test_each_row_of_a_batch_is_one_process_s():
+    tokens = np.arange(100, dtype=np.uint16)
+    make = lambda rows: Loader(tokens, batch_size=12, n_ctx=8, seed=4, rows=rows)  # noqa: E731
+    whole, _ = make(slice(None)).next_batch()
+    for n in (1, 2, 3, 12):
+        parts = [make(Ranks(Rank(index, n)).rows(12)).next_batch()[0] for index in range(n)]
+        assert torch.equal(torch.cat(parts), whole)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 50])
+def test_each_validation_window_is_one_process_s(n):
+    tokens = np.arange(100, dtype=np.uint16)
+    read = lambda part: [  # noqa: E731
+        row[0].item() for rows, _ in validation_batches(tokens, batch_size=2, n_ctx=8, max_windows=7, part=part) for row in rows
+    ]
+    parts = [read(Ranks(Rank(index, n)).part) for index in range(n)]
+    assert sorted(start for part in parts for start in part) == read(slice(None))
+
+
+@pytest.mark.parametrize(("batch_size", "n", "give"), [(5, 2, "give 4 or 6"), (7, 3, "give 6 or 9"), (1, 2, "give 2,")])
+def test_a_batch_that_cannot_be_shared_evenly(batch_size, n, give):
+    with pytest.raises(ValueError, match=f"batch_size is {batch_size} and {n} processes share its rows evenly: {give}"):
+        Ranks(Rank(0, n)).rows(batch_size)
+
+
+def tell(monkeypatch, **told):
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+
+
+def test_a_process_that_torchrun_did_not_start_is_alone(monkeypatch):
+    assert this_rank() == Rank(0, 1)
+    tell(monkeypatch, RANK="3", WORLD_SIZE="8", LOCAL_RANK="1", LOCAL_WORLD_SIZE="2")
+    assert this_rank() == Rank(0, 1)  # nobody to ask: a cluster's own variables
+    tell(monkeypatch, MASTER_ADDR="127.0.0.1")
+    assert this_rank() == Rank(3, 8, 1, 2)
+    monkeypatch.delenv("LOCAL_RANK")
+    assert this_rank() == Rank(0, 1)
+
+
+def test_processes_of_one_machine_take_a_gpu_each(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert pick_device("auto") == torch.device("cuda")
+    tell(monkeypatch, RANK="1", WORLD_SIZE="2", LOCAL_RANK="1", LOCAL_WORLD_SIZE="2", MASTER_ADDR="127.0.0.1")
+    assert pick_device("auto") == pick_device("cuda") == torch.device("cuda", 1)
+    assert pick_device("cuda:0") == torch.device("cuda", 0)
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(ValueError, match="device 'cuda:2' is not on this machine, which has 2 such"):
+        pick_device("auto")
+
+
+def test_only_the_first_process_reports_what_all_meet(monkeypatch, capsys):
+    tell(monkeypatch, RANK="1", WORLD_SIZE="2", LOCAL_RANK="1", LOCAL_WORLD_SIZE="2", MASTER_ADDR="127.0.0.1")
+    assert report_error(ValueError("wrong")) == 2
+    assert capsys.readouterr().err == ""
+    alone = ValueError("wrong")
+    alone.add_note("rank 1")
+    assert report_error(alone) == 2
+    assert capsys.readouterr().err == "cutaway: rank 1: wrong\n"
+
+
+def test_an_older_torch_is_told_what_it_lacks(monkeypatch):
+    check_sharded_files()
+    monkeypatch.setitem(sys.modules, "torch.distributed.checkpoint.hf_storage", None)
+    with pytest.raises(
+        ValueError, match=r"which came with torch 2\.9, and this is .*: install torch>=2\.9, or give --parallel ddp"
+    ):
+        check_sharded_files()
+
+
+@pytest.mark.parametrize(
+    ("rank", "command"),
+    [
+        (Rank(), "cutaway train --resume 'my run'"),
+        (Rank(0, 2, 0, 2), "torchrun --standalone --nproc-per-node=2 -m cutaway train --resume 'my run'"),
+        (Rank(5, 8, 1, 4), "torchrun --nnodes=2 --nproc-per-node=4 -m cutaway train --resume 'my run'"),
+    ],
+)
+def test_the_command_that_goes_on(rank, command):
+    assert resume_command(Path("my run"), rank) == command
+
+
+def test_one_process_has_the_model_whole_whatever_is_asked(play, tmp_path):
+    for parallel in ("ddp", "fsdp2"):
+        train(tiny_config(play, out=str(tmp_path / parallel), parallel=parallel), quiet=True)
+    assert curve(tmp_path / "ddp") == curve(tmp_path / "fsdp2")
