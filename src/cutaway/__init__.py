@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from cutaway.interp.sweep import plan_sweep, sweep
     from cutaway.language_model import LanguageModel, load
     from cutaway.model import Transformer
+    from cutaway.ranks import shared_work
     from cutaway.training import TrainConfig
     from cutaway.watching.run import train
 
@@ -66,6 +67,7 @@ _HOMES = {
     "gradients": "cutaway.interp.running",
     "sweep": "cutaway.interp.sweep",
     "plan_sweep": "cutaway.interp.sweep",
+    "shared_work": "cutaway.ranks",
 }
 _MODULES = (
     "edits", "metrics", "residual", "attention", "heads", "composition", "circuits", "refactoring", "lens", "ablation", "factored",
@@ -75,7 +77,7 @@ _MODULES = (
 __all__ = [
     "ModelConfig", "Transformer", "LanguageModel", "Hooks", "load", "compare", "TrainConfig", "train",
     "ActivationCache", "cache_gib", "Edit", "run_with_cache", "run_with_hooks", "run_with_edits", "generate_with_edits",
-    "means", "gradients",
+    "means", "gradients", "shared_work",
     "sweep", "plan_sweep", "edits", "metrics", "residual", "attention", "heads", "composition", "circuits", "refactoring", "lens",
     "ablation", "factored", "patching", "tracing", "path_patching", "attribution", "store", "probing", "steering", "sae",
     "attribution_graphs", "experiments",

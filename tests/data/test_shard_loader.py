@@ -119,14 +119,15 @@ def test_batches_are_the_same_while_later_shards_are_written(
         time.sleep(0.01)
 
     def tell(sentence: str) -> None:
-        told.append(sentence)
-        may_go_on.release()
+        if "shard 0 " not in sentence:  # which nothing holds back: a slow machine may take long
+            told.append(sentence)
+            may_go_on.release()
 
     loader = ShardLoader(DocumentShards.open(folder), batch_size=BATCH, n_ctx=N_CTX, seed=0, tell=tell)
     assert rows_of(loader, 120) == expected
     may_go_on.release(100)
     writer.join()
-    assert told[1] == f"waiting for shard 1 of {folder}, which is still being written"
+    assert told[0] == f"waiting for shard 1 of {folder}, which is still being written"
     assert len(told) >= len(shards.pairs) - 1
 
 

@@ -5,7 +5,6 @@ import os
 import random
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,12 +18,13 @@ from train_on_ranks import do
 import cutaway
 from cutaway.cli.errors import report_error
 from cutaway.data import Loader, validation_batches
+from cutaway.ranks import Ranks, job_command
 from cutaway.runs import Checkpoint, Run
 from cutaway.runtime import Rank, pick_device, this_rank
 from cutaway.training import resume, train
-from cutaway.training.distributed import Ranks, resume_command
 from cutaway.training.sharded_files import check_sharded_files
 from cutaway.weights import stream_tensors
+from many_processes import run_ranks, start_ranks, surroundings
 from tiny_training import OPTIONS, hashes, learned, tiny_config, write_text
 
 HERE = Path(__file__).parent
@@ -32,33 +32,14 @@ RECIPE = {"dropout": 0.0, "n_steps": 20, "batch_size": 12, "sample_every": 0, "s
 N_DONE = 7  # steps of those that are stopped
 
 
-def surroundings(**more):
-    return os.environ | {"PYTHONPATH": f"{HERE.parents[1] / 'src'}:{HERE.parent}", "OMP_NUM_THREADS": "1", **more}
-
-
 def start_jobs(n_ranks, *jobs):
-    """Start jobs in so many processes, which are told what torchrun would tell them."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    told = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(n_ranks), "LOCAL_WORLD_SIZE": str(n_ranks)}
-    return [
-        subprocess.Popen(
-            [sys.executable, HERE / "train_on_ranks.py", json.dumps(jobs)],
-            env=surroundings(**told, RANK=str(rank), LOCAL_RANK=str(rank)),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(n_ranks)
-    ]
+    """Start jobs in so many processes."""
+    return start_ranks(n_ranks, HERE / "train_on_ranks.py", json.dumps(jobs))
 
 
 def do_jobs(n_ranks, *jobs, fails=False):
     """Do jobs in so many processes; return what each printed."""
-    processes = start_jobs(n_ranks, *jobs)
-    ended = [process.communicate(timeout=120) for process in processes]
-    assert {process.returncode for process in processes} == {1 if fails else 0}, ended
+    ended = run_ranks(n_ranks, HERE / "train_on_ranks.py", json.dumps(jobs), returncode=1 if fails else 0)
     return ["".join(printed) for printed in ended] if fails else [printed for printed, _ in ended]
 
 
@@ -351,13 +332,13 @@ def test_an_older_torch_is_told_what_it_lacks(monkeypatch):
 @pytest.mark.parametrize(
     ("rank", "command"),
     [
-        (Rank(), "cutaway train --resume 'my run'"),
-        (Rank(0, 2, 0, 2), "torchrun --standalone --nproc-per-node=2 -m cutaway train --resume 'my run'"),
-        (Rank(5, 8, 1, 4), "torchrun --nnodes=2 --nproc-per-node=4 -m cutaway train --resume 'my run'"),
+        (Rank(), "cutaway train --resume run"),
+        (Rank(0, 2, 0, 2), "torchrun --standalone --nproc-per-node=2 -m cutaway train --resume run"),
+        (Rank(5, 8, 1, 4), "torchrun --nnodes=2 --nproc-per-node=4 -m cutaway train --resume run"),
     ],
 )
 def test_the_command_that_goes_on(rank, command):
-    assert resume_command(Path("my run"), rank) == command
+    assert job_command("train --resume run", rank) == command
 
 
 def test_one_process_has_the_model_whole_whatever_is_asked(play, tmp_path):

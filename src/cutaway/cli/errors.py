@@ -54,9 +54,7 @@ def describe(error: BaseException) -> str:
 
 
 def report_warning(sentence: str) -> None:
-    """Say on standard error what does not stop the command; of several processes that torchrun started only the first does."""
-    if not this_rank().is_first:
-        return
+    """Say on standard error what does not stop the command."""
     from rich.text import Text
 
     from cutaway.report import print_sentence, stderr_console
@@ -131,4 +129,6 @@ def _print_error(sentence: str) -> None:
 
     from cutaway.report import print_sentence, stderr_console
 
-    print_sentence(stderr_console(), Text.assemble(("cutaway: ", "bold red"), sentence))
+    console = stderr_console()
+    console.quiet = False  # who may speak has been decided
+    print_sentence(console, Text.assemble(("cutaway: ", "bold red"), sentence))

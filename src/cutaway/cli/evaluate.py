@@ -14,6 +14,7 @@ from rich.text import Text
 from cutaway.cli.command import excludes
 from cutaway.cli.errors import UsageError, describe, report_warning
 from cutaway.cli.loading import load_named
+from cutaway.cli.many_processes import shares_work
 from cutaway.report import print_json, stderr_console, stdout_console
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ _HEARD_BY = {"protocol": "hellaswag", "window": "perplexity", "stride": "perplex
 """Options that a single task has."""
 
 
+@shares_work
 @excludes("compare", "task", "checkpoints", "window", "stride", why="it reads one text with two models, and measures nothing else")
 def evaluate(
     models: tuple[str, ...] = (),
@@ -53,7 +55,7 @@ def evaluate(
     """Measure models side by side: perplexity on a text, HellaSwag, LAMBADA; or see where two of them part.
 
     Stopped and given again, the same command goes on where it was; once complete, it measures anew. Standard errors follow each
-    number.
+    number. Started by torchrun, many processes share the rows; with --compare each reads the whole text.
 
     Args:
         models: runs, checkpoints, catalogue names, folders or files; the latest run unless given
@@ -76,6 +78,7 @@ def evaluate(
         cutaway evaluate runs/demo --checkpoints
         cutaway evaluate gpt2 runs/mine --data notes.txt
         cutaway evaluate runs/a runs/b --compare --data notes.txt
+        torchrun --standalone --nproc-per-node=2 -m cutaway evaluate smollm2-135m --task lambada
 
     In Python:
         import cutaway
@@ -95,9 +98,12 @@ def evaluate(
         sources = [checkpoint for source in sources for checkpoint in _checkpoints(source)]
     measure = _Measurement(task, data, limit, options)
     results: dict[str, Evaluation | str] = {}
-    for source in sources:
-        with _naming(source, sources):
-            results[source] = _measured(measure, load, source, may_be_damaged=checkpoints)
+    from cutaway.ranks import shared_work
+
+    with shared_work(device or "auto"):
+        for source in sources:
+            with _naming(source, sources):
+                results[source] = _measured(measure, load, source, may_be_damaged=checkpoints)
     _warn_of_different_texts(results)
     _show(results, as_json=json)
     return _raise_unreadable(results)

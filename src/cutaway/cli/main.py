@@ -72,6 +72,7 @@ def _run_verb(names: tuple[str, ...], arguments: list[str]) -> None:
 
 def _run_command(names: tuple[str, ...], arguments: list[str]) -> None:
     from cutaway.cli.command import before_dashes, load_command
+    from cutaway.cli.many_processes import check_processes
 
     command = load_command(*names)
     if not {"-h", "--help"}.isdisjoint(before_dashes(arguments)):
@@ -79,6 +80,7 @@ def _run_command(names: tuple[str, ...], arguments: list[str]) -> None:
 
         print_help(command, arguments)
     else:
+        check_processes(" ".join(names), command.function)
         command(arguments)
 
 

@@ -11,9 +11,9 @@ from typing import Any
 from rich.text import Text
 
 from cutaway.cli.command import options_of
+from cutaway.cli.many_processes import shares_work
 from cutaway.config import ModelConfig
 from cutaway.report import print_sentence, stdout_console
-from cutaway.runtime import this_rank
 from cutaway.training.config import TRAIN_PRESETS, TrainConfig
 
 __all__ = ["train"]
@@ -35,6 +35,7 @@ def _shape(arguments: Sequence[str]) -> tuple[str, ModelConfig]:
     return name, recipe.model
 
 
+@shares_work
 @options_of(TrainConfig, group="Recipe", defaults=_recipe, omit=("model", "name"), metavars=_METAVARS)
 @options_of(ModelConfig, group="Model", defaults=_shape, omit=("d_vocab", "d_vocab_out", "is_causal"))
 def train(preset: str | None = None, /, *, resume: bool = False, **changes: Any) -> None:
@@ -85,8 +86,6 @@ def train(preset: str | None = None, /, *, resume: bool = False, **changes: Any)
         config = TrainConfig.preset(preset or (_TUNING if changes.get("from_model") else _DEFAULT_PRESET), **changes)
         with _suggesting_other_text(preset, config.data):
             folder = run.train(config)
-    if not this_rank().is_first:
-        return
     console, path = stdout_console(), shlex.quote(str(folder))
     for family in read_watched(Run(folder).metrics()).families:
         print_sentence(console, Text(family.said()))

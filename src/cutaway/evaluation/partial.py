@@ -13,6 +13,7 @@ import torch
 
 from cutaway.evaluation.scoring import Request, Score, Scores, default_n_batch_tokens, score_batches
 from cutaway.language_model import LanguageModel
+from cutaway.ranks import sharing_ranks
 from cutaway.runtime import atomic_write
 from cutaway.tokenizers import tokenizer_hash
 from cutaway.weights import model_sha256
@@ -38,26 +39,43 @@ def score_resumably(
 
     A file there belongs to one model, tokenizer, list of requests, version of the code, kind of device and number of threads; an
     evaluation of the same takes up what one that was stopped left, and its result is to the last bit that of one that never stopped
-    on the same machine. A complete evaluation leaves no file: the next one computes everything anew.
+    on the same machine. A complete evaluation leaves no file: the next one computes everything anew. In `shared_work` each process
+    scores and keeps a part of the batches, all get all scores, and any number of processes goes on with what others left.
     """
-    found: dict[int, Scores] = {}
-    path = None
+    ranks, found, path = sharing_ranks(), dict[int, Scores](), None
     n_batch_tokens = n_batch_tokens or default_n_batch_tokens(lm.model)
     if partial is not None:
-        path = partial / f"{_key(lm, requests, n_batch_tokens)}.jsonl"
-        found = _read(path, requests)
-        atomic_write(path, "".join(_line(number, scores) for number, scores in found.items()))  # without a line half-written
-    report = report or _say_nothing
-    report(len(found), len(requests))
-    for batch in score_batches(lm.model, requests, done=frozenset(found), n_batch_tokens=n_batch_tokens):
-        found.update(batch)
+        key = _key(lm, requests, n_batch_tokens)
+        found = ranks.from_first(lambda: _taken_up(partial, key, requests))
+        path = partial / _file(key, ranks.rank.index)
+    report, n_before, own = report or _say_nothing, len(found), dict[int, Scores]()
+    report(n_before, len(requests))
+    for batch in score_batches(lm.model, requests, done=frozenset(found), n_batch_tokens=n_batch_tokens, part=ranks.part):
+        own.update(batch)
         if path is not None:
             with path.open("a", encoding="utf-8") as file:
                 file.write("".join(_line(number, scores) for number, scores in batch.items()))
-        report(len(found), len(requests))
+        report(min(n_before + ranks.n * len(own), len(requests)), len(requests))  # the others are about as far
+    for part in ranks.of_all(own):
+        found |= part
     if path is not None:
         path.unlink(missing_ok=True)
     return [found[number] for number in range(len(requests))]
+
+
+def _file(key: str, index: int) -> str:
+    """Return the name of the file that a process keeps its scores in."""
+    return f"{key}-{index}.jsonl" if index else f"{key}.jsonl"
+
+
+def _taken_up(partial: Path, key: str, requests: Sequence[Request]) -> dict[int, Scores]:
+    """Return what an evaluation that was stopped left; one file has all of it now, without a line half-written."""
+    others = sorted(partial.glob(f"{key}-*.jsonl"))
+    found = {number: scores for path in (partial / _file(key, 0), *others) for number, scores in _read(path, requests).items()}
+    atomic_write(partial / _file(key, 0), "".join(_line(number, scores) for number, scores in found.items()))
+    for path in others:
+        path.unlink()
+    return found
 
 
 def language_model_hash(lm: LanguageModel) -> str:

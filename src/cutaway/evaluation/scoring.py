@@ -69,9 +69,14 @@ def score_continuations(model: Transformer, requests: Sequence[Request], *, n_ba
 
 
 def score_batches(
-    model: Transformer, requests: Sequence[Request], *, done: frozenset[int] = frozenset(), n_batch_tokens: int | None = None
+    model: Transformer,
+    requests: Sequence[Request],
+    *,
+    done: frozenset[int] = frozenset(),
+    n_batch_tokens: int | None = None,
+    part: slice = slice(None),
 ) -> Iterator[dict[int, Scores]]:
-    """Yield scores by the request's number, a batch at a time, the longest requests first.
+    """Yield scores by the request's number, a batch at a time, the longest requests first; `part` of the batches alone.
 
     A context and its continuations are one row of a batch: a continuation's positions follow the context's, and it sees the context
     and itself alone. Log-softmax is computed in the weights' dtype but at least in float32. A request that does not fit `n_ctx` is cut
@@ -83,9 +88,8 @@ def score_batches(
     _check(model, requests)
     model = without_dropout(model)
     rows = [_rows(request, model.config.n_ctx) for request in requests]
-    for batch in _batches(rows, n_batch_tokens or default_n_batch_tokens(model)):
-        if done.issuperset(batch):
-            continue
+    batches = [batch for batch in _batches(rows, n_batch_tokens or default_n_batch_tokens(model)) if not done.issuperset(batch)]
+    for batch in batches[part]:
         with torch.inference_mode():  # not around the yield: whoever reads the scores keeps their own modes
             scored = iter(_score_rows(model, [row for number in batch for row in rows[number]]))
         yield {number: _scores(requests[number], rows[number], scored) for number in batch}

@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from cutaway.runtime import this_rank
+
 __all__ = [
     "stdout_console",
     "stderr_console",
@@ -31,13 +33,16 @@ _RULES = Box("    \n    \n ── \n    \n    \n ── \n    \n    \n")
 
 
 def stdout_console() -> Console:
-    """Return the console for results: the terminal's width, 80 columns when piped; NO_COLOR is respected."""
-    return Console(highlight=False)
+    """Return the console for results: the terminal's width, 80 columns when piped; NO_COLOR is respected.
+
+    Of several processes that torchrun started only the first speaks, on both consoles.
+    """
+    return Console(highlight=False, quiet=not this_rank().is_first)
 
 
 def stderr_console() -> Console:
     """Return the console for progress and errors."""
-    return Console(stderr=True, highlight=False)
+    return Console(stderr=True, highlight=False, quiet=not this_rank().is_first)
 
 
 def is_unicode(console: Console) -> bool:
@@ -121,7 +126,8 @@ def fields_table(fields: Mapping[str, object], *, title: str | None = None, styl
 
 def print_json(value: Any) -> None:
     """Print a value for a program to read: indented JSON on standard output, never coloured; infinities and NaN are null there."""
-    print(json.dumps(_finite(value), indent=2, ensure_ascii=True, allow_nan=False))
+    if this_rank().is_first:
+        print(json.dumps(_finite(value), indent=2, ensure_ascii=True, allow_nan=False))
 
 
 def _finite(value: Any) -> Any:

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from cutaway.model import Transformer
+from cutaway.ranks import Ranks
 from cutaway.runs import Checkpoint, values_sha256
 from cutaway.runtime import atomic_path, atomic_write, file_sha256, remove_path
-from cutaway.training.distributed import Ranks
 from cutaway.training.parallel import is_sharded, weights_of
 from cutaway.weights import matching, read_config, save_config, save_model, save_tensors, stream_tensors
 

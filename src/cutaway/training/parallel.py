@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from cutaway.data import Batch
 from cutaway.model import Transformer
+from cutaway.ranks import Ranks
 from cutaway.training.config import TrainConfig
-from cutaway.training.distributed import Ranks
 from cutaway.weights import assemble
 
 __all__ = ["Parallel", "Replicated", "Sharded", "make_parallel", "is_sharded", "weights_of"]

@@ -12,11 +12,11 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from cutaway.data import DocumentShards
+from cutaway.ranks import Ranks
 from cutaway.report import format_count, print_sentence
 from cutaway.runtime import describe_device
 from cutaway.training.checkpoint import TrainState
 from cutaway.training.config import TrainConfig, expected_loss
-from cutaway.training.distributed import Ranks
 from cutaway.training.log import Record
 from cutaway.training.setup import Materials
 

@@ -7,12 +7,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from cutaway.ranks import Ranks, joined_ranks
 from cutaway.runs import Run
 from cutaway.runtime import pick_device, pick_dtype
 from cutaway.tokenizers import load_tokenizer, tokenizer_hash
 from cutaway.training.arriving import arriving_shards
 from cutaway.training.config import LOOKING, TrainConfig
-from cutaway.training.distributed import Ranks, joined_ranks
 from cutaway.training.log import check_tensorboard
 from cutaway.training.observers import WEIGHTS, Observer, Watchable
 from cutaway.training.setup import Materials, alone_in, claimed_folder, prepare, write_config, write_run

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -15,10 +16,10 @@ import torch
 from cutaway.data import Loader, ShardLoader, TokenArray, validation_batches
 from cutaway.language_model import LanguageModel
 from cutaway.model import Transformer
+from cutaway.ranks import Ranks, job_command, naming_lost_ranks
 from cutaway.runs import Run
 from cutaway.runtime import peak_memory_gib, pick_device, pick_dtype, seeded_generator
 from cutaway.training.checkpoint import TrainState, clear_unfinished, load_checkpoint, save_checkpoint
-from cutaway.training.distributed import Ranks, naming_lost_ranks, resume_command
 from cutaway.training.interrupt import stop_request
 from cutaway.training.log import Listener, MetricsFile, TensorBoard
 from cutaway.training.observers import Observer, observe
@@ -88,7 +89,7 @@ def run_training(
                 save_checkpoint(state, folder / "checkpoints", ranks)
         if state.step < config.n_steps:
             save_checkpoint(state, folder / "checkpoints", ranks)
-            raise KeyboardInterrupt(f"stopped and saved after step {state.step}; go on by `{resume_command(folder, ranks.rank)}`")
+            raise KeyboardInterrupt(f"stopped and saved after step {state.step}; go on by `{_resume_command(folder, ranks)}`")
 
 
 def _dropout_seed(seed: int, step: int, ranks: Ranks) -> int:
@@ -99,8 +100,12 @@ def _dropout_seed(seed: int, step: int, ranks: Ranks) -> int:
 def _lost(state: TrainState, folder: Path, ranks: Ranks) -> str:
     return (
         f"another process of this job ended, so training stopped after step {state.step}; {_kept(folder)}; go on by "
-        f"`{resume_command(folder, ranks.rank)}`"
+        f"`{_resume_command(folder, ranks)}`"
     )
+
+
+def _resume_command(folder: Path, ranks: Ranks) -> str:
+    return job_command(f"train --resume {shlex.quote(str(folder))}", ranks.rank)
 
 
 _MOST_LOGITS = 2**24

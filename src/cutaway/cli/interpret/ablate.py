@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from cutaway.cli.command import excludes
 from cutaway.cli.interpret.options import analysis
+from cutaway.cli.many_processes import shares_work
 from cutaway.report.counting import count_progress
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["ablate"]
 
 
+@shares_work
 @excludes("head", "what", why="--head takes out that one head")
 @excludes("head", "by_position", why="what the others do in response is shown for a mean over positions")
 @analysis(text=("When Mary and John went to the store, John gave a drink to",), target="Mary", wrong="John")

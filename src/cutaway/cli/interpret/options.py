@@ -7,6 +7,7 @@ import shlex
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import MISSING, fields, is_dataclass
 from functools import update_wrapper
 from pathlib import Path
@@ -135,21 +136,24 @@ class Analysis:
         source = model or named or (self._own_model() if demo else _latest())
         if file is not None:
             given = {name: value for name, value in given.items() if name not in self._lines} | {"prompts": file}
-        loaded = {"tokenizer": tokenizer, "config": config, "device": device}
+        loaded: dict[str, Any] = {"tokenizer": tokenizer, "config": config, "device": device}
         command = self._spelling(source, given | {name: value for name, value in loaded.items() if value is not None})
         if demo:
             stderr_console().print(Text(f"$ {command}\n", style="dim"), soft_wrap=True)
-        try:
-            lm = load_named(source, tokenizer=tokenizer, config=config, device=device)
-        except FileNotFoundError as error:
-            raise FileNotFoundError(f"{error}{_NAMED if source == named and model is None else ''}") from None
-        if is_asked:
-            return self._answer(lm, source, options)
-        arguments = [options.pop(name) for name in self._arguments]
-        result = self._analyse(lm, *arguments, **options, **values, **({"source": source} if self._takes_source else {}))
-        if not demo:
-            _head(source, is_named=model is not None)
-        return present(result, json=json, report=report, command=command)
+        from cutaway.ranks import shared_work
+
+        with shared_work(device or "auto") as ranks:
+            with _saying_who_named(is_given=model is not None or source != named):
+                lm = load_named(source, **loaded)
+            if is_asked:
+                self._answer(lm, source, options)
+                return
+            arguments = [options.pop(name) for name in self._arguments]
+            result = self._analyse(lm, *arguments, **options, **values, **({"source": source} if self._takes_source else {}))
+            if not demo:
+                _head(source, is_named=model is not None)
+            if ranks.is_first:
+                present(result, json=json, report=report, command=command)
 
     def _filled(self, model: str | None, options: Mapping[str, Any], *, demo: bool) -> dict[str, Any]:
         """Return the options with what is not given: that of the worked example, or the text of a model of the package."""
@@ -272,6 +276,15 @@ def _joined(own: str, shared: str, more: Sequence[str]) -> str:
     sections["Args"] = "\n".join(filter(None, (sections.get("Args", ""), *more, sections_of(shared)["Args"]))).strip("\n")
     parts = [f"{head}:\n{textwrap.indent(sections[head], '    ')}" for head in _SECTIONS if head in sections]
     return "\n\n".join([sections[""], *parts])
+
+
+@contextmanager
+def _saying_who_named(*, is_given: bool) -> Iterator[None]:
+    """Add to the sentence that a model is not there that a file names it, unless it was given."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{error}{'' if is_given else _NAMED}") from None
 
 
 def _asked() -> Iterator[str]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from cutaway.cli.interpret.options import analysis
 from cutaway.cli.interpret.prompt_files import PAIRS
+from cutaway.cli.many_processes import shares_work
 from cutaway.report.counting import count_progress
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["patch"]
 
 
+@shares_work
 @analysis(PAIRS, clean=("The Eiffel Tower is in",), corrupted=("The Empire State Building is in",), target=("Paris",))
 def patch(
     lm: LanguageModel,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from cutaway.cli.interpret.options import analysis
 from cutaway.cli.interpret.prompt_files import PAIRS
+from cutaway.cli.many_processes import shares_work
 from cutaway.report.counting import count_progress
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ _CORRUPTED = "When Mary and John went to the store, Mary gave a drink to"
 _LINES = {"text" if option == "clean" else option: word for option, word in PAIRS.items()}
 
 
+@shares_work
 @analysis(_LINES, text=(_CLEAN,), corrupted=(_CORRUPTED,), target=("Mary",), wrong=("John",))
 def path_patch(
     lm: LanguageModel,

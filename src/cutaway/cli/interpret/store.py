@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from rich.text import Text
 
 from cutaway.cli.interpret.options import analysis
+from cutaway.cli.many_processes import shares_work
 from cutaway.report import print_sentence, stderr_console
 from cutaway.report.counting import count_progress
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["store"]
 
 
+@shares_work
 @analysis(data="stdlib", names=("blocks.9.resid_post",), max_tokens=8192, dtype="bfloat16")
 def store(
     lm: LanguageModel,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from cutaway.cli.command import excludes
 from cutaway.cli.interpret.options import analysis
+from cutaway.cli.many_processes import shares_work
 from cutaway.report.counting import count_progress
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ __all__ = ["trace"]
 _LINES = {"text": "text", "subject": "subject", "target": "correct", "wrong": "wrong", "replacement": "replacement"}
 
 
+@shares_work
 @excludes("replacement", "noise", "seed", why="with another subject there is one run, without noise")
 @analysis(_LINES, text=("The Eiffel Tower is in the city of",), subject=("The Eiffel Tower",), target=("Paris",), draws=3)
 def trace(

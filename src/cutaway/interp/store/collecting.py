@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from shutil import disk_usage
 from typing import Any
@@ -22,6 +23,7 @@ from cutaway.interp.store.reading import TOKENS, ActivationStore, open_store
 from cutaway.interp.store.stream import Data, TokenStream, open_stream
 from cutaway.language_model import LanguageModel
 from cutaway.model import Transformer
+from cutaway.ranks import Ranks, sharing_ranks
 from cutaway.report.numbers import format_bytes
 from cutaway.runtime import atomic_path, file_sha256, free_memory_gib, remove_path
 from cutaway.views import without_dropout
@@ -60,27 +62,31 @@ def collect(
     `announce` is called once the arguments are found to be those of the store, before anything is written.
 
     A call with the same arguments goes on with a store that was stopped, and makes anew a shard that is lost: with as many threads the
-    files are to the last bit those of a run never stopped. Raises ValueError for a store begun with other arguments, saying which; for
-    a folder that holds other things; for names, numbers and tokens that do not fit; for more than the free memory or disk holds;
-    OSError where the disk fills up after all: what is whole stays.
+    files are to the last bit those of a run never stopped. In `shared_work` each process makes a part of the shards.
+
+    Raises ValueError for a store begun with other arguments, saying which; for a folder that holds other things; for names, numbers
+    and tokens that do not fit; for more than the free memory or disk holds; OSError where the disk fills up after all: what is whole
+    stays.
 
     >>> store = collect(lm, "stdlib", "blocks.9.resid_post", "activations", max_tokens=100_000)  # doctest: +SKIP
     """
     folder, model, stream = Path(folder), model_of(lm), open_stream(lm, data, max_tokens=max_tokens)
     layout: dict[str, Any] = {"ctx": ctx, "batch_size": batch_size, "skip_first": skip_first, "shard_gib": shard_gib}
-    plan = plan_store(model, stream, names, dtype=dtype, **layout)
+    plan, ranks = plan_store(model, stream, names, dtype=dtype, **layout), sharing_ranks()
     stream.check(model.config.d_vocab)
-    manifest = _manifest(folder, describe(lm, stream, plan, source=source), plan)
-    if announce is not None:
+    manifest = ranks.from_first(lambda: _manifest(folder, describe(lm, stream, plan, source=source), plan))
+    if announce is not None and ranks.is_first:
         announce()
-    missing = manifest.missing()
-    if missing or (folder / _LOCK).exists():  # which a process that was killed at the very end leaves
-        _check_room(plan, missing, folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        with _alone_in(folder):
-            _clear_unfinished(folder)
-            manifest.write()
-            _Collection(without_dropout(model), stream, plan, manifest, progress or _say_nothing).run(missing)
+    missing, is_left = ranks.from_first(lambda: (manifest.missing(), (folder / _LOCK).exists()))
+    if missing or is_left:  # the lock, by a process that was killed at the very end
+        _check_room(plan, missing, folder, ranks)
+        with ranks.entered_by_first(partial(_begun, manifest)):
+            manifest.index = ranks.rank.index
+            _Collection(without_dropout(model), stream, plan, manifest, progress or _say_nothing, ranks).run(missing)
+            ranks.wait()
+            if ranks.is_first:
+                manifest.take_in()
+    ranks.wait()
     return open_store(folder)
 
 
@@ -102,15 +108,17 @@ class _Collection:
     plan: StorePlan
     manifest: Manifest
     progress: Progress
+    ranks: Ranks
     n_done: int = 0
     written: Future[None] | None = None
     """The shard that is being written."""
     memory: list[dict[str, Tensor]] = field(default_factory=list)
 
     def run(self, missing: Sequence[int]) -> None:
-        """Make the missing shards, in order."""
+        """Make this process's part of the missing shards, in order."""
         plan = self.plan
         self.n_done = plan.n_tokens - sum(len(plan.shard_tokens(shard)) for shard in missing)
+        missing = missing[self.ranks.part]
         n_rows, device = max((len(plan.shard_rows(shard)) for shard in missing), default=0), self.model.embed.W_E.device
         self.memory = [allocated(plan, n_rows, device) for _ in missing[:2]]
         self.progress(self.n_done, plan.n_tokens)
@@ -133,7 +141,7 @@ class _Collection:
                 record_batch(self.model, read_windows(self.stream, windows, device), self.plan, kept, start)
                 if self.written is not None and self.written.done():
                     self._wait()  # a disk that is full is not found out a shard later
-                self.n_done += windows.n_windows * windows.n_pos
+                self.n_done = min(self.n_done + self.ranks.n * windows.n_windows * windows.n_pos, self.plan.n_tokens)
                 self.progress(self.n_done, self.plan.n_tokens)
         if device.type != "cpu":
             torch.accelerator.synchronize(device)
@@ -171,12 +179,13 @@ def _check_finite(tensors: dict[str, Tensor]) -> None:
             )
 
 
-def _check_room(plan: StorePlan, missing: Sequence[int], folder: Path) -> None:
+def _check_room(plan: StorePlan, missing: Sequence[int], folder: Path, ranks: Ranks) -> None:
     """Raise ValueError, before anything is written, for shards that do not fit the free memory, or the disk."""
     sizes = [len(plan.shard_rows(shard)) * plan.row_bytes for shard in missing]
-    free, needed = free_memory_gib(torch.device("cpu")), min(2, len(missing)) * max(sizes, default=0) / 2**30
+    n_held = min(2 * ranks.rank.n_local, len(missing))
+    free, needed = free_memory_gib(torch.device("cpu")), n_held * max(sizes, default=0) / 2**30
     if free is not None and needed > free:
-        raise ValueError(f"two shards are {needed:.2g} GiB of memory and {free:.2g} are free: give a smaller shard_gib")
+        raise ValueError(f"{n_held} shards are {needed:.2g} GiB of memory and {free:.2g} are free: give a smaller shard_gib")
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     if sum(sizes) > (on_disk := disk_usage(there).free):
         raise ValueError(
@@ -186,10 +195,14 @@ def _check_room(plan: StorePlan, missing: Sequence[int], folder: Path) -> None:
 
 
 @contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Keep other processes from writing the same store; the lock ends with the process, however it ends."""
+def _begun(manifest: Manifest) -> Iterator[None]:
+    """Begin a store, or go on with one, and keep other jobs from writing it; the lock ends with the process, however it ends."""
+    folder = manifest.folder
+    folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / _LOCK, timeout=0):
+            _clear_unfinished(folder)
+            manifest.take_in()
             yield
     except Timeout:
         raise ValueError(f"another process writes the store in {folder}: wait for it, or stop it first") from None

@@ -45,13 +45,21 @@ class Manifest:
     folder: Path
     about: dict[str, Any]
     shards: dict[int, ShardRecord] = field(default_factory=dict)
+    index: int = 0
+    """Which of several processes writes it: all but the first keep what they made in a hidden file beside it until all are done."""
 
     @classmethod
     def read(cls, folder: Path) -> Manifest | None:
-        """Read it; None where there is none. Raises ValueError for one that was changed or damaged."""
-        path = folder / _FILE
-        if not path.is_file():
+        """Read it, and what several processes left beside it; None where there is none. Raises ValueError for a damaged one."""
+        if not (folder / _FILE).is_file():
             return None
+        found = cls._read(folder / _FILE)
+        for path in sorted(folder.glob(_beside("*"))):
+            found.shards |= cls._read(path).shards
+        return found
+
+    @classmethod
+    def _read(cls, path: Path) -> Manifest:
         try:
             values = {**json.loads(path.read_text(encoding="utf-8"))}
             recorded, found = values.pop("sha256", None), values.get("format")
@@ -62,13 +70,22 @@ class Manifest:
             shards = {int(number): ShardRecord(**record) for number, record in values.pop("shards").items()}
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(f"{path} describes no store of activations: {said_of_json(error)}") from None
-        return cls(folder, values, shards)
+        return cls(path.parent, values, shards)
 
     def write(self) -> None:
-        """Write it, whole or not at all; nothing in it depends on how often the store was interrupted."""
+        """Write it, whole or not at all; nothing in it depends on how often the store was interrupted, or by how many it is made."""
         shards = {str(number): vars(self.shards[number]) for number in sorted(self.shards)}
         values = {**self.about, "shards": shards}
-        atomic_write(self.folder / _FILE, json.dumps({**values, "sha256": values_sha256(values)}, indent=2))
+        file = _beside(self.index) if self.index else _FILE
+        atomic_write(self.folder / file, json.dumps({**values, "sha256": values_sha256(values)}, indent=2))
+
+    def take_in(self) -> None:
+        """Take over what other processes left beside it, and remove that."""
+        there = Manifest.read(self.folder)
+        self.shards |= there.shards if there else {}
+        self.write()
+        for path in self.folder.glob(_beside("*")):
+            path.unlink()
 
     def plan(self) -> StorePlan:
         """Return the plan that the store was begun with."""
@@ -103,6 +120,10 @@ class Manifest:
     def _is_whole(self, shard: int) -> bool:
         path, record = self.folder / shard_name(shard), self.shards.get(shard)
         return record is not None and path.is_file() and path.stat().st_size == record.n_bytes
+
+
+def _beside(index: int | str) -> str:
+    return f".manifest-{index}.json"
 
 
 def shard_name(shard: int) -> str:

@@ -23,6 +23,7 @@ from cutaway.interp.sweep.lanes import VALUE_KINDS, Lane, entry_of, lane_of, why
 from cutaway.interp.sweep.packing import pack
 from cutaway.interp.sweep.reading import read_base, read_group
 from cutaway.model import Transformer
+from cutaway.ranks import sharing_ranks
 from cutaway.runtime import free_memory_gib
 
 __all__ = ["AnyMetric", "SweepPlan", "plan_sweep", "sweep"]
@@ -272,16 +273,18 @@ def sweep(
     An edit at a layer and position changes nothing before them, so each variant goes on from the unedited run there; what computes the
     same layer is computed together, and only the logits that the metric reads. `base_edits` are applied in every run, the unedited one
     included. `lengths` are the rows' tokens where they are filled up on the right. `verify` variants are run whole as well, and the
-    largest difference is told. Raises ValueError as `plan_sweep` does.
+    largest difference is told. In `shared_work` each process runs a part of the variants. Raises ValueError as `plan_sweep` does.
 
     >>> heads = [[edits.zero("blocks.1.attn.z", head=head)] for head in range(4)]  # doctest: +SKIP
     >>> sweep(lm.model, lm.tokens("When Mary and John"), heads, metrics.log_prob(lm.tokens(" went")[0, 0]))  # doctest: +SKIP
     """
-    plan = plan_sweep(model, tokens, variants, metric, base_edits=base_edits, lengths=lengths, memory_gib=memory_gib)
-    scores = plan.run(progress=progress)
-    if verify:
+    ranks, every = sharing_ranks(), list(variants)
+    own = iter(every[ranks.part])  # of neighbours, which often cost alike, each process gets one
+    plan = plan_sweep(model, tokens, own, metric, base_edits=base_edits, lengths=lengths, memory_gib=memory_gib)
+    scores = plan.run(progress=progress if ranks.is_first else None)
+    if verify and ranks.is_first:
         tell(f"{min(verify, len(scores))} variants run whole: the largest difference is {plan.verify(scores, verify):.2g}")
-    return scores
+    return ranks.interleaved(scores, len(every))
 
 
 def _trusted(edits: Iterable[Edit], weights: Weights) -> list[Edit]:

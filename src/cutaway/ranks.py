@@ -1,28 +1,28 @@
-"""The processes of one job, as torchrun starts them: who talks, who waits for whom, and what is known to all."""
+"""The processes of one job, as torchrun starts them: who talks, who waits for whom, what is known to all, and who does what."""
 
 from __future__ import annotations
 
 import os
 import re
-import shlex
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from cutaway.runtime import Rank, pick_device, this_rank
 
-__all__ = ["Ranks", "LostRankError", "joined_ranks", "naming_lost_ranks", "resume_command"]
+__all__ = ["Ranks", "LostRankError", "joined_ranks", "naming_lost_ranks", "shared_work", "sharing_ranks", "job_command"]
 
 _T = TypeVar("_T")
 
@@ -42,7 +42,7 @@ _FIRST_SPEAKS_S = 3.0
 
 @dataclass(frozen=True)
 class Ranks:
-    """The processes that train one model together, seen by one of them; one process alone is all of them, and waits for nobody.
+    """The processes that do one work together, seen by one of them; one process alone is all of them, and waits for nobody.
 
     What they tell each other goes through the CPU, so that nothing waits for a GPU. All must ask the same things in the same order.
     """
@@ -98,6 +98,23 @@ class Ranks:
                 yield self.from_first(lambda: value)
         else:
             yield self.from_first(enter)  # type: ignore[misc]  # the first process's value
+
+    def of_all(self, value: _T) -> list[_T]:
+        """Return what each of them gives, in their order."""
+        if self.n == 1:
+            return [value]
+        values: list[_T | None] = [None] * self.n
+        dist.all_gather_object(values, value)
+        return values  # type: ignore[return-value]
+
+    def interleaved(self, rows: Tensor, n_rows: int) -> Tensor:
+        """Return all `n_rows` rows, of which each has its `part`, bit for bit as they were computed."""
+        if self.n == 1:
+            return rows
+        every = torch.zeros(n_rows, *rows.shape[1:], dtype=rows.dtype)
+        every[self.part] = rows.cpu()
+        dist.all_reduce(every)  # all others have zeros there
+        return every.to(rows.device)
 
     def any(self, is_so: bool) -> bool:
         """Return whether it is so for one of them."""
@@ -206,11 +223,38 @@ def naming_lost_ranks(sentence: Callable[[], str]) -> Iterator[None]:
         raise LostRankError(sentence()) from None
 
 
-def resume_command(folder: Path, rank: Rank) -> str:
-    """Return the command that goes on with a run, on as many processes."""
-    verb = f"cutaway train --resume {shlex.quote(str(folder))}"
+def job_command(arguments: str, rank: Rank) -> str:
+    """Return the command line that runs cutaway with these arguments on as many processes."""
     if rank.n_ranks == 1:
-        return verb
+        return f"cutaway {arguments}"
     n_nodes = rank.n_ranks // rank.n_local
-    machines = f"--nnodes={n_nodes} " if n_nodes > 1 else "--standalone "
-    return f"torchrun {machines}--nproc-per-node={rank.n_local} -m {verb}"
+    machines = f"--nnodes={n_nodes}" if n_nodes > 1 else "--standalone"
+    return f"torchrun {machines} --nproc-per-node={rank.n_local} -m cutaway {arguments}"
+
+
+_SHARING: ContextVar[Ranks | None] = ContextVar("sharing", default=None)
+
+
+@contextmanager
+def shared_work(device: str = "auto") -> Iterator[Ranks]:
+    """Share evaluations, stores and sweeps inside between the processes that torchrun started; alone, nothing is different.
+
+    All of them run the same program and get the same results; print and write with `ranks.is_first` alone. As `joined_ranks`, which
+    says what happens when one fails.
+
+    >>> with shared_work() as ranks:  # doctest: +SKIP
+    ...     found = evaluation.multiple_choice(lm)
+    ...     if ranks.is_first:
+    ...         print(found)
+    """
+    with joined_ranks(device) as ranks:
+        before = _SHARING.set(ranks)
+        try:
+            yield ranks
+        finally:
+            _SHARING.reset(before)
+
+
+def sharing_ranks() -> Ranks:
+    """Return the processes that share what is done here: one alone outside of `shared_work`."""
+    return _SHARING.get() or Ranks()
