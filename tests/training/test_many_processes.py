@@ -16,6 +16,7 @@ import torch
 from train_on_ranks import do
 
 import cutaway
+from cutaway.cli import errors
 from cutaway.cli.errors import report_error
 from cutaway.data import Loader, validation_batches
 from cutaway.ranks import Ranks, job_command
@@ -312,7 +313,10 @@ def test_processes_of_one_machine_take_a_gpu_each(monkeypatch):
 
 def test_only_the_first_process_reports_what_all_meet(monkeypatch, capsys):
     tell(monkeypatch, RANK="1", WORLD_SIZE="2", LOCAL_RANK="1", LOCAL_WORLD_SIZE="2", MASTER_ADDR="127.0.0.1")
+    waited = []
+    monkeypatch.setattr(errors.time, "sleep", waited.append)
     assert report_error(ValueError("wrong")) == 2
+    assert waited == [pytest.approx(5)]  # for the first to speak: torchrun ends all others with the one that ends
     assert capsys.readouterr().err == ""
     alone = ValueError("wrong")
     alone.add_note("rank 1")

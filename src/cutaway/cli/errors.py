@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import time
 import traceback
 import warnings
 from collections.abc import Iterator
@@ -15,6 +16,8 @@ from cutaway.runtime import this_rank
 __all__ = ["UsageError", "describe", "report_error", "report_warning", "reporting_warnings"]
 
 _MISTAKES = (ValueError, FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError)
+_FIRST_SPEAKS_S = 5.0
+"""How long a silent process waits at its end: torchrun ends all others with it, the one that is to speak among them."""
 _HOW_TO_SEE = "run it again with CUTAWAY_TRACEBACK=1 to see where"
 
 
@@ -29,6 +32,7 @@ def report_error(error: BaseException) -> int:
     traceback is shown when CUTAWAY_TRACEBACK is set.
     """
     if not _may_speak(error):
+        time.sleep(_FIRST_SPEAKS_S)
         return _judge(error)[0]
     if isinstance(error, BrokenPipeError):  # whoever read the output has enough; Python flushes once more at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
