@@ -17,7 +17,7 @@ SOURCE = ROOT / "src" / "cutaway"
 
 # Imports go down. A new part of the package gets its floor here.
 FLOORS = {
-    0: {"presets", "config", "values", "hooks", "runtime", "ranks", "assets", "plots", "report"},
+    0: {"presets", "config", "values", "hooks", "runtime", "flops", "ranks", "assets", "plots", "report"},
     1: {"model", "tokenizers"},
     2: {"views", "weights", "runs", "data", "generation"},
     3: {"language_model"},

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from cutaway.flops import product_flops_per_s
 from cutaway.measure.timing import seconds
 from cutaway.runtime import compile_obstacle
 
@@ -29,8 +30,7 @@ def measure_limits(dtype: torch.dtype = torch.float32, *, device: torch.device |
     """
     device = torch.device(device)
     size, n_bytes = (2048, 2**29) if device.type == "cpu" else (8192, 2**32)
-    left, right = torch.randn(2, size, size, device=device).to(dtype)
-    product_s = min(seconds(_finishing(lambda: left @ right), n_rounds=1) for _ in range(7))
+    flops_per_s = product_flops_per_s(dtype, device, size=size, n_rounds=7)
     memory = torch.ones(n_bytes // dtype.itemsize, device=device, dtype=dtype)
     rows = memory.view(-1, 4096)
     reads: list[Callable[[], Tensor]] = [lambda: memory.sum(dtype=torch.float32)]
@@ -38,7 +38,7 @@ def measure_limits(dtype: torch.dtype = torch.float32, *, device: torch.device |
         add_up = torch.compile(lambda x: x.sum(dim=-1, dtype=torch.float32))
         reads.append(lambda: add_up(rows))
     read_s = min(seconds(_finishing(read), n_rounds=1) for read in reads for _ in range(7))
-    return Limits(gflops_per_s=2 * size**3 / product_s / 1e9, read_gb_per_s=memory.nbytes / read_s / 1e9)
+    return Limits(gflops_per_s=flops_per_s / 1e9, read_gb_per_s=memory.nbytes / read_s / 1e9)
 
 
 def _finishing(function: Callable[[], Tensor]) -> Callable[[], None]:

@@ -3,32 +3,18 @@
 from __future__ import annotations
 
 from cutaway.config import ModelConfig
+from cutaway.flops import layer_flops
 from cutaway.interp.sweep.engine import Group
 from cutaway.model import Transformer
 
-__all__ = ["forward_flops", "group_flops", "lane_bytes"]
-
-
-def _layer_flops(config: ModelConfig, n_new: int, n_keys: int, n_queries: int | None = None) -> tuple[float, float]:
-    """Return the operations of one layer's attention and of its MLP for `n_new` positions that see `n_keys`."""
-    n_queries = n_new if n_queries is None else n_queries
-    d_attn, d_kv = config.n_heads * config.d_head, config.n_kv_heads * config.d_head
-    attention = 2 * config.d_model * (2 * d_attn * n_queries + 2 * d_kv * n_new) + 4 * d_attn * n_queries * n_keys
-    mlp = 2 * config.d_model * config.d_mlp * (3 if config.gated_mlp else 2) * n_queries
-    return attention, mlp
-
-
-def forward_flops(config: ModelConfig, n_pos: int) -> float:
-    """Return the operations of a whole forward pass of one row."""
-    unembed = 2 * config.d_model * config.d_vocab_out * n_pos
-    return config.n_layers * sum(_layer_flops(config, n_pos, n_pos)) + unembed
+__all__ = ["group_flops", "lane_bytes"]
 
 
 def group_flops(config: ModelConfig, group: Group) -> float:
     """Return the operations of a group's layers; the few logits that are read are not counted."""
     width, total = group.end - group.start, 0.0
-    full = _layer_flops(config, width, group.end)
-    last = _layer_flops(config, width, group.end, group.n_last)
+    full = layer_flops(config, width, group.end)
+    last = layer_flops(config, width, group.end, group.n_last)
     for lane in group.lanes:
         for layer in range(lane.entry.layer, config.n_layers):
             attention, mlp = last if layer == config.n_layers - 1 else full

@@ -11,13 +11,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from cutaway.flops import forward_flops
 from cutaway.interp.editing import for_query_heads, row_lengths, run_with_edits
 from cutaway.interp.edits import Edit
 from cutaway.interp.metrics import Metric
 from cutaway.interp.provenance import Weights
 from cutaway.interp.sites import site_of
 from cutaway.interp.sweep.base_run import BaseRun, record_base
-from cutaway.interp.sweep.cost import forward_flops, group_flops, lane_bytes
+from cutaway.interp.sweep.cost import group_flops, lane_bytes
 from cutaway.interp.sweep.engine import Group, run_group
 from cutaway.interp.sweep.lanes import VALUE_KINDS, Lane, entry_of, lane_of, why_whole
 from cutaway.interp.sweep.packing import pack
