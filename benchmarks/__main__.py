@@ -9,10 +9,8 @@ from pathlib import Path
 
 NAMES = (
     "startup",
-    "forward",
-    "decode",
+    "profile",
     "load",
-    "train",
     "loss",
     "circuits",
     "edges",
@@ -22,22 +20,30 @@ NAMES = (
     "store",
     "documents",
 )
-LONG = ("attribution_graphs", "circuit_faithfulness", "known_features", "sae")
+LONG = ("growth", "attribution_graphs", "circuit_faithfulness", "known_features", "sae")
 """Those that take longest, up to half an hour: run when they are named."""
+OF_THE_COMMAND = ("profile", "growth")
+"""Those that `cutaway bench` has."""
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", choices=[*NAMES, *LONG, []], help="which to run; all but the longest unless given")
     parser.add_argument("--nanogpt", type=Path, help="a clone of nanoGPT to train beside")
+    parser.add_argument(
+        "--transformer-lens", type=Path, metavar="PYTHON", help="a Python that has TransformerLens 2, to patch beside"
+    )
     parser.add_argument("--text", type=Path, help="the text to train on; tiny Shakespeare, or the plays, unless given")
     arguments = parser.parse_args()
     failed = []
     for name in arguments.names or NAMES:
-        extra = ["--nanogpt", str(arguments.nanogpt)] if arguments.nanogpt and name == "train" else []
-        extra += ["--text", str(arguments.text)] if arguments.text and name in ("train", "loss", "attribution_graphs") else []
+        extra = ["--nanogpt", str(arguments.nanogpt)] if arguments.nanogpt and name == "profile" else []
+        if arguments.transformer_lens and name in ("profile", "sweep"):
+            extra += ["--transformer-lens", str(arguments.transformer_lens)]
+        extra += ["--text", str(arguments.text)] if arguments.text and name in ("loss", "attribution_graphs") else []
         print(f"\n== {name}", flush=True)
-        if subprocess.call([sys.executable, "-m", f"benchmarks.{name}", *extra]):  # each in a process of its own
+        module = ["cutaway", "bench", name] if name in OF_THE_COMMAND else [f"benchmarks.{name}"]
+        if subprocess.call([sys.executable, "-m", *module, *extra]):  # each in a process of its own
             failed.append(name)
     if failed:
         print(f"\nfailed: {', '.join(failed)}", file=sys.stderr)

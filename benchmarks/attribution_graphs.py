@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 import cutaway
-from benchmarks.train import shakespeare
+from benchmarks.corpora import shakespeare
 from cutaway import attribution_graphs, edits, metrics, sae
 from cutaway.interp.attribution_graphs import Frozen, Held, Interventions
 from cutaway.interp.attribution_graphs.changes import RESPONDS

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import cutaway
-from benchmarks.train import shakespeare
+from benchmarks.corpora import shakespeare
 from cutaway.data import read_corpus, split_tokens, tokenize_corpus
 from cutaway.evaluation import perplexity
 

@@ -19,10 +19,10 @@ SOURCE = ROOT / "src" / "cutaway"
 FLOORS = {
     0: {"presets", "config", "values", "hooks", "runtime", "flops", "ranks", "assets", "plots", "report"},
     1: {"model", "tokenizers"},
-    2: {"views", "weights", "runs", "data", "generation"},
+    2: {"views", "weights", "costs", "runs", "data", "generation"},
     3: {"language_model"},
     4: {"evaluation", "training", "measure", "interp"},
-    5: {"experiments", "watching"},
+    5: {"experiments", "watching", "profiles"},
     6: {"cli", "explorer", "__main__"},
 }
 FLOOR = {part: floor for floor, parts in FLOORS.items() for part in parts}

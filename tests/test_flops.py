@@ -39,7 +39,9 @@ def test_a_step_of_training(causal_variant: ModelConfig, make_model: Callable[..
 
 def test_gpt2_is_what_everybody_says() -> None:
     config = ModelConfig.preset("gpt2")
-    n_weights = sum(weight.numel() for name, weight in Transformer(config).named_parameters() if "pos" not in name and weight.ndim > 1)
+    n_weights = sum(
+        weight.numel() for name, weight in Transformer(config).named_parameters() if "pos" not in name and weight.ndim > 1
+    )
     attention = 12 * config.n_layers * config.d_model * 1024  # a token, as in Chowdhery et al. 2022, appendix B
     assert training_flops(config, 1024) / 1024 == 6 * n_weights + attention
 

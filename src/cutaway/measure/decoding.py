@@ -1,71 +1,20 @@
-"""How fast tokens come, with and without the cache, beside the rate at which memory can be read."""
+"""One token after another, and what reading the weights for it takes."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import cycle
 
 import torch
 from torch import Tensor, nn
 
-from cutaway.config import ModelConfig
+from cutaway.costs import kv_bytes_a_token
 from cutaway.generation import CachedDecoder, CompiledDecoder
-from cutaway.measure.timing import seconds, seconds_in_turn
 from cutaway.model import Transformer
-from cutaway.runtime import compile_obstacle, seeded_generator
+from cutaway.runtime import compile_obstacle
 
-__all__ = ["DecodeRate", "decode_rates", "next_token", "reading_weights", "bytes_of_weights", "bytes_a_token"]
-
-
-@dataclass(frozen=True)
-class DecodeRate:
-    """Tokens a second after a text of `length` tokens, and how many there could be if reading memory were all it took.
-
-    Uncached reads all of the text again for each token; cached keeps its keys and values; compiled is None unless it was asked for.
-    """
-
-    length: int
-    uncached_per_s: float
-    cached_per_s: float
-    compiled_per_s: float | None
-    limit_per_s: float
-
-    @property
-    def speed_up(self) -> float:
-        """How many times faster the cache makes a token."""
-        return self.cached_per_s / self.uncached_per_s
-
-
-def decode_rates(
-    config: ModelConfig,
-    *,
-    lengths: tuple[int, ...] = (),
-    dtype: torch.dtype = torch.float32,
-    device: torch.device | str = "cpu",
-    compile: bool = False,
-    n_tokens: int = 9,
-) -> list[DecodeRate]:
-    """Measure a model of random weights at lengths that double up to its context, by the median over `n_tokens` tokens."""
-    model = Transformer(config, generator=seeded_generator(0)).to(device=device, dtype=dtype).eval()
-    doubling = tuple(2**power for power in range(3, 14) if 2**power + 3 * n_tokens <= config.n_ctx)
-    rates = []
-    for length in lengths or doubling:
-        prompt = [token % config.d_vocab for token in range(length)]
-        tokens = torch.tensor([prompt], device=device)
-        with torch.inference_mode():
-            uncached_s = seconds(lambda tokens=tokens: model(tokens)[0, 0, 0].item(), n_rounds=3)  # type: ignore[misc]
-            steps = {"cached": next_token(model, prompt)}
-            steps |= {f"reading {is_compiled}": reading_weights(model, compile=is_compiled) for is_compiled in (True, False)}
-            if compile:
-                steps["compiled"] = next_token(model, prompt, compile=True)
-            times = seconds_in_turn(steps, n_rounds=n_tokens, n_warmups=2)
-        share = bytes_of_weights(model) / bytes_a_token(model, length=length)
-        reading_s = min(times["reading True"], times["reading False"])
-        compiled_per_s = 1 / times["compiled"] if compile else None
-        rates.append(DecodeRate(length, 1 / uncached_s, 1 / times["cached"], compiled_per_s, share / reading_s))
-    return rates
+__all__ = ["next_token", "reading_weights", "bytes_of_weights", "bytes_a_token"]
 
 
 def reading_weights(model: Transformer, *, compile: bool = True) -> Callable[[], object]:
@@ -104,6 +53,4 @@ def bytes_of_weights(model: Transformer) -> int:
 
 def bytes_a_token(model: Transformer, *, length: int) -> int:
     """Return how many bytes decoding must read for one token: every matrix once, and the keys and values so far."""
-    config = model.config
-    n_cached = 2 * config.n_layers * config.n_kv_heads * config.d_head * length
-    return bytes_of_weights(model) + n_cached * model.embed.W_E.itemsize
+    return bytes_of_weights(model) + length * kv_bytes_a_token(model.config, model.embed.W_E.dtype)

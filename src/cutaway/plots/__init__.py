@@ -5,6 +5,7 @@ from cutaway.plots.bands import bands
 from cutaway.plots.categories import categories
 from cutaway.plots.diagrams import Arrow, Row, diagram
 from cutaway.plots.histograms import histogram
+from cutaway.plots.laws import LawPanel, laws
 from cutaway.plots.layered_graph import Point, layered_graph
 from cutaway.plots.loss import loss_figure, smoothed
 from cutaway.plots.matrices import heatmap, token_grid
@@ -12,6 +13,7 @@ from cutaway.plots.panels import Panel, panels
 from cutaway.plots.patterns import attention
 from cutaway.plots.scatter import scatter
 from cutaway.plots.series import bars, lines
+from cutaway.plots.shares import ShareGroup, shares
 from cutaway.plots.style import save_figure, style
 from cutaway.report.colours import PALETTE
 
@@ -35,6 +37,10 @@ __all__ = [
     "smoothed",
     "Panel",
     "panels",
+    "LawPanel",
+    "laws",
+    "ShareGroup",
+    "shares",
     "save_figure",
     "style",
     "PALETTE",

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from cutaway.config import ModelConfig
+from cutaway.model import Transformer
 from cutaway.weights.families import FAMILIES
 from cutaway.weights.foreign import check_floats, check_state_dictionary, describe_tensors, read_checkpoint
-from cutaway.weights.renaming import from_theirs
+from cutaway.weights.renaming import from_theirs, to_theirs
 from cutaway.weights.source import ModelSource, StoredTensor, located
 
-__all__ = ["NanoGPTCheckpoint"]
+__all__ = ["NanoGPTCheckpoint", "nanogpt_tensors"]
 
 # GPT-2's names, with matrices of Linears where OpenAI's are of Conv1Ds
 _NANOGPT = replace(FAMILIES["gpt2"], rows=tuple(row._replace(is_conv1d=False) for row in FAMILIES["gpt2"].rows))
@@ -94,3 +95,9 @@ def _is_tied(tensors: Mapping[str, Tensor]) -> bool:
         return True
     is_same = embedding.data_ptr() == unembedding.data_ptr() and embedding.shape == unembedding.shape
     return is_same or torch.equal(embedding, unembedding)
+
+
+def nanogpt_tensors(model: Transformer) -> dict[str, Tensor]:
+    """Return the weights of a model of nanoGPT's shape by its names; the tied unembedding is left out."""
+    weights = ((name, weight.detach()) for name, weight in model.named_parameters())
+    return dict(to_theirs(_NANOGPT.rows_of(model.config), weights))

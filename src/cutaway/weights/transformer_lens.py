@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from math import prod
 from pathlib import Path
 from typing import ClassVar, NamedTuple
@@ -13,11 +13,11 @@ from einops import rearrange
 from torch import Tensor
 
 from cutaway.config import ModelConfig
-from cutaway.model import Rotary
+from cutaway.model import Rotary, Transformer
 from cutaway.weights.foreign import check_floats, check_state_dictionary, describe_tensors, read_checkpoint
 from cutaway.weights.source import ModelSource, StoredTensor, name_some, parameter_shapes
 
-__all__ = ["TransformerLensState", "is_transformer_lens"]
+__all__ = ["TransformerLensState", "is_transformer_lens", "transformer_lens_tensors"]
 
 
 class _Place(NamedTuple):
@@ -67,6 +67,8 @@ _REMEDIES = {
     r"unembed\.b_U": "set unembed_bias=True",
     r"pos_embed\.W_pos": 'set position="learned" or "attention_only"',
 }
+
+_GROUPED = "blocks.0.attn._W_K"  # so are the keys of grouped heads called, and their values
 
 _BUFFERS = r"attn\.(mask|IGNORE|rotary_sin|rotary_cos)"
 
@@ -186,13 +188,13 @@ class TransformerLensState(ModelSource):
         return next(remedy for kind, remedy in _REMEDIES.items() if re.search(rf"\b{kind}$", name))
 
 
-def _places(config: ModelConfig, tensors: Mapping[str, Tensor]) -> dict[str, _Place]:
+def _places(config: ModelConfig, names: Collection[str]) -> dict[str, _Place]:
     places = dict(_PLACES)
     if config.position == "attention_only":
         places["pos_embed.W_pos"] = _place("n_ctx d_model", "qk_positions.W_pos")
     if config.gated_mlp:
         del places["blocks.*.mlp.b_in"]  # stands after the gate
-    if "blocks.0.attn._W_K" in tensors:  # as grouped heads are stored
+    if _GROUPED in names:
         for part in ("W_K", "b_K", "W_V", "b_V"):
             places[f"blocks.*.attn._{part}"] = places.pop(f"blocks.*.attn.{part}")
     return _in_every_layer(places, config.n_layers)
@@ -231,6 +233,19 @@ def _sizes(config: ModelConfig) -> dict[str, int]:
 def is_transformer_lens(names: Iterable[object]) -> bool:
     """Whether these are names of TransformerLens."""
     return {"embed.W_E", "unembed.W_U"} <= set(names)
+
+
+def transformer_lens_tensors(model: Transformer) -> dict[str, Tensor]:
+    """Return a model's weights by TransformerLens's names, each in memory of its own; biases that the model lacks are left out."""
+    sizes, ours = _sizes(model.config), model.state_dict()  # where a tied unembedding is there too
+    is_grouped = model.config.n_kv_heads < model.config.n_heads
+    moved = {}
+    for name, place in _places(model.config, {_GROUPED} if is_grouped else ()).items():
+        if place.ours in ours:
+            heads = {axis: sizes[axis] for axis in ("head", "kv_head") if axis in place.axes.split()}
+            theirs = rearrange(ours[place.ours], f"{place.our_axes} -> {place.axes}", **heads)
+            moved[name] = theirs.clone(memory_format=torch.contiguous_format)
+    return moved
 
 
 def _are_equal(a: Tensor, b: Tensor | None) -> bool:

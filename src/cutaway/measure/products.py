@@ -1,4 +1,4 @@
-"""How long a forward pass takes beside its matrix products alone."""
+"""The matrix products of a forward pass, alone."""
 
 from __future__ import annotations
 
@@ -8,24 +8,9 @@ import torch
 import torch.nn.functional as F
 
 from cutaway.config import ModelConfig
-from cutaway.measure.timing import seconds_in_turn
 from cutaway.model import Transformer
-from cutaway.runtime import seeded_generator
 
-__all__ = ["forward_seconds", "matrix_products", "matrix_shapes"]
-
-
-def forward_seconds(
-    config: ModelConfig, *, batch: int, n_pos: int, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
-) -> tuple[float, float]:
-    """Return the median time of a forward pass, and that of its matrix products, measured in turn."""
-    model = Transformer(config, generator=seeded_generator(0)).to(device=device, dtype=dtype).eval()
-    tokens = torch.randint(config.d_vocab, (batch, n_pos), generator=seeded_generator(0)).to(device)
-    products = matrix_products(config, batch * n_pos, dtype=dtype, device=device)
-    with torch.inference_mode():
-        # reading one number of the result waits for a GPU
-        times = seconds_in_turn({"forward": lambda: model(tokens)[0, 0, 0].item(), "products": products}, n_rounds=9, n_warmups=2)
-    return times["forward"], times["products"]
+__all__ = ["matrix_products", "matrix_shapes"]
 
 
 def matrix_products(
