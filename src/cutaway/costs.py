@@ -51,12 +51,12 @@ def is_like_gpt2(config: ModelConfig) -> bool:
 def forward_peak_bytes(config: ModelConfig, n_pos: int, dtype: torch.dtype = torch.float32) -> int:
     """Return the most bytes of activations that one row's forward pass of a shape like GPT-2's holds at once, keeping none.
 
-    That is at its end: the stream, its norm with mean and deviation, and the logits; in small vocabularies the MLP's two layers.
-    Linear in the length, as fused attention never holds a pattern.
+    That is at its end: the stream, its norm and the logits; with a small vocabulary in an MLP: its hidden layer before and after the
+    activation, what it writes, and what the block still holds. Linear in the length, as fused attention never holds a pattern.
     """
-    at_logits = 2 * config.d_model + 2 + config.d_vocab_out
-    in_mlp = 2 * config.d_model + 2 + 2 * config.d_mlp
-    return n_pos * max(at_logits, in_mlp) * dtype.itemsize
+    at_logits = 2 * config.d_model + config.d_vocab_out
+    in_mlp = (6 + (config.n_layers > 1)) * config.d_model + 2 * config.d_mlp
+    return n_pos * (max(at_logits, in_mlp) * dtype.itemsize + torch.int64.itemsize)  # and the positions
 
 
 def step_peak_bytes(config: ModelConfig, n_pos: int) -> int:

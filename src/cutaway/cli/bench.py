@@ -157,7 +157,8 @@ def _profile(run: Bench, request: Request, *, show: bool, keep: _Keep) -> dict[s
     from cutaway.runtime import pick_dtype
 
     fast = getattr(torch, pick_dtype("auto", run.device))
-    decoding = replace(request, length=32, compile=True)
+    _, config = request.config()
+    decoding = replace(request, length=min(32, config.n_ctx // 2), compile=True)
     works = [("train", replace(request, preset=None) if run.is_cpu else request)]
     works += [("forward", replace(request, dtype=torch.float32 if run.is_cpu else fast))]
     works += [("decode", replace(decoding, dtype=dtype)) for dtype in dict.fromkeys([torch.float32, fast])]

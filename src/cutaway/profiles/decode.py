@@ -19,6 +19,7 @@ from cutaway.model import Transformer
 from cutaway.profiles.bench import Bench, Request, name_of
 from cutaway.profiles.comparison import Comparison
 from cutaway.profiles.hugging_face import HuggingFace
+from cutaway.runtime import compile_obstacle
 
 __all__ = ["compare_decoding"]
 
@@ -34,14 +35,22 @@ def compare_decoding(bench: Bench, request: Request) -> list[Comparison]:
     preset, config = request.config()
     dtype = request.dtype or torch.float32
     lengths = _lengths(config, request.length, bench.rounds(9))
-    bench.tokens(config, 1, lengths[-1])  # which refuses a length that the model does not read
     model = bench.model(config, name=preset, dtype=dtype, n_copies=2)
     peer, tokens = bench.hugging_face(model), bench.tokens(config, 1, min(8, config.n_ctx))
     agreement = {peer.name: bench.check_agreement(peer.name, model(tokens), peer.logits(tokens), dtype=dtype)} if peer else {}
-    return [_after(bench, model, length, peer, agreement, preset=preset, compile=request.compile) for length in lengths]
+    obstacle = compile_obstacle(bench.device)
+    if request.compile and obstacle:
+        bench.tell(f"{obstacle}, so the compiled step is left out")
+    is_compiled = request.compile and obstacle is None
+    return [_after(bench, model, length, peer, agreement, preset=preset, is_compiled=is_compiled) for length in lengths]
 
 
 def _lengths(config: ModelConfig, length: int | None, n_rounds: int) -> Sequence[int]:
+    most = config.n_ctx - _N_WARMUPS - 1
+    if length is not None and not 1 <= length <= most:
+        raise ValueError(
+            f"the length is {length}; expected 1 to {most}, as this model reads {config.n_ctx} tokens and some are to follow"
+        )
     if length is not None:
         return [length]
     room = n_rounds + _N_WARMUPS + 1
@@ -56,17 +65,17 @@ def _after(
     agreement: dict[str, float],
     *,
     preset: str,
-    compile: bool,
+    is_compiled: bool,
 ) -> Comparison:
     """Return how fast tokens come after so many."""
     config, dtype = model.config, model.embed.W_E.dtype
     prompt, tokens = [token % config.d_vocab for token in range(length)], bench.tokens(config, 1, length)
     uncached_s = seconds(lambda: model(tokens)[0, 0, 0].item(), n_rounds=min(3, bench.rounds(3)))
     steps: dict[str, Callable[[], object]] = {"with the cache": next_token(model, prompt)}
-    steps |= {"compiled": next_token(model, prompt, compile=True)} if compile else {}
+    steps |= {"compiled": next_token(model, prompt, compile=True)} if is_compiled else {}
     steps |= {peer.name: peer.next_token(prompt)} if peer else {}
-    reads = {f"reading {is_compiled}": reading_weights(model, compile=is_compiled) for is_compiled in (True, False)}
-    n_rounds = min(bench.rounds(9), max(config.n_ctx - length - _N_WARMUPS, 1))
+    reads = {f"reading {compile}": reading_weights(model, compile=compile) for compile in (True, False)}
+    n_rounds = min(bench.rounds(9), config.n_ctx - length - _N_WARMUPS)
     times = seconds_in_turn({**steps, **reads}, n_rounds=n_rounds, n_warmups=_N_WARMUPS)
     reading_s = min(times.pop(name) for name in reads)
     theirs = {name: times.pop(name) for name in agreement}
