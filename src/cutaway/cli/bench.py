@@ -240,19 +240,20 @@ def _write(folder: Path | None, what: str, record: dict[str, Any], figure: Figur
 def _show(found: Sequence[Comparison]) -> None:
     """Show works as tables: one row a program, or where there are several lengths, one row a length."""
     if len({each.length for each in found}) > 1:
-        _print(_by_length(found), found[-1], {name for each in found for name in each.agreement})
+        case = found[-1].case.replace(f"{found[-1].length} tokens", "so many tokens")
+        _print(f"{found[-1].work}: {case}; tokens/s", _by_length(found), found[-1])
         return
     for each in found:
-        _print(_by_program(each), each, set(each.agreement))
+        _print(f"{each.work}: {each.case}", _by_program(each), each)
 
 
-def _print(grid: Table, comparison: Comparison, agreeing: set[str]) -> None:
+def _print(title: str, grid: Table, comparison: Comparison) -> None:
     console = stdout_console()
+    print_sentence(console, Text(title, style="bold"))
     console.print(grid)
     sentences = [f"limit: {comparison.limit}"]
-    if agreeing:
-        apart = max(comparison.agreement[name] for name in agreeing)
-        sentences.append(f"the same numbers: at most {apart:.1e} apart, of the largest logit")
+    if comparison.agreement:
+        sentences.append(f"the same numbers: at most {max(comparison.agreement.values()):.1e} of the largest logit apart")
     for sentence in sentences:
         print_sentence(console, Text(sentence, style="dim"))
     console.print()
@@ -264,20 +265,19 @@ def _by_program(comparison: Comparison) -> Table:
     has_peers, unit = bool(comparison.peers), f"{comparison.unit}/s"
     ratios = ["to the best peer"] if has_peers else []
     headers = ["", "time", unit, *ratios, "of the limit"]
-    grid = table(*headers, right=headers[1:], title=f"{comparison.work}: {comparison.case}")
+    grid = table(*headers, right=headers[1:])
     for name, time_s in comparison.times_s.items():
         ratio = [f"{comparison.ratio(name):.2f} x"] if has_peers else []
         rate = rate_in_words(comparison, name).partition(" ")[0]
-        label = Text(name, style="" if name in comparison.ours else "dim")
+        label = Text(comparison.label(name), style="" if name in comparison.ours else "dim")
         grid.add_row(label, time_in_words(time_s), rate, *ratio, f"{100 * comparison.share(name):.0f} %")
     return grid
 
 
 def _by_length(found: Sequence[Comparison]) -> Table:
     names = list(found[-1].times_s)
-    first = found[0]
     headers = ["tokens", *names, "the limit"]
-    grid = table(*headers, right=headers, title=f"{first.work}: {first.case.replace(str(first.length), '{}', 1)}, tokens/s")
+    grid = table(*headers, right=headers)
     for each in found:
         cells = [f"{each.per_s(name):,.3g}" for name in names]
         grid.add_row(str(each.length), *cells, f"{each.n_units / each.limit_s:,.3g}")

@@ -46,7 +46,11 @@ def shares(groups: Sequence[ShareGroup], *, title: str, x_label: str) -> Figure:
         beside = blended_transform_factory(axes.transAxes, axes.transData)
         for group in groups:
             heading = top + 0.62 * _GAP
-            axes.text(0.004, heading, group.title, transform=beside, fontsize=9, fontweight="bold", va="center", parse_math=False)
+            written = axes.text(
+                0.0, heading, group.title, transform=beside, fontsize=9, fontweight="bold", va="center", parse_math=False
+            )
+            written.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 1.5})
+            written.set_zorder(4)
             top += _GAP
             for name, value in group.values.items():
                 middle = top + _BAR / 2

@@ -53,6 +53,7 @@ class Bench:
     n_rounds: int | None = None
     tell: Callable[[str], None] = warnings.warn
     _limits: dict[torch.dtype, Limits] = field(default_factory=dict)
+    _told: set[str] = field(default_factory=set)
 
     @property
     def is_cpu(self) -> bool:
@@ -85,14 +86,20 @@ class Bench:
         check_memory(config, self.device, name=name, dtype=dtype, n_copies=n_copies, what="ours, the peers' and what they learn by")
         return Transformer(config, generator=seeded_generator(0)).to(device=self.device, dtype=dtype).eval()
 
+    def tell_once(self, sentence: str) -> None:
+        """Say what changes what is compared, a single time in a run."""
+        if sentence not in self._told:
+            self._told.add(sentence)
+            self.tell(sentence)
+
     def hugging_face(self, model: Transformer) -> HuggingFace | None:
         """Return the same model in transformers, None, and told, where it has none."""
         if not self.peers.has_transformers:
             return None
         try:
             return HuggingFace(model)
-        except ValueError as error:
-            self.tell(f"transformers is left out: {error}")
+        except ValueError:
+            self.tell_once("transformers is left out: none of its families that cutaway reads has such a shape")
             return None
 
     def transformer_lens(self, model: Transformer) -> TransformerLens | None:
@@ -102,7 +109,7 @@ class Bench:
             if lens is not None:
                 lens.open(model)
         except ValueError as error:
-            self.tell(f"TransformerLens is left out: {error}")
+            self.tell_once(f"TransformerLens is left out: {error}")
             return None
         return lens
 

@@ -50,6 +50,10 @@ class Comparison:
         """Seconds of the fastest other program, None where there is none."""
         return min(self.peers.values(), default=None)
 
+    def label(self, name: str) -> str:
+        """Return what a program is called where it stands beside others."""
+        return name if name in self.peers or name == "cutaway" else f"cutaway, {name}"
+
     def per_s(self, name: str) -> float:
         """Return how many units a program does in a second."""
         return self.n_units / self.times_s[name]

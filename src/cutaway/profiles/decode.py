@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
@@ -40,9 +40,10 @@ def compare_decoding(bench: Bench, request: Request) -> list[Comparison]:
     agreement = {peer.name: bench.check_agreement(peer.name, model(tokens), peer.logits(tokens), dtype=dtype)} if peer else {}
     obstacle = compile_obstacle(bench.device)
     if request.compile and obstacle:
-        bench.tell(f"{obstacle}, so the compiled step is left out")
+        bench.tell_once(f"{obstacle}, so the compiled step is left out")
     is_compiled = request.compile and obstacle is None
-    return [_after(bench, model, length, peer, agreement, preset=preset, is_compiled=is_compiled) for length in lengths]
+    reads = {f"reading {compile}": reading_weights(model, compile=compile) for compile in (True, False)}
+    return [_after(bench, model, length, peer, reads, agreement, preset=preset, is_compiled=is_compiled) for length in lengths]
 
 
 def _lengths(config: ModelConfig, length: int | None, n_rounds: int) -> Sequence[int]:
@@ -62,6 +63,7 @@ def _after(
     model: Transformer,
     length: int,
     peer: HuggingFace | None,
+    reads: Mapping[str, Callable[[], object]],
     agreement: dict[str, float],
     *,
     preset: str,
@@ -74,7 +76,6 @@ def _after(
     steps: dict[str, Callable[[], object]] = {"with the cache": next_token(model, prompt)}
     steps |= {"compiled": next_token(model, prompt, compile=True)} if is_compiled else {}
     steps |= {peer.name: peer.next_token(prompt)} if peer else {}
-    reads = {f"reading {compile}": reading_weights(model, compile=compile) for compile in (True, False)}
     n_rounds = min(bench.rounds(9), config.n_ctx - length - _N_WARMUPS)
     times = seconds_in_turn({**steps, **reads}, n_rounds=n_rounds, n_warmups=_N_WARMUPS)
     reading_s = min(times.pop(name) for name in reads)

@@ -23,14 +23,16 @@ def profile_figure(comparisons: Sequence[Comparison], *, machine: str) -> Figure
     groups = [
         ShareGroup(
             title=f"{each.work}: {each.case}",
-            values={name: each.share(name) for name in each.times_s},
-            words={name: f"{time_in_words(each.times_s[name])}, {rate_in_words(each, name)}" for name in each.times_s},
-            ours=list(each.ours),
+            values={each.label(name): each.share(name) for name in each.times_s},
+            words={
+                each.label(name): f"{time_in_words(time_s)}, {rate_in_words(each, name)}" for name, time_s in each.times_s.items()
+            },
+            ours=[each.label(name) for name in each.ours],
         )
         for each in comparisons
     ]
     return shares(
-        groups, title=f"How near to what the machine allows ({machine})", x_label="share of the limit measured in the same run"
+        groups, title=f"How near to the limits of the machine\n{machine}", x_label="share of the limit measured in the same run"
     )
 
 

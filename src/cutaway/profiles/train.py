@@ -66,7 +66,7 @@ def _ours(
     optimizer = make_optimizer(model, recipe)
 
     def steps(dtype: str) -> Callable[[], object]:
-        take_step = TrainStep(model, optimizer, recipe.replace(dtype=dtype), tell=bench.tell)
+        take_step = TrainStep(model, optimizer, recipe.replace(dtype=dtype), tell=bench.tell_once)
 
         def learn() -> float:
             found = [take_step([batch], learning_rate=recipe.learning_rate) for batch in batches]
@@ -87,7 +87,7 @@ def _theirs(
     if nanogpt is None:
         return {}, {}
     if reason := nanogpt.why_not(recipe.model):
-        bench.tell(f"nanoGPT is left out: {reason}")
+        bench.tell_once(f"nanoGPT is left out: {reason}")
         return {}, {}
     made, (tokens, _) = nanogpt.model(model), batches[0]
     with torch.no_grad():
