@@ -9,7 +9,7 @@ from cutaway.measure import Limits
 from cutaway.model import Transformer
 from stand_ins import write_lens_python, write_nanogpt, write_python
 
-TINY = {"d_vocab": 40, "n_ctx": 32, "n_layers": 2, "n_heads": 4, "d_model": 16}
+TINY = {"d_vocab": 40, "n_ctx": 64, "n_layers": 2, "n_heads": 4, "d_model": 16}
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +36,7 @@ def test_decoding_beside_transformers_by_length(cutaway):
     assert code == 0
     assert err.startswith("decode on CPU")
     record = json.loads(out)
-    assert [each["length"] for each in record["comparisons"]] == [8, 16]
+    assert [each["length"] for each in record["comparisons"]] == [8, 32]
     for each in record["comparisons"]:
         programs = each["programs"]
         assert set(programs) == {"without the cache", "with the cache", "transformers"}
@@ -84,10 +84,10 @@ def test_limits_are_plausible(cutaway):
             ["decode: tiny, one row after so many tokens, float32; tokens/s", "without the cache", "the limit", "GB/s"],
         ),
         (["decode", "--rounds", "2", "--length", "5"], ["one row after 5 tokens", "to the best peer", "the same numbers: at most"]),
-        (["forward", "--rounds", "1"], ["forward: tiny, 4 x 32 tokens, float32", "of the limit", "its matrix products alone"]),
+        (["forward", "--rounds", "1"], ["forward: tiny, 4 x 64 tokens, float32", "of the limit", "its matrix products alone"]),
         (
             ["train", "--rounds", "1", "--batch", "2"],
-            ["train: tiny, 2 x 32 tokens a step", "as it is", "GFLOP/s of square products"],
+            ["train: tiny, 2 x 64 tokens a step", "as it is", "GFLOP/s of square products"],
         ),
         (["sweep", "--rounds", "1", "--length", "4"], ["every head, 4 tokens, float32, 8 cells", "one pass a cell"]),
         (["growth", "--rounds", "1", "--length", "16"], ["tiny, one row, float32", "gpt2-xl", "bytes to train here: exactly that"]),

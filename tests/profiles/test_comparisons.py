@@ -26,6 +26,7 @@ NO_BIASES = {**TINY, "act": "gelu", "norm_bias": False, "attn_bias": False, "mlp
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tiny shapes with names, nothing compiled, and limits that are known: 100 GFLOP/s and 10 GB/s."""
     monkeypatch.setitem(presets.MODEL_PRESETS, "tiny", TINY)
+    monkeypatch.setitem(presets.MODEL_PRESETS, "tiny-long", {**TINY, "n_ctx": 40})
     monkeypatch.setitem(presets.MODEL_PRESETS, "tiny-without-biases", NO_BIASES)
     monkeypatch.setattr("cutaway.profiles.bench.measure_limits", lambda *_, **__: Limits(100.0, 10.0))
     for module in ("cutaway.profiles.train", "cutaway.profiles.decode", "cutaway.measure.decoding"):
@@ -168,14 +169,14 @@ def test_another_order_of_cells_is_found_out(tmp_path: Path) -> None:
 
 def test_decoding_beside_transformers() -> None:
     run, said = bench(Peers(has_transformers=True), n_rounds=3)
-    found = profiles.compare_decoding(run, Request(preset="tiny", compile=True))
-    assert [each.length for each in found] == [8, 16]
+    found = profiles.compare_decoding(run, Request(preset="tiny-long", compile=True))
+    assert [each.length for each in found] == [8, 32]
     for each in found:
         assert set(each.ours) == {"without the cache", "with the cache"}
         assert set(each.peers) == {"transformers"}
         assert each.agreement["transformers"] < 1e-5  # float32
     n_bytes = 4 * (2 * 12 * 16**2 + 40 * 16)
-    cached = [2 * 2 * 16 * length * 4 for length in (8, 16)]
+    cached = [2 * 2 * 16 * length * 4 for length in (8, 32)]
     assert said == ["spared, so the compiled step is left out"]
     for each, n_cached in zip(found, cached, strict=True):
         rate = float(each.limit.removeprefix("weights read at ").removesuffix(" GB/s")) * 1e9

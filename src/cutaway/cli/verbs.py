@@ -23,7 +23,7 @@ VERBS: dict[str, dict[str, str]] = {
     },
     "Set up": {
         "download": "models, vocabularies, corpora: list, fetch, verify",
-        "bench": "decoding and forward passes, beside the limits of the machine",
+        "bench": "how fast this is here, beside other programs and the limits",
         "doctor": "what this machine has: versions, device, memory, sources, compiler",
     },
 }

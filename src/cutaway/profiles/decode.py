@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import torch
 
@@ -30,11 +31,13 @@ _N_WARMUPS = 2
 def compare_decoding(bench: Bench, request: Request) -> list[Comparison]:
     """Return how fast one row goes on after texts of some lengths, beside transformers with its cache.
 
-    Lengths double from 8 up to the model's context unless one is given. Without the cache each token reads all of the text again.
+    Lengths grow fourfold from 8 up to the model's context unless one is given. Without the cache each token reads all of the text
+    again.
     """
     preset, config = request.config()
     dtype = request.dtype or torch.float32
-    lengths = _lengths(config, request.length, bench.rounds(9))
+    n_rounds = bench.rounds(9 if request.length is None else 40)
+    lengths = _lengths(config, request.length, n_rounds)
     model = bench.model(config, name=preset, dtype=dtype, n_copies=2)
     peer, tokens = bench.hugging_face(model), bench.tokens(config, 1, min(8, config.n_ctx))
     agreement = {peer.name: bench.check_agreement(peer.name, model(tokens), peer.logits(tokens), dtype=dtype)} if peer else {}
@@ -43,7 +46,8 @@ def compare_decoding(bench: Bench, request: Request) -> list[Comparison]:
         bench.tell_once(f"{obstacle}, so the compiled step is left out")
     is_compiled = request.compile and obstacle is None
     reads = {f"reading {compile}": reading_weights(model, compile=compile) for compile in (True, False)}
-    return [_after(bench, model, length, peer, reads, agreement, preset=preset, is_compiled=is_compiled) for length in lengths]
+    after = partial(_after, bench, model, peer, reads, agreement, preset=preset, is_compiled=is_compiled, n_rounds=n_rounds)
+    return [after(length) for length in lengths]
 
 
 def _lengths(config: ModelConfig, length: int | None, n_rounds: int) -> Sequence[int]:
@@ -55,19 +59,20 @@ def _lengths(config: ModelConfig, length: int | None, n_rounds: int) -> Sequence
     if length is not None:
         return [length]
     room = n_rounds + _N_WARMUPS + 1
-    return [2**power for power in range(3, 14) if 2**power + room <= config.n_ctx] or [1]
+    return [2**power for power in range(3, 14, 2) if 2**power + room <= config.n_ctx] or [1]
 
 
 def _after(
     bench: Bench,
     model: Transformer,
-    length: int,
     peer: HuggingFace | None,
     reads: Mapping[str, Callable[[], object]],
     agreement: dict[str, float],
+    length: int,
     *,
     preset: str,
     is_compiled: bool,
+    n_rounds: int,
 ) -> Comparison:
     """Return how fast tokens come after so many."""
     config, dtype = model.config, model.embed.W_E.dtype
@@ -76,7 +81,7 @@ def _after(
     steps: dict[str, Callable[[], object]] = {"with the cache": next_token(model, prompt)}
     steps |= {"compiled": next_token(model, prompt, compile=True)} if is_compiled else {}
     steps |= {peer.name: peer.next_token(prompt)} if peer else {}
-    n_rounds = min(bench.rounds(9), config.n_ctx - length - _N_WARMUPS)
+    n_rounds = min(n_rounds, config.n_ctx - length - _N_WARMUPS)
     times = seconds_in_turn({**steps, **reads}, n_rounds=n_rounds, n_warmups=_N_WARMUPS)
     reading_s = min(times.pop(name) for name in reads)
     theirs = {name: times.pop(name) for name in agreement}

@@ -20,28 +20,32 @@ from cutaway.training.step import TrainStep
 
 __all__ = ["compare_training"]
 
+_LONG_FLOPS = 40e9
+"""Steps on a CPU are timed together until they take so many operations, at most ten."""
+
 
 def compare_training(bench: Bench, request: Request) -> list[Comparison]:
     """Return how long a step takes beside nanoGPT's, as it is and compiled, on the same batches of random tokens.
 
     On a CPU it is nanoGPT's recipe for one, `shakespeare-char` with 12 x 64 tokens a step, on a GPU `gpt2` with 12 x 1,024, unless
-    given. Both have the exact GELU, and on a GPU the vocabulary that nanoGPT pads to a multiple of 64.
+    given; a larger model on a CPU has as few tokens. Both have the exact GELU, and on a GPU the vocabulary that nanoGPT pads to a
+    multiple of 64.
     """
     preset, config = request.config("shakespeare-char" if bench.is_cpu else "gpt2")
-    n_pos, batch = request.length or config.n_ctx, request.batch or 12
+    n_pos, batch = request.length or (min(64, config.n_ctx) if bench.is_cpu else config.n_ctx), request.batch or 12
     d_vocab = config.d_vocab if bench.is_cpu else 64 * math.ceil(config.d_vocab / 64)
     config = config.replace(act="gelu", n_ctx=n_pos, d_vocab=d_vocab) if config.act == "gelu_new" else config.replace(n_ctx=n_pos)
     recipe = TrainConfig(model=config, batch_size=batch, device=str(bench.device), compile=compile_obstacle(bench.device) is None)
-    batches = [
-        (bench.tokens(config, batch, n_pos, seed=seed), bench.tokens(config, batch, n_pos, seed=seed + 1)) for seed in range(10)
-    ]
+    flops = batch * training_flops(config, n_pos)
+    n_steps = max(1, min(10, round(_LONG_FLOPS / flops))) if bench.is_cpu else 10
+    batches = [(bench.tokens(config, batch, n_pos, seed=i), bench.tokens(config, batch, n_pos, seed=i + 1)) for i in range(n_steps)]
     model = bench.model(config, name=preset, n_copies=4 * (1 + (bench.peers.nanogpt is not None))).train()
     theirs, agreement = _theirs(bench, model, recipe, batches)
     ours = _ours(bench, model, recipe, batches, None if request.dtype is None else name_of(request.dtype))
     times = seconds_in_turn({**ours, **theirs}, n_rounds=bench.rounds(7))
     times = {name: time_s / len(batches) for name, time_s in times.items()}
     dtype = request.dtype or getattr(torch, pick_dtype("auto", bench.device))
-    flops, rate = batch * training_flops(config, n_pos), bench.limits(dtype).gflops_per_s
+    rate = bench.limits(dtype).gflops_per_s
     return [
         Comparison(
             work="train",
