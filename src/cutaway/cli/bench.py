@@ -142,7 +142,8 @@ def _patience(what: _What) -> str:
     return takes.get(what, "")
 
 
-_Keep = Callable[[dict[str, Any], "Figure | None"], None]
+_Keep = Callable[[dict[str, Any], "Callable[[], Figure] | None"], None]
+"""Takes a record and what draws its chart."""
 
 
 def _compare(what: str, run: Bench, request: Request, *, show: bool, keep: _Keep) -> dict[str, Any]:
@@ -180,7 +181,7 @@ def _compare_all(works: Sequence[tuple[str, Request]], run: Bench, *, show: bool
         measured = WORKS[what](run, request)
         found += measured
         record = record_of(run, found)
-        keep(record, profile_figure(found, machine=machine))
+        keep(record, partial(profile_figure, found, machine=machine))
         if show:
             _show(measured)
     return record
@@ -208,7 +209,7 @@ def _growth(run: Bench, request: Request, *, show: bool, keep: _Keep) -> dict[st
     lengths = [length for length in LENGTHS if length < longest] + [longest]
     growth = measure_growth(run, preset=request.preset or "gpt2", lengths=lengths)
     record = record_of(run, growth=growth)
-    keep(record, growth_figure(growth))
+    keep(record, partial(growth_figure, growth))
     if show:
         _show_growth(growth)
     return record
@@ -225,7 +226,7 @@ _MEASURE: dict[_What, Callable[..., dict[str, Any]]] = {
 }
 
 
-def _write(folder: Path | None, what: str, record: dict[str, Any], figure: Figure | None) -> None:
+def _write(folder: Path | None, what: str, record: dict[str, Any], draw: Callable[[], Figure] | None) -> None:
     """Write what was measured and its chart into a folder, where one was given."""
     if folder is None:
         return
@@ -233,8 +234,10 @@ def _write(folder: Path | None, what: str, record: dict[str, Any], figure: Figur
     from cutaway.runtime import atomic_write
 
     atomic_write(folder / f"{what}.json", jsons.dumps(record, indent=2))
-    for ending in ("svg", "png") if figure is not None else ():
-        save_figure(figure, folder / f"{what}.{ending}")  # type: ignore[arg-type]
+    if draw is not None:
+        figure = draw()
+        for ending in ("svg", "png"):
+            save_figure(figure, folder / f"{what}.{ending}")
 
 
 def _show(found: Sequence[Comparison]) -> None:

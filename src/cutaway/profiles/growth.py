@@ -36,8 +36,11 @@ LENGTHS = (256, 512, 1024, 2048, 4096)
 SIZES = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
 _AT = 1024
 """The length at which the rates of the parts are measured."""
+_LONG_S = 5.0
 _MOST_OF_FREE = 0.8
 """Of the free memory, as kernels take some for themselves."""
+
+_Step = Callable[[Tensor], object]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,8 +127,9 @@ def measure_growth(bench: Bench, *, preset: str = "gpt2", lengths: Sequence[int]
     state = _measured_state_bytes(bench, config, preset)
     config = config.replace(n_ctx=max(*lengths, config.n_ctx))
     model = bench.model(config, name=preset, n_copies=4)
-    law = _law(bench, config)
-    costs = tuple(_at_length(bench, model, law, n_pos) for n_pos in lengths)
+    law, take_step = _law(bench, config), _stepping(model)
+    take_step(bench.tokens(config, 1, 1))  # from then on AdamW's averages are there
+    costs = tuple(_at_length(bench, model, take_step, law, n_pos) for n_pos in lengths)
     shapes = {name: ModelConfig.preset(name) for name in dict.fromkeys((*sizes, preset))}
     sized = tuple(_of_size(name, shape, measured=state if name == preset else None) for name, shape in shapes.items())
     return Growth(preset=preset, law=law, lengths=costs, sizes=sized)
@@ -148,8 +152,8 @@ def _law(bench: Bench, config: ModelConfig) -> Law:
     )
 
 
-def _at_length(bench: Bench, model: Transformer, law: Law, n_pos: int) -> LengthCost:
-    """Measure a forward pass and a step, each where what it holds fits into the memory that is free."""
+def _at_length(bench: Bench, model: Transformer, take_step: _Step, law: Law, n_pos: int) -> LengthCost:
+    """Measure a forward pass and a step, each where what it holds fits into the memory that is free; long ones once."""
     config = model.config
     forward_bytes, step_bytes = forward_peak_bytes(config, n_pos), step_peak_bytes(config, n_pos)
     cost = LengthCost(
@@ -159,18 +163,17 @@ def _at_length(bench: Bench, model: Transformer, law: Law, n_pos: int) -> Length
         law_forward_bytes=forward_bytes,
         law_step_bytes=step_bytes,
     )
-    tokens, n_rounds = bench.tokens(config, 1, n_pos), bench.rounds(3)
+    tokens, n_rounds = bench.tokens(config, 1, n_pos), bench.rounds(3 if law.step_s(n_pos) < _LONG_S else 1)
     known = [tokens, *model.parameters()]
     if _fits(bench, forward_bytes):
         with torch.inference_mode():
             run = partial(_forward, model, tokens)
             peak = peak_bytes(run, device=bench.device, known=known)
             cost = replace(cost, forward_bytes=peak, forward_s=seconds(run, n_rounds=n_rounds, n_warmups=0))
-    if _fits(bench, step_bytes + 8 * n_parameters(config)):
+    if _fits(bench, step_bytes):
         peak = peak_bytes(partial(_add_gradients, model, tokens), device=bench.device, known=known)
         model.zero_grad(set_to_none=True)
-        step_s = seconds(_stepping(model, tokens), n_rounds=n_rounds)
-        cost = replace(cost, step_bytes=peak, step_s=step_s)
+        cost = replace(cost, step_bytes=peak, step_s=seconds(partial(take_step, tokens), n_rounds=n_rounds, n_warmups=0))
     return cost
 
 
@@ -189,11 +192,11 @@ def _add_gradients(model: Transformer, tokens: Int[Tensor, "1 pos"]) -> float:
     return loss.item()
 
 
-def _stepping(model: Transformer, tokens: Int[Tensor, "1 pos"]) -> Callable[[], object]:
-    """Return a function that takes a step of training each time it is called, with a new optimizer's state."""
+def _stepping(model: Transformer) -> _Step:
+    """Return a function that takes a step of training on some tokens."""
     optimizer = make_optimizer(model, TrainConfig(model=model.config))
 
-    def step() -> float:
+    def step(tokens: Tensor) -> float:
         loss = _add_gradients(model, tokens)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

@@ -55,6 +55,7 @@ class TransformerLens:
                 env={**environment, "TQDM_DISABLE": "1"},
             )
         except OSError as error:
+            self._said.close()
             self._folder.cleanup()
             raise ValueError(
                 f"{python} cannot be run ({error.strerror}), and is to be a Python that has TransformerLens: {_HOW}"
