@@ -15,6 +15,7 @@ from cutaway.training.step import next_token_loss
 SHAPES = {
     "GPT-2's, tiny": ModelConfig(d_vocab=97, n_ctx=64, n_layers=3, n_heads=4, d_model=32),
     "a large vocabulary": ModelConfig(d_vocab=2000, n_ctx=64, n_layers=2, n_heads=2, d_model=16),
+    "a small vocabulary": ModelConfig(d_vocab=5, n_ctx=256, n_layers=3, n_heads=2, d_model=32),
     "without biases": ModelConfig(
         d_vocab=300, n_ctx=64, n_layers=2, n_heads=2, d_model=32, norm_bias=False, attn_bias=False, mlp_bias=False, act="gelu"
     ),
@@ -63,12 +64,13 @@ def test_a_forward_pass_holds_what_is_said(shape: ModelConfig, n_pos: int) -> No
     assert costs.forward_peak_bytes(shape, n_pos) == peak
 
 
-@pytest.mark.parametrize("n_pos", [3, 40, 64])
-def test_a_step_holds_what_is_said(shape: ModelConfig, n_pos: int) -> None:
+# gradients of biases and norms are there beside what is counted, a few thousandths in models so small; where activations and
+# gradients weigh alike, the peak lies between the moments that are counted
+@pytest.mark.parametrize(("n_pos", "tolerance"), [(2, 0.01), (20, 0.03), (64, 0.01)])
+def test_a_step_holds_what_is_said(shape: ModelConfig, n_pos: int, tolerance: float) -> None:
     model, tokens = drawn(shape, n_pos)
-    peak = peak_bytes(lambda: next_token_loss(model, tokens, tokens).backward(), known=model.parameters())
-    # short rows hold a little of other gradients between the two moments that are counted
-    assert costs.step_peak_bytes(shape, n_pos) == pytest.approx(peak, rel=0.01, abs=32 * n_pos + 256)
+    peak = peak_bytes(lambda: next_token_loss(model, tokens, tokens).backward(), known=[tokens, *model.parameters()])
+    assert costs.step_peak_bytes(shape, n_pos) == pytest.approx(peak, rel=tolerance)
 
 
 def test_bfloat16_takes_half(shape: ModelConfig) -> None:

@@ -62,12 +62,14 @@ def forward_peak_bytes(config: ModelConfig, n_pos: int, dtype: torch.dtype = tor
 def step_peak_bytes(config: ModelConfig, n_pos: int) -> int:
     """Return the most bytes that one row's forward and backward pass of a shape like GPT-2's, in float32, holds beside the weights.
 
-    Long rows: when the backward pass begins, all that it needs of the activations and two gradients of logits. Short ones: at its end,
-    all gradients, those of the tied embedding from both of its places, and their sum.
+    Long rows: when the backward pass begins, all that it needs of the activations and two gradients of logits, or with a small
+    vocabulary in the last MLP, gradients as wide as the stream and of its matrix. Short ones: at its end, all gradients, those of the
+    tied embedding from both of its places, and their sum.
     """
     d_model, n_norms = config.d_model, 2 * config.n_layers + 1
     in_layer = 4 * d_model + 4 * config.n_heads * config.d_head + 2 * config.d_mlp + config.n_heads  # the last: each head's norm
     kept = config.n_layers * in_layer + 2 * d_model + 2 * n_norms + config.d_vocab_out
     at_start = n_pos * (kept + 2 * config.d_vocab_out)
+    in_mlp = n_pos * (kept - config.d_vocab_out + 3 * d_model) + (config.d_mlp + config.d_vocab) * d_model
     at_end = n_parameters(config) + 2 * config.d_vocab * d_model
-    return max(at_start, at_end) * torch.float32.itemsize
+    return max(at_start, in_mlp, at_end) * torch.float32.itemsize + n_pos * torch.int64.itemsize  # and the positions

@@ -41,7 +41,7 @@ def test_lengths_and_sizes(bench: Bench) -> None:
     for cost, n_pos in zip(growth.lengths, (8, 32), strict=True):
         assert cost.n_pos == n_pos
         assert cost.forward_bytes == cost.law_forward_bytes == costs.forward_peak_bytes(longer, n_pos)
-        assert cost.step_bytes == pytest.approx(costs.step_peak_bytes(longer, n_pos), rel=0.02, abs=32 * n_pos)
+        assert cost.step_bytes == pytest.approx(costs.step_peak_bytes(longer, n_pos), rel=0.03)
         assert cost.forward_s is not None
         assert cost.forward_s > 0
         assert cost.step_s is not None

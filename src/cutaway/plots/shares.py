@@ -62,6 +62,7 @@ def shares(groups: Sequence[ShareGroup], *, title: str, x_label: str) -> Figure:
         axes.axvline(1, color=PALETTE[1], linewidth=1.2, zorder=3)
         axes.set_yticks([place for place, _ in ticks], [name for _, name in ticks], fontsize=8.5, parse_math=False)
         axes.tick_params(axis="y", length=0)
+        axes.tick_params(axis="x", labelsize=8.5)
         axes.xaxis.set_major_locator(MultipleLocator(0.25))
         axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         axes.grid(visible=False, axis="y")
