@@ -70,8 +70,8 @@ class Ranks:
             below = batch_size // self.n * self.n
             fitting = f"{below} or {below + self.n}" if below else f"{self.n}"
             raise ValueError(
-                f"batch_size is {batch_size} and {self.n} processes share its rows evenly: give {fitting}, or start another number "
-                "of processes"
+                f"batch_size is {batch_size} and {self.n} processes share its rows evenly: start as many processes as divide it, "
+                f"or begin a run with a batch_size of {fitting}"
             )
         n_own = batch_size // self.n
         return slice(self.rank.index * n_own, (self.rank.index + 1) * n_own)

@@ -22,13 +22,16 @@ if TYPE_CHECKING:  # torch takes two seconds to import: only the functions that 
     import torch
 
 __all__ = [
+    "LOCK",
     "SEEDS_END",
     "Rank",
     "this_rank",
+    "environment_of_one",
     "pick_device",
     "pick_dtype",
     "describe_device",
     "peak_memory_gib",
+    "n_cores",
     "free_memory_gib",
     "total_memory_gib",
     "Compiler",
@@ -38,6 +41,8 @@ __all__ = [
     "file_sha256",
     "atomic_path",
     "atomic_write",
+    "FolderBusyError",
+    "alone_in",
     "check_folder",
     "check_holds",
     "check_room",
@@ -46,8 +51,13 @@ __all__ = [
     "did_you_mean",
 ]
 
+LOCK = ".lock"
+"""The file by which a process keeps others out of a folder."""
 SEEDS_END = 2**64
 """The first number that is no seed: torch takes 64 bits."""
+
+
+_TOLD = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 
 
 @dataclass(frozen=True)
@@ -67,8 +77,13 @@ class Rank:
 
 def this_rank() -> Rank:
     """Return what torchrun tells this process of itself; a process that it did not start is a job of its own."""
-    told = [os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")]
+    told = [os.environ.get(name, "") for name in _TOLD]
     return Rank(*map(int, told)) if "MASTER_ADDR" in os.environ and all(map(str.isdecimal, told)) else Rank()
+
+
+def environment_of_one() -> dict[str, str]:
+    """Return the environment for a process that is a job of its own, whatever job this one is of."""
+    return {name: value for name, value in os.environ.items() if name not in (*_TOLD, "MASTER_ADDR", "MASTER_PORT")}
 
 
 def pick_device(name: str | None = None) -> torch.device:
@@ -130,6 +145,11 @@ def peak_memory_gib(device: torch.device) -> float:
         return torch.mps.driver_allocated_memory() / 2**30
     unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss counts bytes on macOS and kibibytes on Linux
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
+def n_cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def free_memory_gib(device: torch.device) -> float | None:
@@ -261,6 +281,25 @@ def atomic_path(path: Path) -> Iterator[Path]:
                 error.filename = None
             name_file(error, path)
         raise
+
+
+class FolderBusyError(ValueError):
+    """Another process works in a folder."""
+
+
+@contextmanager
+def alone_in(folder: Path, doing: str, *, timeout_s: float = 0) -> Iterator[None]:
+    """Keep other processes from doing the same in a folder; the lock, a file there, ends with the process, however it ends.
+
+    Raises FolderBusyError, `doing` being what another one does, as "writes the store in".
+    """
+    from filelock import FileLock, Timeout
+
+    try:
+        with FileLock(folder / LOCK, timeout=timeout_s):
+            yield
+    except Timeout:
+        raise FolderBusyError(f"another process {doing} {folder}: wait for it, or stop it first") from None
 
 
 def check_folder(folder: Path, what: str, known: Collection[str]) -> None:

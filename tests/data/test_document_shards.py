@@ -130,11 +130,50 @@ def test_it_stops_at_a_number_of_tokens_and_goes_on_to_a_larger(source: Path, tm
     assert 3000 <= some.n_tokens() < 3000 + 200  # to the end of a document
     assert some.pairs[0] == whole.pairs[0]
     assert make(source, tmp_path / "out", n_tokens=2000) == some  # there is more than that already
+    before = hashes(tmp_path / "out")
     assert make(source, tmp_path / "out", n_tokens=5000).n_tokens() >= 5000
-    assert make(source, tmp_path / "out", n_tokens=10**9).state == "exhausted"
-    for path in (tmp_path / "whole").glob("*.bin*"):
-        assert path.read_bytes() == (tmp_path / "out" / path.name).read_bytes()
-    assert DocumentShards.open(tmp_path / "out").pairs == whole.pairs
+    more = make(source, tmp_path / "out", n_tokens=10**9)
+    assert more.state == "exhausted"
+    assert more.pairs[: len(some.pairs)] == some.pairs  # nothing that someone may be reading was touched
+    after = hashes(tmp_path / "out")
+    assert {name: after[name] for name in before if name != "manifest.json"} == {
+        name: value for name, value in before.items() if name != "manifest.json"
+    }
+    for side in SIDES:
+        assert np.concatenate([more.read(side, number) for number in range(len(more.pairs))]).tolist() == (
+            np.concatenate([whole.read(side, number) for number in range(len(whole.pairs))]).tolist()
+        )
+
+
+def test_a_cap_counts_where_it_was_what_stopped_the_making(source: Path, tmp_path: Path) -> None:
+    few = make(source, tmp_path / "out", n_tokens=3000, cap_bytes=10**6)
+    assert few.has_all_of({"n_tokens": 3000, "cap_bytes": 10**6})
+    assert few.has_all_of({"n_tokens": None, "cap_bytes": 5000})
+    assert not few.has_all_of({"n_tokens": None, "cap_bytes": 10**6})
+    assert make(source, tmp_path / "out", cap_bytes=10**6).state == "exhausted"
+    capped = make(source, tmp_path / "capped", n_tokens=10**6, cap_bytes=9000)
+    assert capped.has_all_of({"n_tokens": None, "cap_bytes": 9000})
+    assert not capped.has_all_of({"n_tokens": None, "cap_bytes": 9500})
+
+
+def test_what_is_within_a_cap_is_the_same_whatever_else_comes(source: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    seen = []
+
+    def look(n_done: int, n_total: int | None) -> None:
+        seen.append(DocumentShards.open(folder).within(9000))
+
+    some = make(source, folder, cap_bytes=9000)
+    assert some.within(9000).is_complete
+    whole = make(source, folder, progress=look)
+    assert len(whole.pairs) > len(some.pairs) + 1
+    for view in (*seen, whole.within(9000)):
+        assert (view.pairs, view.is_complete) == (some.pairs, True) or view.state == "growing"
+    assert whole.within(9000).is_complete
+    assert not some.within(10_000).is_complete
+    assert whole.within(None) == whole.replace(limits={"n_tokens": None, "cap_bytes": None})
+    with pytest.raises(ValueError, match=r"cap_bytes is 4000, and the first pair of shards in .* has \d+: give that much"):
+        whole.within(4000)
 
 
 @pytest.mark.parametrize("cap_bytes", [4000, 9000, 13_000, 14_000])

@@ -3,6 +3,7 @@
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,8 +23,9 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_parquet(tmp_path_factory.mktemp("source") / "a.parquet", make_texts(120))
 
 
-def make(source: Path, folder: Path, progress: Progress | None = None) -> DocumentShards:
-    return write_document_shards(open_documents(source), folder, small_tokenizer(), shard_tokens=1000, progress=progress)
+def make(source: Path, folder: Path, progress: Progress | None = None, n_tokens: int | None = None) -> DocumentShards:
+    options = {"shard_tokens": 1000, "progress": progress, "n_tokens": n_tokens}
+    return write_document_shards(open_documents(source), folder, small_tokenizer(), **options)
 
 
 @pytest.fixture
@@ -31,7 +33,7 @@ def shards(source: Path, tmp_path: Path) -> DocumentShards:
     return make(source, tmp_path / "shards")
 
 
-def load(shards: DocumentShards, *, seed: int = 0, **options: slice) -> ShardLoader:
+def load(shards: DocumentShards, *, seed: int = 0, **options: Any) -> ShardLoader:
     return ShardLoader(shards, batch_size=BATCH, n_ctx=N_CTX, seed=seed, **options)
 
 
@@ -100,11 +102,10 @@ def test_the_order_is_the_same_however_many_share_a_batch(shards: DocumentShards
 def test_batches_are_the_same_while_later_shards_are_written(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shards: DocumentShards
 ) -> None:
-    """A writer that is let go on by one pair at a time, each only when the loader waits for it."""
+    """A writer that is let go on by one pair at a time, each only when the loader has found that the next is not there."""
     expected = rows_of(load(shards), 120)
     monkeypatch.setattr(shard_loader, "_ASK_S", 0.01)
-    monkeypatch.setattr(shard_loader, "_PATIENCE_S", 0.0)
-    may_go_on, folder, told = threading.Semaphore(0), tmp_path / "growing", []
+    may_go_on, folder, n_waits = threading.Semaphore(0), tmp_path / "growing", 0
     n_pairs = 0
 
     def progress(n_done: int, n_total: int | None) -> None:
@@ -115,23 +116,37 @@ def test_batches_are_the_same_while_later_shards_are_written(
 
     writer = threading.Thread(target=make, args=(source, folder, progress))
     writer.start()
-    while not DocumentShards.are_in(folder):
-        time.sleep(0.01)
-
-    def tell(sentence: str) -> None:
-        if "shard 0 " not in sentence:  # which nothing holds back: a slow machine may take long
-            told.append(sentence)
+    loader = load(shard_loader.wait_for_pair(folder, is_coming=lambda: True))
+    rows: list[list[int]] = []
+    while len(rows) < len(expected):
+        if loader.has(1):
+            rows += rows_of(loader, 1)
+        elif DocumentShards.open(folder).pairs[-1] == loader._shards.pairs[-1]:
+            n_waits += 1
             may_go_on.release()
-
-    loader = ShardLoader(DocumentShards.open(folder), batch_size=BATCH, n_ctx=N_CTX, seed=0, tell=tell)
-    assert rows_of(loader, 120) == expected
+            time.sleep(0.05)
+    assert rows == expected
     may_go_on.release(100)
     writer.join()
-    assert told[0] == f"waiting for shard 1 of {folder}, which is still being written"
-    assert len(told) >= len(shards.pairs) - 1
+    assert n_waits >= len(shards.pairs) - 1
 
 
-def test_a_writer_that_died_is_noticed(source: Path, tmp_path: Path) -> None:
+def test_the_next_is_waited_for_while_a_writer_still_starts(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shards: DocumentShards
+) -> None:
+    monkeypatch.setattr(shard_loader, "_ASK_S", 0.01)
+    folder = tmp_path / "growing"
+    first = make(source, folder, n_tokens=1200)
+    everything = lambda shards: shards.within(None)  # noqa: E731
+    loader = load(everything(first), view=everything)
+    n_batches = sum((pair.train.n_tokens - 1) // N_CTX for pair in first.pairs) // BATCH + 1
+    assert loader.has(n_batches - 1)
+    assert not loader.has(n_batches)
+    threading.Timer(0.5, make, args=(source, folder)).start()
+    assert len(rows_of(loader, n_batches)) == n_batches * BATCH
+
+
+def test_a_writer_that_died_is_noticed(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "shards"
 
     class Stop(Exception):
@@ -147,6 +162,7 @@ def test_a_writer_that_died_is_noticed(source: Path, tmp_path: Path) -> None:
         make(source, folder, stop)
     assert not is_being_written(folder)
     loader = load(DocumentShards.open(folder))
+    monkeypatch.setattr(shard_loader, "_PATIENCE_S", 0.3)
     with pytest.raises(ShardsError, match=r"shard 2 of .* is not there and nobody writes it: make the shards again") as caught:
         rows_of(loader, 1000)
     assert "\n" not in str(caught.value)

@@ -3,22 +3,36 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from cutaway.assets import HUB_DOCUMENTS
-from cutaway.data import DocumentShards, ShardsError, obtain_shards, open_documents, shard_loader, write_document_shards
+from cutaway.data import (
+    DocumentShards,
+    ShardLoader,
+    ShardsError,
+    obtain_shards,
+    open_documents,
+    shard_loader,
+    write_document_shards,
+)
 from cutaway.runs import Run
 from cutaway.tokenizers import tokenizer_hash
 from cutaway.training import TrainConfig, arriving, resume, train
 from hub_server import Hub, running_hub
-from tiny_training import learned, tiny_config
+from many_processes import run_ranks, surroundings
+from tiny_training import OPTIONS, learned, tiny_config
 from web_documents import make_texts, small_tokenizer, write_parquet
 
 TOKENIZER = small_tokenizer()
@@ -52,20 +66,26 @@ def test_a_run_learns_from_shards(shards: DocumentShards) -> None:
     assert run.model_config.d_vocab == TOKENIZER.d_vocab
 
 
+class Stop(Exception):
+    pass
+
+
+def stop(step: int, model: object) -> dict[str, float]:
+    if step == 16:  # after the checkpoint of step 15, in the second shard of those of 1,500 tokens
+        raise Stop
+    return {}
+
+
+def watch_nothing(step: int, model: object) -> dict[str, float]:
+    return {}
+
+
 def test_a_run_that_was_stopped_ends_in_the_same_weights(shards: DocumentShards) -> None:
-    class Stop(Exception):
-        pass
-
-    def stop(step: int, model: object) -> dict[str, float]:
-        if step == 16:  # after the checkpoint of step 15, in the second shard
-            raise Stop
-        return {}
-
-    whole = train(config_of(shards, out="whole", watch_every=4), observers={"none": lambda step, model: {}}, quiet=True)
+    whole = train(config_of(shards, out="whole", watch_every=4), observers={"none": watch_nothing}, quiet=True)
     with pytest.raises(Stop):
         train(config_of(shards, out="stopped", watch_every=4), observers={"none": stop}, quiet=True)
     assert learned(Path("stopped"))["step"] == 15
-    assert learned(resume("stopped", observers={"none": lambda step, model: {}}, quiet=True)) == learned(whole)
+    assert learned(resume("stopped", observers={"none": watch_nothing}, quiet=True)) == learned(whole)
 
 
 def test_the_preset_takes_the_shards_tokenizer(shards: DocumentShards, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,17 +141,15 @@ def test_other_shards_are_not_gone_on_with(shards: DocumentShards, pages: Path) 
         resume(run, n_steps=30, quiet=True)
 
 
-def test_shards_that_nobody_goes_on_with(pages: Path, tmp_path: Path) -> None:
-    class Stop(Exception):
-        pass
-
-    def stop(n_done: int, n_total: int | None) -> None:
+def test_shards_that_nobody_goes_on_with(pages: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop_writing(n_done: int, n_total: int | None) -> None:
         if n_done > 2000:
             raise Stop
 
     with pytest.raises(Stop):
-        write_document_shards(open_documents(pages), tmp_path / "shards", TOKENIZER, shard_tokens=1500, progress=stop)
+        write_document_shards(open_documents(pages), tmp_path / "shards", TOKENIZER, shard_tokens=1500, progress=stop_writing)
     config = config_of(DocumentShards.open(tmp_path / "shards"), out="run", n_steps=100)
+    monkeypatch.setattr(shard_loader, "_PATIENCE_S", 0.3)
     with pytest.raises(ShardsError, match=r"shard 1 of .*shards is not there and nobody writes it"):
         train(config, quiet=True)
     step = Run(tmp_path / "run").latest_checkpoint().step  # type: ignore[union-attr]
@@ -164,7 +182,7 @@ def hub_config(**changes: Any) -> TrainConfig:
 
 def test_a_run_fetches_what_it_learns_from(hub: Hub, tmp_path: Path) -> None:
     run = train(hub_config(out="run", cap_bytes=10**9), quiet=True)
-    folder = tmp_path / "cache" / "shards" / "fineweb-edu-small"
+    folder = small_folder(tmp_path)
     shards = DocumentShards.open(folder)
     assert json.loads((folder / "manifest.json").read_text())["about"]["source"]["revision"] == COMMIT
     assert Run(run).manifest["data"]["sha256"] == shards.sha256
@@ -176,56 +194,63 @@ def test_a_run_fetches_what_it_learns_from(hub: Hub, tmp_path: Path) -> None:
 
 def test_a_hub_that_stays_away_is_one_sentence_and_leaves_no_run(hub: Hub, tmp_path: Path) -> None:
     hub.commits.clear()
-    with pytest.raises(ShardsError, match=r"^hub HuggingFaceFW/fineweb-edu/sample/10BT: the hub did not name the files \(.*\)$"):
+    with pytest.raises(RuntimeError, match=r"^hub HuggingFaceFW/fineweb-edu/sample/10BT: the hub did not name the files \(.*\)$"):
         train(hub_config(out="run"), quiet=True)
     assert not (tmp_path / "run").exists()
     with pytest.raises(ValueError, match=r"tokenizer is 'char'; fineweb-edu is encoded by gpt2, cl100k, or a tokenizer.json"):
         train(hub_config(out="run", tokenizer="char"), quiet=True)
 
 
-def test_a_run_begins_on_the_first_shard_while_others_arrive(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A writer that makes the next pair when the run waits for it, and the same run when all were there before."""
+@pytest.fixture
+def slow_writer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> threading.Semaphore:
+    """Shards made by a thread in place of a process, in small pairs, the first at once and each other when the semaphore lets it."""
     monkeypatch.setattr(shard_loader, "_ASK_S", 0.01)
-    monkeypatch.setattr(shard_loader, "_PATIENCE_S", 0.0)
-    folder, may_go_on = tmp_path / "cache" / "shards" / "fineweb-edu-small", threading.Semaphore(0)
-    n_pairs, n_at_first_step = 0, None
-
-    def progress(n_done: int, n_total: int | None) -> None:
-        nonlocal n_pairs
-        if len(DocumentShards.open(folder).pairs) > n_pairs:
-            n_pairs += 1
-            may_go_on.acquire()
+    may_go_on = threading.Semaphore(0)
 
     @contextmanager
-    def running(command: list[str], said: object) -> Iterator[Any]:
-        source = open_documents("fineweb-edu")
-        writer = threading.Thread(
-            target=write_document_shards,
-            args=(source, folder, TOKENIZER),
-            kwargs={"shard_tokens": 1500, "progress": progress, "cap_bytes": 10**9},
-        )
+    def running(source: str, folder: Path, tokenizer: str, **limits: int | None) -> Iterator[Any]:
+        n_pairs = 0
+
+        def progress(n_done: int, n_total: int | None) -> None:
+            nonlocal n_pairs
+            if len(DocumentShards.open(folder).pairs) > n_pairs:
+                n_pairs += 1
+                may_go_on.acquire()
+
+        options = {"shard_tokens": 1500, "progress": progress, **limits}
+        documents = open_documents(source)
+        writer = threading.Thread(target=write_document_shards, args=(documents, folder, TOKENIZER), kwargs=options)
         writer.start()
-        yield type("Process", (), {"poll": lambda self: None if writer.is_alive() else 0})()
+        yield SimpleNamespace(is_running=True, failure=lambda: None)
         may_go_on.release(100)
         writer.join()
 
-    monkeypatch.setattr(arriving, "_running", running)
+    monkeypatch.setattr(arriving, "running_writer", running)
+    return may_go_on
+
+
+def test_a_run_begins_on_the_first_shard_while_others_arrive(hub: Hub, slow_writer: threading.Semaphore, tmp_path: Path) -> None:
+    """A writer that makes the next pair when the run has learned from the first, and the same run when all were there before."""
+    folder, n_at_first_step = small_folder(tmp_path), None
 
     def observer(step: int, model: object) -> dict[str, float]:
         nonlocal n_at_first_step
-        n_at_first_step = n_pairs if n_at_first_step is None else n_at_first_step
+        n_at_first_step = n_at_first_step or len(DocumentShards.open(folder).pairs)
         return {"none": 0.0}
 
     config = hub_config(out="arriving", cap_bytes=10**9, n_steps=40)
-    release = threading.Thread(target=release_when_begun, args=(may_go_on, tmp_path / "arriving"))
+    release = threading.Thread(target=release_when_begun, args=(slow_writer, tmp_path / "arriving"))
     release.start()
-    with pytest.warns(UserWarning, match=r"waiting for shard 0 of .*, which is still being written"):
-        train(config, observers={"none": observer}, quiet=True)
+    train(config, observers={"none": observer}, quiet=True)
     release.join()
     assert n_at_first_step == 1
     assert DocumentShards.open(folder).is_complete
     whole = train(hub_config(out="whole", cap_bytes=10**9, n_steps=40), observers={"none": observer}, quiet=True)
     assert learned(whole) == learned(tmp_path / "arriving")
+
+
+def small_folder(tmp_path: Path) -> Path:
+    return tmp_path / "cache" / "shards" / f"fineweb-edu-small-{tokenizer_hash(TOKENIZER)[:8]}"
 
 
 def release_when_begun(may_go_on: threading.Semaphore, run: Path) -> None:
@@ -236,10 +261,74 @@ def release_when_begun(may_go_on: threading.Semaphore, run: Path) -> None:
 
 
 def test_more_may_be_added_to_shards_between(hub: Hub, tmp_path: Path) -> None:
-    folder = tmp_path / "cache" / "shards" / "fineweb-edu-small"
-    some = obtain_shards("fineweb-edu", folder, TOKENIZER, cap_bytes=12_000)
-    run = train(hub_config(out="run", cap_bytes=12_000, n_steps=6), quiet=True)
-    more = obtain_shards("fineweb-edu", folder, TOKENIZER)
-    assert more.n_tokens() > some.n_tokens()
-    with pytest.raises(ValueError, match="is not the text that run began with"):  # the only pair was not full, and is another now
-        resume(run, n_steps=9, quiet=True)
+    """Whatever other runs have made since, a run sees what is within its own cap."""
+    few = obtain_shards("fineweb-edu", small_folder(tmp_path), TOKENIZER, cap_bytes=12_000)
+    whole = train(hub_config(out="whole", cap_bytes=12_000, watch_every=4), observers={"none": watch_nothing}, quiet=True)
+    with pytest.raises(Stop):
+        train(hub_config(out="stopped", cap_bytes=12_000, watch_every=4), observers={"none": stop}, quiet=True)
+    assert obtain_shards("fineweb-edu", small_folder(tmp_path), TOKENIZER).n_tokens() > few.n_tokens()
+    assert learned(resume("stopped", observers={"none": watch_nothing}, quiet=True)) == learned(whole)
+
+
+def test_a_run_takes_more_than_one_before_it_had(hub: Hub, tmp_path: Path) -> None:
+    few = obtain_shards("fineweb-edu", small_folder(tmp_path), TOKENIZER, n_tokens=3000)
+    run = Run(train(hub_config(out="run", cap_bytes=10**9, n_steps=60), quiet=True))
+    shards = DocumentShards.open(small_folder(tmp_path))
+    assert shards.n_tokens() > few.n_tokens()
+    assert run.manifest["data"]["sha256"] == few.sha256 == shards.sha256
+    seen = set()
+    loader = ShardLoader(shards.within(10**9), batch_size=4, n_ctx=16, seed=0)
+    while len(seen) < shards.n_tokens("train") // 20:
+        seen |= {tuple(row) for row in loader.next_batch()[0].tolist()}  # of all that is there now, not of the few
+    assert learned(run.path)["step"] == 60
+
+
+def test_shards_that_are_still_to_be_begun_are_waited_for(pages: Path, tmp_path: Path) -> None:
+    """A folder that is being written, whose manifest names no pair yet."""
+    may_go_on, folder = threading.Event(), tmp_path / "shards"
+
+    def progress(n_done: int, n_total: int | None) -> None:
+        may_go_on.wait(20)
+
+    options = {"shard_tokens": 1500, "progress": progress}
+    writer = threading.Thread(target=write_document_shards, args=(open_documents(pages), folder, TOKENIZER), kwargs=options)
+    writer.start()
+    while not DocumentShards.are_in(folder):
+        time.sleep(0.01)
+    assert not DocumentShards.open(folder).pairs
+    threading.Timer(0.5, may_go_on.set).start()
+    config = tiny_config(folder, tokenizer=str(folder / "tokenizer.json"), n_steps=4, out="run")
+    assert learned(train(config, quiet=True))["step"] == 4
+    writer.join()
+
+
+def test_a_writer_ends_with_the_one_that_started_it(hub: Hub, tmp_path: Path) -> None:
+    hub.delay_s = 5.0
+    program = "import os, sys; from pathlib import Path; from cutaway.data.writer_process import running_writer\n"
+    program += "with running_writer('fineweb-edu', Path('out'), 'small.json', n_tokens=None, cap_bytes=None) as writer:\n"
+    program += "    print(writer._process.pid, flush=True); os.kill(os.getpid(), 9)"
+    ended = subprocess.run([sys.executable, "-c", program], env=surroundings(), capture_output=True, text=True, check=False)
+    assert ended.returncode == -signal.SIGKILL, ended.stderr
+    pid, until = int(ended.stdout), time.monotonic() + 30
+    while is_alive(pid) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not is_alive(pid)
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    status = Path(f"/proc/{pid}/status")
+    return not (status.is_file() and "State:\tZ" in status.read_text())
+
+
+def test_two_processes_learn_from_what_one_of_them_has_made(hub: Hub, tmp_path: Path) -> None:
+    options = ["--data", "fineweb-edu", "--tokenizer", "small.json", "--cap-bytes", "1000000000", "--n-steps", "4", "--out", "two"]
+    run_ranks(2, "-m", "cutaway", "train", *options, *OPTIONS)
+    one = train(hub_config(out="one", cap_bytes=10**9, n_steps=4, dropout=0.0), quiet=True)
+    two = Run(tmp_path / "two")
+    assert two.manifest["data"] == Run(one).manifest["data"]
+    assert two.metrics().curve("loss")[1][0] == pytest.approx(Run(one).metrics().curve("loss")[1][0], abs=0.2)  # dropout differs
+    assert two.manifest["n_processes"] == 2

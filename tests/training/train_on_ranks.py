@@ -12,19 +12,37 @@ import sys
 from pathlib import Path
 
 import torch
+from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 from torch.distributed.checkpoint import hf_storage
 
 from cutaway.runtime import this_rank
-from cutaway.training import resume, train, trainer
+from cutaway.training import parallel, resume, train, trainer
 from tiny_training import tiny_config
 
-learning_rate = trainer.learning_rate
+learning_rate, averaging = trainer.learning_rate, parallel.Replicated.averaging
 
 
 class ElsewhereWriter(hf_storage.HuggingFaceStorageWriter):
     def __init__(self, path, *, save_distributed, enable_consolidation):
         elsewhere = Path(path).parents[3] / "elsewhere"
         super().__init__(str(elsewhere), save_distributed=save_distributed, enable_consolidation=enable_consolidation)
+
+
+def counted_sending():
+    """Have DistributedDataParallel note each time that it sends gradients, all in one bucket."""
+    sent = []
+
+    def noted(_, bucket):
+        sent.append(bucket.index())
+        return default_hooks.allreduce_hook(None, bucket)
+
+    def counting(self, loss_of, model):
+        averaged = averaging(self, loss_of, model)
+        self._replica.register_comm_hook(None, noted)
+        return averaged
+
+    parallel.Replicated.averaging = counting
+    return sent
 
 
 def do(job):
@@ -39,6 +57,7 @@ def do(job):
         return learning_rate(step, config)
 
     trainer.learning_rate = interrupting
+    n_sent = counted_sending() if job.pop("counts", False) else None
     if job.pop("own_disks", False) and is_last:
         hf_storage.HuggingFaceStorageWriter = ElsewhereWriter
     torch.set_default_dtype(torch.float32 if job.pop("float32", False) else torch.float64)
@@ -53,6 +72,9 @@ def do(job):
             raise
         print(error, flush=True)
     finally:
+        if n_sent is not None:
+            print(f"gradients were sent {len(n_sent)} times")
+            parallel.Replicated.averaging = averaging
         trainer.learning_rate = learning_rate
         torch.set_default_dtype(torch.float32)
 

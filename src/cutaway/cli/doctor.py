@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import shutil
 import time
@@ -104,21 +103,16 @@ def _versions() -> dict[str, str | None]:
 def _device() -> dict[str, Any]:
     import torch
 
-    from cutaway.runtime import describe_device, pick_device
+    from cutaway.runtime import describe_device, n_cores, pick_device
 
     device = pick_device()
     return {
         "name": device.type,
         "description": describe_device(device),
         "n_threads": torch.get_num_threads(),
-        "n_cores": _n_cores(),
+        "n_cores": n_cores(),
         "bfloat16_speed": _bfloat16_speed(device),
     }
-
-
-def _n_cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _bfloat16_speed(device: torch.device) -> float | None:

@@ -6,7 +6,7 @@ from cutaway.data.document_writing import write_document_shards
 from cutaway.data.documents import DocumentSource
 from cutaway.data.loader import Batch, Loader, validation_batches
 from cutaway.data.obtaining import kept_in, obtain_shards
-from cutaway.data.shard_loader import ShardLoader, ShardsError
+from cutaway.data.shard_loader import ShardLoader, ShardsError, View
 from cutaway.data.shards import TokenArray, read_shard, read_shard_manifest, write_shard, write_shard_in_pieces
 from cutaway.data.text import CORPORA, Corpus, read_corpus, stream_corpus
 from cutaway.data.tokenized import split_tokens, tokenize_corpus, tokenize_source
@@ -34,5 +34,6 @@ __all__ = [
     "Loader",
     "ShardLoader",
     "ShardsError",
+    "View",
     "validation_batches",
 ]

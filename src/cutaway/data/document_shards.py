@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from itertools import accumulate
 from math import inf
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -50,6 +51,10 @@ class ShardPair:
         """Return the pair that a manifest describes; raises TypeError, KeyError or ValueError for what is none."""
         train, validation = (ShardRecord(**values[side]) for side in SIDES)
         return cls(train, validation, Place(**values["next"]))
+
+    def n_bytes(self, itemsize: int) -> int:
+        """Return the size of both files, an id taking so many bytes."""
+        return 2 * HEADER_BYTES + itemsize * (self.train.n_tokens + self.validation.n_tokens)
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON values."""
@@ -139,15 +144,40 @@ class DocumentShards:
     @property
     def n_bytes(self) -> int:
         """The size of all shards so far."""
-        return 2 * HEADER_BYTES * len(self.pairs) + token_dtype(self.about["tokenizer"]["d_vocab"]).itemsize * self.n_tokens()
+        return sum(pair.n_bytes(self._itemsize) for pair in self.pairs)
+
+    @property
+    def _itemsize(self) -> int:
+        return token_dtype(self.about["tokenizer"]["d_vocab"]).itemsize
 
     def has_all_of(self, limits: Mapping[str, int | None]) -> bool:
         """Return whether there is nothing to make for what is asked: it is there and whole, or the source has no more."""
-        if not self.is_complete or self.n_whole() < len(self.pairs):
+        return self._covers(limits) and self.n_whole() == len(self.pairs)
+
+    def within(self, cap_bytes: int | None) -> Self:
+        """Return the shards as one has them who wants no more than `cap_bytes`, all that the source has unless given.
+
+        They are the same whatever else is there or comes. Raises ValueError where the first pair alone is more than that.
+        """
+        ends = list(accumulate(pair.n_bytes(self._itemsize) for pair in self.pairs))
+        n_pairs = sum(end <= (cap_bytes or inf) for end in ends)
+        if ends and not n_pairs:
+            raise ValueError(
+                f"cap_bytes is {cap_bytes}, and the first pair of shards in {self.folder} has {ends[0]}: give that much"
+            )
+        limits = {"n_tokens": None, "cap_bytes": cap_bytes}
+        is_all = n_pairs < len(ends) or self._covers(limits)
+        state = self.state if self.state == "exhausted" and n_pairs == len(ends) else "reached" if is_all else _GROWING
+        return self.replace(pairs=self.pairs[:n_pairs], limits=limits, state=state)
+
+    def _covers(self, limits: Mapping[str, int | None]) -> bool:
+        """Return whether nothing is to be made for what is asked, if all that is there is whole."""
+        if not self.is_complete:
             return False
-        n_tokens, cap_bytes = limits["n_tokens"] or inf, limits["cap_bytes"] or inf
-        is_enough = self.n_tokens() >= n_tokens or cap_bytes <= max(self.n_bytes, self.limits["cap_bytes"] or 0)
-        return self.state == "exhausted" or self.limits == limits or is_enough
+        cap_bytes, had = limits["cap_bytes"] or inf, self.limits
+        is_capped = self.state == "reached" and self.n_tokens() < (had["n_tokens"] or inf)  # the next document did not fit
+        is_enough = self.n_tokens() >= (limits["n_tokens"] or inf) or cap_bytes <= self.n_bytes
+        return self.state == "exhausted" or is_enough or (is_capped and cap_bytes <= (had["cap_bytes"] or 0))
 
     def tokenizer(self) -> Tokenizer:
         """Return the tokenizer that the ids are of."""

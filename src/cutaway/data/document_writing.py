@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
@@ -16,21 +15,19 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from filelock import FileLock, Timeout
 
 from cutaway.data.document_shards import SIDES, DocumentShards, ShardPair, ShardRecord, Side, shard_path
 from cutaway.data.documents import Document, DocumentSource, Place
 from cutaway.data.shards import HEADER_BYTES, token_dtype, write_shard_in_pieces
 from cutaway.report.numbers import format_bytes
-from cutaway.runtime import check_folder, file_sha256, name_file, remove_path
+from cutaway.runtime import LOCK, FolderBusyError, alone_in, check_folder, file_sha256, n_cores, name_file, remove_path
 from cutaway.tokenizers import END_OF_TEXT, Tokenizer, tokenizer_hash
 
-__all__ = ["write_document_shards", "is_being_written", "side_of", "n_cores", "Progress"]
+__all__ = ["write_document_shards", "is_being_written", "side_of", "Progress"]
 
 Progress = Callable[[int, int | None], None]
 """Called with how many tokens there are, and how many are to be; None where that is not known before the source ends."""
 
-_LOCK = ".lock"
 _SHARD = re.compile(r"(train|validation)-(\d{6})\.bin(\.json)?")
 _AT_ONCE = 2**17
 """Characters that are handed to a thread together: what handing over costs is little beside encoding them."""
@@ -55,10 +52,10 @@ def write_document_shards(
     the document that makes `n_tokens` in all, before the one that makes the shards more than `cap_bytes` long, or where the source
     ends. `n_workers` threads encode, one a core unless given. Memory holds one pair, and a few documents for each thread.
 
-    A pair follows from source, tokenizer and settings alone: a call with the same goes on after what is whole, also once it was
-    killed, to the same bytes; with higher limits it goes on after the last pair that is full. Raises ValueError for other arguments
-    than the folder was begun with, for files that have changed, for a tokenizer without `<|endoftext|>`, and for documents that
-    cannot be read; OSError where the disk fails. What is whole stays.
+    A call with the same arguments goes on after what is whole, also once it was killed, to the same bytes; one with higher limits adds
+    pairs after those that are there, which stay as they are, so that whoever reads them is not disturbed. Raises ValueError for other
+    arguments than the folder was begun with, for files that have changed, for a tokenizer without `<|endoftext|>`, and for documents
+    that cannot be read; FolderBusyError while another process writes there; OSError where the disk fails. What is whole stays.
     """
     folder, limits = Path(folder), {"n_tokens": n_tokens, "cap_bytes": cap_bytes}
     _check_settings(tokenizer, validation_fraction, shard_tokens, limits)
@@ -66,7 +63,7 @@ def write_document_shards(
     _begun(folder, about, limits)  # what cannot be gone on with is said before anything is made
     check_folder(folder, "the shards", {path.name for path in folder.glob("*") if _is_ours(path)})
     folder.mkdir(parents=True, exist_ok=True)
-    with _alone_in(folder):
+    with alone_in(folder, "writes the shards in", timeout_s=1):  # who asks whether someone writes holds it for a moment
         for rest in folder.glob(".*.tmp"):  # left by a writer that was killed
             remove_path(rest)
         shards = _kept(_begun(folder, about, limits), limits)
@@ -80,12 +77,12 @@ def write_document_shards(
 
 def is_being_written(folder: Path) -> bool:
     """Return whether a living process adds to the shards of a folder."""
-    if not (folder / _LOCK).exists():
+    if not (folder / LOCK).exists():
         return False
     try:
-        with FileLock(folder / _LOCK, timeout=0):
+        with alone_in(folder, "writes the shards in"):
             return False
-    except Timeout:
+    except FolderBusyError:
         return True
 
 
@@ -152,17 +149,10 @@ def _in_words(about: Mapping[str, Any]) -> list[tuple[Any, str]]:
 
 
 def _kept(begun: DocumentShards, limits: dict[str, int | None]) -> DocumentShards:
-    """Return of what was begun what stays.
-
-    From the first pair that is not whole on, all are made anew. Where limits change, the last pair goes unless it is full: it ended
-    at the limit before.
-    """
+    """Return of what was begun what stays: from the first pair that is not whole on, all are made anew."""
     if begun.has_all_of(limits):
         return begun
-    pairs = begun.pairs[: begun.n_whole()]
-    if pairs and pairs[-1].train.n_tokens < begun.about["shard_tokens"]:
-        pairs = pairs[:-1]
-    return begun.replace(pairs=pairs, limits=limits, state="growing")
+    return begun.replace(pairs=begun.pairs[: begun.n_whole()], limits=limits, state="growing")
 
 
 def _check_unchanged(source: DocumentSource, shards: DocumentShards) -> None:
@@ -318,21 +308,6 @@ def _lots(documents: Iterator[Document]) -> Iterator[list[Document]]:
             lot, n_characters = [], 0
     if lot:
         yield lot
-
-
-@contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Keep other processes from writing the same shards; the lock ends with the process, however it ends."""
-    try:
-        with FileLock(folder / _LOCK, timeout=1):  # who asks whether someone writes holds it for a moment
-            yield
-    except Timeout:
-        raise ValueError(f"another process writes the shards in {folder}: wait for it, or stop it first") from None
-
-
-def n_cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _is_ours(path: Path) -> bool:

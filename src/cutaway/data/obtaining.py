@@ -8,14 +8,18 @@ from cutaway import assets
 from cutaway.data.document_shards import DocumentShards
 from cutaway.data.document_sources import open_documents
 from cutaway.data.document_writing import Progress, write_document_shards
-from cutaway.tokenizers import Tokenizer, tokenizer_hash
+from cutaway.tokenizers import NAMED_TOKENIZERS, Tokenizer, load_tokenizer, tokenizer_hash
 
 __all__ = ["obtain_shards", "kept_in"]
 
 
 def kept_in(source: str, tokenizer: str) -> Path:
-    """Return the folder of the cache where shards of documents that have a name are kept, by the name of their tokenizer."""
-    return assets.cache_dir() / "shards" / f"{source}-{tokenizer}"
+    """Return the folder of the cache where shards of documents that have a name are kept; `tokenizer` is as `load_tokenizer` takes it.
+
+    Raises as that does for a file, by whose content it is known.
+    """
+    name = tokenizer if tokenizer in NAMED_TOKENIZERS else f"{Path(tokenizer).stem}-{tokenizer_hash(load_tokenizer(tokenizer))[:8]}"
+    return assets.cache_dir() / "shards" / f"{source}-{name}"
 
 
 def obtain_shards(

@@ -48,6 +48,7 @@ def score_resumably(
         key = _key(lm, requests, n_batch_tokens)
         found = ranks.from_first(lambda: _taken_up(partial, key, requests))
         path = partial / _file(key, ranks.rank.index)
+        path.parent.mkdir(parents=True, exist_ok=True)
     report, n_before, own = report or _say_nothing, len(found), dict[int, Scores]()
     report(n_before, len(requests))
     for batch in score_batches(lm.model, requests, done=frozenset(found), n_batch_tokens=n_batch_tokens, part=ranks.part):

@@ -8,7 +8,7 @@ from cutaway.tokenizers.byte_pair import BytePairTokenizer
 from cutaway.tokenizers.char import CharTokenizer
 from cutaway.tokenizers.gguf_tokenizer import tokenizer_from_gguf_fields
 from cutaway.tokenizers.hugging_face import read_tokenizer_folder, write_tokenizer_json
-from cutaway.tokenizers.loading import load_tokenizer
+from cutaway.tokenizers.loading import NAMED_TOKENIZERS, load_tokenizer
 from cutaway.tokenizers.pairs import PairIndex, merge
 from cutaway.tokenizers.splits import LLAMA3_PATTERN, QWEN2_PATTERN, SMOLLM_PATTERN
 from cutaway.tokenizers.word import WordTokenizer
@@ -21,6 +21,7 @@ __all__ = [
     "BytePairTokenizer",
     "NoTokenizer",
     "StreamDecoder",
+    "NAMED_TOKENIZERS",
     "load_tokenizer",
     "read_tokenizer_folder",
     "write_tokenizer_json",

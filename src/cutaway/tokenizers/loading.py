@@ -14,7 +14,7 @@ from cutaway.tokenizers.char import CharTokenizer
 from cutaway.tokenizers.word import WordTokenizer
 from cutaway.values import read_object
 
-__all__ = ["load_tokenizer"]
+__all__ = ["NAMED_TOKENIZERS", "load_tokenizer"]
 
 _KINDS: dict[str, type[Tokenizer]] = {
     each.kind: each for each in (CharTokenizer, WordTokenizer, BPETokenizer, BytePairTokenizer, NoTokenizer)
@@ -22,6 +22,8 @@ _KINDS: dict[str, type[Tokenizer]] = {
 
 
 _NAMED = {"gpt2": BytePairTokenizer.gpt2, "cl100k": BytePairTokenizer.cl100k}
+NAMED_TOKENIZERS = tuple(_NAMED)
+"""The tokenizers that have a name."""
 
 
 def load_tokenizer(source: str | Path | Mapping[str, Any]) -> Tokenizer:

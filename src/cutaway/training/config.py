@@ -91,7 +91,8 @@ class TrainConfig:
     compile: bool = True
     """Compile the step where there is a C++ compiler or a GPU; without one it runs as it is."""
     parallel: _Parallel = "ddp"
-    """How torchrun's processes train one model: ddp has it whole in each of them, fsdp2 shares it out. One process has it whole."""
+    """How torchrun's processes train one model: ddp has it whole in each of them, fsdp2 shares it out, and validates in dtype, ddp in
+    float32. One process has it whole."""
     tensorboard: bool = False
     """Write the numbers for TensorBoard too."""
     watch: tuple[str, ...] = ()
@@ -223,7 +224,7 @@ _FINEWEB = TrainConfig(
     n_validation_windows=200,
     validate_every=50,
     sample_every=250,
-    save_every=50,
+    save_every=100,
 )
 
 TRAIN_PRESETS: dict[str, TrainConfig] = {
@@ -253,15 +254,17 @@ TRAIN_PRESETS: dict[str, TrainConfig] = {
     ),
     # web pages, as many as a laptop, a night or a small GPU can read
     "fineweb-quick": _FINEWEB,
-    "fineweb-medium": _FINEWEB.replace(name="fineweb-medium", cap_bytes=5 * 10**9, n_steps=5000, n_warmup_steps=250),
-    "fineweb-full": _FINEWEB.replace(name="fineweb-full", cap_bytes=10**10, n_steps=20_000, n_warmup_steps=1000),
-    # GPT-2's smallest on ten billion tokens, half a million a step: for GPUs
+    "fineweb-medium": _FINEWEB.replace(
+        name="fineweb-medium", cap_bytes=5 * 10**9, n_steps=5000, n_warmup_steps=250, save_every=500
+    ),
+    "fineweb-full": _FINEWEB.replace(name="fineweb-full", cap_bytes=10**10, n_steps=20_000, n_warmup_steps=1000, save_every=2000),
+    # GPT-2's smallest for GPUs, half a million tokens a step: ten billion tokens once, but for the tenth that is for validation
     "gpt2-124m-fineweb": TrainConfig(
         name="gpt2-124m-fineweb",
         model=ModelConfig.preset("gpt2"),
         data="fineweb-edu",
         tokenizer="gpt2",
-        n_steps=19_073,
+        n_steps=17_000,
         batch_size=32,
         n_accumulate=16,
         learning_rate=6e-4,  # Brown et al. 2020, table 2.1
@@ -269,7 +272,7 @@ TRAIN_PRESETS: dict[str, TrainConfig] = {
         n_warmup_steps=715,  # 375 million tokens, as there
         beta2=0.95,
         n_validation_windows=640,
-        save_every=250,
+        save_every=1000,
     ),
     # the smallest models that interpretability begins with
     "attn-only-1l": TrainConfig(name="attn-only-1l", model=ModelConfig.preset("attn-only-1l"), **_ATTENTION_ONLY),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -85,7 +85,8 @@ class Sharded(Parallel):
     """Every process keeps a part of each weight, its gradient and its averages, by torch's `fully_shard` (Zhao et al. 2023).
 
     A block's matrices are gathered in the dtype that they are multiplied in, its norms, the embedding and the unembedding in float32,
-    as autocast would use them: what is computed is what `Replicated` computes.
+    as autocast would use them: what is computed is what `Replicated` computes. Gradients are shared out after every batch, also of
+    several to a step: held back, they would be whole in each process.
     """
 
     def __init__(self, ranks: Ranks, *, dtype: torch.dtype) -> None:
@@ -114,14 +115,6 @@ class Sharded(Parallel):
             fully_shard(block, mesh=mesh, mp_policy=narrow)
         fully_shard(model, mesh=mesh, mp_policy=wide)
         return model.train()
-
-    @contextmanager
-    def holding_back(self, model: Transformer) -> Iterator[None]:
-        """Give a context in which gradients add up here and nothing is sent."""
-        sharded: Any = model  # fully_shard gave it the methods of an FSDPModule
-        sharded.set_requires_gradient_sync(False)
-        yield
-        sharded.set_requires_gradient_sync(True)
 
     def compiled(self, loss: Callable[..., Tensor], model: Transformer) -> Callable[..., Tensor]:
         """Return the loss after having each block compiled: between blocks weights are gathered."""

@@ -9,13 +9,13 @@ from typing import Any
 
 from cutaway.ranks import Ranks, joined_ranks
 from cutaway.runs import Run
-from cutaway.runtime import pick_device, pick_dtype
+from cutaway.runtime import alone_in, pick_device, pick_dtype
 from cutaway.tokenizers import load_tokenizer, tokenizer_hash
 from cutaway.training.arriving import arriving_shards
 from cutaway.training.config import LOOKING, TrainConfig
 from cutaway.training.log import check_tensorboard
 from cutaway.training.observers import WEIGHTS, Observer, Watchable
-from cutaway.training.setup import Materials, alone_in, claimed_folder, prepare, write_config, write_run
+from cutaway.training.setup import TRAINING_IN, Materials, claimed_folder, prepare, write_config, write_run
 from cutaway.training.trainer import run_training
 
 __all__ = ["train", "resume"]
@@ -91,7 +91,7 @@ def resume(
             ranks.wait()  # until all have read what the first may write now
             if changes and ranks.is_first:
                 write_config(run.path, materials.config)
-            with ranks.entered_by_first(partial(alone_in, run.path)):
+            with ranks.entered_by_first(partial(alone_in, run.path, TRAINING_IN)):
                 run_training(materials, run.path, observers=watching, ranks=ranks, quiet=quiet)
     return run.path
 

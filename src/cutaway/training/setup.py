@@ -14,7 +14,6 @@ from itertools import count
 from pathlib import Path
 
 import torch
-from filelock import FileLock, Timeout
 
 from cutaway.data import (
     Corpus,
@@ -28,8 +27,9 @@ from cutaway.data import (
 )
 from cutaway.language_model import check_memory
 from cutaway.runs import Run, is_run, runs_root
-from cutaway.runtime import atomic_write, describe_device, did_you_mean, pick_device, remove_path, this_rank
+from cutaway.runtime import alone_in, atomic_write, describe_device, did_you_mean, pick_device, remove_path, this_rank
 from cutaway.tokenizers import (
+    NAMED_TOKENIZERS,
     BPETokenizer,
     BytePairTokenizer,
     CharTokenizer,
@@ -37,11 +37,14 @@ from cutaway.tokenizers import (
     load_tokenizer,
     tokenizer_hash,
 )
+from cutaway.training.arriving import view_of
 from cutaway.training.config import TrainConfig
 from cutaway.weights import ModelSource, open_model, read_config
 
-__all__ = ["Materials", "make_tokenizer", "prepare", "alone_in", "claimed_folder", "write_run", "write_config"]
+__all__ = ["Materials", "make_tokenizer", "prepare", "TRAINING_IN", "claimed_folder", "write_run", "write_config"]
 
+TRAINING_IN = "is training in"
+"""What a process does in the folder of its run."""
 _BEGINNINGS = {"tokenizer.json", "manifest.json", "chat_template.jinja"}
 """What lies in the folder of a run that was stopped before `config.json`, which is written last."""
 
@@ -76,7 +79,9 @@ class Materials:
         """Return what draws the batches, or these rows of each."""
         there, config = self.train_tokens, self.config
         if isinstance(there, DocumentShards):
-            return ShardLoader(there, batch_size=config.batch_size, n_ctx=config.window, seed=config.seed, rows=rows)
+            return ShardLoader(
+                there, batch_size=config.batch_size, n_ctx=config.window, seed=config.seed, rows=rows, view=view_of(config)
+            )
         return Loader(there, batch_size=config.batch_size, n_ctx=config.window, seed=config.seed, rows=rows)
 
 
@@ -166,7 +171,7 @@ def make_tokenizer(name: str, corpus: Corpus | DocumentShards) -> Tokenizer:
     if name.startswith("bpe-") and name.removeprefix("bpe-").isdecimal():
         bpe = BPETokenizer.train(corpus.text, d_vocab=int(name.removeprefix("bpe-")))
         return BytePairTokenizer.from_bpe(bpe)
-    if name in ("gpt2", "cl100k") or Path(name).is_file():
+    if name in NAMED_TOKENIZERS or Path(name).is_file():
         return load_tokenizer(name)
     meant = did_you_mean(name, ("char", "bpe-4096", "gpt2", "cl100k"))
     raise ValueError(
@@ -190,23 +195,13 @@ def claimed_folder(name: str, out: str | None) -> Iterator[Path]:
     if others := sorted(path.name for path in folder.iterdir() if path.name not in _BEGINNINGS and path.name[0] != "."):
         raise ValueError(f"{folder} holds {others[0]} and is no run: give a new or an empty folder with --out")
     found = set(folder.iterdir())
-    with alone_in(folder):
+    with alone_in(folder, TRAINING_IN):
         try:
             yield folder
         except BaseException:
             if not (is_run(folder) and Run(folder).latest_checkpoint()):
                 _remove_all(folder, but=found)
             raise
-
-
-@contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """Keep other processes from training in the same folder; the lock ends with the process, however it ends."""
-    try:
-        with FileLock(folder / ".lock", timeout=0):
-            yield
-    except Timeout:
-        raise ValueError(f"another process is training in {folder}: wait for it, or stop it first") from None
 
 
 def _remove_all(folder: Path, *, but: Collection[Path]) -> None:

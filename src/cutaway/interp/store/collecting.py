@@ -12,7 +12,6 @@ from shutil import disk_usage
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 from torch import Tensor
 
 from cutaway.interp.rows import model_of
@@ -25,7 +24,7 @@ from cutaway.language_model import LanguageModel
 from cutaway.model import Transformer
 from cutaway.ranks import Ranks, sharing_ranks
 from cutaway.report.numbers import format_bytes
-from cutaway.runtime import atomic_path, file_sha256, free_memory_gib, remove_path
+from cutaway.runtime import LOCK, alone_in, atomic_path, file_sha256, free_memory_gib, remove_path
 from cutaway.views import without_dropout
 from cutaway.weights import save_tensors
 
@@ -33,8 +32,6 @@ __all__ = ["Progress", "collect"]
 
 Progress = Callable[[int, int], None]
 """Called with how many tokens are done, and of how many."""
-
-_LOCK = ".lock"
 
 
 def collect(
@@ -77,7 +74,7 @@ def collect(
     manifest = ranks.from_first(lambda: _manifest(folder, describe(lm, stream, plan, source=source), plan))
     if announce is not None and ranks.is_first:
         announce()
-    missing, is_left = ranks.from_first(lambda: (manifest.missing(), (folder / _LOCK).exists()))
+    missing, is_left = ranks.from_first(lambda: (manifest.missing(), (folder / LOCK).exists()))
     if missing or is_left:  # the lock, by a process that was killed at the very end
         _check_room(plan, missing, folder, ranks)
         with ranks.entered_by_first(partial(_begun, manifest)):
@@ -199,14 +196,11 @@ def _begun(manifest: Manifest) -> Iterator[None]:
     """Begin a store, or go on with one, and keep other jobs from writing it; the lock ends with the process, however it ends."""
     folder = manifest.folder
     folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(folder / _LOCK, timeout=0):
-            _clear_unfinished(folder)
-            manifest.take_in()
-            yield
-    except Timeout:
-        raise ValueError(f"another process writes the store in {folder}: wait for it, or stop it first") from None
-    (folder / _LOCK).unlink(missing_ok=True)
+    with alone_in(folder, "writes the store in"):
+        _clear_unfinished(folder)
+        manifest.take_in()
+        yield
+    (folder / LOCK).unlink(missing_ok=True)
 
 
 def _clear_unfinished(folder: Path) -> None:
