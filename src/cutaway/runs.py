@@ -30,7 +30,9 @@ __all__ = [
     "values_sha256",
 ]
 
-LOGGED = frozenset({"step", "tokens", "loss", "lr", "grad_norm", "tokens_per_s", "time_s", "val_loss", "sample"})
+LOGGED = frozenset(
+    "step tokens loss lr grad_norm tokens_per_s flops_per_s share_of_peak memory_gib time_s val_loss sample".split()  # noqa: SIM905
+)
 """What training itself logs; other names in metrics.jsonl are what was watched."""
 
 _STEP_FOLDER = re.compile(r"step-(\d+)")
