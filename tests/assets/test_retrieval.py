@@ -259,9 +259,9 @@ def test_the_cache_folder_is_the_one_chosen_or_the_platforms(tmp_path, monkeypat
 
 @pytest.mark.parametrize("n_kills", [4, pytest.param(10, marks=pytest.mark.slow)])
 def test_killed_anywhere_a_download_goes_on_to_the_same_file(site, tmp_path, capsys, n_kills):
-    site.files["/text.txt"] = content = random.Random(3).randbytes(6_000_000)
+    site.files["/text.txt"] = content = random.Random(3).randbytes(4_000_000)
     sha256 = hashlib.sha256(content).hexdigest()
-    site.delay_s = 0.02
+    site.pause_s = 0.003
     n_bytes = kill_repeatedly("fetch", tmp_path, n_kills, f"{site.address}/text.txt", len(content), sha256)
     with capsys.disabled():
         print(f"\n{n_kills} kills of a download of {len(content):,} bytes; bytes in the cache then: {', '.join(map(str, n_bytes))}")

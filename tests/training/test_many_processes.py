@@ -2,7 +2,6 @@
 
 import json
 import os
-import random
 import shutil
 import signal
 import subprocess
@@ -26,7 +25,7 @@ from cutaway.training import resume, train
 from cutaway.training.sharded_files import check_sharded_files
 from cutaway.weights import stream_tensors
 from many_processes import run_ranks, start_ranks, surroundings
-from tiny_training import OPTIONS, hashes, learned, tiny_config, write_text
+from tiny_training import OPTIONS, tiny_config, write_text
 
 HERE = Path(__file__).parent
 RECIPE = {"dropout": 0.0, "n_steps": 20, "batch_size": 12, "sample_every": 0, "save_every": 20}
@@ -223,31 +222,6 @@ def test_a_killed_process_ends_the_job_and_the_next_start_goes_on(play, tmp_path
     resume(tmp_path / "run", quiet=True)
     assert Run(tmp_path / "run").metrics().curve("loss")[0] == list(range(1, 1001))
     assert not list((tmp_path / "run/checkpoints").glob(".*"))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("n_kills", [3])
-def test_whenever_processes_are_killed_the_run_ends_in_the_same_weights(home, tmp_path, n_kills):
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    recipe = {"data": str(home / "play.txt"), "n_steps": 60, "save_every": 1, "parallel": "fsdp2", "sample_every": 0}
-    do_jobs(2, {"train": recipe | {"out": str(whole)}})
-    draw = random.Random(n_kills)
-    for number in range(1, n_kills + 1):
-        is_begun = (killed / "config.json").exists()
-        processes = start_jobs(2, {"resume": str(killed)} if is_begun else {"train": recipe | {"out": str(killed)}})
-        until = killed / f"checkpoints/step-{number * 60 // (n_kills + 2):06d}"
-        while not until.exists() and processes[0].poll() is None:
-            time.sleep(0.001)
-        time.sleep(draw.uniform(0, 0.05))
-        draw.choice(processes).kill()
-        assert -signal.SIGKILL in [process.wait(timeout=60) for process in processes]
-        for process in processes:
-            process.communicate()
-        for checkpoint in Run(killed).checkpoints():
-            checkpoint.verify()
-    do_jobs(2, {"resume": str(killed)})
-    assert learned(killed) == learned(whole)
-    assert hashes(killed).keys() == hashes(whole).keys()
 
 
 @pytest.mark.slow
