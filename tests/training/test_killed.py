@@ -16,9 +16,11 @@ HERE = Path(__file__).parent
 
 def kills(data, out, n_kills, n_steps, n_ranks=1, parallel="ddp"):
     """Train and be killed so often; say when that was."""
+    environment = {"PYTHONPATH": f"{HERE.parents[1] / 'src'}:{HERE.parent}", "OMP_NUM_THREADS": "1"}
+    environment |= {"TORCH_CPP_LOG_LEVEL": "FATAL"}  # torch logs that a process is gone, beside raising it
     done = subprocess.run(
         [sys.executable, HERE / "train_and_kill.py", *map(str, (data, out, n_kills, n_steps, n_ranks, parallel))],
-        env=os.environ | {"PYTHONPATH": f"{HERE.parents[1] / 'src'}:{HERE.parent}", "OMP_NUM_THREADS": "1"},
+        env=os.environ | environment,
         capture_output=True,
         text=True,
         timeout=600,
