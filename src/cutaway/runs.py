@@ -215,6 +215,15 @@ class Run:
         """Return the checkpoint with the most steps, None before the first."""
         return next(reversed(self.checkpoints()), None)
 
+    def checkpoint_to_go_on_from(self) -> Checkpoint | None:
+        """Return the checkpoint with the most steps, None before the first; raises ValueError for a later one without its weights."""
+        newest = self.latest_checkpoint()
+        for path in sorted(self.path.glob("checkpoints/step-*")):
+            match = _STEP_FOLDER.fullmatch(path.name)
+            if match and path.is_dir() and (newest is None or int(match[1]) > (newest.step or 0)):
+                raise Checkpoint(path, int(match[1]))._wrong(path / "model.safetensors", "is missing")
+        return newest
+
     @property
     def last_change(self) -> float:
         """When something was last logged, or else when the run began, in seconds since 1970."""

@@ -17,11 +17,11 @@ from compiled_on_device import run_compiled
 from cutaway.data import Batch, Loader, tokenize_source
 from cutaway.flops import product_flops_per_s
 from cutaway.model import Transformer
+from cutaway.ranks import Ranks
 from cutaway.runs import Run
 from cutaway.runtime import seeded_generator
 from cutaway.tokenizers import CharTokenizer
 from cutaway.training import TrainConfig, resume, train
-from cutaway.training.distributed import Ranks
 from cutaway.training.optimizer import make_optimizer
 from cutaway.training.parallel import Parallel, Replicated, Sharded
 from cutaway.training.step import TrainStep, read_results
