@@ -30,7 +30,9 @@ __all__ = [
     "values_sha256",
 ]
 
-LOGGED = frozenset({"step", "tokens", "loss", "lr", "grad_norm", "tokens_per_s", "time_s", "val_loss", "sample"})
+LOGGED = frozenset(
+    "step tokens loss lr grad_norm tokens_per_s flops_per_s share_of_peak memory_gib time_s val_loss sample".split()  # noqa: SIM905
+)
 """What training itself logs; other names in metrics.jsonl are what was watched."""
 
 _STEP_FOLDER = re.compile(r"step-(\d+)")
@@ -212,6 +214,15 @@ class Run:
     def latest_checkpoint(self) -> Checkpoint | None:
         """Return the checkpoint with the most steps, None before the first."""
         return next(reversed(self.checkpoints()), None)
+
+    def checkpoint_to_go_on_from(self) -> Checkpoint | None:
+        """Return the checkpoint with the most steps, None before the first; raises ValueError for a later one without its weights."""
+        newest = self.latest_checkpoint()
+        for path in sorted(self.path.glob("checkpoints/step-*")):
+            match = _STEP_FOLDER.fullmatch(path.name)
+            if match and path.is_dir() and (newest is None or int(match[1]) > (newest.step or 0)):
+                raise Checkpoint(path, int(match[1]))._wrong(path / "model.safetensors", "is missing")
+        return newest
 
     @property
     def last_change(self) -> float:

@@ -40,6 +40,7 @@ __all__ = [
     "seeded_generator",
     "file_sha256",
     "atomic_path",
+    "settle",
     "atomic_write",
     "FolderBusyError",
     "alone_in",
@@ -267,10 +268,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     remove_path(temporary)
     try:
         yield temporary
-        for file in [temporary, *temporary.rglob("*")]:
-            _fsync(file)
-        temporary.rename(path)
-        _fsync(path.parent)
+        settle(temporary, path)
     except BaseException as error:
         remove_path(temporary)
         for folder in made:
@@ -300,6 +298,14 @@ def alone_in(folder: Path, doing: str, *, timeout_s: float = 0) -> Iterator[None
             yield
     except Timeout:
         raise FolderBusyError(f"another process {doing} {folder}: wait for it, or stop it first") from None
+
+
+def settle(temporary: Path, path: Path) -> None:
+    """Bring a file or folder onto the disk, and only then call it `path`, in the same folder."""
+    for file in [temporary, *temporary.rglob("*")]:
+        _fsync(file)
+    temporary.rename(path)
+    _fsync(path.parent)
 
 
 def check_folder(folder: Path, what: str, known: Collection[str]) -> None:

@@ -30,6 +30,7 @@ class Site:
     knows_ranges: bool = True
     breaks_after: list[int] = field(default_factory=list)  # how many bytes each of the next answers sends
     delay_s: float = 0.0
+    pause_s: float = 0.0  # before the next 64 KiB
     asked: list[tuple[str, str, str | None]] = field(default_factory=list)  # method, path, Range
 
     def add_package(self, package_file: str, content: bytes, *, project: str) -> Package:
@@ -79,7 +80,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if with_body:
             n_sent = site.breaks_after.pop(0) if site.breaks_after else len(content)
-            self.wfile.write(content[start : start + n_sent])
+            for first in range(start, start + n_sent, 2**16):
+                self.wfile.write(content[first : min(first + 2**16, start + n_sent)])
+                time.sleep(site.pause_s)
 
 
 @pytest.fixture

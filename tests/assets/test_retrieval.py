@@ -2,6 +2,7 @@ import errno
 import hashlib
 import json
 import os
+import random
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ import pytest
 from cutaway import assets
 from cutaway.assets import AssetError, File
 from cutaway.assets.sources import Provenance, Source, SourceError, Url
+from kill_repeatedly import kill_repeatedly
 
 CONTENT = b"all that glisters is not gold\n" * 1000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -253,3 +255,20 @@ def test_the_cache_folder_is_the_one_chosen_or_the_platforms(tmp_path, monkeypat
     assert assets.cache_dir() == tmp_path / "xdg" / "cutaway"
     monkeypatch.setattr(sys, "platform", "darwin")
     assert assets.cache_dir() == Path.home() / "Library" / "Caches" / "cutaway"
+
+
+@pytest.mark.parametrize("n_kills", [4, pytest.param(10, marks=pytest.mark.slow)])
+def test_killed_anywhere_a_download_goes_on_to_the_same_file(site, tmp_path, capsys, n_kills):
+    site.files["/text.txt"] = content = random.Random(3).randbytes(4_000_000)
+    sha256 = hashlib.sha256(content).hexdigest()
+    site.pause_s = 0.003
+    n_bytes = kill_repeatedly("fetch", tmp_path, n_kills, f"{site.address}/text.txt", len(content), sha256)
+    with capsys.disabled():
+        print(f"\n{n_kills} kills of a download of {len(content):,} bytes; bytes in the cache then: {', '.join(map(str, n_bytes))}")
+    files = {folder: tmp_path / folder / "assets" / "thing" for folder in ("whole", "killed")}
+    for folder in files.values():
+        assert (folder / "text.txt").read_bytes() == content
+        assert {path.name for path in folder.iterdir()} == {"text.txt", "manifest.json", ".lock"}
+    begun = [asked for asked in site.gets("/text.txt") if asked]
+    assert begun, "no life went on where another had stopped"
+    assert all(0 < int(asked.removeprefix("bytes=").rstrip("-")) < len(content) for asked in begun)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from cutaway.data import DocumentShards, open_documents, read_shard, read_shard_manifest, write_document_shards
@@ -239,6 +240,16 @@ def test_a_folder_begun_with_something_else(source: Path, tmp_path: Path, change
     assert hashes(tmp_path / "out") == before
 
 
+def test_what_failed_before_its_first_pair_may_be_begun_anew_with_anything(source: Path, tmp_path: Path) -> None:
+    table = pq.read_table(source / "1.parquet").rename_columns({"text": "content"})
+    pq.write_table(table, tmp_path / "wrong.parquet")
+    with pytest.raises(ValueError, match=r"wrong.parquet has no column 'text'"):
+        make(tmp_path / "wrong.parquet", tmp_path / "out")
+    make(source, tmp_path / "out", shard_tokens=2000)
+    make(source, tmp_path / "whole", shard_tokens=2000)
+    assert hashes(tmp_path / "out") == hashes(tmp_path / "whole")
+
+
 def test_a_file_that_has_changed_is_not_gone_on_with(source: Path, tmp_path: Path) -> None:
     make(source, tmp_path / "out", n_tokens=1500)
     file = source / "0.parquet"
@@ -329,6 +340,8 @@ def test_a_disk_that_takes_no_more(source: Path, tmp_path: Path) -> None:
     assert failed in [shard_path(tmp_path / "out", "train", number) for number in range(len(whole.pairs))] + [
         tmp_path / "out" / "tokenizer.json"
     ]
+    notes = getattr(caught.value, "__notes__", [])
+    assert notes == ([f"the pairs of shards before {failed.name} are whole, to be gone on with"] if failed.name[-5] > "0" else [])
     make(source, tmp_path / "out")
     assert hashes(tmp_path / "out") == hashes(tmp_path / "whole")
 

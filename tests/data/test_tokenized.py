@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,9 @@ import pytest
 
 from cutaway.data import Corpus, read_corpus, split_tokens, stream_corpus, text, tokenize_corpus, tokenize_source, tokenized
 from cutaway.tokenizers import BPETokenizer, BytePairTokenizer, CharTokenizer, Tokenizer, tokenizer_hash
+from kill_repeatedly import kill_repeatedly
+from tiny_training import hashes
+from web_documents import make_texts
 
 TEXT = "the quick brown fox jumps over the lazy dog\n" * 20
 
@@ -149,3 +153,34 @@ def test_a_text_encoded_in_stretches_has_the_same_ids(
         n_encoded.clear()
         assert tokenize_corpus(corpus, tokenizer).tolist() == found  # the same file of the cache
         assert not n_encoded
+
+
+@pytest.mark.parametrize("n_kills", [4, pytest.param(10, marks=pytest.mark.slow)])
+def test_killed_anywhere_the_ids_are_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str], n_kills: int) -> None:
+    (tmp_path / "text.txt").write_text("\n".join(make_texts(6000)))
+    n_bytes = kill_repeatedly("encode", tmp_path, n_kills, tmp_path / "text.txt")
+    whole, killed = hashes(tmp_path / "whole" / "tokens"), hashes(tmp_path / "killed" / "tokens")
+    with capsys.disabled():
+        print(f"\n{n_kills} kills of the encoding of a text; bytes in the cache then: {', '.join(map(str, n_bytes))}")
+    assert whole == killed
+    assert sorted(name.rpartition(".")[2] for name in whole) == ["bin", "json", "lock"]  # nothing that was begun is left
+    assert any(0 < size < max(n_bytes) for size in n_bytes), "no kill came in the midst of it"
+
+
+def test_one_process_encodes_and_the_other_waits(cache: Path, n_encoded: list[int]) -> None:
+    tokenizer, corpus = CharTokenizer.fit(TEXT), corpus_of(TEXT)
+    with ThreadPoolExecutor(4) as pool:
+        found = [tokens.tolist() for tokens in pool.map(lambda _: tokenize_corpus(corpus, tokenizer), range(4))]
+    assert found == [tokenizer.encode(TEXT)] * 4
+    assert n_encoded.count(len(TEXT)) == 1 + 1  # the last is the line above
+
+
+def test_a_shard_whose_manifest_was_not_reached_is_made_again(cache: Path, n_encoded: list[int]) -> None:
+    tokenizer, corpus = CharTokenizer.fit(TEXT), corpus_of(TEXT)
+    tokenize_corpus(corpus, tokenizer)
+    (manifest,) = cache.glob("*.json")
+    written = manifest.read_text()
+    manifest.unlink()
+    tokenize_corpus(corpus, tokenizer)
+    assert manifest.read_text() == written
+    assert len(n_encoded) == 2

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from cutaway.config import ModelConfig
 from cutaway.generation import CompiledDecoder
 from cutaway.model import Transformer
 from cutaway.runtime import compile_obstacle
@@ -157,6 +158,38 @@ def test_many_shapes_in_one_process() -> None:
         "['the decoding step could not be compiled (FailOnRecompileLimitHit), so it runs as it is']",
         "8",
     ]
+
+
+def test_all_but_token_and_position_stays_where_it_is() -> None:
+    """A CUDA graph refuses a step that writes into what may have another address the next time; torch says what it takes for fixed."""
+    out = run_alone(
+        """
+        from torch._inductor import compile_fx
+
+        def backend(graph, inputs):
+            def note(module, inputs, **options):
+                print(len(inputs), sorted(set(range(len(inputs))) - set(options["static_input_idxs"])))
+                print([inputs[number].shape for number in range(len(inputs)) if number not in options["static_input_idxs"]])
+                return module
+            return compile_fx.compile_fx(graph, inputs, inner_compile=note)
+
+        compile_function = torch.compile
+        torch.compile = lambda function, **options: compile_function(function, **options | {"backend": backend})
+        decoder = CompiledDecoder(make("gpt2"), [[3, 1, 4]], max_new_tokens=9, tell=told.append)
+        with torch.inference_mode():
+            decoder.read_prompts()
+            decoder.append([5])
+        assert told == [], told
+        """,
+        TORCHINDUCTOR_AUTOGRAD_CACHE="0",  # or nothing is compiled where it once was
+    )
+    n_inputs, shapes = out.splitlines()
+    n_weights_and_slots = len(list(Transformer(_SHAPE).parameters())) + 2 * 2
+    assert n_inputs.startswith(f"{n_weights_and_slots + 2} [")
+    assert shapes == "[torch.Size([1, 1]), torch.Size([1])]"
+
+
+_SHAPE = ModelConfig(d_vocab=31, n_ctx=20, n_layers=2, n_heads=4, d_model=16)
 
 
 def test_several_prompts_are_refused(tiny_model: Transformer) -> None:

@@ -1,4 +1,4 @@
-"""The same function on a GPU. Skipped, with the reason, where there is none."""
+"""The same function on a GPU."""
 
 from collections.abc import Callable
 
@@ -10,11 +10,6 @@ from torch import Tensor
 from cutaway.config import ModelConfig
 from cutaway.hooks import recording
 from cutaway.model import KVCache, Transformer, attend, fused_attend
-
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA or ROCm device on this machine"),
-]
 
 MakeModel = Callable[..., Transformer]
 DEVICE = "cuda"

@@ -1,4 +1,4 @@
-"""What is compared on a GPU, and how fast it is there. Skipped, with the reason, where there is none."""
+"""What is compared on a GPU, and how fast it is there."""
 
 import os
 from pathlib import Path
@@ -16,11 +16,6 @@ from cutaway.profiles.hugging_face import HuggingFace
 from cutaway.profiles.nanogpt import NanoGPT
 from cutaway.training.step import next_token_loss
 from stand_ins import write_lens_python
-
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA or ROCm device on this machine"),
-]
 
 
 def on_device(**peers: object) -> Bench:

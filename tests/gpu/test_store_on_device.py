@@ -1,18 +1,12 @@
-"""A store collected on a GPU holds the rows that one of the CPU holds. Skipped, with the reason, where there is none."""
+"""A store collected on a GPU holds the rows that one of the CPU holds."""
 
 from pathlib import Path
 
-import pytest
 import torch
 
 from cutaway.interp.store import collect
 from cutaway.model import Transformer
 from stored_rows import IDS, NAMES, SMALL_SHARDS
-
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA or ROCm device on this machine"),
-]
 
 
 def test_rows_are_the_cpus(tiny_model: Transformer, tmp_path: Path) -> None:

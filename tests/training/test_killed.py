@@ -8,16 +8,19 @@ from pathlib import Path
 
 import pytest
 
+from cutaway.runs import Run
 from tiny_training import hashes, learned
 
 HERE = Path(__file__).parent
 
 
-@pytest.mark.parametrize(("n_kills", "n_steps"), [(3, 40), pytest.param(10, 200, marks=pytest.mark.slow)])
-def test_a_killed_run_ends_in_the_same_weights(play, tmp_path, capsys, n_kills, n_steps):
+def kills(data, out, n_kills, n_steps, n_ranks=1, parallel="ddp"):
+    """Train and be killed so often; say when that was."""
+    environment = {"PYTHONPATH": f"{HERE.parents[1] / 'src'}:{HERE.parent}", "OMP_NUM_THREADS": "1"}
+    environment |= {"TORCH_CPP_LOG_LEVEL": "FATAL"}  # torch logs that a process is gone, beside raising it
     done = subprocess.run(
-        [sys.executable, HERE / "train_and_kill.py", play, tmp_path, str(n_kills), str(n_steps)],
-        env=os.environ | {"PYTHONPATH": str(HERE.parent), "OMP_NUM_THREADS": "1"},
+        [sys.executable, HERE / "train_and_kill.py", *map(str, (data, out, n_kills, n_steps, n_ranks, parallel))],
+        env=os.environ | environment,
         capture_output=True,
         text=True,
         timeout=600,
@@ -25,12 +28,34 @@ def test_a_killed_run_ends_in_the_same_weights(play, tmp_path, capsys, n_kills, 
     )
     assert (done.returncode, done.stderr) == (0, "")
     said = json.loads(done.stdout)
-    with capsys.disabled():
-        steps = ", ".join(map(str, said["killed_after_steps"]))
-        print(f"\n{n_kills} kills, {said['n_while_writing']} of them while a checkpoint was being written; newest then: {steps}")
     assert len(said["killed_after_steps"]) == n_kills, "the run was over before the last kill"
     assert said["n_while_writing"] >= n_kills // 2
-    assert learned(tmp_path / "killed") == learned(tmp_path / "whole")
-    assert hashes(tmp_path / "killed").keys() == hashes(tmp_path / "whole").keys()
+    steps = ", ".join(map(str, said["killed_after_steps"]))
+    who = "" if n_ranks == 1 else f" of one or all of {n_ranks} processes ({parallel})"
+    return f"\n{n_kills} kills{who}, {said['n_while_writing']} while a checkpoint was being written; newest then: {steps}"
+
+
+def check_same(killed, whole, n_steps):
+    """Nothing is lost, nothing is there twice: the same weights, records and files as of a run that was not killed."""
+    assert learned(killed) == learned(whole)
+    assert [record["step"] for record in Run(killed).metrics().records] == list(range(n_steps + 1))
+    assert hashes(killed).keys() == hashes(whole).keys()
     last = f"checkpoints/step-{n_steps:06d}/model.safetensors"
-    assert hashes(tmp_path / "killed")[last] == hashes(tmp_path / "whole")[last]
+    assert hashes(killed)[last] == hashes(whole)[last]
+
+
+@pytest.mark.parametrize(("n_kills", "n_steps"), [(3, 40), pytest.param(10, 200, marks=pytest.mark.slow)])
+def test_a_killed_run_ends_in_the_same_weights(play, tmp_path, capsys, n_kills, n_steps):
+    said = kills(play, tmp_path, n_kills, n_steps)
+    with capsys.disabled():
+        print(said)
+    check_same(tmp_path / "killed", tmp_path / "whole", n_steps)
+
+
+@pytest.mark.parametrize(("n_kills", "n_steps"), [(2, 12), pytest.param(10, 100, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp2"])
+def test_a_killed_run_of_two_processes_ends_in_the_same_weights(play, tmp_path, capsys, parallel, n_kills, n_steps):
+    said = kills(play, tmp_path, n_kills, n_steps, 2, parallel)
+    with capsys.disabled():
+        print(said)
+    check_same(tmp_path / "killed", tmp_path / "whole", n_steps)

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import resource
 import shutil
 import signal
 import subprocess
@@ -18,7 +19,9 @@ from train_on_ranks import do
 import cutaway
 from cutaway.cli import errors
 from cutaway.cli.errors import report_error
-from cutaway.data import Loader, validation_batches
+from cutaway.data import Loader, open_documents, validation_batches, write_document_shards
+from cutaway.data.document_writing import side_of
+from cutaway.flops import training_flops
 from cutaway.ranks import Ranks, job_command
 from cutaway.runs import Checkpoint, Run
 from cutaway.runtime import Rank, pick_device, this_rank
@@ -26,7 +29,8 @@ from cutaway.training import resume, train
 from cutaway.training.sharded_files import check_sharded_files
 from cutaway.weights import stream_tensors
 from many_processes import run_ranks, start_ranks, surroundings
-from tiny_training import OPTIONS, hashes, learned, tiny_config, write_text
+from tiny_training import OPTIONS, hashes, tiny_config, write_text
+from web_documents import WORDS, small_tokenizer, write_parquet
 
 HERE = Path(__file__).parent
 RECIPE = {"dropout": 0.0, "n_steps": 20, "batch_size": 12, "sample_every": 0, "save_every": 20}
@@ -44,10 +48,16 @@ def do_jobs(n_ranks, *jobs, fails=False):
     return ["".join(printed) for printed in ended] if fails else [printed for printed, _ in ended]
 
 
-def start_torchrun(n_ranks, *arguments, folder):
+def start_torchrun(n_ranks, *arguments, folder, **more):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={n_ranks}", "-m", "cutaway"]
     return subprocess.Popen(
-        [*command, *map(str, arguments)], env=surroundings(), cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*command, *map(str, arguments)],
+        env=surroundings(),
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **more,
     )
 
 
@@ -225,29 +235,54 @@ def test_a_killed_process_ends_the_job_and_the_next_start_goes_on(play, tmp_path
     assert not list((tmp_path / "run/checkpoints").glob(".*"))
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json"])
+def test_one_process_says_which_file_the_run_of_two_lacks(home, tmp_path, name):
+    folder = shutil.copytree(home / "stopped-fsdp2", tmp_path / "copy")
+    (folder / f"checkpoints/step-{N_DONE:06d}" / name).unlink()
+    before = hashes(folder / "checkpoints")
+    said = (
+        rf"step-{N_DONE:06d}.*{name} is missing: use another checkpoint, or remove step-{N_DONE:06d} to go on from the one before"
+    )
+    with pytest.raises(ValueError, match=said):
+        resume(folder, quiet=True)
+    assert hashes(folder / "checkpoints") == before
+
+
+def test_the_speed_is_that_of_all_processes(home):
+    for run in ("ddp-32", "fsdp2-32"):
+        for record in Run(home / run).metrics().records[1:]:
+            per_token = training_flops(Run(home / run).model_config, 16) / 16
+            assert record["flops_per_s"] == pytest.approx(record["tokens_per_s"] * per_token)
+            assert 0 < record["share_of_peak"] < 1
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("n_kills", [3])
-def test_whenever_processes_are_killed_the_run_ends_in_the_same_weights(home, tmp_path, n_kills):
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    recipe = {"data": str(home / "play.txt"), "n_steps": 60, "save_every": 1, "parallel": "fsdp2", "sample_every": 0}
-    do_jobs(2, {"train": recipe | {"out": str(whole)}})
-    draw = random.Random(n_kills)
-    for number in range(1, n_kills + 1):
-        is_begun = (killed / "config.json").exists()
-        processes = start_jobs(2, {"resume": str(killed)} if is_begun else {"train": recipe | {"out": str(killed)}})
-        until = killed / f"checkpoints/step-{number * 60 // (n_kills + 2):06d}"
-        while not until.exists() and processes[0].poll() is None:
-            time.sleep(0.001)
-        time.sleep(draw.uniform(0, 0.05))
-        draw.choice(processes).kill()
-        assert -signal.SIGKILL in [process.wait(timeout=60) for process in processes]
-        for process in processes:
-            process.communicate()
-        for checkpoint in Run(killed).checkpoints():
-            checkpoint.verify()
-    do_jobs(2, {"resume": str(killed)})
-    assert learned(killed) == learned(whole)
-    assert hashes(killed).keys() == hashes(whole).keys()
+def test_fewer_documents_than_processes(tmp_path):
+    texts = [" ".join(random.Random(seed).choices(WORDS, k=150)) for seed in range(100)]
+    two = [next(text for text in texts if side_of(text, 0.1) == side) for side in ("train", "validation")]
+    shards = write_document_shards(
+        open_documents(write_parquet(tmp_path / "two.parquet", two)), tmp_path / "shards", small_tokenizer()
+    )
+    assert shards.n_documents("train") == shards.n_documents("validation") == 1
+    data = {"data": str(shards.folder), "tokenizer": str(shards.folder / "tokenizer.json")}
+    do({"train": RECIPE | data | {"out": str(tmp_path / "one")}})
+    do_jobs(3, {"train": RECIPE | data | {"out": str(tmp_path / "three")}})
+    for name in ("loss", "val_loss"):
+        assert curve(tmp_path / "three", name) == pytest.approx(curve(tmp_path / "one", name), abs=1e-13)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp2"])
+def test_a_disk_that_takes_no_more_is_said_once_and_older_checkpoints_stay(home, tmp_path, parallel):
+    folder = shutil.copytree(home / f"stopped-{parallel}", tmp_path / "copy")
+    before = hashes(folder / "checkpoints")
+    largest = (folder / f"checkpoints/step-{N_DONE:06d}/optimizer.safetensors").stat().st_size // 2  # now in float32
+    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (largest - 1000, largest - 1000))  # noqa: E731
+    job = start_torchrun(2, "train", "--resume", folder, folder=tmp_path, preexec_fn=limit)
+    _, said = job.communicate(timeout=120)
+    assert job.returncode != 0
+    assert said.replace("\n", " ").count("file too large") == 1, said
+    assert hashes(folder / "checkpoints") == before
 
 
 @pytest.mark.slow

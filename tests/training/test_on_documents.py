@@ -27,6 +27,7 @@ from cutaway.data import (
     shard_loader,
     write_document_shards,
 )
+from cutaway.data.document_shards import shard_path
 from cutaway.runs import Run
 from cutaway.tokenizers import tokenizer_hash
 from cutaway.training import TrainConfig, arriving, resume, train
@@ -127,6 +128,15 @@ def test_what_does_not_fit_the_shards(
     small_tokenizer(d_vocab=310).save(tmp_path / "other.json")
     config = config_of(shards.replace(folder=Path("shards")), out="run", **changes)
     with pytest.raises(ValueError, match=said):
+        train(config, quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_shard_that_is_cut_short_is_said_before_anything_is_written(shards: DocumentShards, tmp_path: Path) -> None:
+    path = shard_path(shards.folder, "train", len(shards.pairs) - 1)
+    path.write_bytes(path.read_bytes()[:-3])
+    config = tiny_config(shards.folder, tokenizer=str(shards.folder / "tokenizer.json"), out=str(tmp_path / "run"))
+    with pytest.raises(ValueError, match=rf"{path.name} should hold \d+ tokens and is \d+ bytes long: it was cut short"):
         train(config, quiet=True)
     assert not (tmp_path / "run").exists()
 

@@ -7,9 +7,10 @@ import torch
 import torch.nn.functional as F
 
 from cutaway.model import Transformer
+from cutaway.ranks import Ranks
 from cutaway.runtime import seeded_generator
 from cutaway.training.optimizer import make_optimizer
-from cutaway.training.step import TrainStep
+from cutaway.training.step import TrainStep, read_results
 from tiny_training import tiny_config
 
 # No attention bias: the gradient of a key's bias is zero but for rounding, which Adam's division would blow up to a whole step.
@@ -52,7 +53,8 @@ def written_out(model, steps, *, weight_decay, max_grad_norm):
 
 def stepped(model, steps, config):
     take_step = TrainStep(model, make_optimizer(model, config), config)
-    return zip(*[take_step(batches, learning_rate=rate) for batches, rate in zip(steps, RATES, strict=True)], strict=True)
+    results = [take_step(batches, learning_rate=rate) for batches, rate in zip(steps, RATES, strict=True)]
+    return zip(*read_results(results, Ranks()), strict=True)
 
 
 @pytest.mark.parametrize("n_accumulate", [1, 2])
@@ -100,7 +102,7 @@ def test_gradients_do_not_pile_up(play):
     model = model_of(config)
     take_step = TrainStep(model, make_optimizer(model, config), config)
     batches = draw_batches(1, 2)[0]
-    first, second = (take_step(batches, learning_rate=0.0) for _ in range(2))
+    first, second = read_results([take_step(batches, learning_rate=0.0) for _ in range(2)], Ranks())
     assert first == second
     inputs, targets = batches[0]
     assert first[0] == pytest.approx(math.log(13), abs=0.1), F.cross_entropy(model(inputs).flatten(0, 1), targets.flatten())

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from cutaway.assets.asset import Asset, File
 from cutaway.assets.sources import Provenance, SourceError
-from cutaway.runtime import atomic_path, atomic_write, file_sha256
+from cutaway.runtime import atomic_write, file_sha256, remove_path, settle
 
 __all__ = ["cache_dir", "Record", "Shelf"]
 
@@ -66,7 +66,9 @@ class Shelf:
 
     @contextmanager
     def workspace(self) -> Iterator[Path]:
-        """Give an empty folder that is gone afterwards; the caller holds the lock, so one left by a crash is nobody's."""
+        """Give an empty folder that is gone afterwards; the caller holds the lock, so what was left by a crash is nobody's."""
+        for rest in self.folder.glob(".*.tmp"):
+            remove_path(rest)
         work = self.folder / ".work"
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir()
@@ -137,8 +139,7 @@ class Shelf:
         if expected is not None and found.sha256 != expected:
             part.unlink()
             raise SourceError(f"its sha256 is {found.sha256}, not {expected}")
-        with atomic_path(self.path(file)) as temporary:
-            part.rename(temporary)
+        settle(part, self.path(file))  # killed before, the part is there to be gone on with
         self.record(file, replace(found, mtime_ns=self.path(file).stat().st_mtime_ns))
 
 

@@ -121,10 +121,12 @@ def _describe(source: DocumentSource, tokenizer: Tokenizer, validation_fraction:
 
 
 def _begun(folder: Path, about: dict[str, Any], limits: dict[str, int | None]) -> DocumentShards:
-    """Return what a folder holds, or the beginning of it; raises ValueError, saying what differs, for shards of something else."""
-    if not DocumentShards.are_in(folder):
+    """Return what a folder holds, or the beginning of it; raises ValueError, saying what differs, for shards of something else.
+
+    Where no pair is whole yet, there is nothing to go on with: what failed at its first document may be begun anew in any way.
+    """
+    if not DocumentShards.are_in(folder) or not (shards := DocumentShards.open(folder)).pairs:
         return DocumentShards(folder, about, limits)
-    shards = DocumentShards.open(folder)
     both = zip(_in_words(shards.about), _in_words(about), strict=True)
     if differing := [f"{mine}, not {asked}" for (is_mine, mine), (is_asked, asked) in both if is_mine != is_asked]:
         raise ValueError(
@@ -255,7 +257,8 @@ class _Writing:
             return ShardRecord(self._pair.n_tokens[side], len(ids), file_sha256(path))
         except OSError as error:
             name_file(error, path)
-            error.add_note(f"{len(self._shards.pairs)} pairs of shards are whole in {path.parent}, to be gone on with")
+            if number:
+                error.add_note(f"the pairs of shards before {path.name} are whole, to be gone on with")
             raise
 
     def _about(self, after: Place) -> dict[str, Any]:

@@ -7,9 +7,12 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from filelock import FileLock
+
 from cutaway import assets
-from cutaway.data.shards import TokenArray, read_shard, write_shard_in_pieces
+from cutaway.data.shards import TokenArray, read_shard, read_shard_manifest, write_shard_in_pieces
 from cutaway.data.text import Corpus, stream_corpus
+from cutaway.runtime import remove_path
 from cutaway.tokenizers import Tokenizer, tokenizer_hash
 
 __all__ = ["tokenize_corpus", "tokenize_source", "split_tokens"]
@@ -42,22 +45,33 @@ def tokenize_source(source: str | Path, tokenizer: Tokenizer) -> TokenArray:
 
 
 def _cached(name: str, sha256: str, tokenizer: Tokenizer, pieces: Iterable[list[int]]) -> TokenArray:
-    """Return the ids that lie in the cache for a text, encoding it where it does not."""
+    """Return the ids that lie in the cache for a text; where it does not, one process encodes it and others wait for that."""
     tokenizer_sha256 = tokenizer_hash(tokenizer)
     path = assets.cache_dir() / "tokens" / f"{sha256[:16]}-{tokenizer_sha256[:16]}.bin"
-    if path.is_file():
-        try:
-            return read_shard(path)
-        except ValueError:  # cut short by a full disk, say: made again below
-            path.unlink()
+    if (whole := _whole(path)) is not None:
+        return whole
     manifest = {
         "corpus": name,
         "corpus_sha256": sha256,
         "tokenizer": tokenizer.kind,
         "tokenizer_sha256": tokenizer_sha256,
     }
-    write_shard_in_pieces(path, pieces, d_vocab=tokenizer.d_vocab, manifest=manifest)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_name(f".{path.stem}.lock")):
+        if (whole := _whole(path)) is not None:
+            return whole
+        for rest in path.parent.glob(f".{path.name}*.tmp"):  # left by a process that was killed
+            remove_path(rest)
+        write_shard_in_pieces(path, pieces, d_vocab=tokenizer.d_vocab, manifest=manifest)
     return read_shard(path)
+
+
+def _whole(path: Path) -> TokenArray | None:
+    """Return a shard with the manifest that is written after it; None for one that was cut short, by a full disk, say."""
+    try:
+        return read_shard(path) if path.is_file() and read_shard_manifest(path) else None
+    except ValueError:
+        return None
 
 
 def _stretches(pieces: Iterable[str], tokenizer: Tokenizer) -> Iterator[str]:

@@ -3,6 +3,9 @@
 With one new token every weight is read for a single multiplication, so reading the weights is what takes the time. On a CPU torch's own
 matrix-vector product reaches less than half of the memory's rate; written as a sum of products and compiled, it becomes a plain loop
 that reaches nearly all of it. The model is not changed: while it is traced, a mode puts these forms in the place of two functions.
+
+On a GPU starting some hundred kernels takes longer than they do. There the step is recorded as a CUDA graph and started as one (torch's
+mode "reduce-overhead"): its shapes are fixed, and it writes keys and values into slots whose addresses are told to stay.
 """
 
 from __future__ import annotations
@@ -51,6 +54,7 @@ class CompiledDecoder(CachedDecoder):
         super().__init__(model, prompts, max_new_tokens=max_new_tokens, n_slots=model.config.n_ctx, tell=tell)
         obstacle = compile_obstacle(self._device)
         self._is_compiled = obstacle is None
+        self._slots: dict[int, tuple[list[Tensor], list[Tensor]]] = {}
         if obstacle:
             tell(f"{obstacle}, so decoding runs as it is")
 
@@ -62,24 +66,40 @@ class CompiledDecoder(CachedDecoder):
         from torch._dynamo import exc  # loaded with the compiler alone
 
         bucket = next((size for size in _BUCKETS if size > position), self._kv.n_slots)
-        k, v = self._kv.first_slots(min(bucket, self._kv.n_slots))
+        k, v = self._first_slots(min(bucket, self._kv.n_slots))
         new, positions = torch.tensor([tokens], device=self._device), torch.tensor([position], device=self._device)
         try:
-            logits = _compiled_step()(self._model, new, positions, k, v)
+            if self._device.type == "cuda":
+                torch.compiler.cudagraph_mark_step_begin()
+            logits = _compiled_step(self._device.type)(self._model, new, positions, k, v)
         except (exc.TorchDynamoException, getattr(exc, "FailOnRecompileLimitHit", exc.TorchDynamoException)) as error:
             self._is_compiled = False
             self._tell(f"the decoding step could not be compiled ({type(error).__name__}), so it runs as it is")
             return super().append(tokens)
         self.rows[0].append(tokens[0])
         self._kv.advance(1)
-        return logits[:, -1]
+        return logits[:, -1].clone()  # a CUDA graph writes those of the next token to the same place
+
+    def _first_slots(self, n_slots: int) -> tuple[list[Tensor], list[Tensor]]:
+        """Return the first slots of each layer, the same tensors at each step; a CUDA graph neither copies nor moves them."""
+        if n_slots not in self._slots:
+            k, v = self._kv.first_slots(n_slots)
+            for slots in (*k, *v):
+                torch._dynamo.mark_static_address(slots, guard=False)
+            self._slots = {n_slots: (k, v)}
+        return self._slots[n_slots]
+
+    def _keep(self, places: list[int], *, n_read: int) -> None:
+        super()._keep(places, n_read=n_read)
+        self._slots = {}  # the cache has other memory now
 
 
 @cache
-def _compiled_step() -> Callable[..., Tensor]:
+def _compiled_step(device: str) -> Callable[..., Tensor]:
     from torch._dynamo import config
 
-    step: Callable[..., Tensor] = torch.compile(_step, dynamic=False, fullgraph=True)
+    mode = "reduce-overhead" if device == "cuda" else None
+    step: Callable[..., Tensor] = torch.compile(_step, dynamic=False, fullgraph=True, mode=mode)
     return config.patch(cache_size_limit=_MOST_GRAPHS)(step)  # type: ignore[no-any-return]
 
 

@@ -11,6 +11,7 @@ __all__ = [
     "parse_bytes",
     "format_bytes",
     "format_count",
+    "format_flops",
     "format_duration",
     "format_share",
     "format_fixed",
@@ -47,6 +48,20 @@ def format_count(count: float) -> str:
             return f"{value:.0f}{unit}" if not unit or abs(value) >= 99.95 else f"{value:.1f}{unit}"
         value /= 1000
     return f"{value:.1f}T"
+
+
+def format_flops(flops_per_s: float) -> str:
+    """Return operations a second in three digits or so.
+
+    >>> format_flops(4.63e10), format_flops(4.123e14)
+    ('46.3 GFLOP/s', '412 TFLOP/s')
+    """
+    value = flops_per_s / 1e6
+    for unit in ("M", "G", "T"):
+        if value < 999.5:
+            return f"{value:.0f} {unit}FLOP/s" if value >= 99.95 else f"{value:.1f} {unit}FLOP/s"
+        value /= 1000
+    return f"{value:.1f} PFLOP/s"
 
 
 def format_duration(time_s: float) -> str:

@@ -6,18 +6,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
-import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from cutaway.data import DocumentShards
 from cutaway.ranks import Ranks
-from cutaway.report import format_count, print_sentence
+from cutaway.report import format_count, format_flops, print_sentence
 from cutaway.runtime import describe_device
 from cutaway.training.checkpoint import TrainState
 from cutaway.training.config import TrainConfig, expected_loss
 from cutaway.training.log import Record
+from cutaway.training.pace import Pace
 from cutaway.training.setup import Materials
 
 __all__ = ["ProgressLine", "describe_run"]
@@ -26,11 +26,8 @@ __all__ = ["ProgressLine", "describe_run"]
 class ProgressLine:
     """A line that follows the run on a terminal, and one that stays for every validation and sample."""
 
-    def __init__(
-        self, config: TrainConfig, *, n_done: int = 0, memory_gib: Callable[[], float], console: Console | None = None
-    ) -> None:
+    def __init__(self, config: TrainConfig, *, n_done: int = 0, console: Console | None = None) -> None:
         self._console = console or Console(stderr=True, highlight=False)
-        self._memory_gib = memory_gib
         self._n_steps = config.n_steps
         self._latest: dict[str, float] = {}
         self._progress = Progress(
@@ -59,25 +56,36 @@ class ProgressLine:
     def __call__(self, record: Record) -> None:
         """Show a record."""
         self._latest.update({name: value for name, value in record.items() if isinstance(value, int | float)})
-        self._progress.update(self._task, completed=record["step"], figures=self._figures("loss", "speed", "memory"))
+        step = f"step {record['step']:>{len(str(self._n_steps))}}/{self._n_steps}"
+        figures = self._figures("loss", "flops_per_s", "memory_gib", "tokens_per_s", beside=f"{step} ━━━━ 00:00:00 left")
+        self._progress.update(self._task, completed=record["step"], figures=figures)
         if "val_loss" in record:
-            step = f"step {record['step']:>{len(str(self._n_steps))}}/{self._n_steps}"
-            self._console.print(step, self._figures("loss", "val_loss", "speed", "memory"), sep="  ")
+            figures = self._figures("loss", "val_loss", "tokens_per_s", "memory_gib", "flops_per_s", beside=step)
+            self._console.print(step, figures, sep="  ", no_wrap=True)
             if watched := _watched(record):
                 self._console.print(Text(f"  {watched}", style="dim"), no_wrap=True, overflow="ellipsis", crop=True)
         if "sample" in record:
             for line in str(record["sample"]).strip().split("\n")[:6]:
                 self._console.print(Text(f"  │ {line}", style="dim"), no_wrap=True, overflow="ellipsis", crop=True)
 
-    def _figures(self, *names: str) -> str:
-        latest = self._latest
-        written = {
-            "loss": f"loss {latest['loss']:.3f}" if "loss" in latest else "",
-            "val_loss": f"val {latest['val_loss']:.3f}" if "val_loss" in latest else "",
-            "speed": f"{format_count(latest['tokens_per_s'])} tokens/s" if "tokens_per_s" in latest else "",
-            "memory": f"{self._memory_gib():.2f} GiB",
-        }
-        return "  ".join(written[name] for name in names if written[name])
+    def _figures(self, *names: str, beside: str) -> str:
+        """Return these figures in words, the first of them where there is no room for all `beside` what else is on the line."""
+        there = [name for name in names if name in self._latest]
+        while True:
+            said = "  ".join(write(self._latest) for name, write in _WRITTEN.items() if name in there)
+            if len(f"{beside}  {said}") <= self._console.width or len(there) <= 1:
+                return said
+            there.pop()
+
+
+_WRITTEN: dict[str, Callable[[dict[str, float]], str]] = {
+    "loss": lambda latest: f"loss {latest['loss']:.3f}",
+    "val_loss": lambda latest: f"val {latest['val_loss']:.3f}",
+    "tokens_per_s": lambda latest: f"{format_count(latest['tokens_per_s'])} tokens/s",
+    "flops_per_s": lambda latest: f"{format_flops(latest['flops_per_s'])} ({latest['share_of_peak']:.0%})",
+    "memory_gib": lambda latest: f"{latest['memory_gib']:.2f} GiB",
+}
+"""How a number of the record is written, in the order of the line."""
 
 
 def _watched(record: Record) -> str:
@@ -103,7 +111,7 @@ def _still_coming(materials: Materials) -> str:
     return " so far" if isinstance(there, DocumentShards) and not there.is_complete else ""
 
 
-def describe_run(materials: Materials, folder: Path, state: TrainState, device: torch.device, ranks: Ranks) -> list[str]:
+def describe_run(materials: Materials, folder: Path, state: TrainState, ranks: Ranks, pace: Pace) -> list[str]:
     """Return what a person wants to know before waiting: what learns from what, where, and what loss to expect."""
     config = materials.config
     n_params = sum(weight.numel() for weight in state.model.parameters())
@@ -112,7 +120,8 @@ def describe_run(materials: Materials, folder: Path, state: TrainState, device: 
         f"{folder}: {n_params / 1e6:.2f} million parameters, {materials.tokenizer.d_vocab} tokens ({materials.tokenizer.kind})",
         f"{materials.corpus.name}: {materials.n_train_tokens:,} tokens{_still_coming(materials)}, "
         f"{len(materials.validation_tokens):,} more to validate",
-        f"{many}{describe_device(device)}, {config.dtype}{', compiled: the first step takes a while' if config.compile else ''}",
+        f"{many}{describe_device(pace.device)}, {config.dtype}, {format_flops(pace.peak_flops_per_s)} at most"
+        f"{'; compiled: the first step takes a while' if config.compile else ''}",
     ]
     if (loss := expected_loss(config, materials.corpus)) is not None:
         lines.append(f"expect a validation loss of about {loss:.2f} nats a token after {config.n_steps} steps")

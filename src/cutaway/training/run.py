@@ -77,7 +77,7 @@ def resume(
     with joined_ranks(config.device) as ranks:
         _check_surroundings(config, ranks)
         _check_watched(run, config, watchable)
-        newest = run.latest_checkpoint()
+        newest = run.checkpoint_to_go_on_from()
         if newest and (newest.step or 0) > config.n_steps:
             raise ValueError(
                 f"{run.path} has done {newest.step} steps already; n_steps is {config.n_steps}: give that many or more"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -14,11 +15,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from cutaway.data import Batch
 from cutaway.model import Transformer
 from cutaway.model.norms import at_least_float32
+from cutaway.ranks import Ranks
 from cutaway.runtime import compile_obstacle, pick_dtype
 from cutaway.training.config import TrainConfig
 from cutaway.training.parallel import Parallel
 
-__all__ = ["UNJUDGED", "next_token_loss", "TrainStep"]
+__all__ = ["UNJUDGED", "next_token_loss", "StepResult", "read_results", "TrainStep"]
 
 UNJUDGED = -100
 """A target that does not count in the loss, as `cross_entropy` has it."""
@@ -38,6 +40,25 @@ def next_token_loss(
     with torch.autocast(tokens.device.type, dtype=dtype, enabled=dtype != torch.float32):
         logits = model(tokens)
     return F.cross_entropy(at_least_float32(logits).flatten(0, -2), targets.flatten())
+
+
+class StepResult(NamedTuple):
+    """What a step found, on the device, which may still be computing it.
+
+    The loss in nats is that of this process's rows, the norm before clipping that of the gradient of all.
+    """
+
+    loss: Float[Tensor, ""]
+    grad_norm: Float[Tensor, ""]
+
+
+def read_results(results: Sequence[StepResult], ranks: Ranks) -> list[tuple[float, float]]:
+    """Wait for what steps found, and return the loss of all processes and the norm for each; all must ask."""
+    if not results:
+        return []
+    losses = ranks.total(*torch.stack([result.loss for result in results]).tolist())
+    norms = torch.stack([result.grad_norm for result in results]).tolist()
+    return [(loss / ranks.n, norm) for loss, norm in zip(losses, norms, strict=True)]
 
 
 class TrainStep:
@@ -71,11 +92,8 @@ class TrainStep:
             self._loss, self._is_compiled = self._parallel.compiled(next_token_loss, model), True
         self._averaged_loss_of = self._parallel.averaging(self._loss_of, model)
 
-    def __call__(self, batches: Sequence[Batch], *, learning_rate: float) -> tuple[float, float]:
-        """Average the gradients of `batches`, clip them, step; return the loss in nats and the norm before clipping.
-
-        Both are of the batches of all processes.
-        """
+    def __call__(self, batches: Sequence[Batch], *, learning_rate: float) -> StepResult:
+        """Average the gradients of `batches` over all processes, clip them, and step; nothing waits here for a GPU."""
         weight = 1 / len(batches)
         with self._parallel.holding_back(self._model):
             losses = [self._add_gradients(batch, weight=weight) for batch in batches[:-1]]
@@ -85,8 +103,7 @@ class TrainStep:
             group["lr"] = learning_rate
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
-        (loss,) = self._parallel.ranks.total(torch.stack(losses).sum().item())
-        return loss / self._parallel.ranks.n, grad_norm.item()
+        return StepResult(torch.stack(losses).sum(), grad_norm)
 
     def _add_gradients(self, batch: Batch, *, weight: float) -> Tensor:
         loss = self._averaged_loss_of(batch) * weight

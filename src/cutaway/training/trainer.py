@@ -18,17 +18,20 @@ from cutaway.language_model import LanguageModel
 from cutaway.model import Transformer
 from cutaway.ranks import Ranks, job_command, naming_lost_ranks
 from cutaway.runs import Run
-from cutaway.runtime import peak_memory_gib, pick_device, pick_dtype, seeded_generator
+from cutaway.runtime import pick_device, pick_dtype, seeded_generator
 from cutaway.training.checkpoint import TrainState, clear_unfinished, load_checkpoint, save_checkpoint
+from cutaway.training.config import TrainConfig
+from cutaway.training.feed import Feed
 from cutaway.training.interrupt import stop_request
 from cutaway.training.log import Listener, MetricsFile, TensorBoard
 from cutaway.training.observers import Observer, observe
 from cutaway.training.optimizer import make_optimizer
+from cutaway.training.pace import Pace
 from cutaway.training.parallel import Parallel, make_parallel
 from cutaway.training.progress import ProgressLine, describe_run
 from cutaway.training.schedule import is_watched, learning_rate
 from cutaway.training.setup import Materials
-from cutaway.training.step import TrainStep, next_token_loss
+from cutaway.training.step import StepResult, TrainStep, next_token_loss, read_results
 from cutaway.views import without_dropout
 from cutaway.weights import assemble
 
@@ -48,11 +51,14 @@ def run_training(
     LostRankError when a process is gone, and KeyboardInterrupt, after saving, when one is asked to stop.
     """
     config, device, ranks = materials.config, pick_device(materials.config.device), ranks or Ranks()
-    parallel = make_parallel(config, ranks, getattr(torch, pick_dtype(config.dtype, device)))
+    dtype = getattr(torch, pick_dtype(config.dtype, device))
+    parallel = make_parallel(config, ranks, dtype)
     with ExitStack() as stack:
+        pace = Pace(config, device, ranks, dtype=dtype)
         state, loader = _start(materials, folder, device, parallel)
+        feed = Feed(loader, device, n_batches=config.n_accumulate)
         started = time.perf_counter() - state.time_s
-        listeners, tell = _listeners(materials, folder, state, device, quiet, ranks, stack)
+        listeners, tell = _listeners(materials, folder, state, pace, quiet, ranks, stack)
         take_step = TrainStep(state.model, state.optimizer, config, parallel=parallel, tell=tell)
         stop = stack.enter_context(stop_request())
         stack.enter_context(naming_lost_ranks(lambda: _lost(state, folder, ranks)))
@@ -61,35 +67,49 @@ def run_training(
         if state.step == 0:
             _tell(listeners, {"step": 0, "time_s": 0.0, **_look(state, materials, observers, parallel)})
             save_checkpoint(state, folder / "checkpoints", ranks)
-        n_timed, timed_s = 0, 0.0
+        unread: list[StepResult] = []
         while state.step < config.n_steps and not ranks.any(stop.is_set):
             torch.manual_seed(_dropout_seed(config.seed, state.step, ranks))
             rate = learning_rate(state.step, config)
-            step_started = time.perf_counter()
-            batches = [loader.next_batch(device) for _ in range(config.n_accumulate)]
-            loss, grad_norm = take_step(batches, learning_rate=rate)
-            n_timed, timed_s = n_timed + 1, timed_s + time.perf_counter() - step_started
-            state.step, state.loader, state.time_s = state.step + 1, loader.state_dict(), time.perf_counter() - started
-            record = {
-                "step": state.step,
-                "tokens": state.step * config.n_tokens_per_step,
-                "loss": loss,
-                "lr": rate,
-                "grad_norm": grad_norm,
-                "tokens_per_s": n_timed * config.n_tokens_per_step / timed_s,
-                "time_s": state.time_s,
-            }
-            _check_finite(record, folder)
+            with pace.step():
+                unread.append(take_step(feed.take(), learning_rate=rate))
+                state.step, state.loader = state.step + 1, feed.state
+                if state.step < config.n_steps:
+                    feed.draw_ahead()
+                if not _is_due(state.step, config, watches=bool(observers)):
+                    continue
+                loss, grad_norm = _read(unread, state.step, folder, ranks)[-1]
+            state.time_s = time.perf_counter() - started
             seen = _look(state, materials, observers, parallel)
-            _check_finite(seen | {"step": state.step}, folder)
+            _check_finite(seen, state.step, folder)
             if seen or state.step % config.log_every == 0:
-                _tell(listeners, record | seen)
-                n_timed, timed_s = 0, 0.0
+                record = {"step": state.step, "tokens": state.step * config.n_tokens_per_step, "loss": loss, "lr": rate}
+                _tell(listeners, record | {"grad_norm": grad_norm} | pace.figures() | {"time_s": state.time_s} | seen)
             if state.step == config.n_steps or state.step % config.save_every == 0:
                 save_checkpoint(state, folder / "checkpoints", ranks)
         if state.step < config.n_steps:
+            _read(unread, state.step, folder, ranks)
+            state.time_s = time.perf_counter() - started
             save_checkpoint(state, folder / "checkpoints", ranks)
             raise KeyboardInterrupt(f"stopped and saved after step {state.step}; go on by `{_resume_command(folder, ranks)}`")
+
+
+def _is_due(step: int, config: TrainConfig, *, watches: bool) -> bool:
+    """Return whether something is made of what a step found: a record, a look at the model, a checkpoint."""
+    every = (config.log_every, config.validate_every, config.save_every)
+    return step == config.n_steps or any(step % each == 0 for each in every) or (watches and is_watched(step, config))
+
+
+def _read(unread: list[StepResult], step: int, folder: Path, ranks: Ranks) -> list[tuple[float, float]]:
+    """Wait for what the steps up to this one found, and return loss and norm of each; raises TrainingError for one not finite.
+
+    Steps that nobody looks at are read with the next that is, so that a GPU need not wait in between; before anything is saved all are.
+    """
+    results = read_results(unread, ranks)
+    for number, (loss, grad_norm) in enumerate(results, start=step + 1 - len(unread)):
+        _check_finite({"loss": loss, "grad_norm": grad_norm}, number, folder)
+    unread.clear()
+    return results
 
 
 def _dropout_seed(seed: int, step: int, ranks: Ranks) -> int:
@@ -161,7 +181,7 @@ def _start(materials: Materials, folder: Path, device: torch.device, parallel: P
 
 
 def _listeners(
-    materials: Materials, folder: Path, state: TrainState, device: torch.device, quiet: bool, ranks: Ranks, stack: ExitStack
+    materials: Materials, folder: Path, state: TrainState, pace: Pace, quiet: bool, ranks: Ranks, stack: ExitStack
 ) -> tuple[list[Listener], Callable[[str], None]]:
     """Open what is told of each record, and a way to say a sentence; nothing and nobody in any process but the first."""
     config = materials.config
@@ -172,8 +192,8 @@ def _listeners(
         listeners.append(stack.enter_context(TensorBoard(folder / "tensorboard", n_done=state.step)))
     if quiet:
         return listeners, warnings.warn
-    progress = stack.enter_context(ProgressLine(config, n_done=state.step, memory_gib=lambda: peak_memory_gib(device)))
-    progress.say(*describe_run(materials, folder, state, device, ranks))
+    progress = stack.enter_context(ProgressLine(config, n_done=state.step))
+    progress.say(*describe_run(materials, folder, state, ranks, pace))
     return [*listeners, progress], progress.say
 
 
@@ -213,11 +233,11 @@ def _sample(model: Transformer, materials: Materials) -> str:
     return materials.prompt + "".join(pieces)
 
 
-def _check_finite(record: Mapping[str, Any], folder: Path) -> None:
+def _check_finite(found: Mapping[str, Any], step: int, folder: Path) -> None:
     for name in ("loss", "grad_norm", "val_loss"):
-        if not math.isfinite(record.get(name, 0.0)):
+        if not math.isfinite(found.get(name, 0.0)):
             raise TrainingError(
-                f"{name} is {record[name]} after step {record['step']}, so training stopped; {_kept(folder)}; try a lower learning rate"
+                f"{name} is {found[name]} after step {step}, so training stopped; {_kept(folder)}; try a lower learning rate"
             )
 
 

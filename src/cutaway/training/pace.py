@@ -1,0 +1,62 @@
+"""How fast a run goes, beside what its devices could do."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+
+import torch
+
+from cutaway.flops import product_flops_per_s, training_flops
+from cutaway.ranks import Ranks
+from cutaway.runtime import peak_memory_gib
+from cutaway.training.config import TrainConfig
+
+__all__ = ["Pace"]
+
+
+class Pace:
+    """Tokens and operations a second of all processes together, over the steps since they were last asked for.
+
+    Operations are those that the model asks for, beside the most that products of square matrices reach on these devices, all of them
+    at once, in the dtype that the run computes in. All processes must begin it together.
+    """
+
+    def __init__(self, config: TrainConfig, device: torch.device, ranks: Ranks, *, dtype: torch.dtype) -> None:
+        self.device = device
+        self._n_tokens_per_step = config.n_tokens_per_step
+        self._flops_per_step = config.batch_size * config.n_accumulate * training_flops(config.model, config.window)
+        ranks.wait()  # devices that share a machine share what it can do
+        (self.peak_flops_per_s,) = ranks.total(_most_flops_per_s(dtype, device, torch.get_num_threads(), ranks.n))
+        self._n_steps, self._time_s = 0, 0.0
+
+    @contextmanager
+    def step(self) -> Iterator[None]:
+        """Count a step and the time that it takes; one that only queued its work is paid for by the one that waits."""
+        started = time.perf_counter()
+        yield
+        self._n_steps, self._time_s = self._n_steps + 1, self._time_s + time.perf_counter() - started
+
+    def figures(self) -> dict[str, float]:
+        """Return tokens and operations a second, their share of the most, and the most memory in GiB; the next begin from here."""
+        steps_per_s = self._n_steps / self._time_s
+        self._n_steps, self._time_s = 0, 0.0
+        flops_per_s = steps_per_s * self._flops_per_step
+        return {
+            "tokens_per_s": steps_per_s * self._n_tokens_per_step,
+            "flops_per_s": flops_per_s,
+            "share_of_peak": flops_per_s / self.peak_flops_per_s,
+            "memory_gib": peak_memory_gib(self.device),
+        }
+
+
+@cache
+def _most_flops_per_s(dtype: torch.dtype, device: torch.device, n_threads: int, n_ranks: int) -> float:  # noqa: ARG001
+    """Measure the most of a device once for many runs; with threads and processes of another number it is another."""
+    rate = product_flops_per_s(dtype, device)
+    if device.type == "cuda":  # what was measured is not of the run's memory
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+    return rate
