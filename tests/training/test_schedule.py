@@ -20,6 +20,18 @@ def test_it_is_torch_s_linear_warmup_and_cosine(config, n_steps, n_warmup_steps)
     assert [learning_rate(step, config) for step in range(n_steps)] == pytest.approx(expected, rel=1e-12)
 
 
+def test_a_line_is_torch_s(config):
+    config = config.replace(n_steps=30, n_warmup_steps=0, schedule="linear", learning_rate=3e-3, min_learning_rate=6e-4)
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=3e-3)
+    line, expected = LinearLR(optimizer, start_factor=1.0, end_factor=0.2, total_iters=30), []
+    for _ in range(30):
+        expected.append(line.get_last_lr()[0])
+        optimizer.step()
+        line.step()
+    assert [learning_rate(step, config) for step in range(30)] == pytest.approx(expected, rel=1e-9)
+    assert learning_rate(30, config) == pytest.approx(6e-4)
+
+
 def test_its_corners(config):
     config = config.replace(n_steps=21, n_warmup_steps=1, learning_rate=1.0, min_learning_rate=0.5)
     assert learning_rate(0, config) == 0.5

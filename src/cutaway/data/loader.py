@@ -5,37 +5,65 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from cutaway.data.shards import TokenArray
 
-__all__ = ["Batch", "Loader", "validation_batches", "batch_of", "to_device"]
+__all__ = ["Batch", "Loader", "validation_batches", "batch_of", "cut_windows", "to_device"]
 
 Batch = tuple[Int[Tensor, "batch pos"], Int[Tensor, "batch pos"]]
 """Tokens, and for each the token after it."""
 
 
 class Loader:
-    """Windows of `n_ctx` tokens from random places, `batch_size` at a time.
+    """Windows of `n_ctx` tokens, `batch_size` at a time: from random places, or `shuffled`, each once in an epoch.
 
-    Batch i is a function of `seed` and i alone, so the state is one number, and a run continues as if it had never stopped. Processes
+    Shuffled windows lie side by side, from a place that each epoch draws anew. Batch i is a function of `seed` and i alone, so the state is one number, and a run continues as if it had never stopped. Processes
     that share each batch take its `rows`. Raises ValueError when the text is shorter than one window.
     """
 
-    def __init__(self, tokens: TokenArray, *, batch_size: int, n_ctx: int, seed: int, rows: slice = slice(None)) -> None:
+    def __init__(
+        self,
+        tokens: TokenArray,
+        *,
+        batch_size: int,
+        n_ctx: int,
+        seed: int,
+        rows: slice = slice(None),
+        is_shuffled: bool = False,
+    ) -> None:
         _check_length(tokens, n_ctx)
-        self._rows = rows
+        self._rows, self._is_shuffled = rows, is_shuffled
         self._tokens, self._batch_size, self._n_ctx, self._seed = tokens, batch_size, n_ctx, seed
         self._n_drawn = 0
+        self._epoch: tuple[int, npt.NDArray[np.int64]] | None = None
 
     def next_batch(self, device: torch.device | str = "cpu") -> Batch:
         """Draw the next batch, onto `device`."""
-        random = np.random.default_rng((self._seed, self._n_drawn))
+        starts = self._shuffled_starts() if self._is_shuffled else self._random_starts()
         self._n_drawn += 1
-        starts = random.integers(len(self._tokens) - self._n_ctx, size=self._batch_size)
         return to_device(_windows(self._tokens, starts[self._rows], self._n_ctx), device)
+
+    def _random_starts(self) -> npt.NDArray[np.int64]:
+        random = np.random.default_rng((self._seed, self._n_drawn))
+        return random.integers(len(self._tokens) - self._n_ctx, size=self._batch_size)
+
+    def _shuffled_starts(self) -> npt.NDArray[np.int64]:
+        first = self._n_drawn * self._batch_size
+        return np.array([self._shuffled_start(number) for number in range(first, first + self._batch_size)])
+
+    def _shuffled_start(self, number: int) -> int:
+        """Return where one of all the windows that there ever are begins, counted over the epochs."""
+        n_places = len(self._tokens) - self._n_ctx
+        epoch, number = divmod(number, -(-n_places // self._n_ctx))
+        if self._epoch is None or self._epoch[0] != epoch:
+            random = np.random.default_rng((self._seed, epoch))
+            starts = (random.integers(n_places) + np.arange(0, n_places, self._n_ctx)) % n_places
+            self._epoch = epoch, random.permutation(starts)
+        return int(self._epoch[1][number])
 
     def state_dict(self) -> dict[str, int]:
         """Return where the loader stands, as JSON values."""
@@ -64,6 +92,12 @@ def batch_of(windows: Sequence[TokenArray]) -> Batch:
     """Return windows that each have one token more than the model reads as a batch."""
     both = torch.from_numpy(np.stack(windows).astype(np.int64))
     return both[:, :-1].contiguous(), both[:, 1:].contiguous()
+
+
+def cut_windows(batch: Batch, n_tokens: int) -> Batch:
+    """Return a batch with its windows cut into pieces of `n_tokens`, in which nothing sees what came before."""
+    tokens, targets = (x.reshape(-1, n_tokens) for x in batch)  # batch (piece pos) -> (batch piece) pos
+    return tokens, targets
 
 
 def to_device(batch: Batch, device: torch.device | str) -> Batch:

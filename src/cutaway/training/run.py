@@ -101,6 +101,10 @@ def _check_surroundings(config: TrainConfig, ranks: Ranks) -> None:
     pick_device(config.device)
     ranks.rows(config.batch_size)
     if ranks.n > 1 and config.parallel == "fsdp2":
+        if config.optimizer == "muon":
+            raise ValueError(
+                "muon turns whole matrices, of which fsdp2 gives each process a part: give --parallel ddp, or --optimizer adamw"
+            )
         from cutaway.training.sharded_files import check_sharded_files
 
         check_sharded_files()

@@ -82,7 +82,14 @@ class Materials:
             return ShardLoader(
                 there, batch_size=config.batch_size, n_ctx=config.window, seed=config.seed, rows=rows, view=view_of(config)
             )
-        return Loader(there, batch_size=config.batch_size, n_ctx=config.window, seed=config.seed, rows=rows)
+        return Loader(
+            there,
+            batch_size=config.batch_size,
+            n_ctx=config.window,
+            seed=config.seed,
+            rows=rows,
+            is_shuffled=config.order == "shuffled",
+        )
 
 
 def prepare(config: TrainConfig, *, tokenizer: Tokenizer | None = None, shards: DocumentShards | None = None) -> Materials:
