@@ -21,8 +21,9 @@ Batch = tuple[Int[Tensor, "batch pos"], Int[Tensor, "batch pos"]]
 class Loader:
     """Windows of `n_ctx` tokens, `batch_size` at a time: from random places, or `shuffled`, each once in an epoch.
 
-    Shuffled windows lie side by side, from a place that each epoch draws anew. Batch i is a function of `seed` and i alone, so the state is one number, and a run continues as if it had never stopped. Processes
-    that share each batch take its `rows`. Raises ValueError when the text is shorter than one window.
+    Shuffled windows lie side by side, from a place that each epoch draws anew. Batch i is a function of `seed` and i alone, so the
+    state is one number, and a run continues as if it had never stopped. Processes that share each batch take its `rows`. Raises
+    ValueError when the text is shorter than one window.
     """
 
     def __init__(
@@ -39,7 +40,7 @@ class Loader:
         self._rows, self._is_shuffled = rows, is_shuffled
         self._tokens, self._batch_size, self._n_ctx, self._seed = tokens, batch_size, n_ctx, seed
         self._n_drawn = 0
-        self._epoch: tuple[int, npt.NDArray[np.int64]] | None = None
+        self._epochs: dict[tuple[int, int], npt.NDArray[np.int64]] = {}
 
     def next_batch(self, device: torch.device | str = "cpu") -> Batch:
         """Draw the next batch, onto `device`."""
@@ -58,12 +59,13 @@ class Loader:
     def _shuffled_start(self, number: int) -> int:
         """Return where one of all the windows that there ever are begins, counted over the epochs."""
         n_places = len(self._tokens) - self._n_ctx
-        epoch, number = divmod(number, -(-n_places // self._n_ctx))
-        if self._epoch is None or self._epoch[0] != epoch:
+        n_windows = max(1, n_places // self._n_ctx)  # so many fit from any place within the first
+        epoch, number = divmod(number, n_windows)
+        if (self._seed, epoch) not in self._epochs:
             random = np.random.default_rng((self._seed, epoch))
-            starts = (random.integers(n_places) + np.arange(0, n_places, self._n_ctx)) % n_places
-            self._epoch = epoch, random.permutation(starts)
-        return int(self._epoch[1][number])
+            first = random.integers(min(n_places, self._n_ctx))
+            self._epochs = {(self._seed, epoch): first + self._n_ctx * random.permutation(n_windows)}
+        return int(self._epochs[self._seed, epoch][number])
 
     def state_dict(self) -> dict[str, int]:
         """Return where the loader stands, as JSON values."""
@@ -94,10 +96,10 @@ def batch_of(windows: Sequence[TokenArray]) -> Batch:
     return both[:, :-1].contiguous(), both[:, 1:].contiguous()
 
 
-def cut_windows(batch: Batch, n_tokens: int) -> Batch:
-    """Return a batch with its windows cut into pieces of `n_tokens`, in which nothing sees what came before."""
-    tokens, targets = (x.reshape(-1, n_tokens) for x in batch)  # batch (piece pos) -> (batch piece) pos
-    return tokens, targets
+def cut_windows(batch: Batch, n_tokens: int) -> tuple[Int[Tensor, "piece n_tokens"], Int[Tensor, "piece n_tokens"]]:
+    """Return a batch with its windows cut into pieces of `n_tokens`, whose first tokens see nothing of what came before."""
+    tokens, targets = batch
+    return tokens.reshape(-1, n_tokens), targets.reshape(-1, n_tokens)  # batch (piece pos) -> (batch piece) pos
 
 
 def to_device(batch: Batch, device: torch.device | str) -> Batch:

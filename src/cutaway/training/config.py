@@ -247,6 +247,21 @@ _FINEWEB = TrainConfig(
 TRAIN_PRESETS: dict[str, TrainConfig] = {
     # nanoGPT's recipe for a CPU, but for the learning rate: 0.8 million parameters
     "shakespeare-char": _CHAR,
+    # as low a loss as nanoGPT's recipe in a tenth of its time; what each piece is worth: benchmarks/LOG.md
+    "shakespeare-fast": TrainConfig(
+        name="shakespeare-fast",
+        model=ModelConfig.preset("shakespeare-fast"),
+        n_steps=300,
+        batch_size=16,
+        n_first_window=16,
+        order="shuffled",
+        learning_rate=2e-2,
+        min_learning_rate=0.0,
+        schedule="linear",
+        n_warmup_steps=0,
+        optimizer="muon",
+        compile=False,  # compiling takes longer than training
+    ),
     # the same on the source of Python's standard library, which is on every machine
     "stdlib": _CHAR.replace(name="stdlib", data="stdlib"),
     # a language model that goes on to learn from other text; a small fraction of the rate that it was trained with
@@ -299,6 +314,7 @@ TRAIN_PRESETS: dict[str, TrainConfig] = {
 _EXPECTED: dict[tuple[str, str], float] = {
     ("shakespeare-char", "tinyshakespeare"): 1.82,
     ("shakespeare-char", "shakespeare"): 1.82,
+    ("shakespeare-fast", "tinyshakespeare"): 1.83,
     ("stdlib", "stdlib"): 1.61,  # on the library of Python 3.11
     ("attn-only-1l", "tinyshakespeare"): 4.97,
     ("attn-only-1l", "shakespeare"): 4.71,

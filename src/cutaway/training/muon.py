@@ -33,7 +33,8 @@ def orthogonalize(
     for _ in range(_N_ROUNDS):
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return (x.mT if is_tall else x).to(matrices.dtype)
+    turned: Tensor = (x.mT if is_tall else x).to(matrices.dtype)
+    return turned
 
 
 class Muon(torch.optim.Optimizer):
