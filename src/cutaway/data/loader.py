@@ -19,7 +19,7 @@ Batch = tuple[Int[Tensor, "batch pos"], Int[Tensor, "batch pos"]]
 
 
 class Loader:
-    """Windows of `n_ctx` tokens, `batch_size` at a time: from random places, or `shuffled`, each once in an epoch.
+    """Windows of `n_ctx` tokens, `batch_size` at a time: from random places, or with `is_shuffled` each once in an epoch.
 
     Shuffled windows lie side by side, from a place that each epoch draws anew. Batch i is a function of `seed` and i alone, so the
     state is one number, and a run continues as if it had never stopped. Processes that share each batch take its `rows`. Raises

@@ -66,7 +66,7 @@ class TrainConfig:
     learning_rate: float = 1e-3
     """The highest, reached after warming up."""
     min_learning_rate: float = 1e-4
-    """Where it ends, at the last step."""
+    """Where the rate ends, at the last step."""
     schedule: _Schedule = "cosine"
     """How the rate falls after warming up: as half a cosine, or in a straight line."""
     n_warmup_steps: int = 100
@@ -247,7 +247,7 @@ _FINEWEB = TrainConfig(
 TRAIN_PRESETS: dict[str, TrainConfig] = {
     # nanoGPT's recipe for a CPU, but for the learning rate: 0.8 million parameters
     "shakespeare-char": _CHAR,
-    # as low a loss as nanoGPT's recipe in a tenth of its time; what each piece is worth: benchmarks/LOG.md
+    # the loss of shakespeare-char in seconds, by a smaller model; what each piece is worth is in benchmarks/LOG.md
     "shakespeare-fast": TrainConfig(
         name="shakespeare-fast",
         model=ModelConfig.preset("shakespeare-fast"),

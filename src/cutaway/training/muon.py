@@ -14,7 +14,7 @@ _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Of X, X X^T X and (X X^T)^2 X: steep at 0, so that few rounds lift small singular values (Jordan et al. 2024)."""
 _N_ROUNDS = 5
 _ADAMW_RMS = 0.2
-"""The root mean square of a move of AdamW's beside its rate (Liu et al. 2025, section 2.2)."""
+"""The root mean square of a move of AdamW's beside its rate (Liu et al. 2025)."""
 
 
 def orthogonalize(
@@ -40,7 +40,7 @@ def orthogonalize(
 class Muon(torch.optim.Optimizer):
     """Moves matrices by `lr` times an orthogonal matrix: of the mean of gradients, a step further (Nesterov), whatever its length.
 
-    A move is as long as AdamW's would be, so that one rate and one weight decay do for both (Liu et al. 2025, equation 4). Equal
+    A move is as long as AdamW's would be, so that one rate and one weight decay do for both (Liu et al. 2025). Equal
     shapes are turned together, which on small matrices takes half the time of `torch.optim.Muon`, whose moves these are.
     """
 

@@ -28,7 +28,7 @@ def learning_rate(step: int, config: TrainConfig) -> float:
 def n_window_tokens(step: int, config: TrainConfig) -> int:
     """Return how many tokens the windows of step 0, 1, ... have: from `n_first_window`, twice as many after each equal stretch.
 
-    Source of beginning with short ones: Press et al. 2021, "Shortformer", section 3.
+    Source of beginning with short ones: Press et al. 2021, "Shortformer".
     """
     if config.n_first_window is None:
         return config.window
