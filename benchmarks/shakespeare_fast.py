@@ -52,7 +52,6 @@ PIECES: dict[str, dict[str, Any]] = {
     "rotary's usual base of 10,000": {"rotary_base": 10_000.0},
     "nanoGPT's shape: 4 heads, width 128": {"n_heads": 4, "d_model": 128, "learning_rate": 1.6e-2},
     "the rate falls as a cosine": {"schedule": "cosine"},
-    "random windows": {"order": "random"},
     "whole windows from the start": {"n_first_window": None},
     "batches of 12": {"batch_size": 12},
     "float32": {"dtype": "float32"},

@@ -69,40 +69,6 @@ def test_every_start_is_drawn_equally_often(tokens: TokenArray) -> None:
     assert ((counts - 200) ** 2 / 200).sum() < 75.0  # chi-square, 41 degrees of freedom: once in a thousand seeds
 
 
-def test_shuffled_windows_come_once_an_epoch(tokens: TokenArray) -> None:
-    loader = Loader(tokens, batch_size=3, n_ctx=4, seed=0, is_shuffled=True)
-    windows = torch.cat([loader.next_batch()[0] for _ in range(11)])  # 33: three epochs of 11
-    epochs = [windows[first : first + 11] for first in (0, 11, 22)]
-    for windows in epochs:
-        assert torch.equal(windows, windows[:, :1] + torch.arange(4))
-        assert windows.unique().numel() == windows.numel()  # no token twice
-        assert set(range(4, 45)) < set(windows.flatten().tolist())  # of 49 to read at most 3 are left at one end, 4 at the other
-        starts = windows[:, 0]
-        assert starts.tolist() != sorted(starts.tolist())
-    assert len({tuple(windows[:, 0].tolist()) for windows in epochs}) == 3
-    assert len({int(windows.min()) for windows in epochs}) > 1, "every epoch begins elsewhere, or there are 4 windows alone"
-
-
-def test_shuffled_batch_i_is_a_function_of_the_seed_and_i(tokens: TokenArray) -> None:
-    loader = Loader(tokens, batch_size=4, n_ctx=8, seed=3, is_shuffled=True)
-    in_order = [loader.next_batch()[0] for _ in range(6)]
-    other = Loader(tokens, batch_size=4, n_ctx=8, seed=9, is_shuffled=True)
-    assert not torch.equal(other.next_batch()[0], in_order[0])
-    for i in (4, 0, 5, 3, 1, 2):
-        other.load_state_dict({"seed": 3, "n_drawn": i})
-        assert torch.equal(other.next_batch()[0], in_order[i])
-    half = Loader(tokens, batch_size=4, n_ctx=8, seed=3, is_shuffled=True, rows=slice(2, 4))
-    assert torch.equal(half.next_batch()[0], in_order[0][2:])
-
-
-@pytest.mark.parametrize("n_tokens", [9, 10, 15, 16, 17])
-def test_shuffled_windows_of_a_short_text(n_tokens: int) -> None:
-    loader = Loader(np.arange(n_tokens, dtype=np.uint16), batch_size=20, n_ctx=8, seed=0, is_shuffled=True)
-    inputs, targets = loader.next_batch()
-    assert targets.max() == n_tokens - 1 if n_tokens < 17 else targets.max() < n_tokens
-    assert set(inputs[:, 0].tolist()) == set(range(min(n_tokens - 8, 8)))
-
-
 def test_cut_windows_are_pieces_in_their_order(tokens: TokenArray) -> None:
     whole = Loader(tokens, batch_size=3, n_ctx=8, seed=0).next_batch()
     inputs, targets = cut_windows(whole, 4)

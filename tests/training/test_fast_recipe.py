@@ -5,7 +5,6 @@ import torch
 from cutaway.model import Transformer
 from cutaway.training import TrainConfig, train
 from cutaway.training import trainer as trainer_module
-from cutaway.training.setup import prepare
 from tiny_training import tiny_config
 
 
@@ -22,7 +21,7 @@ def test_it_is_smaller_than_the_baby_gpt():
 def test_it_differs_from_the_baby_gpt_in_its_pieces_alone():
     fast, char = (TrainConfig.preset(name).to_dict() for name in ("shakespeare-fast", "shakespeare-char"))
     assert {name for name in fast if fast[name] != char[name]} == {
-        *("name", "model", "n_steps", "batch_size", "n_first_window", "order", "learning_rate", "min_learning_rate", "schedule"),
+        *("name", "model", "n_steps", "batch_size", "n_first_window", "learning_rate", "min_learning_rate", "schedule"),
         *("n_warmup_steps", "optimizer", "compile", "n_validation_windows"),
     }
     assert fast["n_validation_windows"] is None  # it is held against a loss over all of them
@@ -39,17 +38,3 @@ def test_windows_are_cut_in_the_first_steps_and_whole_in_the_last(play, tmp_path
     monkeypatch.setattr(trainer_module, "TrainStep", Watching)
     train(tiny_config(play, n_first_window=4, n_steps=6, batch_size=2, out=str(tmp_path / "run")), quiet=True)
     assert shapes == [{(8, 4)}] * 2 + [{(4, 8)}] * 2 + [{(2, 16)}] * 2
-
-
-def test_the_order_of_a_text_s_windows(play):
-    config = tiny_config(play, order="shuffled", n_ctx=16, batch_size=50)
-    loader = prepare(config).loader()
-    text = play.read_text()
-    tokens = prepare(config).train_tokens
-    inputs, _ = loader.next_batch()
-    starts = [next(i for i in range(len(tokens)) if tokens[i : i + 16].tolist() == row.tolist()) for row in inputs]
-    assert len(text) > 50 * 16
-    assert len({start % 16 for start in starts}) == 1, "side by side"
-    assert len(set(starts)) == 50
-    random_starts = prepare(config.replace(order="random")).loader().next_batch()[0]
-    assert not torch.equal(random_starts, inputs)

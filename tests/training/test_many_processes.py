@@ -31,7 +31,7 @@ from tiny_training import OPTIONS, hashes, learned, tiny_config, write_text
 
 HERE = Path(__file__).parent
 RECIPE = {"dropout": 0.0, "n_steps": 20, "batch_size": 12, "sample_every": 0, "save_every": 20}
-FAST = {"optimizer": "muon", "order": "shuffled", "n_first_window": 4, "schedule": "linear", "learning_rate": 0.01}
+FAST = {"optimizer": "muon", "n_first_window": 4, "schedule": "linear", "learning_rate": 0.01}
 N_DONE = 7  # steps of those that are stopped
 
 

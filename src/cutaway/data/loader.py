@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from jaxtyping import Int
 from torch import Tensor
@@ -19,53 +18,24 @@ Batch = tuple[Int[Tensor, "batch pos"], Int[Tensor, "batch pos"]]
 
 
 class Loader:
-    """Windows of `n_ctx` tokens, `batch_size` at a time: from random places, or with `is_shuffled` each once in an epoch.
+    """Windows of `n_ctx` tokens from random places, `batch_size` at a time.
 
-    Shuffled windows lie side by side, from a place that each epoch draws anew. Batch i is a function of `seed` and i alone, so the
-    state is one number, and a run continues as if it had never stopped. Processes that share each batch take its `rows`. Raises
-    ValueError when the text is shorter than one window.
+    Batch i is a function of `seed` and i alone, so the state is one number, and a run continues as if it had never stopped. Processes
+    that share each batch take its `rows`. Raises ValueError when the text is shorter than one window.
     """
 
-    def __init__(
-        self,
-        tokens: TokenArray,
-        *,
-        batch_size: int,
-        n_ctx: int,
-        seed: int,
-        rows: slice = slice(None),
-        is_shuffled: bool = False,
-    ) -> None:
+    def __init__(self, tokens: TokenArray, *, batch_size: int, n_ctx: int, seed: int, rows: slice = slice(None)) -> None:
         _check_length(tokens, n_ctx)
-        self._rows, self._is_shuffled = rows, is_shuffled
+        self._rows = rows
         self._tokens, self._batch_size, self._n_ctx, self._seed = tokens, batch_size, n_ctx, seed
         self._n_drawn = 0
-        self._epochs: dict[tuple[int, int], npt.NDArray[np.int64]] = {}
 
     def next_batch(self, device: torch.device | str = "cpu") -> Batch:
         """Draw the next batch, onto `device`."""
-        starts = self._shuffled_starts() if self._is_shuffled else self._random_starts()
-        self._n_drawn += 1
-        return to_device(_windows(self._tokens, starts[self._rows], self._n_ctx), device)
-
-    def _random_starts(self) -> npt.NDArray[np.int64]:
         random = np.random.default_rng((self._seed, self._n_drawn))
-        return random.integers(len(self._tokens) - self._n_ctx, size=self._batch_size)
-
-    def _shuffled_starts(self) -> npt.NDArray[np.int64]:
-        first = self._n_drawn * self._batch_size
-        return np.array([self._shuffled_start(number) for number in range(first, first + self._batch_size)])
-
-    def _shuffled_start(self, number: int) -> int:
-        """Return where one of all the windows that there ever are begins, counted over the epochs."""
-        n_places = len(self._tokens) - self._n_ctx
-        n_windows = max(1, n_places // self._n_ctx)  # so many fit from any place within the first
-        epoch, number = divmod(number, n_windows)
-        if (self._seed, epoch) not in self._epochs:
-            random = np.random.default_rng((self._seed, epoch))
-            first = random.integers(min(n_places, self._n_ctx))
-            self._epochs = {(self._seed, epoch): first + self._n_ctx * random.permutation(n_windows)}
-        return int(self._epochs[self._seed, epoch][number])
+        self._n_drawn += 1
+        starts = random.integers(len(self._tokens) - self._n_ctx, size=self._batch_size)
+        return to_device(_windows(self._tokens, starts[self._rows], self._n_ctx), device)
 
     def state_dict(self) -> dict[str, int]:
         """Return where the loader stands, as JSON values."""

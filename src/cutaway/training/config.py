@@ -24,7 +24,6 @@ LOOKING = {"validate_every", "sample_every", "save_every", "log_every", "tensorb
 _Dtype = Literal["auto", "float32", "bfloat16"]
 _Parallel = Literal["ddp", "fsdp2"]
 _Optimizer = Literal["adamw", "muon"]
-_Order = Literal["random", "shuffled"]
 _Schedule = Literal["cosine", "linear"]
 
 
@@ -59,8 +58,6 @@ class TrainConfig:
     """Tokens in a window; the model's n_ctx unless given."""
     n_first_window: int | None = None
     """Tokens of the pieces that windows are cut into at first, which double in equal stretches of the steps; None for no cutting."""
-    order: _Order = "random"
-    """Where a text's windows are: random, anywhere each time; shuffled, side by side, each once before one comes again."""
     n_accumulate: int = 1
     """Batches whose gradients are averaged before each step."""
     learning_rate: float = 1e-3
@@ -254,7 +251,6 @@ TRAIN_PRESETS: dict[str, TrainConfig] = {
         n_steps=300,
         batch_size=16,
         n_first_window=16,
-        order="shuffled",
         learning_rate=2e-2,
         min_learning_rate=0.0,
         schedule="linear",

@@ -82,14 +82,7 @@ class Materials:
             return ShardLoader(
                 there, batch_size=config.batch_size, n_ctx=config.window, seed=config.seed, rows=rows, view=view_of(config)
             )
-        return Loader(
-            there,
-            batch_size=config.batch_size,
-            n_ctx=config.window,
-            seed=config.seed,
-            rows=rows,
-            is_shuffled=config.order == "shuffled",
-        )
+        return Loader(there, batch_size=config.batch_size, n_ctx=config.window, seed=config.seed, rows=rows)
 
 
 def prepare(config: TrainConfig, *, tokenizer: Tokenizer | None = None, shards: DocumentShards | None = None) -> Materials:
