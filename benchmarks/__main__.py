@@ -20,7 +20,7 @@ NAMES = (
     "store",
     "documents",
 )
-LONG = ("growth", "attribution_graphs", "circuit_faithfulness", "known_features", "sae")
+LONG = ("growth", "attribution_graphs", "circuit_faithfulness", "known_features", "sae", "shakespeare_fast")
 """Those that take longest, up to half an hour: run when they are named."""
 OF_THE_COMMAND = ("profile", "growth")
 """Those that `cutaway bench` has."""
@@ -37,10 +37,11 @@ def main() -> int:
     arguments = parser.parse_args()
     failed = []
     for name in arguments.names or NAMES:
-        extra = ["--nanogpt", str(arguments.nanogpt)] if arguments.nanogpt and name == "profile" else []
+        extra = ["--nanogpt", str(arguments.nanogpt)] if arguments.nanogpt and name in ("profile", "shakespeare_fast") else []
         if arguments.transformer_lens and name in ("profile", "sweep"):
             extra += ["--transformer-lens", str(arguments.transformer_lens)]
-        extra += ["--text", str(arguments.text)] if arguments.text and name in ("loss", "attribution_graphs") else []
+        if arguments.text and name in ("loss", "shakespeare_fast", "attribution_graphs"):
+            extra += ["--text", str(arguments.text)]
         print(f"\n== {name}", flush=True)
         module = ["cutaway", "bench", name] if name in OF_THE_COMMAND else [f"benchmarks.{name}"]
         if subprocess.call([sys.executable, "-m", *module, *extra]):  # each in a process of its own

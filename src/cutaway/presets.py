@@ -31,6 +31,11 @@ MODEL_PRESETS: dict[str, dict[str, Any]] = {
         "d_vocab": 65, "n_ctx": 64, "n_layers": 4, "n_heads": 4, "d_model": 128,
         "act": "gelu", "norm_bias": False, "attn_bias": False, "mlp_bias": False,
     },
+    # a smaller one that knows positions by turning; wavelengths for 64 of them
+    "shakespeare-fast": {
+        "d_vocab": 65, "n_ctx": 64, "n_layers": 4, "n_heads": 3, "d_model": 96, "position": "rotary", "rotary_base": 500.0,
+        "act": "gelu", "norm_bias": False, "attn_bias": False, "mlp_bias": False,
+    },
     # the smallest models with skip-trigrams, and with induction heads (Elhage et al. 2021)
     "attn-only-1l": {**_ATTENTION_ONLY, "d_vocab": 4096, "n_ctx": 256, "n_layers": 1, "n_heads": 8, "d_model": 256},
     "attn-only-2l": {**_ATTENTION_ONLY, "d_vocab": 4096, "n_ctx": 256, "n_layers": 2, "n_heads": 8, "d_model": 256},

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from cutaway.data import Loader, TokenArray, read_shard, validation_batches, write_shard
+from cutaway.data import Loader, TokenArray, cut_windows, read_shard, validation_batches, write_shard
 
 
 @pytest.fixture
@@ -67,6 +67,16 @@ def test_every_start_is_drawn_equally_often(tokens: TokenArray) -> None:
     assert len(counts) == 42  # 0 to 41: the last window's last target is the last token
     assert targets.max() == 49
     assert ((counts - 200) ** 2 / 200).sum() < 75.0  # chi-square, 41 degrees of freedom: once in a thousand seeds
+
+
+def test_cut_windows_are_pieces_in_their_order(tokens: TokenArray) -> None:
+    whole = Loader(tokens, batch_size=3, n_ctx=8, seed=0).next_batch()
+    inputs, targets = cut_windows(whole, 4)
+    assert inputs.shape == targets.shape == (6, 4)
+    assert torch.equal(inputs[::2], whole[0][:, :4])
+    assert torch.equal(inputs[1::2], whole[0][:, 4:])
+    assert torch.equal(targets, inputs + 1)
+    assert torch.equal(cut_windows(whole, 8)[0], whole[0])
 
 
 def test_a_text_of_one_window() -> None:

@@ -17,6 +17,7 @@ def corpus(name, sha256="0"):
         ("shakespeare-char", corpus("tinyshakespeare"), 1.82),
         ("shakespeare-char", corpus("downloads/anything.txt", TINY), 1.82),
         ("shakespeare-char", corpus("my/tinyshakespeare.txt"), None),  # the name alone does not make it that text
+        ("shakespeare-fast", corpus("tinyshakespeare"), 1.83),
         ("shakespeare-char", corpus("stdlib"), 1.61),  # the same recipe has a preset for that text
         ("attn-only-1l", corpus("shakespeare"), 4.71),
     ],

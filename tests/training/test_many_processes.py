@@ -26,6 +26,7 @@ from cutaway.ranks import Ranks, job_command
 from cutaway.runs import Checkpoint, Run
 from cutaway.runtime import Rank, pick_device, this_rank
 from cutaway.training import resume, train
+from cutaway.training.run import check_surroundings
 from cutaway.training.sharded_files import check_sharded_files
 from cutaway.weights import stream_tensors
 from many_processes import run_ranks, start_ranks, surroundings
@@ -34,6 +35,7 @@ from web_documents import WORDS, small_tokenizer, write_parquet
 
 HERE = Path(__file__).parent
 RECIPE = {"dropout": 0.0, "n_steps": 20, "batch_size": 12, "sample_every": 0, "save_every": 20}
+FAST = {"optimizer": "muon", "n_first_window": 4, "schedule": "linear", "learning_rate": 0.01}
 N_DONE = 7  # steps of those that are stopped
 
 
@@ -81,11 +83,13 @@ def home(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CUTAWAY_CACHE", str(home / "cache"))
         do({"train": recipe("one")})
+        do({"train": recipe("one-fast", **FAST)})
         do({"train": recipe("one-32", watch=["norms"]), "float32": True})
         printed = do_jobs(
             2,
             {"train": recipe("ddp")},
             {"train": recipe("fsdp2", parallel="fsdp2")},
+            {"train": recipe("ddp-fast", **FAST)},
             {"train": recipe("ddp-32", sample_every=20, watch=["norms"]), "float32": True},
             {"train": recipe("fsdp2-32", parallel="fsdp2", sample_every=20, watch=["norms"]), "float32": True},
             {"train": recipe("ddp-counted", n_steps=4), "counts": True},
@@ -108,9 +112,24 @@ def test_two_processes_learn_what_one_does(home, parallel, name):
     assert two == pytest.approx(one, abs=2e-6 if name == "grad_norm" else 1e-6)  # the same in 24 bits
 
 
-@pytest.mark.parametrize("parallel", ["ddp", "fsdp2"])
-def test_the_files_are_those_of_one_process(home, parallel):
-    ours, theirs = (Checkpoint(home / run / "checkpoints/step-000020") for run in (parallel, "one"))
+@pytest.mark.parametrize("name", ["loss", "val_loss", "grad_norm"])
+def test_two_processes_learn_by_muon_what_one_does(home, name):
+    one, two = curve(home / "one-fast", name), curve(home / "ddp-fast", name)
+    # as above, and five rounds of Newton-Schulz make up to 3.4^5 = 480 times as much of a small singular value's rounding
+    assert two == pytest.approx(one, abs=1e-10)
+    assert max(one) - min(one) > 0.1
+
+
+def test_muon_wants_whole_matrices(play):
+    config = tiny_config(play, optimizer="muon", parallel="fsdp2", batch_size=2)
+    with pytest.raises(ValueError, match=r"muon turns whole matrices, .*: give --parallel ddp, or --optimizer adamw"):
+        check_surroundings(config, Ranks(Rank(0, 2)))
+    check_surroundings(config, Ranks())  # one process has them whole whatever is asked
+
+
+@pytest.mark.parametrize(("run", "one"), [("ddp", "one"), ("fsdp2", "one"), ("ddp-fast", "one-fast")])
+def test_the_files_are_those_of_one_process(home, run, one):
+    ours, theirs = (Checkpoint(home / name / "checkpoints/step-000020") for name in (run, one))
     assert {path.name for path in ours.path.iterdir()} == {path.name for path in theirs.path.iterdir()}
     assert ours.verify().keys() == theirs.verify().keys()
     for name in ("model.safetensors", "optimizer.safetensors"):
@@ -119,9 +138,9 @@ def test_the_files_are_those_of_one_process(home, parallel):
         assert found.keys() == expected.keys()
         for key, tensor in found.items():
             torch.testing.assert_close(tensor, expected[key], atol=1e-12, rtol=1e-9)  # Adam divides by small sums
-    assert not [path for path in (home / parallel).rglob("*") if path.name.endswith((".tmp", "-parts"))]
-    assert cutaway.load(home / parallel).generate("the", max_new_tokens=3).startswith("the")
-    assert Run(home / parallel).manifest["n_processes"] == 2
+    assert not [path for path in (home / run).rglob("*") if path.name.endswith((".tmp", "-parts"))]
+    assert cutaway.load(home / run).generate("the", max_new_tokens=3).startswith("the")
+    assert Run(home / run).manifest["n_processes"] == 2
 
 
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp2"])

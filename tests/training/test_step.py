@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from cutaway.model import Transformer
 from cutaway.ranks import Ranks
 from cutaway.runtime import seeded_generator
-from cutaway.training.optimizer import make_optimizer
+from cutaway.training.optimizer import make_optimizers
 from cutaway.training.step import TrainStep, read_results
 from tiny_training import tiny_config
 
@@ -52,7 +52,7 @@ def written_out(model, steps, *, weight_decay, max_grad_norm):
 
 
 def stepped(model, steps, config):
-    take_step = TrainStep(model, make_optimizer(model, config), config)
+    take_step = TrainStep(model, make_optimizers(model, config), config)
     results = [take_step(batches, learning_rate=rate) for batches, rate in zip(steps, RATES, strict=True)]
     return zip(*read_results(results, Ranks()), strict=True)
 
@@ -100,7 +100,7 @@ def test_bfloat16_stays_close_to_float32(play):
 def test_gradients_do_not_pile_up(play):
     config = tiny_config(play, **SHAPE, learning_rate=1e-9, min_learning_rate=0.0)
     model = model_of(config)
-    take_step = TrainStep(model, make_optimizer(model, config), config)
+    take_step = TrainStep(model, make_optimizers(model, config), config)
     batches = draw_batches(1, 2)[0]
     first, second = read_results([take_step(batches, learning_rate=0.0) for _ in range(2)], Ranks())
     assert first == second

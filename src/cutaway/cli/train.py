@@ -51,12 +51,13 @@ def train(preset: str | None = None, /, *, resume: bool = False, **changes: Any)
     Started by torchrun, many processes train one model: `batch_size` is that of all together, and `--resume` goes on with any number.
 
     Args:
-        preset: a recipe: shakespeare-char, stdlib, attn-only-1l, attn-only-2l, fineweb-quick, fineweb-medium, fineweb-full,
-            gpt2-124m-fineweb, or fine-tune; with --resume a run's folder
+        preset: a recipe: shakespeare-char, shakespeare-fast, stdlib, attn-only-1l, attn-only-2l, fineweb-quick, fineweb-medium,
+            fineweb-full, gpt2-124m-fineweb, or fine-tune; with --resume a run's folder
         resume: go on with the latest run, or with the one named, from its newest checkpoint
 
     Examples:
         cutaway train                         a baby GPT on tiny Shakespeare
+        cutaway train shakespeare-fast        as good a one in seconds
         cutaway train --data notes.txt        any text
         cutaway train stdlib --n-layers 2     another shape
         cutaway train attn-only-2l --tokenizer bpe-1024

@@ -4,7 +4,7 @@ from cutaway.data.document_shards import DocumentShards
 from cutaway.data.document_sources import open_documents
 from cutaway.data.document_writing import write_document_shards
 from cutaway.data.documents import DocumentSource
-from cutaway.data.loader import Batch, Loader, validation_batches
+from cutaway.data.loader import Batch, Loader, cut_windows, validation_batches
 from cutaway.data.obtaining import kept_in, obtain_shards
 from cutaway.data.shard_loader import ShardLoader, ShardsError, View
 from cutaway.data.shards import TokenArray, read_shard, read_shard_manifest, write_shard, write_shard_in_pieces
@@ -35,5 +35,6 @@ __all__ = [
     "ShardLoader",
     "ShardsError",
     "View",
+    "cut_windows",
     "validation_batches",
 ]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cutaway.data.shards import TokenArray
 
-__all__ = ["Batch", "Loader", "validation_batches", "batch_of", "to_device"]
+__all__ = ["Batch", "Loader", "validation_batches", "batch_of", "cut_windows", "to_device"]
 
 Batch = tuple[Int[Tensor, "batch pos"], Int[Tensor, "batch pos"]]
 """Tokens, and for each the token after it."""
@@ -64,6 +64,12 @@ def batch_of(windows: Sequence[TokenArray]) -> Batch:
     """Return windows that each have one token more than the model reads as a batch."""
     both = torch.from_numpy(np.stack(windows).astype(np.int64))
     return both[:, :-1].contiguous(), both[:, 1:].contiguous()
+
+
+def cut_windows(batch: Batch, n_tokens: int) -> tuple[Int[Tensor, "piece n_tokens"], Int[Tensor, "piece n_tokens"]]:
+    """Return a batch with its windows cut into pieces of `n_tokens`, whose first tokens see nothing of what came before."""
+    tokens, targets = batch
+    return tokens.reshape(-1, n_tokens), targets.reshape(-1, n_tokens)  # batch (piece pos) -> (batch piece) pos
 
 
 def to_device(batch: Batch, device: torch.device | str) -> Batch:

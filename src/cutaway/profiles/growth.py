@@ -27,7 +27,7 @@ from cutaway.model import Transformer, fused_attend
 from cutaway.profiles.bench import Bench
 from cutaway.runtime import free_memory_gib, seeded_generator
 from cutaway.training import TrainConfig
-from cutaway.training.optimizer import make_optimizer
+from cutaway.training.optimizer import make_optimizers
 from cutaway.training.step import next_token_loss
 
 __all__ = ["Law", "LengthCost", "SizeCost", "Growth", "measure_growth", "LENGTHS", "SIZES"]
@@ -194,7 +194,7 @@ def _add_gradients(model: Transformer, tokens: Int[Tensor, "1 pos"]) -> float:
 
 def _stepping(model: Transformer) -> _Step:
     """Return a function that takes a step of training on some tokens."""
-    optimizer = make_optimizer(model, TrainConfig(model=model.config))
+    (optimizer,) = make_optimizers(model, TrainConfig(model=model.config))
 
     def step(tokens: Tensor) -> float:
         loss = _add_gradients(model, tokens)
@@ -208,7 +208,7 @@ def _stepping(model: Transformer) -> _Step:
 def _measured_state_bytes(bench: Bench, config: ModelConfig, name: str) -> int:
     """Return what weights, gradients and AdamW's averages take once a step was taken."""
     model = bench.model(config, name=name, n_copies=4)
-    optimizer = make_optimizer(model, TrainConfig(model=config))
+    (optimizer,) = make_optimizers(model, TrainConfig(model=config))
     _add_gradients(model, bench.tokens(config, 1, 1))
     optimizer.step()
     weights = list(model.parameters())

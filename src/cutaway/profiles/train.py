@@ -15,7 +15,7 @@ from cutaway.profiles.bench import Bench, Request, name_of
 from cutaway.profiles.comparison import Comparison
 from cutaway.runtime import compile_obstacle, pick_dtype
 from cutaway.training import TrainConfig
-from cutaway.training.optimizer import make_optimizer
+from cutaway.training.optimizer import make_optimizers
 from cutaway.training.step import TrainStep
 
 __all__ = ["compare_training"]
@@ -67,10 +67,10 @@ def _ours(
     bench: Bench, model: Transformer, recipe: TrainConfig, batches: Sequence[Batch], dtype: str | None
 ) -> dict[str, Callable[[], object]]:
     """Return functions that learn from each batch once: as `cutaway train` does, and on a CPU in float32 too."""
-    optimizer = make_optimizer(model, recipe)
+    optimizers = make_optimizers(model, recipe)
 
     def steps(dtype: str) -> Callable[[], object]:
-        take_step = TrainStep(model, optimizer, recipe.replace(dtype=dtype), tell=bench.tell_once)
+        take_step = TrainStep(model, optimizers, recipe.replace(dtype=dtype), tell=bench.tell_once)
 
         def learn() -> float:
             found = [take_step([batch], learning_rate=recipe.learning_rate) for batch in batches]

@@ -16,12 +16,14 @@ from cutaway.model import Transformer
 from cutaway.ranks import Ranks
 from cutaway.runs import Checkpoint, values_sha256
 from cutaway.runtime import atomic_path, atomic_write, file_sha256, remove_path
+from cutaway.training.muon import Muon
 from cutaway.training.parallel import is_sharded, weights_of
 from cutaway.weights import matching, read_config, save_config, save_model, save_tensors, stream_tensors
 
 __all__ = ["TrainState", "save_checkpoint", "load_checkpoint", "clear_unfinished"]
 
-_AVERAGES = ("exp_avg", "exp_avg_sq")  # AdamW's running means of gradient and squared gradient
+_AVERAGES = {torch.optim.AdamW: ("exp_avg", "exp_avg_sq"), Muon: ("momentum_buffer",)}
+"""The running means that each optimizer keeps: of the gradients, and AdamW of their squares too."""
 
 
 @dataclass
@@ -29,7 +31,7 @@ class TrainState:
     """What changes as training goes: the weights, their averages, the place in the data, and the steps done."""
 
     model: Transformer
-    optimizer: torch.optim.AdamW
+    optimizers: tuple[torch.optim.Optimizer, ...]
     loader: dict[str, int]
     step: int = 0
     time_s: float = 0.0
@@ -92,10 +94,8 @@ def load_checkpoint(path: Path, state: TrainState, ranks: Ranks | None = None) -
         raise ValueError(f"{path} belongs to another configuration: it has {differing}")
     weights = weights_of(state.model)
     if values["step"]:
-        step = float(values["step"])
-        for weight in weights.values():
-            averages = {average: torch.zeros_like(weight, requires_grad=False) for average in _AVERAGES}
-            state.optimizer.state[weight] |= {"step": torch.tensor(step, device=weight.device), **averages}
+        for optimizer in state.optimizers:
+            _make_room(optimizer, step=float(values["step"]))
     for file, tensors in {"model.safetensors": weights, "optimizer.safetensors": _averages(state)}.items():
         if tensors:
             _fill(path / file, tensors, is_shared_out=is_sharded(state.model))
@@ -121,10 +121,20 @@ def clear_unfinished(folder: Path) -> None:
         remove_path(rest)
 
 
+def _make_room(optimizer: torch.optim.Optimizer, *, step: float) -> None:
+    """Give each weight averages, to be filled, and AdamW the number of steps that they are of."""
+    for group in optimizer.param_groups:
+        for weight in group["params"]:
+            averages = {name: torch.zeros_like(weight, requires_grad=False) for name in _AVERAGES[type(optimizer)]}
+            count = {"step": torch.tensor(step, device=weight.device)} if isinstance(optimizer, torch.optim.AdamW) else {}
+            optimizer.state[weight] |= {**count, **averages}
+
+
 def _averages(state: TrainState) -> dict[str, Tensor]:
     return {
-        f"{name}.{average}": state.optimizer.state[weight][average].contiguous()
+        f"{name}.{average}": optimizer.state[weight][average].contiguous()
         for name, weight in weights_of(state.model).items()
-        for average in _AVERAGES
-        if weight in state.optimizer.state
+        for optimizer in state.optimizers
+        if weight in optimizer.state
+        for average in _AVERAGES[type(optimizer)]
     }

@@ -23,6 +23,8 @@ LOOKING = {"validate_every", "sample_every", "save_every", "log_every", "tensorb
 
 _Dtype = Literal["auto", "float32", "bfloat16"]
 _Parallel = Literal["ddp", "fsdp2"]
+_Optimizer = Literal["adamw", "muon"]
+_Schedule = Literal["cosine", "linear"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,18 +56,24 @@ class TrainConfig:
     """Windows of text that are read at once."""
     n_window: int | None = None
     """Tokens in a window; the model's n_ctx unless given."""
+    n_first_window: int | None = None
+    """Tokens of the pieces that windows are cut into at first, which double in equal stretches of the steps; None for no cutting."""
     n_accumulate: int = 1
     """Batches whose gradients are averaged before each step."""
     learning_rate: float = 1e-3
     """The highest, reached after warming up."""
     min_learning_rate: float = 1e-4
-    """Where the cosine ends, at the last step."""
+    """Where the rate ends, at the last step."""
+    schedule: _Schedule = "cosine"
+    """How the rate falls after warming up: as half a cosine, or in a straight line."""
     n_warmup_steps: int = 100
     """Steps in which the learning rate rises from 0."""
+    optimizer: _Optimizer = "adamw"
+    """What moves the weights: adamw, or muon, which moves matrices of the blocks by orthogonal ones, and the rest as adamw does."""
     weight_decay: float = 0.1
-    """AdamW's, on matrices alone."""
+    """Of matrices alone."""
     beta1: float = 0.9
-    """How slowly AdamW's mean of the gradients moves."""
+    """How slowly the mean of the gradients moves."""
     beta2: float = 0.99
     """How slowly AdamW's mean of the squared gradients moves."""
     max_grad_norm: float | None = 1.0
@@ -119,6 +127,12 @@ class TrainConfig:
             )
         if self.n_window is not None and not 1 <= self.n_window <= self.model.n_ctx:
             raise ValueError(f"n_window is {self.n_window}; expected at least 1 and at most the model's n_ctx, {self.model.n_ctx}")
+        if self.n_first_window is not None and self.n_first_window not in (
+            self.window >> n for n in range(self.window.bit_length())
+        ):
+            raise ValueError(
+                f"n_first_window is {self.n_first_window}; expected the window, {self.window}, halved some number of times"
+            )
         if self.tokenizer == "own" and self.from_model is None:
             raise ValueError("tokenizer is 'own', and a new model has none of its own: give from_model, or another tokenizer")
         if self.from_config is not None and self.from_model is None:
@@ -230,6 +244,20 @@ _FINEWEB = TrainConfig(
 TRAIN_PRESETS: dict[str, TrainConfig] = {
     # nanoGPT's recipe for a CPU, but for the learning rate: 0.8 million parameters
     "shakespeare-char": _CHAR,
+    # the loss of shakespeare-char in seconds, by a smaller model; what each piece is worth is in benchmarks/LOG.md
+    "shakespeare-fast": TrainConfig(
+        name="shakespeare-fast",
+        model=ModelConfig.preset("shakespeare-fast"),
+        n_steps=300,
+        batch_size=16,
+        n_first_window=16,
+        learning_rate=2e-2,
+        min_learning_rate=0.0,
+        schedule="linear",
+        n_warmup_steps=0,
+        optimizer="muon",
+        compile=False,  # compiling takes longer than training
+    ),
     # the same on the source of Python's standard library, which is on every machine
     "stdlib": _CHAR.replace(name="stdlib", data="stdlib"),
     # a language model that goes on to learn from other text; a small fraction of the rate that it was trained with
@@ -282,6 +310,7 @@ TRAIN_PRESETS: dict[str, TrainConfig] = {
 _EXPECTED: dict[tuple[str, str], float] = {
     ("shakespeare-char", "tinyshakespeare"): 1.82,
     ("shakespeare-char", "shakespeare"): 1.82,
+    ("shakespeare-fast", "tinyshakespeare"): 1.83,
     ("stdlib", "stdlib"): 1.61,  # on the library of Python 3.11
     ("attn-only-1l", "tinyshakespeare"): 4.97,
     ("attn-only-1l", "shakespeare"): 4.71,

@@ -18,7 +18,7 @@ from cutaway.training.observers import WEIGHTS, Observer, Watchable
 from cutaway.training.setup import TRAINING_IN, Materials, claimed_folder, prepare, write_config, write_run
 from cutaway.training.trainer import run_training
 
-__all__ = ["train", "resume"]
+__all__ = ["train", "resume", "check_surroundings"]
 
 _MAY_CHANGE = LOOKING | {"n_steps", "device", "compile", "parallel"}
 """What a resumed run may do differently: nothing of the recipe, but for the schedule's length."""
@@ -39,7 +39,7 @@ def train(
     """
     config = TrainConfig.preset(config) if isinstance(config, str) else config
     with joined_ranks(config.device) as ranks:
-        _check_surroundings(config, ranks)
+        check_surroundings(config, ranks)
         watchable.check(config.watch)
         device = pick_device(config.device)
         config = config.replace(dtype=pick_dtype(config.dtype, device))
@@ -75,7 +75,7 @@ def resume(
     run = Run(Path(folder))
     config = TrainConfig.of_run(run).replace(**changes)
     with joined_ranks(config.device) as ranks:
-        _check_surroundings(config, ranks)
+        check_surroundings(config, ranks)
         _check_watched(run, config, watchable)
         newest = run.checkpoint_to_go_on_from()
         if newest and (newest.step or 0) > config.n_steps:
@@ -96,11 +96,15 @@ def resume(
     return run.path
 
 
-def _check_surroundings(config: TrainConfig, ranks: Ranks) -> None:
+def check_surroundings(config: TrainConfig, ranks: Ranks) -> None:
     """Raise ValueError, before anything is written, for what this machine, this program or this job does not have."""
     pick_device(config.device)
     ranks.rows(config.batch_size)
     if ranks.n > 1 and config.parallel == "fsdp2":
+        if config.optimizer == "muon":
+            raise ValueError(
+                "muon turns whole matrices, of which fsdp2 gives each process a part: give --parallel ddp, or --optimizer adamw"
+            )
         from cutaway.training.sharded_files import check_sharded_files
 
         check_sharded_files()

@@ -1,4 +1,4 @@
-"""One step of training: the loss, its gradients, and AdamW's move."""
+"""One step of training: the loss, its gradients, and the optimizers' move."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def read_results(results: Sequence[StepResult], ranks: Ranks) -> list[tuple[floa
 
 
 class TrainStep:
-    """Takes steps with one model and its optimizer; compiled if `config` asks for it, as no hooks are at work here.
+    """Takes steps with one model and its optimizers; compiled if `config` asks for it, as no hooks are at work here.
 
     Where nothing can be compiled it says so once, by `tell`, and steps as it is. Many processes step together, each with its rows.
     """
@@ -70,18 +70,18 @@ class TrainStep:
     def __init__(
         self,
         model: Transformer,
-        optimizer: torch.optim.AdamW,
+        optimizers: Sequence[torch.optim.Optimizer],
         config: TrainConfig,
         *,
         parallel: Parallel | None = None,
         tell: Callable[[str], None] = warnings.warn,
     ) -> None:
-        self._model, self._optimizer, self._tell = model, optimizer, tell
+        self._model, self._optimizers, self._tell = model, optimizers, tell
         self._parallel = parallel or Parallel()
         self._max_grad_norm = config.max_grad_norm or float("inf")
         device = model.embed.W_E.device
         self._dtype = getattr(torch, pick_dtype(config.dtype, device))
-        # For windows this short on a CPU, compiled loops over the pattern are faster than the fused kernel's backward pass.
+        # For windows this short on a CPU, loops over the pattern are faster than the fused kernel's backward pass.
         self._kernels = [SDPBackend.MATH] if device.type == "cpu" and config.window <= _SHORT else list(_ALL_KERNELS)
         self._loss: Callable[..., Tensor] = next_token_loss
         self._is_compiled = False
@@ -99,10 +99,11 @@ class TrainStep:
             losses = [self._add_gradients(batch, weight=weight) for batch in batches[:-1]]
         losses.append(self._add_gradients(batches[-1], weight=weight))
         grad_norm = self._parallel.whole_tensor(nn.utils.clip_grad_norm_(self._model.parameters(), self._max_grad_norm))
-        for group in self._optimizer.param_groups:
-            group["lr"] = learning_rate
-        self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
+        for optimizer in self._optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
         return StepResult(torch.stack(losses).sum(), grad_norm)
 
     def _add_gradients(self, batch: Batch, *, weight: float) -> Tensor:
@@ -112,7 +113,8 @@ class TrainStep:
 
     def _loss_of(self, batch: Batch) -> Tensor:
         if not self._is_compiled:
-            return next_token_loss(self._model, *batch, dtype=self._dtype)
+            with sdpa_kernel(self._kernels):
+                return next_token_loss(self._model, *batch, dtype=self._dtype)
         from torch._dynamo.exc import TorchDynamoException  # loaded with the compiler alone
 
         try:

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from cutaway.data import Loader, ShardLoader, TokenArray, validation_batches
+from cutaway.data import Loader, ShardLoader, TokenArray, cut_windows, validation_batches
 from cutaway.language_model import LanguageModel
 from cutaway.model import Transformer
 from cutaway.ranks import Ranks, job_command, naming_lost_ranks
@@ -25,11 +25,11 @@ from cutaway.training.feed import Feed
 from cutaway.training.interrupt import stop_request
 from cutaway.training.log import Listener, MetricsFile, TensorBoard
 from cutaway.training.observers import Observer, observe
-from cutaway.training.optimizer import make_optimizer
+from cutaway.training.optimizer import make_optimizers
 from cutaway.training.pace import Pace
 from cutaway.training.parallel import Parallel, make_parallel
 from cutaway.training.progress import ProgressLine, describe_run
-from cutaway.training.schedule import is_watched, learning_rate
+from cutaway.training.schedule import is_watched, learning_rate, n_window_tokens
 from cutaway.training.setup import Materials
 from cutaway.training.step import StepResult, TrainStep, next_token_loss, read_results
 from cutaway.views import without_dropout
@@ -59,7 +59,7 @@ def run_training(
         feed = Feed(loader, device, n_batches=config.n_accumulate)
         started = time.perf_counter() - state.time_s
         listeners, tell = _listeners(materials, folder, state, pace, quiet, ranks, stack)
-        take_step = TrainStep(state.model, state.optimizer, config, parallel=parallel, tell=tell)
+        take_step = TrainStep(state.model, state.optimizers, config, parallel=parallel, tell=tell)
         stop = stack.enter_context(stop_request())
         stack.enter_context(naming_lost_ranks(lambda: _lost(state, folder, ranks)))
         stack.enter_context(torch.enable_grad())  # whatever mode the caller is in
@@ -72,7 +72,8 @@ def run_training(
             torch.manual_seed(_dropout_seed(config.seed, state.step, ranks))
             rate = learning_rate(state.step, config)
             with pace.step():
-                unread.append(take_step(feed.take(), learning_rate=rate))
+                batches = [cut_windows(batch, n_window_tokens(state.step, config)) for batch in feed.take()]
+                unread.append(take_step(batches, learning_rate=rate))
                 state.step, state.loader = state.step + 1, feed.state
                 if state.step < config.n_steps:
                     feed.draw_ahead()
@@ -171,7 +172,7 @@ def _start(materials: Materials, folder: Path, device: torch.device, parallel: P
         model = assemble(config.model, materials.source.tensors(), source=str(materials.source.path))
     model = parallel.place(model, device)
     loader = materials.loader(ranks.rows(config.batch_size))
-    state = TrainState(model=model, optimizer=make_optimizer(model, config), loader=loader.state_dict())
+    state = TrainState(model=model, optimizers=make_optimizers(model, config), loader=loader.state_dict())
     if ranks.is_first:
         clear_unfinished(folder / "checkpoints")
     if newest:
