@@ -19,7 +19,7 @@ import numpy.typing as npt
 from cutaway.data.document_shards import SIDES, DocumentShards, ShardPair, ShardRecord, Side, shard_path
 from cutaway.data.documents import Document, DocumentSource, Place
 from cutaway.data.shards import HEADER_BYTES, token_dtype, write_shard_in_pieces
-from cutaway.report.numbers import format_bytes
+from cutaway.report.numbers import counted, format_bytes
 from cutaway.runtime import LOCK, FolderBusyError, alone_in, check_folder, file_sha256, n_cores, name_file, remove_path
 from cutaway.tokenizers import END_OF_TEXT, Tokenizer, tokenizer_hash
 
@@ -255,7 +255,8 @@ class _Writing:
             return ShardRecord(self._pair.n_tokens[side], len(ids), file_sha256(path))
         except OSError as error:
             name_file(error, path)
-            error.add_note(f"{len(self._shards.pairs)} pairs of shards are whole in {path.parent}, to be gone on with")
+            if n_whole := len(self._shards.pairs):
+                error.add_note(f"{counted(n_whole, 'pair')} of shards are whole in {path.parent}, to be gone on with")
             raise
 
     def _about(self, after: Place) -> dict[str, Any]:
