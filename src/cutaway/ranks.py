@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import signal
@@ -35,6 +36,8 @@ class LostRankError(RuntimeError):
 
 _PATIENCE = timedelta(hours=1)
 """How long the others wait for one: the first may have a whole corpus to encode. A process that died is noticed at once."""
+_LOST = "another process of this job ended, or did not ask what this one asks, and all must: so the job has ended"
+_ENDED = "this job was ended from outside, or by torchrun because another of its processes had ended"
 _GONE = re.compile(r"by peer|remote process|broken pipe|timed? ?out|aborted", re.IGNORECASE)
 _FIRST_SPEAKS_S = 3.0
 """How long the others wait for the first to say why the job fails before one of them does."""
@@ -58,6 +61,9 @@ class Ranks:
     def is_first(self) -> bool:
         """Whether this is the one that speaks and writes."""
         return self.rank.is_first
+
+    def __str__(self) -> str:
+        return f"process {self.rank.index} of {self.n}"
 
     @property
     def part(self) -> slice:
@@ -98,6 +104,17 @@ class Ranks:
                 yield self.from_first(lambda: value)
         else:
             yield self.from_first(enter)  # type: ignore[misc]  # the first process's value
+
+    def check_same(self, what: str, asked: Callable[[], str]) -> None:
+        """Raise ValueError in all processes where they ask for different things; `asked` describes this one's."""
+        if self.n == 1:
+            return
+        digests = self.of_all((what, hashlib.sha256(asked().encode()).hexdigest()))
+        if differing := [index for index, digest in enumerate(digests) if digest != digests[0]]:
+            raise ValueError(
+                f"processes 0 and {differing[0]} of this job asked for different things ({what}): all must ask the same in the same "
+                "order, and shared_work gives each its part"
+            )
 
     def of_all(self, value: _T) -> list[_T]:
         """Return what each of them gives, in their order."""
@@ -150,7 +167,7 @@ def joined_ranks(device: str) -> Iterator[Ranks]:
     is_cuda = False
     try:
         is_cuda = _begin(device, rank, store)
-        with naming_lost_ranks(lambda: "another process of this job ended, and so did all"):
+        with naming_lost_ranks(lambda: _LOST), _hearing_the_end():
             yield Ranks(rank)
         dist.destroy_process_group()
     except BaseException as error:
@@ -173,6 +190,10 @@ def _begin(name: str, rank: Rank, store: Store) -> bool:
         raise ValueError(
             f"device is {name} and this job has {rank.n_ranks} processes, which an Apple GPU cannot join: give --device cpu"
         )
+    if dist.is_initialized():
+        raise ValueError(
+            "this program has begun a process group of its own: leave out init_process_group, which cutaway does itself"
+        )
     is_cuda = device.type == "cuda"
     if is_cuda:
         if device.index != rank.local_index:
@@ -181,6 +202,24 @@ def _begin(name: str, rank: Rank, store: Store) -> bool:
     backend = "cpu:gloo,cuda:nccl" if is_cuda else "gloo"
     dist.init_process_group(backend, store=store, rank=rank.index, world_size=rank.n_ranks, timeout=_PATIENCE)
     return is_cuda
+
+
+@contextmanager
+def _hearing_the_end() -> Iterator[None]:
+    """Raise LostRankError where torchrun ends this process, as it does once another has ended."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(signum: int, frame: object) -> None:  # noqa: ARG001
+        raise LostRankError(_ENDED)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        if signal.getsignal(signal.SIGTERM) is end:
+            signal.signal(signal.SIGTERM, before)
 
 
 def _may_speak(error: BaseException, store: Store, rank: Rank) -> bool:
@@ -247,6 +286,9 @@ def shared_work(device: str = "auto") -> Iterator[Ranks]:
     ...     if ranks.is_first:
     ...         print(found)
     """
+    if (sharing := _SHARING.get()) is not None:  # within another
+        yield sharing
+        return
     with joined_ranks(device) as ranks:
         before = _SHARING.set(ranks)
         try:

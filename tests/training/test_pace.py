@@ -24,7 +24,7 @@ def test_figures_are_of_the_steps_since_the_last(play):
     for n_steps, wait_s in ((1, 0.02), (3, 0.01)):
         started = time.perf_counter()
         for _ in range(n_steps):
-            with pace.step():
+            with pace.step(16):
                 time.sleep(wait_s)
         steps_per_s = n_steps / (time.perf_counter() - started)
         time.sleep(0.05)  # looking is not counted

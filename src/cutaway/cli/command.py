@@ -5,94 +5,25 @@ from __future__ import annotations
 import difflib
 import inspect
 import re
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field, fields, make_dataclass, replace
 from functools import cached_property
 from importlib import import_module
 from io import BytesIO, TextIOWrapper
-from pathlib import Path
-from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, get_type_hints
 
 from cutaway.cli.docstrings import entries_of, field_texts, sections_of
 from cutaway.cli.errors import UsageError
+from cutaway.cli.option import Option, is_many, make_option, spelling
 
-__all__ = ["Verb", "Command", "Option", "load_command", "options_of", "excludes", "needs_one_of", "before_dashes"]
+__all__ = ["Verb", "Command", "load_command", "options_of", "excludes", "needs_one_of", "before_dashes"]
 
 Verb = Callable[..., None]
 """A function that does what a verb says and prints the result."""
 
 _NUMBER = re.compile(r"-\.?\d")
-_MAX_USAGE = 30
-_SPELLINGS = {"from_model": "from", "from_config": "config"}  # "from" is a word that Python keeps for itself
-_METAVARS = {int: "N", float: "X", str: "TEXT", Path: "PATH"}
-_EXPECTED = {int: "a whole number", float: "a number", str: "a text", Path: "a path", NoneType: "None"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Option:
-    """One thing that a command takes: a parameter of its function, or a field of a configuration."""
-
-    name: str
-    annotation: Any
-    default: Any
-    is_positional: bool = False
-    is_field: bool = False
-    is_needed: bool = False
-    about: str = ""
-    metavar: str = ""
-    group: str = "Options"
-    choices: tuple[str, ...] = ()
-
-    @property
-    def flag(self) -> str:
-        """How it is written on the command line."""
-        return self.metavar if self.is_positional else f"--{_spelling(self.name)}"
-
-    @property
-    def flags(self) -> tuple[str, ...]:
-        """Every spelling that is accepted."""
-        return (self.flag, f"--no-{self.flag[2:]}") if self.annotation is bool else (self.flag,)
-
-    def usage(self) -> str:
-        """Return the spelling that help shows."""
-        if self.is_positional:
-            is_optional = self.has_default and not self.is_needed
-            return f"[{self.metavar}{' ...' if _is_many(self.annotation) else ''}]" if is_optional else self.metavar
-        if self.annotation is bool:
-            return f"--[no-]{self.flag[2:]}" if self.is_field else self.flags[self.default is True]
-        return f"{self.flag} {self.metavar}"
-
-    @property
-    def has_default(self) -> bool:
-        """Whether it may be left out."""
-        return self.default is not inspect.Parameter.empty
-
-    @property
-    def shown_default(self) -> str:
-        """The value that it has when left out, where that says something."""
-        match self.default:
-            case bool():
-                return ("on" if self.default else "off") if self.is_field else ""
-            case float():
-                return f"{self.default:g}"
-            case int() | str() | Path():
-                return str(self.default)
-        return ""
-
-    def is_set(self, value: Any) -> bool:
-        """Return whether a value makes a difference: one that is the default is as good as not given."""
-        return self.is_field or bool(value != self.default)
-
-    def expected(self) -> str:
-        """Return what its value must be, in words."""
-        kinds = _alternatives(self.annotation)
-        if not self.is_field:  # None is only how a function says that nothing was given
-            kinds = tuple(kind for kind in kinds if kind is not NoneType)
-        if _is_many(self.annotation):
-            kinds = (get_args(kinds[0])[0],)
-        return _either([*self.choices, *(_EXPECTED[kind] for kind in kinds if kind in _EXPECTED)])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,7 +102,7 @@ class Command:
         hints = get_type_hints(self.function)
         options = [
             replace(
-                _option(name, hints[name], parameter.default, *about.get(name, ("", "")), parameter=parameter),
+                make_option(name, hints[name], parameter.default, *about.get(name, ("", "")), parameter=parameter),
                 is_needed=name in needed,
             )
             for name, parameter in inspect.signature(self.function).parameters.items()
@@ -180,7 +111,7 @@ class Command:
         for taken in self._fields:
             hints, texts = get_type_hints(taken.config), field_texts(taken.config)
             options += [
-                _option(
+                make_option(
                     each.name,
                     hints[each.name],
                     False if hints[each.name] is bool else inspect.Parameter.empty,
@@ -223,6 +154,7 @@ class Command:
         given = {flag.partition("=")[0].replace("_", "-") for flag in flags}
         taken = [option for option in self.options if not option.is_field or not given.isdisjoint(option.flags)]
         self._refuse_values(flags)
+        self._refuse_repeated(taken, flags)
         values: Any
         said = TextIOWrapper(BytesIO(), encoding="utf-8")  # tyro draws its box in the encoding of the stream
         try:
@@ -256,6 +188,13 @@ class Command:
             if sign and name.replace("_", "-") in switches:
                 raise UsageError(f"{name} takes no value; {self._see}")
 
+    def _refuse_repeated(self, taken: Sequence[Option], flags: Sequence[str]) -> None:
+        """Raise UsageError for an option that is given twice and takes one value: the first would not be heard."""
+        given = Counter(flag.partition("=")[0].replace("_", "-") for flag in flags)
+        for option in taken:
+            if not (option.is_positional or is_many(option.annotation)) and sum(given[flag] for flag in option.flags) > 1:
+                raise UsageError(f"{option.flag} is given more than once, and takes one value; {self._see}")
+
     def _refuse_together(self, taken: Sequence[Option], values: Any) -> None:
         flags = {option.name: option.flag for option in taken}
         given = [option.name for option in taken if option.is_set(getattr(values, option.name))]
@@ -277,7 +216,7 @@ class Command:
 
     def _unknown(self, unknown: Sequence[str]) -> str:
         wrong = next((each for each in unknown if each.startswith("-") and not _NUMBER.match(each)), None)
-        if wrong is None and any(option.is_positional and _is_many(option.annotation) for option in self.options):
+        if wrong is None and any(option.is_positional and is_many(option.annotation) for option in self.options):
             return f"{unknown[0]!r} stands apart from the other arguments: put it beside them, before the options; {self._see}"
         if wrong is None:
             return f"`cutaway {self.name}` has no use for {unknown[0]!r}; {self._see}"
@@ -312,18 +251,14 @@ def _arguments(options: Sequence[Option]) -> type:
                 positional[option.annotation]
                 if option.is_positional
                 else repeated[option.annotation]
-                if _is_many(option.annotation)
-                else Annotated[option.annotation, tyro.conf.arg(name=_spelling(option.name))],
+                if is_many(option.annotation)
+                else Annotated[option.annotation, tyro.conf.arg(name=spelling(option.name))],
                 field(default=option.default) if option.has_default else field(),
             )
             for option in options
         ],
         kw_only=True,
     )
-
-
-def _spelling(name: str) -> str:
-    return _SPELLINGS.get(name, name).replace("_", "-")
 
 
 def _value_of(option: Option, said: str, arguments: Sequence[str]) -> str | None:
@@ -337,59 +272,6 @@ def _value_of(option: Option, said: str, arguments: Sequence[str]) -> str | None
             after = value if sign else next(iter(arguments[place + 1 :]), None)
             return None if after is None or after.startswith("--") else after
     return None
-
-
-def _option(
-    name: str,
-    annotation: Any,
-    default: Any,
-    metavar: str,
-    about: str,
-    *,
-    parameter: inspect.Parameter | None = None,
-    group: str = "",
-) -> Option:
-    is_positional = parameter is not None and parameter.kind is parameter.POSITIONAL_ONLY
-    choices = _choices(annotation)
-    if choices and len(f"--{name} {'|'.join(choices)}") <= _MAX_USAGE:
-        metavar = "|".join(choices)
-    elif choices:  # too long beside the option: said in its text
-        metavar, about = metavar or "NAME", f"{_either(choices)}{'; ' if about else ''}{about}"
-    if not metavar:
-        metavar = name.upper().removesuffix("S") if is_positional else _metavar(annotation)
-    return Option(
-        name=name,
-        annotation=annotation,
-        default=default,
-        is_positional=is_positional,
-        is_field=parameter is None,
-        about=about,
-        metavar=metavar,
-        group="Arguments" if is_positional else group or "Options",
-        choices=tuple(choices),
-    )
-
-
-def _metavar(annotation: Any) -> str:
-    kinds = [kind for kind in _alternatives(annotation) if kind is not NoneType]
-    return _metavar(get_args(kinds[0])[0]) if _is_many(annotation) else _METAVARS.get(kinds[0], "VALUE")
-
-
-def _either(words: Sequence[str]) -> str:
-    return " or ".join(filter(None, (", ".join(words[:-1]), *words[-1:])))
-
-
-def _choices(annotation: Any) -> list[str]:
-    kinds = [kind for kind in _alternatives(annotation) if get_origin(kind) is Literal]
-    return [str(choice) for kind in kinds for choice in get_args(kind)]
-
-
-def _alternatives(annotation: Any) -> tuple[Any, ...]:
-    return get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
-
-
-def _is_many(annotation: Any) -> bool:
-    return any(get_origin(kind) in (tuple, list) for kind in _alternatives(annotation))
 
 
 def _plain(said: str) -> str:

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cutaway.cli.command import excludes
-from cutaway.cli.documents import DocumentOptions, download_documents, named_documents
+from cutaway.cli.documents import DocumentOptions, download_documents, named_documents, shards_named, verify_shards
 from cutaway.cli.errors import report_warning
 from cutaway.report import fetch_progress, format_bytes, print_json, print_sentence, stdout_console, table
 
@@ -52,7 +52,7 @@ def download(
     Args:
         names: what to fetch; without a name, list what there is
         all: fetch every vocabulary and corpus; models and datasets are fetched by name
-        verify: read what the cache holds in full against its sha256; with names, fetch what was changed
+        verify: read what the cache holds in full against its sha256; with names, fetch what was changed; a folder of shards too
         json: print JSON
         documents PATH: a parquet, JSONL or text file, a folder or a glob of such files, to write token shards of
         tokens COUNT: of documents, as many as make so many tokens, as 50M; fineweb-edu 50M unless given, of your own all
@@ -66,6 +66,7 @@ def download(
         cutaway download --verify            has anything changed?
         cutaway download fineweb-edu --tokens 50M
         cutaway download --documents pages.parquet --out shards
+        cutaway download --verify shards
 
     In Python:
         from cutaway import assets
@@ -78,8 +79,10 @@ def download(
     from cutaway import assets
 
     given = DocumentOptions(tokens=tokens, cap=cap, tokenizer=tokenizer, out=out)
+    if verify and (folder := shards_named(names, out)) is not None:
+        return verify_shards(folder)
     if (source := documents or named_documents(names)) is not None:
-        return download_documents(source, given, verify=verify, json=json)
+        return download_documents(source, given, json=json)
     given.refuse()
     small = tuple(name for name, asset in assets.CATALOGUE.items() if asset.kind in ("vocabulary", "corpus"))
     wanted = small if all else names

@@ -18,6 +18,7 @@ from cutaway.cli.many_processes import shares_work
 from cutaway.report import print_json, stderr_console, stdout_console
 
 if TYPE_CHECKING:
+    from cutaway.data import DocumentShards
     from cutaway.evaluation import Evaluation
     from cutaway.evaluation.partial import Progress
     from cutaway.language_model import LanguageModel
@@ -169,15 +170,28 @@ def _text(source: str, data: str | None, tokenizer: Tokenizer, limit: int | None
 
     Of either the first `limit` characters, so that models with other tokenizers read the same.
     """
-    from cutaway.data import read_corpus
+    from cutaway.data import DocumentShards, read_corpus
 
-    if data is not None:
+    if data is not None and not DocumentShards.are_in(data):
         return read_corpus(data).text[:limit], data
-    run = _run_of(source)
-    if run is None:
+    if data is not None:
+        ids, name = _ids_of_shards(DocumentShards.open(data), tokenizer), data
+    elif (run := _run_of(source)) is None:
         raise UsageError(f"{source} is no run, which would have a text of its own: give one with --data")
-    ids = _validation_ids(run, tokenizer)
-    return ids if limit is None else ids[: _n_within(ids, tokenizer, limit)], f"the validation part of {run.recipe['data']}"
+    else:
+        ids, name = _validation_ids(run, tokenizer), run.recipe["data"]
+    return ids if limit is None else ids[: _n_within(ids, tokenizer, limit)], f"the validation part of {name}"
+
+
+def _ids_of_shards(shards: DocumentShards, tokenizer: Tokenizer) -> list[int]:
+    """Return the ids that are for validation, of the first pair; raises ValueError for those of another tokenizer."""
+    from cutaway.tokenizers import tokenizer_hash
+
+    if shards.about["tokenizer"]["sha256"] != tokenizer_hash(tokenizer):
+        raise ValueError(
+            f"{shards.folder} was encoded by another tokenizer than the model's: give the documents themselves as text"
+        )
+    return [int(token) for token in shards.read("validation", 0)]
 
 
 def _run_of(source: str) -> Run | None:
@@ -206,7 +220,7 @@ def _validation_ids(run: Run, tokenizer: Tokenizer) -> list[int]:
             "put the old text back, or give a text with --data"
         )
     if isinstance(corpus, DocumentShards):
-        return [int(token) for token in corpus.read("validation", 0)]
+        return _ids_of_shards(corpus, tokenizer)
     kept = split_tokens(tokenize_corpus(corpus, tokenizer), validation_fraction=recipe.validation_fraction)[1]
     return [int(token) for token in kept]
 

@@ -10,7 +10,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from cutaway.cli.command import Command, Option
+from cutaway.cli.command import Command
+from cutaway.cli.option import Option
 from cutaway.report import is_unicode, stdout_console
 
 __all__ = ["print_overview", "print_help"]

@@ -185,6 +185,8 @@ class DocumentShards:
 
     def read(self, side: Side, number: int) -> TokenArray:
         """Map one shard's ids; raises ValueError for one that is missing, cut short, or of another tokenizer."""
+        if number >= len(self.pairs):
+            raise ValueError(f"{self.folder} has {len(self.pairs)} pairs of shards, and no pair {number} yet: make more")
         path, record = shard_path(self.folder, side, number), getattr(self.pairs[number], side)
         if not path.is_file():
             raise ValueError(f"{path} is missing: {self._make_again}")

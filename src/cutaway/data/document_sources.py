@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from functools import cached_property
 from io import BufferedReader
@@ -9,8 +10,8 @@ from os.path import commonpath
 from pathlib import Path
 
 from cutaway.assets.hub_folder import HUB_DOCUMENTS, HubListing, RemoteFile
-from cutaway.data.documents import LINES, PARQUET, DocumentFile, DocumentSource
-from cutaway.data.text import TEXT_SUFFIXES, matching_files
+from cutaway.data.documents import DocumentFile, DocumentSource
+from cutaway.data.text import LINES, PARQUET, TEXT_SUFFIXES, matching_files, visible_files
 from cutaway.runtime import file_sha256
 
 __all__ = ["open_documents"]
@@ -19,8 +20,8 @@ __all__ = ["open_documents"]
 def open_documents(source: str | Path, *, revision: str | None = None) -> DocumentSource:
     """Return the documents of a file, of every file that a glob matches, of a folder and those below it, or of a hub by name.
 
-    `.parquet` and `.jsonl` have a column or field `text`; what else there is is read as text. Of a folder only the parquet files are
-    taken where there are any, or else the JSON lines, or else the texts. Of a hub no more is fetched than is read, at the commit
+    `.parquet` and `.jsonl` have a column or field `text`; of what else there is a file is a document. Of a folder all parquet files and
+    JSON lines are taken, or where there are none all texts. Of a hub no more is fetched than is read, at the commit
     `revision`, or at the one that its `main` is now. Raises ValueError where there are none, AssetError where the hub does not answer.
     """
     if str(source) in HUB_DOCUMENTS:
@@ -41,12 +42,12 @@ def open_documents(source: str | Path, *, revision: str | None = None) -> Docume
 
 
 def _files_below(folder: Path) -> list[Path]:
-    """Return the files of the first kind of which a folder has some, in the order of their paths; hidden ones do not count."""
-    visible = [path for path in sorted(folder.rglob("*")) if not any(part[0] == "." for part in path.relative_to(folder).parts)]
-    for suffixes in (PARQUET, LINES, TEXT_SUFFIXES):
-        if found := [path for path in visible if path.suffix.lower() in suffixes and path.is_file()]:
-            return found
-    return []
+    """Return the files with a document a row of a folder, or where there are none its texts, in the order of their paths."""
+    there = visible_files(folder)
+    rows, texts = ([path for path in there if path.suffix.lower() in endings] for endings in (PARQUET | LINES, TEXT_SUFFIXES))
+    if rows and texts:
+        warnings.warn(f"{folder} holds texts too ({texts[0].name}), which are left out; a glob takes what it matches", stacklevel=2)
+    return rows or texts
 
 
 @dataclass(frozen=True)

@@ -11,16 +11,14 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from cutaway.data.text import decode_pieces
+from cutaway.data.text import LINES, PARQUET, decode_pieces
 from cutaway.values import said_of_json, shortened
 
 if TYPE_CHECKING:
     import pyarrow.parquet
 
-__all__ = ["Place", "Document", "DocumentFile", "DocumentSource", "PARQUET", "LINES"]
+__all__ = ["Place", "Document", "DocumentFile", "DocumentSource"]
 
-PARQUET, LINES = {".parquet"}, {".jsonl", ".ndjson"}
-"""The endings of files with a document a row; all others are read as text."""
 _COLUMN = "text"
 _ROWS_AT_ONCE = 256
 _BUFFER_BYTES = 2**20

@@ -37,6 +37,10 @@ class Loader:
         starts = random.integers(len(self._tokens) - self._n_ctx, size=self._batch_size)
         return to_device(_windows(self._tokens, starts[self._rows], self._n_ctx), device)
 
+    def has(self, n_batches: int) -> bool:  # noqa: ARG002
+        """Return whether so many batches more are there: always, of a text."""
+        return True
+
     def state_dict(self) -> dict[str, int]:
         """Return where the loader stands, as JSON values."""
         return {"seed": self._seed, "n_drawn": self._n_drawn}

@@ -5,6 +5,9 @@ from __future__ import annotations
 import codecs
 import glob
 import hashlib
+import re
+import shlex
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BufferedReader
@@ -13,7 +16,18 @@ from pathlib import Path
 
 from cutaway import assets
 
-__all__ = ["CORPORA", "TEXT_SUFFIXES", "Corpus", "read_corpus", "stream_corpus", "matching_files", "decode_pieces"]
+__all__ = [
+    "CORPORA",
+    "TEXT_SUFFIXES",
+    "PARQUET",
+    "LINES",
+    "Corpus",
+    "read_corpus",
+    "stream_corpus",
+    "matching_files",
+    "visible_files",
+    "decode_pieces",
+]
 
 CORPORA = ("tinyshakespeare", "shakespeare", "stdlib")
 """The corpora that are fetched or made by name."""
@@ -37,6 +51,9 @@ TEXT_SUFFIXES = {
     ".json",
 }
 """The endings of files that are read as text where a folder is given."""
+PARQUET, LINES = {".parquet"}, {".jsonl", ".ndjson"}
+"""The endings of files with a document a row."""
+_SHARD = re.compile(r"(train|validation)-\d{6}\.bin")
 
 
 @dataclass(frozen=True)
@@ -81,15 +98,41 @@ def _files(source: str | Path) -> list[Path]:
     if str(source) in CORPORA:
         files = list(_fetch(str(source)).values())
     elif path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.is_file() and file.suffix.lower() in TEXT_SUFFIXES)
-        if not files:
-            raise ValueError(f"the folder {path} holds no text file ({' '.join(sorted(TEXT_SUFFIXES))})")
+        files = _files_below(path)
     else:
         files = matching_files(source)
         if not files:
             names = ", ".join(CORPORA)
             raise ValueError(f"there is no file, folder or glob match {str(source)!r}; corpora with a name are {names}")
+        if rows := [file for file in files if file.suffix.lower() in PARQUET | LINES]:
+            kind = "parquet" if rows[0].suffix.lower() in PARQUET else "JSON lines"
+            raise ValueError(f"{rows[0]} is {kind}, and no text: {_made_documents(source)}")
     return files
+
+
+def _files_below(folder: Path) -> list[Path]:
+    """Return the texts of a folder and those below it; raises ValueError where there are none, or token shards."""
+    there = visible_files(folder)
+    if shards := [file for file in there if _SHARD.fullmatch(file.name)]:
+        raise ValueError(f"{folder} holds token shards ({shards[0].name}), and no text to read")
+    files, rows = ([file for file in there if file.suffix.lower() in endings] for endings in (TEXT_SUFFIXES, PARQUET | LINES))
+    if not files and rows:
+        raise ValueError(f"the folder {folder} holds documents ({rows[0].name}), and no text: {_made_documents(folder)}")
+    if not files:
+        raise ValueError(f"the folder {folder} holds no text file ({' '.join(sorted(TEXT_SUFFIXES))})")
+    if rows:
+        warnings.warn(f"{folder} holds documents too ({rows[0].name}), which are left out: {_made_documents(folder)}", stacklevel=2)
+    return files
+
+
+def _made_documents(source: str | Path) -> str:
+    return f"`cutaway download --documents {shlex.quote(str(source))} --out shards` makes token shards of them"
+
+
+def visible_files(folder: Path) -> list[Path]:
+    """Return the files of a folder and those below it in the order of their paths, but for hidden ones."""
+    found = (path for path in sorted(folder.rglob("*")) if not any(part[0] == "." for part in path.relative_to(folder).parts))
+    return [path for path in found if path.is_file()]
 
 
 def matching_files(source: str | Path) -> list[Path]:

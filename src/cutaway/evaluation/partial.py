@@ -44,8 +44,9 @@ def score_resumably(
     """
     ranks, found, path = sharing_ranks(), dict[int, Scores](), None
     n_batch_tokens = n_batch_tokens or default_n_batch_tokens(lm.model)
+    key = _key(lm, requests, n_batch_tokens) if partial is not None or ranks.n > 1 else ""
+    ranks.check_same("an evaluation", lambda: key)
     if partial is not None:
-        key = _key(lm, requests, n_batch_tokens)
         found = ranks.from_first(lambda: _taken_up(partial, key, requests))
         path = partial / _file(key, ranks.rank.index)
         path.parent.mkdir(parents=True, exist_ok=True)

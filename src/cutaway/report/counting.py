@@ -22,16 +22,17 @@ def count_progress(unit: str) -> Iterator[Callable[[int, int | None], None]]:
 
     How many there will be may be None, where nobody knows.
     """
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(bar_width=None), MofNCompleteColumn(), TimeRemainingColumn(compact=True))
+    count = TextColumn("{task.fields[count]}")
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=None), count, TimeRemainingColumn(compact=True))
     console = stderr_console()
     if not console.is_terminal:
         yield _saying_once(console, unit)
         return
     with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task(unit, total=None)
-        yield lambda n_done, n_total: progress.update(task, completed=n_done, total=n_total)
+        task = progress.add_task(unit, total=None, count="")
+        yield lambda n_done, n_total: progress.update(task, completed=n_done, total=n_total, count=_of(n_done, n_total))
 
 
 @contextmanager
@@ -48,6 +49,10 @@ def step_progress() -> Iterator[Callable[[int, int, str], None]]:
     with Progress(*columns, TimeRemainingColumn(compact=True), console=console, transient=True) as bar:
         task = bar.add_task("", total=None)
         yield lambda n_done, n_total, said: bar.update(task, completed=n_done, total=n_total, description=said)
+
+
+def _of(n_done: int, n_total: int | None) -> str:
+    return f"{n_done:,}" if n_total is None else f"{n_done:,} of {n_total:,}"
 
 
 def _saying_once(console: Console, unit: str) -> Callable[[int, int | None], None]:
@@ -67,6 +72,6 @@ def _saying_once(console: Console, unit: str) -> Callable[[int, int | None], Non
             return
         has_said = True
         left = format_duration((n_total - n_done) * took_s / n_done)
-        console.print(f"{unit}: {n_done:,} of {n_total:,}, about {left} left", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"{unit}: {_of(n_done, n_total)}, about {left} left", markup=False, highlight=False, soft_wrap=True)
 
     return progress

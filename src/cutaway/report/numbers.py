@@ -17,6 +17,7 @@ __all__ = [
     "format_fixed",
     "format_number",
     "format_signed",
+    "counted",
 ]
 
 
@@ -122,6 +123,11 @@ def format_signed(value: SupportsFloat) -> str:
 
 _QUANTITY = re.compile(r"(\d[\d_,]*(?:\.\d+)?)\s*([a-z]*)", re.IGNORECASE)
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "b": 3, "t": 4}
+
+
+def counted(n: int, what: str) -> str:
+    """Return a number of things in words: `1 edge`, `1,173 edges`."""
+    return f"{n:,} {what}{'s' * (n != 1)}"
 
 
 def parse_count(text: str) -> int:

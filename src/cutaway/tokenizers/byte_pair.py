@@ -136,6 +136,13 @@ class BytePairTokenizer(Tokenizer):
             adds_bos=adds_bos,
         )
 
+    def with_end_of_text(self) -> Self:
+        """Return the same tokenizer with `<|endoftext|>`, as one id more where it has none."""
+        if self.eot is not None:
+            return self
+        state = self.state_dict()
+        return self.from_state_dict({**state, "special_tokens": {**state["special_tokens"], END_OF_TEXT: self.d_vocab}})
+
     @classmethod
     def gpt2(cls) -> Self:
         """Return GPT-2's tokenizer, 50,257 tokens. Raises AssetError when its files are neither here nor to be had."""

@@ -34,6 +34,8 @@ def load_tokenizer(source: str | Path | Mapping[str, Any]) -> Tokenizer:
     """
     if isinstance(source, str) and source in _NAMED:
         return _NAMED[source]()
+    if isinstance(source, str) and not Path(source).exists() and Path(source).name == source and not Path(source).suffix:
+        raise ValueError(f"there is no tokenizer {source!r}; give {', '.join(_NAMED)}, or a tokenizer.json")
     if isinstance(source, Mapping):
         name, state = "the state", source
     else:

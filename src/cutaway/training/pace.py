@@ -26,26 +26,25 @@ class Pace:
 
     def __init__(self, config: TrainConfig, device: torch.device, ranks: Ranks, *, dtype: torch.dtype) -> None:
         self.device = device
-        self._n_tokens_per_step = config.n_tokens_per_step
-        self._flops_per_step = config.batch_size * config.n_accumulate * training_flops(config.model, config.window)
+        self._model, self._n_tokens_per_step = config.model, config.n_tokens_per_step
         ranks.wait()  # devices that share a machine share what it can do
         (self.peak_flops_per_s,) = ranks.total(_most_flops_per_s(dtype, device, torch.get_num_threads(), ranks.n))
-        self._n_steps, self._time_s = 0, 0.0
+        self._n_steps, self._flops, self._time_s = 0, 0.0, 0.0
 
     @contextmanager
-    def step(self) -> Iterator[None]:
-        """Count a step and the time that it takes; one that only queued its work is paid for by the one that waits."""
+    def step(self, n_pos: int) -> Iterator[None]:
+        """Count a step with windows of `n_pos` and its time; one that only queued its work is paid for by the one that waits."""
         started = time.perf_counter()
         yield
         self._n_steps, self._time_s = self._n_steps + 1, self._time_s + time.perf_counter() - started
+        self._flops += self._n_tokens_per_step / n_pos * training_flops(self._model, n_pos)
 
     def figures(self) -> dict[str, float]:
         """Return tokens and operations a second, their share of the most, and the most memory in GiB; the next begin from here."""
-        steps_per_s = self._n_steps / self._time_s
-        self._n_steps, self._time_s = 0, 0.0
-        flops_per_s = steps_per_s * self._flops_per_step
+        tokens_per_s, flops_per_s = self._n_steps * self._n_tokens_per_step / self._time_s, self._flops / self._time_s
+        self._n_steps, self._flops, self._time_s = 0, 0.0, 0.0
         return {
-            "tokens_per_s": steps_per_s * self._n_tokens_per_step,
+            "tokens_per_s": tokens_per_s,
             "flops_per_s": flops_per_s,
             "share_of_peak": flops_per_s / self.peak_flops_per_s,
             "memory_gib": peak_memory_gib(self.device),

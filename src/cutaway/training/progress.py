@@ -111,6 +111,11 @@ def _still_coming(materials: Materials) -> str:
     return " so far" if isinstance(there, DocumentShards) and not there.is_complete else ""
 
 
+def _of_the_first(materials: Materials) -> str:
+    there = materials.train_tokens
+    return ", those of the first pair of shards" if isinstance(there, DocumentShards) and len(there.pairs) > 1 else ""
+
+
 def describe_run(materials: Materials, folder: Path, state: TrainState, ranks: Ranks, pace: Pace) -> list[str]:
     """Return what a person wants to know before waiting: what learns from what, where, and what loss to expect."""
     config = materials.config
@@ -119,7 +124,7 @@ def describe_run(materials: Materials, folder: Path, state: TrainState, ranks: R
     lines = [
         f"{folder}: {n_params / 1e6:.2f} million parameters, {materials.tokenizer.d_vocab} tokens ({materials.tokenizer.kind})",
         f"{materials.corpus.name}: {materials.n_train_tokens:,} tokens{_still_coming(materials)}, "
-        f"{len(materials.validation_tokens):,} more to validate",
+        f"{len(materials.validation_tokens):,} more to validate{_of_the_first(materials)}",
         f"{many}{describe_device(pace.device)}, {config.dtype}, {format_flops(pace.peak_flops_per_s)} at most"
         f"{'; compiled: the first step takes a while' if config.compile else ''}",
     ]

@@ -22,7 +22,7 @@ from cutaway.runtime import pick_device, pick_dtype, seeded_generator
 from cutaway.training.checkpoint import TrainState, clear_unfinished, load_checkpoint, save_checkpoint
 from cutaway.training.config import TrainConfig
 from cutaway.training.feed import Feed
-from cutaway.training.interrupt import stop_request
+from cutaway.training.interrupt import StopRequest, stop_request
 from cutaway.training.log import Listener, MetricsFile, TensorBoard
 from cutaway.training.observers import Observer, observe
 from cutaway.training.optimizer import make_optimizers
@@ -36,6 +36,9 @@ from cutaway.views import without_dropout
 from cutaway.weights import assemble
 
 __all__ = ["TrainingError", "run_training", "validation_loss"]
+
+
+_ASK_S, _PATIENCE_S = 0.2, 10.0
 
 
 class TrainingError(RuntimeError):
@@ -68,11 +71,12 @@ def run_training(
             _tell(listeners, {"step": 0, "time_s": 0.0, **_look(state, materials, observers, parallel)})
             save_checkpoint(state, folder / "checkpoints", ranks)
         unread: list[StepResult] = []
-        while state.step < config.n_steps and not ranks.any(stop.is_set):
+        while state.step < config.n_steps and _goes_on(feed, stop, ranks, tell):
             torch.manual_seed(_dropout_seed(config.seed, state.step, ranks))
             rate = learning_rate(state.step, config)
-            with pace.step():
-                batches = [cut_windows(batch, n_window_tokens(state.step, config)) for batch in feed.take()]
+            n_pos = n_window_tokens(state.step, config)
+            with pace.step(n_pos):
+                batches = [cut_windows(batch, n_pos) for batch in feed.take()]
                 unread.append(take_step(batches, learning_rate=rate))
                 state.step, state.loader = state.step + 1, feed.state
                 if state.step < config.n_steps:
@@ -92,7 +96,22 @@ def run_training(
             _read(unread, state.step, folder, ranks)
             state.time_s = time.perf_counter() - started
             save_checkpoint(state, folder / "checkpoints", ranks)
+            for failure in filter(None, ranks.of_all(feed.failure)):
+                raise failure
             raise KeyboardInterrupt(f"stopped and saved after step {state.step}; go on by `{_resume_command(folder, ranks)}`")
+
+
+def _goes_on(feed: Feed, stop: StopRequest, ranks: Ranks, tell: Callable[[str], None]) -> bool:
+    """Wait, all processes together, for the data of the next step; return False if one cannot have them, or is asked to stop."""
+    started, has_told = time.monotonic(), False
+    while ranks.any(stop.is_set or not feed.is_ready()):  # one question a step, as a rule
+        if ranks.any(stop.is_set or feed.failure is not None):
+            return False
+        if not has_told and time.monotonic() - started > _PATIENCE_S:
+            tell("waiting for documents that are still being made shards")
+            has_told = True
+        time.sleep(_ASK_S)
+    return True
 
 
 def _is_due(step: int, config: TrainConfig, *, watches: bool) -> bool:

@@ -75,6 +75,9 @@ def store(
     def say_plan() -> None:
         print_sentence(stderr_console(), Text(expected.summary(), style="dim"))
 
-    with count_progress("tokens") as progress:
-        found = stores.collect(lm, data, names, out, source=source, progress=progress, announce=say_plan, **options)
+    try:
+        with count_progress("tokens") as progress:
+            found = stores.collect(lm, data, names, out, source=source, progress=progress, announce=say_plan, **options)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"interrupted: the shards that are whole stay in {out}; the same command goes on") from None
     return stores.describe_store(found)

@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from cutaway.cli.command import Option, load_command
+from cutaway.cli.command import load_command
 from cutaway.cli.interpret import VERBS as INTERPRET_VERBS
 from cutaway.cli.interpret.options import spell_option
 from cutaway.cli.menu.models import OfferedModel, find_circuits, find_pretrained, find_runs, find_shipped, text_of_run
 from cutaway.cli.menu.questions import Line, ask_text, pick
+from cutaway.cli.option import Option
 from cutaway.cli.verbs import NESTED, package_of
 from cutaway.report import format_bytes
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from cutaway.interp.attribution_graphs.nodes import Node, counted
+from cutaway.interp.attribution_graphs.nodes import Node
 from cutaway.report import token_label
+from cutaway.report.numbers import counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -25,10 +25,11 @@ from cutaway.interp.attribution_graphs.influence import (
     shares,
     strongest_paths,
 )
-from cutaway.interp.attribution_graphs.nodes import Node, Path, counted
+from cutaway.interp.attribution_graphs.nodes import Node, Path
 from cutaway.interp.attribution_graphs.replacement import Frozen
 from cutaway.interp.result import Result
 from cutaway.report import link, table, token_label
+from cutaway.report.numbers import counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["Kind", "Node", "Path", "counted"]
+__all__ = ["Kind", "Node", "Path"]
 
 Kind = Literal["feature", "error", "mlp", "token", "logit"]
 """An mlp is what a layer without a transcoder gives: an error whole."""
@@ -34,8 +34,3 @@ class Path:
 
     nodes: tuple[Node, ...]
     weight: float
-
-
-def counted(n: int, what: str) -> str:
-    """Return a number of things in words: `1 edge`, `1,173 edges`."""
-    return f"{n:,} {what}{'s' * (n != 1)}"

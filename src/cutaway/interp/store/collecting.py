@@ -71,7 +71,9 @@ def collect(
     layout: dict[str, Any] = {"ctx": ctx, "batch_size": batch_size, "skip_first": skip_first, "shard_gib": shard_gib}
     plan, ranks = plan_store(model, stream, names, dtype=dtype, **layout), sharing_ranks()
     stream.check(model.config.d_vocab)
-    manifest = ranks.from_first(lambda: _manifest(folder, describe(lm, stream, plan, source=source), plan))
+    about = describe(lm, stream, plan, source=source)
+    ranks.check_same("a store", lambda: f"{folder} {about}")
+    manifest = ranks.from_first(lambda: _manifest(folder, about, plan))
     if announce is not None and ranks.is_first:
         announce()
     missing, is_left = ranks.from_first(lambda: (manifest.missing(), (folder / LOCK).exists()))

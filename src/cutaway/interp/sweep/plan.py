@@ -279,13 +279,18 @@ def sweep(
     >>> heads = [[edits.zero("blocks.1.attn.z", head=head)] for head in range(4)]  # doctest: +SKIP
     >>> sweep(lm.model, lm.tokens("When Mary and John"), heads, metrics.log_prob(lm.tokens(" went")[0, 0]))  # doctest: +SKIP
     """
-    ranks, every = sharing_ranks(), list(variants)
+    ranks, every = sharing_ranks(), [variant if isinstance(variant, Edit) else list(variant) for variant in variants]
+    ranks.check_same("a sweep", lambda: repr((tokens.tolist(), list(map(_said, every)))))
     own = iter(every[ranks.part])  # of neighbours, which often cost alike, each process gets one
     plan = plan_sweep(model, tokens, own, metric, base_edits=base_edits, lengths=lengths, memory_gib=memory_gib)
     scores = plan.run(progress=progress if ranks.is_first else None)
     if verify and ranks.is_first:
         tell(f"{min(verify, len(scores))} variants run whole: the largest difference is {plan.verify(scores, verify):.2g}")
     return ranks.interleaved(scores, len(every))
+
+
+def _said(variant: Edit | list[Edit]) -> str:
+    return str(variant) if isinstance(variant, Edit) else ", ".join(map(str, variant))
 
 
 def _trusted(edits: Iterable[Edit], weights: Weights) -> list[Edit]:
