@@ -1,6 +1,7 @@
 """Evaluate, store and sweep into a folder, alone or as one process of several: run by test_ranks.py.
 
-With a second argument, `evaluation` or `store`, the last process ends by SIGKILL in the midst of that.
+With a second argument, `evaluation` or `store`, the last process ends by SIGKILL in the midst of that. With `different` it asks for a
+sweep in another order than the others; with `once` only the first asks for one.
 """
 
 import json
@@ -38,6 +39,15 @@ def killer(ranks, after):
     return progress
 
 
+def ask_otherwise(how):
+    lm = model()
+    with shared_work("cpu") as ranks:
+        order = range(4) if ranks.is_first or how == "once" else range(3, -1, -1)
+        if ranks.is_first or how == "different":
+            variants = [[edits.zero("blocks.0.attn.z", head=head)] for head in order]
+            sweep(lm.model, lm.tokens(TEXT[:12]), variants, metrics.log_prob(3))
+
+
 def work(folder, killed_in=""):
     lm = model()
     with shared_work("cpu") as ranks:
@@ -48,10 +58,15 @@ def work(folder, killed_in=""):
         scores = sweep(lm.model, lm.tokens(TEXT[:12]), variants, metrics.log_prob(3), verify=2, tell=print)
         few = sweep(lm.model, lm.tokens(TEXT[:12]), variants[:1], metrics.log_prob(3))
         kept.verify()
+        with shared_work("cpu") as same:  # within another it is that
+            assert same is ranks
         if ranks.is_first:
             values = {"evaluation": found.to_dict(), "scores": scores.tolist(), "few": few.tolist(), "tokens": kept.n_tokens}
             (folder / "found.json").write_text(json.dumps(values))
 
 
 if __name__ == "__main__":
-    work(Path(sys.argv[1]), *sys.argv[2:])
+    if sys.argv[2:] in (["different"], ["once"]):
+        ask_otherwise(sys.argv[2])
+    else:
+        work(Path(sys.argv[1]), *sys.argv[2:])

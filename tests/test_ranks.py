@@ -63,6 +63,29 @@ def test_one_goes_on_with_what_was_killed_in_two(alone, tmp_path, killed_in):
     assert not list((tmp_path / "partial").iterdir())
 
 
+def test_processes_that_ask_for_different_things_are_refused(tmp_path):
+    (_, said), (_, other) = run_ranks(2, SCRIPT, tmp_path, "different", returncode=1)
+    sentence = (
+        "ValueError: processes 0 and 1 of this job asked for different things (a sweep): all must ask the same in the same order"
+    )
+    assert sentence in said
+    assert "asked for" not in other  # torch may add that the first is gone
+
+
+def test_one_that_asks_alone_is_told_that_all_must(tmp_path):
+    first, last = start_ranks(2, SCRIPT, tmp_path, "once")
+    (_, said), _ = (process.communicate(timeout=60) for process in (first, last))
+    assert (first.returncode, last.returncode) == (1, 0)
+    assert "did not ask what this one asks, and all must" in said
+
+
+def test_a_process_group_of_one_s_own_is_refused(tmp_path):
+    program = "import torch.distributed as dist; dist.init_process_group('gloo'); from cutaway import shared_work\n"
+    program += "with shared_work('cpu'): pass"
+    (_, said), _ = run_ranks(2, "-c", program, returncode=1)
+    assert "ValueError: this program has begun a process group of its own: leave out init_process_group" in said
+
+
 def test_outside_of_shared_work_everyone_is_alone(monkeypatch):
     assert sharing_ranks() == Ranks()
     with shared_work("cpu") as ranks:

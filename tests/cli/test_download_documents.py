@@ -6,6 +6,7 @@ import pytest
 
 from cutaway.data import DocumentShards
 from cutaway.report.numbers import parse_bytes, parse_count
+from cutaway.tokenizers import BPETokenizer, BytePairTokenizer
 from web_documents import make_texts, small_tokenizer, write_parquet
 
 
@@ -25,7 +26,33 @@ def test_documents_become_shards(cutaway, pages, tmp_path):
     assert lines[0].endswith(" in shards")
     train, validation = shards.n_tokens("train"), shards.n_tokens("validation")
     assert lines[1] == f"{train:,} tokens to train on, {validation:,} to validate"
-    assert cutaway("download", "--documents", "pages.parquet", "--out", "shards", "--verify")[1] == "shards: 2 shards, whole\n"
+    for given in (("--documents", "pages.parquet", "--out", "shards"), ("shards",)):
+        assert cutaway("download", *given, "--verify")[1] == "shards: 2 shards, whole\n"
+
+
+def test_a_tokenizer_that_cannot_separate_documents_gets_an_id_for_it(cutaway, pages, tmp_path):
+    bpe = BPETokenizer.train("the school teaches how rivers carry stones " * 20, d_vocab=280)
+    BytePairTokenizer.from_bpe(bpe).save(tmp_path / "own.json")
+    code, _, err = cutaway("download", "--documents", "pages.parquet", "--tokenizer", "own.json", "--out", "shards")
+    assert code == 0
+    assert f"has no <|endoftext|> to separate documents: in the shards' own it has the id {bpe.d_vocab}" in " ".join(err.split())
+    shards = DocumentShards.open(tmp_path / "shards")
+    assert shards.tokenizer().eot == bpe.d_vocab == shards.read("train", 0)[0]
+    ids = [int(token) for token in shards.read("train", 0) if token != bpe.d_vocab]
+    assert shards.tokenizer().decode(ids) == BytePairTokenizer.from_bpe(bpe).decode(ids)
+
+
+def test_shards_are_not_read_as_text(cutaway, pages, tmp_path):
+    cutaway("download", "--documents", "pages.parquet", "--tokenizer", "small.json", "--out", "shards")
+    (tmp_path / "shards" / "manifest.json").unlink()
+    code, _, err = cutaway("train", "--data", "shards")
+    assert code == 2
+    assert "shards holds token shards (train-000000.bin), and no text to read" in " ".join(err.split())
+    code, _, err = cutaway("train", "--data", "pages.parquet")
+    assert code == 2
+    assert "pages.parquet is parquet, and no text: `cutaway download --documents pages.parquet --out shards` makes" in " ".join(
+        err.split()
+    )
 
 
 def test_as_many_as_are_asked_for(cutaway, pages, tmp_path):
@@ -57,6 +84,7 @@ def test_a_damaged_shard_is_found_and_made_again(cutaway, pages, tmp_path):
 @pytest.mark.parametrize(
     ("given", "said"),
     [
+        (("--documents", "pages.parquet", "--documents", "small.json"), "--documents takes one file, folder or glob"),
         (("--documents", "pages.parquet"), "--documents needs --out FOLDER, where the shards go"),
         (
             ("--documents", "nowhere", "--out", "shards"),
@@ -70,7 +98,10 @@ def test_a_damaged_shard_is_found_and_made_again(cutaway, pages, tmp_path):
         (("fineweb-edu", "stdlib"), "fineweb-edu is many documents, made token shards: download it by itself"),
         (("fineweb-edu", "--tokens", "many"), "'many' is not a whole number such as 200000, 50M or 1.5B"),
         (("fineweb-edu", "--cap", "1XB"), "'1XB' is not a size such as 250MB or 1GB"),
-        (("--documents", "small.json", "--tokenizer", "gpt3", "--out", "shards"), "gpt3 is missing"),
+        (
+            ("--documents", "small.json", "--tokenizer", "gpt3", "--out", "shards"),
+            "there is no tokenizer 'gpt3'; give gpt2, cl100k, or a tokenizer.json",
+        ),
     ],
 )
 def test_mistakes_are_one_sentence(cutaway, pages, tmp_path, given, said):

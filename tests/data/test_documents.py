@@ -69,12 +69,13 @@ def test_text_files_are_documents_and_long_ones_are_cut_at_lines(tmp_path: Path,
     assert list(open_documents(tmp_path).documents(Place(1, 2))) == found[3:]
 
 
-def test_of_a_folder_the_parquet_files_or_else_the_lines(tmp_path: Path) -> None:
+def test_of_a_folder_all_rows_or_else_the_texts(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("about the data")
+    assert [each.text for each in open_documents(tmp_path).documents()] == ["about the data"]
     write_lines(tmp_path / "a.jsonl", ["a line"])
-    assert [each.text for each in open_documents(tmp_path).documents()] == ["a line"]
     write_parquet(tmp_path / "data" / "b.parquet", ["a row"])
-    assert [each.text for each in open_documents(tmp_path).documents()] == ["a row"]
+    with pytest.warns(UserWarning, match=r"holds texts too \(README.md\), which are left out"):
+        assert [each.text for each in open_documents(tmp_path).documents()] == ["a line", "a row"]
     assert [file.name for file in open_documents(tmp_path / "*").files] == ["README.md", "a.jsonl"]
     assert [file.name for file in open_documents(tmp_path / "**/*.*[lt]").files] == ["a.jsonl", "data/b.parquet"]
 

@@ -22,7 +22,7 @@ from cutaway.runs import Run
 from cutaway.runtime import seeded_generator
 from cutaway.tokenizers import CharTokenizer
 from cutaway.training import TrainConfig, resume, train
-from cutaway.training.optimizer import make_optimizer
+from cutaway.training.optimizer import make_optimizers
 from cutaway.training.parallel import Parallel, Replicated, Sharded
 from cutaway.training.step import TrainStep, read_results
 from tiny_training import learned, tiny_config, write_text
@@ -106,7 +106,7 @@ def group_of_one() -> Iterator[None]:
 
 def stepped(config: TrainConfig, parallel: Parallel) -> list[tuple[float, float]]:
     model = parallel.place(Transformer(config.model, generator=seeded_generator(3)), torch.device(DEVICE, 0))
-    take_step = TrainStep(model, make_optimizer(model, config), config, parallel=parallel)
+    take_step = TrainStep(model, make_optimizers(model, config), config, parallel=parallel)
     generator, found = seeded_generator(5), []
     for _ in range(5):
         batches: list[Batch] = []

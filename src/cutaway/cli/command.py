@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import inspect
 import re
-from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field, fields, make_dataclass, replace
@@ -154,7 +153,6 @@ class Command:
         given = {flag.partition("=")[0].replace("_", "-") for flag in flags}
         taken = [option for option in self.options if not option.is_field or not given.isdisjoint(option.flags)]
         self._refuse_values(flags)
-        self._refuse_repeated(taken, flags)
         values: Any
         said = TextIOWrapper(BytesIO(), encoding="utf-8")  # tyro draws its box in the encoding of the stream
         try:
@@ -187,13 +185,6 @@ class Command:
             name, sign, _ = flag.partition("=")
             if sign and name.replace("_", "-") in switches:
                 raise UsageError(f"{name} takes no value; {self._see}")
-
-    def _refuse_repeated(self, taken: Sequence[Option], flags: Sequence[str]) -> None:
-        """Raise UsageError for an option that is given twice and takes one value: the first would not be heard."""
-        given = Counter(flag.partition("=")[0].replace("_", "-") for flag in flags)
-        for option in taken:
-            if not (option.is_positional or is_many(option.annotation)) and sum(given[flag] for flag in option.flags) > 1:
-                raise UsageError(f"{option.flag} is given more than once, and takes one value; {self._see}")
 
     def _refuse_together(self, taken: Sequence[Option], values: Any) -> None:
         flags = {option.name: option.flag for option in taken}

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from cutaway.cli.command import excludes
 from cutaway.cli.documents import DocumentOptions, download_documents, named_documents, shards_named, verify_shards
-from cutaway.cli.errors import report_warning
+from cutaway.cli.errors import UsageError, report_warning
 from cutaway.report import fetch_progress, format_bytes, print_json, print_sentence, stdout_console, table
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def download(
     all: bool = False,
     verify: bool = False,
     json: bool = False,
-    documents: str | None = None,
+    documents: tuple[str, ...] = (),
     tokens: str | None = None,
     cap: str | None = None,
     tokenizer: str | None = None,
@@ -81,7 +81,9 @@ def download(
     given = DocumentOptions(tokens=tokens, cap=cap, tokenizer=tokenizer, out=out)
     if verify and (folder := shards_named(names, out)) is not None:
         return verify_shards(folder)
-    if (source := documents or named_documents(names)) is not None:
+    if len(documents) > 1:
+        raise UsageError("--documents takes one file, folder or glob, as 'pages/*.parquet': one set of shards is made of all of it")
+    if (source := documents[0] if documents else named_documents(names)) is not None:
         return download_documents(source, given, json=json)
     given.refuse()
     small = tuple(name for name, asset in assets.CATALOGUE.items() if asset.kind in ("vocabulary", "corpus"))
