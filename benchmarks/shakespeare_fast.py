@@ -49,7 +49,6 @@ PIECES: dict[str, dict[str, Any]] = {
     "all pieces": {},
     "AdamW for Muon": {"optimizer": "adamw", "learning_rate": 5e-3, "n_warmup_steps": 20},
     "learned positions for rotary": {"position": "learned", "learning_rate": 1e-2},
-    "rotary's usual base of 10,000": {"rotary_base": 10_000.0},
     "nanoGPT's shape: 4 heads, width 128": {"n_heads": 4, "d_model": 128, "learning_rate": 1.6e-2},
     "the rate falls as a cosine": {"schedule": "cosine"},
     "whole windows from the start": {"n_first_window": None},

@@ -33,7 +33,7 @@ MODEL_PRESETS: dict[str, dict[str, Any]] = {
     },
     # a smaller one that knows positions by turning; wavelengths for 64 of them
     "shakespeare-fast": {
-        "d_vocab": 65, "n_ctx": 64, "n_layers": 4, "n_heads": 3, "d_model": 96, "position": "rotary", "rotary_base": 500.0,
+        "d_vocab": 65, "n_ctx": 64, "n_layers": 4, "n_heads": 3, "d_model": 96, "position": "rotary",
         "act": "gelu", "norm_bias": False, "attn_bias": False, "mlp_bias": False,
     },
     # the smallest models with skip-trigrams, and with induction heads (Elhage et al. 2021)
