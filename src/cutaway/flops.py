@@ -47,10 +47,10 @@ def product_flops_per_s(
 ) -> float:
     """Return the most operations a second that products of square matrices reach, in a tenth of a second and `n_rounds` at least.
 
-    On a CPU the matrices are 1,024 wide unless `size` is given; a GPU is not kept busy by so little, and takes 8,192.
+    On a CPU the matrices are 2,048 wide unless `size` is given; a GPU is not kept busy by so little, and takes 8,192.
     """
     device = torch.device(device)
-    size = size or (1024 if device.type == "cpu" else 8192)
+    size = size or (2048 if device.type == "cpu" else 8192)
     # random, as a GPU that multiplies zeros takes less current and is faster
     left, right = torch.randn(2, size, size, generator=seeded_generator(0, device), device=device).to(dtype)
     times: list[float] = []

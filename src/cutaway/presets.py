@@ -31,7 +31,7 @@ MODEL_PRESETS: dict[str, dict[str, Any]] = {
         "d_vocab": 65, "n_ctx": 64, "n_layers": 4, "n_heads": 4, "d_model": 128,
         "act": "gelu", "norm_bias": False, "attn_bias": False, "mlp_bias": False,
     },
-    # a smaller one that knows positions by turning; wavelengths for 64 of them
+    # a smaller one that knows positions by turning
     "shakespeare-fast": {
         "d_vocab": 65, "n_ctx": 64, "n_layers": 4, "n_heads": 3, "d_model": 96, "position": "rotary",
         "act": "gelu", "norm_bias": False, "attn_bias": False, "mlp_bias": False,

@@ -1,7 +1,7 @@
 """What a run says of its speed: by hand from the record, on the line that a person sees, and in all processes together."""
 
 import io
-import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,6 +10,7 @@ from rich.console import Console
 from cutaway.flops import training_flops
 from cutaway.ranks import Ranks
 from cutaway.runs import Run
+from cutaway.training import pace as pace_module
 from cutaway.training import train
 from cutaway.training.pace import Pace
 from cutaway.training.progress import ProgressLine
@@ -18,19 +19,20 @@ from tiny_training import tiny_config
 NUMBERS = {"loss": 3.2341, "tokens_per_s": 1.56e6, "flops_per_s": 4.123e14, "share_of_peak": 0.431, "memory_gib": 62.314}
 
 
-def test_figures_are_of_the_steps_since_the_last(play):
-    config = tiny_config(play)
+def test_figures_are_of_the_time_since_the_last_but_for_looking(play, monkeypatch):
+    config, now = tiny_config(play), 100.0
     pace = Pace(config, torch.device("cpu"), Ranks(), dtype=torch.float32)
-    for n_steps, wait_s in ((1, 0.02), (3, 0.01)):
-        started = time.perf_counter()
+    monkeypatch.setattr(pace_module, "time", SimpleNamespace(perf_counter=lambda: now))
+    pace.begin()
+    for n_steps, took_s in ((1, 0.5), (3, 0.25)):
         for _ in range(n_steps):
-            with pace.step(16):
-                time.sleep(wait_s)
-        steps_per_s = n_steps / (time.perf_counter() - started)
-        time.sleep(0.05)  # looking is not counted
+            now += took_s  # waiting for data and queued work are in it
+            pace.count_step(16)
+        with pace.looking():
+            now += 7.0
         found = pace.figures()
-        assert found["tokens_per_s"] == pytest.approx(steps_per_s * 4 * 2 * 16, rel=0.02)
-        assert found["flops_per_s"] == pytest.approx(steps_per_s * 4 * 2 * training_flops(config.model, 16), rel=0.02)
+        assert found["tokens_per_s"] == pytest.approx(4 * 2 * 16 / took_s)
+        assert found["flops_per_s"] == pytest.approx(4 * 2 * training_flops(config.model, 16) / took_s)
         assert found["share_of_peak"] == found["flops_per_s"] / pace.peak_flops_per_s
         assert 0.01 < found["memory_gib"] < 100
 

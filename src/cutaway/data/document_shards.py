@@ -157,7 +157,7 @@ class DocumentShards:
     def within(self, cap_bytes: int | None) -> Self:
         """Return the shards as one has them who wants no more than `cap_bytes`, all that the source has unless given.
 
-        They are the same whatever else is there or comes. Raises ValueError where the first pair alone is more than that.
+        They stay the same whatever is added. Raises ValueError where the first pair alone is more than that.
         """
         ends = list(accumulate(pair.n_bytes(self._itemsize) for pair in self.pairs))
         n_pairs = sum(end <= (cap_bytes or inf) for end in ends)

@@ -77,7 +77,7 @@ def cut_windows(batch: Batch, n_tokens: int) -> tuple[Int[Tensor, "piece n_token
 
 
 def to_device(batch: Batch, device: torch.device | str) -> Batch:
-    """Return a batch on a device; from pinned memory the copy onto a GPU runs beside the computation."""
+    """Return a batch on a device; from pinned memory the copy onto a GPU is queued, and nobody waits for it here."""
     inputs, targets = batch
     if torch.device(device).type == "cuda":
         inputs, targets = inputs.pin_memory(), targets.pin_memory()

@@ -22,8 +22,8 @@ from cutaway.tokenizers import load_tokenizer
 
 __all__ = ["WriterProcess", "running_writer"]
 
-_PAUSES_S = (5, 15, 60, 240)
-"""How long it waits before it asks a hub again that gave some shards and then no more."""
+_PAUSES_S = (5, 15, 30)
+"""How long it waits before it asks a hub again that gave some shards and then no more; readers are patient for twice that."""
 _ASK_S = 1.0
 
 
@@ -58,7 +58,7 @@ def running_writer(
     wanted = {"source": source, "folder": str(folder), "tokenizer": tokenizer, "n_tokens": n_tokens, "cap_bytes": cap_bytes}
     with tempfile.TemporaryFile() as said:
         process = subprocess.Popen(
-            [sys.executable, "-m", __name__],
+            [sys.executable, "-P", "-m", __name__],  # nothing that lies in the working folder is imported
             env=environment_of_one(),
             stdin=subprocess.PIPE,
             stdout=said,

@@ -26,11 +26,11 @@ class Limits:
 def measure_limits(dtype: torch.dtype = torch.float32, *, device: torch.device | str = "cpu") -> Limits:
     """Multiply two square matrices and add up some memory, several times; the best of each counts, as a limit should.
 
-    On a CPU the matrices are 2,048 wide and the memory is half a gigabyte; a GPU is not kept busy by so little.
+    On a CPU the memory is half a gigabyte; a GPU is not kept busy by so little.
     """
     device = torch.device(device)
-    size, n_bytes = (2048, 2**29) if device.type == "cpu" else (8192, 2**32)
-    flops_per_s = product_flops_per_s(dtype, device, size=size, n_rounds=7)
+    n_bytes = 2**29 if device.type == "cpu" else 2**32
+    flops_per_s = product_flops_per_s(dtype, device, n_rounds=7)
     memory = torch.ones(n_bytes // dtype.itemsize, device=device, dtype=dtype)
     rows = memory.view(-1, 4096)
     reads: list[Callable[[], Tensor]] = [lambda: memory.sum(dtype=torch.float32)]

@@ -24,31 +24,19 @@ class Feed:
         self.state = loader.state_dict()
         """Where the data stand after what was taken, whatever was drawn ahead: a run that goes on takes that up again."""
 
-    def is_ready(self) -> bool:
-        """Return whether the batches of the next step are there; they may still be written."""
-        if self._ahead is None and self.failure is None:
-            try:
-                return self._loader.has(self._n_batches)
-            except (ValueError, OSError, RuntimeError) as error:
-                self.failure = error
-        return self.failure is None
-
-    def take(self) -> list[Batch]:
-        """Return the batches of the next step; raises what drawing them raises."""
-        if self.failure:
-            raise self.failure
-        batches = self._ahead or self._draw()
-        self._ahead, self.state = None, self._loader.state_dict()
-        return batches
-
-    def draw_ahead(self) -> None:
-        """Draw what is taken next, if it is there."""
-        if not self.is_ready():
-            return
+    def draw_ahead(self) -> bool:
+        """Draw what is taken next, and return whether that is done: it may still be written, or a failure."""
         try:
-            self._ahead = self._draw()
+            if self._ahead is None and self.failure is None and self._loader.has(self._n_batches):
+                self._ahead = [self._loader.next_batch(self._device) for _ in range(self._n_batches)]
         except (ValueError, OSError, RuntimeError) as error:
             self.failure = error
+        return self._ahead is not None
 
-    def _draw(self) -> list[Batch]:
-        return [self._loader.next_batch(self._device) for _ in range(self._n_batches)]
+    def take(self) -> list[Batch]:
+        """Return the batches of the next step, once they are drawn; raises what drawing them raised."""
+        if not self.draw_ahead() and self.failure:
+            raise self.failure
+        assert self._ahead is not None, "wait until they are there"
+        batches, self._ahead, self.state = self._ahead, None, self._loader.state_dict()
+        return batches

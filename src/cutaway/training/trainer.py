@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
@@ -71,40 +71,48 @@ def run_training(
             _tell(listeners, {"step": 0, "time_s": 0.0, **_look(state, materials, observers, parallel)})
             save_checkpoint(state, folder / "checkpoints", ranks)
         unread: list[StepResult] = []
+        pace.begin()
         while state.step < config.n_steps and _goes_on(feed, stop, ranks, tell):
             torch.manual_seed(_dropout_seed(config.seed, state.step, ranks))
             rate = learning_rate(state.step, config)
             n_pos = n_window_tokens(state.step, config)
-            with pace.step(n_pos):
-                batches = [cut_windows(batch, n_pos) for batch in feed.take()]
-                unread.append(take_step(batches, learning_rate=rate))
-                state.step, state.loader = state.step + 1, feed.state
-                if state.step < config.n_steps:
-                    feed.draw_ahead()
-                if not _is_due(state.step, config, watches=bool(observers)):
-                    continue
-                loss, grad_norm = _read(unread, state.step, folder, ranks)[-1]
+            batches = [cut_windows(batch, n_pos) for batch in feed.take()]
+            unread.append(take_step(batches, learning_rate=rate))
+            pace.count_step(n_pos)
+            state.step, state.loader = state.step + 1, feed.state
+            if state.step < config.n_steps:
+                feed.draw_ahead()
+            if not _is_due(state.step, config, watches=bool(observers)):
+                continue
+            loss, grad_norm = _read(unread, state.step, folder, ranks)[-1]
             state.time_s = time.perf_counter() - started
-            seen = _look(state, materials, observers, parallel)
+            with pace.looking():
+                seen = _look(state, materials, observers, parallel)
             _check_finite(seen, state.step, folder)
             if seen or state.step % config.log_every == 0:
                 record = {"step": state.step, "tokens": state.step * config.n_tokens_per_step, "loss": loss, "lr": rate}
                 _tell(listeners, record | {"grad_norm": grad_norm} | pace.figures() | {"time_s": state.time_s} | seen)
             if state.step == config.n_steps or state.step % config.save_every == 0:
-                save_checkpoint(state, folder / "checkpoints", ranks)
+                with pace.looking():
+                    save_checkpoint(state, folder / "checkpoints", ranks)
         if state.step < config.n_steps:
             _read(unread, state.step, folder, ranks)
             state.time_s = time.perf_counter() - started
             save_checkpoint(state, folder / "checkpoints", ranks)
-            for failure in filter(None, ranks.of_all(feed.failure)):
-                raise failure
-            raise KeyboardInterrupt(f"stopped and saved after step {state.step}; go on by `{_resume_command(folder, ranks)}`")
+            _raise_why(feed, f"stopped and saved after step {state.step}; go on by `{_resume_command(folder, ranks)}`", ranks)
+
+
+def _raise_why(feed: Feed, stopped: str, ranks: Ranks) -> NoReturn:
+    """Raise, in all processes, why one of them has no more data, or else KeyboardInterrupt."""
+    for failure in filter(None, ranks.of_all(feed.failure)):
+        raise failure
+    raise KeyboardInterrupt(stopped)
 
 
 def _goes_on(feed: Feed, stop: StopRequest, ranks: Ranks, tell: Callable[[str], None]) -> bool:
     """Wait, all processes together, for the data of the next step; return False if one cannot have them, or is asked to stop."""
     started, has_told = time.monotonic(), False
-    while ranks.any(stop.is_set or not feed.is_ready()):  # one question a step, as a rule
+    while ranks.any(stop.is_set or not feed.draw_ahead()):  # one question a step, as a rule
         if ranks.any(stop.is_set or feed.failure is not None):
             return False
         if not has_told and time.monotonic() - started > _PATIENCE_S:
