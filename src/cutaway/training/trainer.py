@@ -74,8 +74,7 @@ def run_training(
         pace.begin()
         while state.step < config.n_steps and _goes_on(feed, stop, ranks, tell):
             torch.manual_seed(_dropout_seed(config.seed, state.step, ranks))
-            rate = learning_rate(state.step, config)
-            n_pos = n_window_tokens(state.step, config)
+            rate, n_pos = learning_rate(state.step, config), n_window_tokens(state.step, config)
             batches = [cut_windows(batch, n_pos) for batch in feed.take()]
             unread.append(take_step(batches, learning_rate=rate))
             pace.count_step(n_pos)
