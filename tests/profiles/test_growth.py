@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,9 @@ def bench() -> Bench:
 
 
 def test_the_law_is_a_line_and_a_square_and_a_constant() -> None:
-    law = Law(config=ModelConfig(**TINY), gflops_per_s=2.0, attention_gflops_per_s=0.5, update_s=3.0)
+    config = ModelConfig(**TINY)
+    rate = 7 * 4 * costs.n_parameters(config) / 3.0  # of bytes, so that an update takes 3 s
+    law = Law(config=config, gflops_per_s=2.0, attention_gflops_per_s=0.5, read_gb_per_s=rate / 1e9)
     linear, square = 2 * (2 * 12 * 16**2 + 40 * 16) / 2e9, 2 * 4 * 16 / 0.5e9
     for n_pos in (1, 7, 100, 5000):
         assert law.forward_s(n_pos) == pytest.approx(linear * n_pos + square * n_pos**2)
@@ -53,6 +56,10 @@ def test_lengths_and_sizes(bench: Bench) -> None:
     assert by_name["gpt2-xl"].measured_train_state_bytes is None
     assert by_name["gpt2-xl"].kv_bytes_a_token == 2 * 48 * 1600 * 4
     assert 2 * by_name["gpt2"].n_parameters < by_name["gpt2"].flops_a_token < 2.5 * by_name["gpt2"].n_parameters
+    small = replace(growth.law, config=ModelConfig.preset("gpt2"))
+    assert by_name["gpt2"].law_forward_s == small.forward_s(1024)
+    assert by_name["gpt2"].law_step_s - 3 * small.forward_s(1024) == pytest.approx(7 * 4 * by_name["gpt2"].n_parameters / 10e9)
+    assert by_name["gpt2-xl"].law_forward_s > 10 * by_name["gpt2"].law_forward_s
     assert json.loads(json.dumps(growth.record()))["lengths"][1]["n_pos"] == 32
 
 
@@ -68,14 +75,15 @@ def test_what_does_not_fit_is_left_to_the_law(bench: Bench, monkeypatch: pytest.
     assert long.law_step_bytes > long.law_forward_bytes
     figure = profiles.growth_figure(growth)
     figure.savefig(tmp_path / "growth.png")
-    assert [axes.get_xscale() for axes in figure.axes] == ["log"] * 3
+    assert [axes.get_xscale() for axes in figure.axes] == ["log"] * 4
 
 
 def test_the_figure_has_a_line_for_each_law_and_a_point_for_what_was_measured(bench: Bench) -> None:
     growth = profiles.measure_growth(bench, preset="tiny", lengths=(4, 8, 16), sizes=("gpt2",))
-    times, memory, sizes = profiles.growth_figure(growth).axes
+    times, memory, times_by_size, sizes = profiles.growth_figure(growth).axes
     assert [len(line.get_xdata()) for line in times.lines] == [3, 3, 3, 3]
     assert len(memory.lines) == 5
+    assert [len(line.get_xdata()) for line in times_by_size.lines if len(line.get_xdata())] == [2, 2]  # nothing had 1,024 tokens
     assert [len(line.get_xdata()) for line in sizes.lines] == [2, 1, 2, 2]
     pattern = memory.lines[-1]
     slope = math.log(pattern.get_ydata()[-1] / pattern.get_ydata()[0]) / math.log(4)

@@ -196,7 +196,8 @@ def _limits(run: Bench, request: Request, *, show: bool, keep: _Keep) -> dict[st
     record = record_of(run)
     keep(record, None)
     if show:
-        grid = table("GFLOP/s, matrix products", "GB/s, memory read", right=["GFLOP/s, matrix products", "GB/s, memory read"])
+        products = f"GFLOP/s, matrix products in {str(request.dtype or torch.float32).removeprefix('torch.')}"
+        grid = table(products, "GB/s, memory read", right=[products, "GB/s, memory read"])
         grid.add_row(f"{limits.gflops_per_s:,.0f}", f"{limits.read_gb_per_s:,.3g}")
         stdout_console().print(grid)
     return record
@@ -282,8 +283,8 @@ def _by_length(found: Sequence[Comparison]) -> Table:
     headers = ["tokens", *names, "the limit"]
     grid = table(*headers, right=headers)
     for each in found:
-        cells = [f"{each.per_s(name):,.3g}" for name in names]
-        grid.add_row(str(each.length), *cells, f"{each.n_units / each.limit_s:,.3g}")
+        rates = [*(each.per_s(name) for name in names), each.n_units / each.limit_s]
+        grid.add_row(str(each.length), *(format_count(rate) if rate >= 999.5 else f"{rate:.3g}" for rate in rates))
     return grid
 
 
@@ -306,12 +307,12 @@ def _show_growth(growth: Growth) -> None:
         f"measured alone at 1,024 tokens; a step does both three times, and moves the weights in {time_in_words(law.update_s)}"
     )
     print_sentence(console, Text(said, style="dim"))
-    headers = ["model", "parameters", "weights", "to train", "keys and values", "FLOP a token"]
-    grid = table(*headers, right=headers[1:], title="\nBy size, from shapes alone")
+    headers = ["model", "parameters", "weights", "to train", "keys, values", "forward", "step"]
+    grid = table(*headers, right=headers[1:], title="\nBy size, memory from shapes alone, one row of 1,024 tokens by the law")
     for size in growth.sizes:
         sizes = [size.weights_bytes, size.train_state_bytes, size.kv_bytes_a_token]
-        cells = [format_count(size.n_parameters), *map(format_bytes, sizes), format_count(size.flops_a_token)]
-        grid.add_row(size.name, *cells)
+        times = [size.law_forward_s, size.law_step_s]
+        grid.add_row(size.name, format_count(size.n_parameters), *map(format_bytes, sizes), *map(time_in_words, times))
     console.print(grid)
     for size in growth.sizes:
         if size.measured_train_state_bytes is not None:

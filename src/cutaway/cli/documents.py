@@ -84,6 +84,11 @@ def download_documents(source: str, wanted: DocumentOptions, *, json: bool) -> N
         return print_json(there)
     print(f"{counted(shards.n_documents(), 'document')} of {source}, {format_bytes(shards.n_bytes)} in {folder}")
     print(f"{there['train_tokens']:,} tokens to train on, {there['validation_tokens']:,} to validate")
+    for side, what in (("train", "to train on"), ("validation", "to validate with")):
+        if not there[f"{side}_tokens"]:
+            report_warning(
+                f"there is nothing {what}: a hash of its text says for which a document is, and these are few; give more"
+            )
     if n_tokens is not None and shards.n_tokens() < n_tokens:
         why = "the source has no more" if shards.state == "exhausted" else "more would pass the cap"
         report_warning(f"these are fewer than the {n_tokens:,} tokens asked for: {why}")

@@ -54,7 +54,8 @@ def download(
         all: fetch every vocabulary and corpus; models and datasets are fetched by name
         verify: read what the cache holds in full against its sha256; with names, fetch what was changed; a folder of shards too
         json: print JSON
-        documents PATH: a parquet, JSONL or text file, a folder or a glob of such files, to write token shards of
+        documents PATH: a parquet, JSONL or text file, a glob of such files, or a folder (its texts only where it has no rows), to write
+            token shards of; a text file is one document
         tokens COUNT: of documents, as many as make so many tokens, as 50M; fineweb-edu 50M unless given, of your own all
         cap SIZE: of documents, as many as make shards of so many bytes, as 1GB
         tokenizer NAME: of documents, gpt2 (unless given), cl100k or a tokenizer.json

@@ -189,7 +189,7 @@ class DocumentShards:
             raise ValueError(f"{self.folder} has {len(self.pairs)} pairs of shards, and no pair {number} yet: make more")
         path, record = shard_path(self.folder, side, number), getattr(self.pairs[number], side)
         if not path.is_file():
-            raise ValueError(f"{path} is missing: {self._make_again}")
+            raise ValueError(f"{path} is missing: make the shards again with the same arguments, which makes what is missing")
         tokens, tokenizer = read_shard(path), read_shard_manifest(path).get("tokenizer_sha256")
         if tokenizer not in (None, self.about["tokenizer"]["sha256"]):
             raise ValueError(

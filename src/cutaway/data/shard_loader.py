@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from bisect import bisect_right
 from collections.abc import Callable
 from itertools import accumulate
@@ -19,7 +20,7 @@ from cutaway.data.shards import TokenArray
 
 __all__ = ["ShardLoader", "ShardsError", "View", "wait_for_pair"]
 
-_ASK_S = 0.2
+_ASK_S, _WORD_S = 0.2, 5.0
 _PATIENCE_S = 60.0
 """How long a shard is waited for while nobody writes: who goes on with the writing may still be starting."""
 
@@ -126,6 +127,7 @@ class ShardLoader:
 
 def wait_for_pair(folder: Path, *, view: View = lambda shards: shards, is_coming: Callable[[], bool]) -> DocumentShards:
     """Return the shards of a folder once the first pair is there; raises ShardsError where it is not and none `is_coming`."""
+    started, has_told = time.monotonic(), False
     while True:
         will_come = is_coming()  # asked first, as above
         shards = view(DocumentShards.open(folder)) if DocumentShards.are_in(folder) else None
@@ -133,6 +135,9 @@ def wait_for_pair(folder: Path, *, view: View = lambda shards: shards, is_coming
             return shards
         if not will_come:
             raise ShardsError(_nobody_writes(folder, 0))
+        if not has_told and time.monotonic() - started > _WORD_S:
+            warnings.warn(f"waiting for the first shards in {folder}, which are still being made", stacklevel=2)
+            has_told = True
         time.sleep(_ASK_S)
 
 

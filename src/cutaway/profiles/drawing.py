@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from cutaway.plots import LawPanel, ShareGroup, laws, shares
 from cutaway.profiles.comparison import Comparison
-from cutaway.profiles.growth import Growth
+from cutaway.profiles.growth import Growth, SizeCost
 from cutaway.report import format_bytes, format_count, format_duration
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["profile_figure", "growth_figure", "time_in_words", "rate_in_words"]
 
 _N_CACHED = 1024
+_TIMES = (("training step", "step_s"), ("forward pass", "forward_s"))
 
 
 def profile_figure(comparisons: Sequence[Comparison], *, machine: str) -> Figure:
@@ -54,7 +55,7 @@ def rate_in_words(comparison: Comparison, name: str) -> str:
 def growth_figure(growth: Growth) -> Figure:
     """Return time and memory by length and memory by size, measured points on the lines of the laws."""
     return laws(
-        [_times(growth), _memory(growth), _sizes(growth)],
+        [_times(growth), _memory(growth), _times_by_size(growth), _memory_by_size(growth)],
         title=f"How cost grows: {growth.preset}, one row, float32. Lines: the law; dots: measured",
     )
 
@@ -65,14 +66,8 @@ def _times(growth: Growth) -> LawPanel:
     return LawPanel(
         title="Seconds: a n + b n\N{SUPERSCRIPT TWO}",
         x_label="tokens in the row",
-        laws={
-            "training step": (lengths, [cost.law_step_s for cost in costs]),
-            "forward pass": (lengths, [cost.law_forward_s for cost in costs]),
-        },
-        measured={
-            "training step": (lengths, [cost.step_s or 0.0 for cost in costs]),
-            "forward pass": (lengths, [cost.forward_s or 0.0 for cost in costs]),
-        },
+        laws={name: (lengths, [getattr(cost, f"law_{field}") for cost in costs]) for name, field in _TIMES},
+        measured={name: (lengths, [getattr(cost, field) or 0.0 for cost in costs]) for name, field in _TIMES},
         write_y=time_in_words,
         x_ticks={length: f"{length:,.0f}" for length in lengths},
     )
@@ -99,8 +94,33 @@ def _memory(growth: Growth) -> LawPanel:
     )
 
 
-def _sizes(growth: Growth) -> LawPanel:
-    sizes = sorted(growth.sizes, key=lambda size: size.n_parameters)
+def _times_by_size(growth: Growth) -> LawPanel:
+    sizes = _by_size(growth)
+    counts = [float(size.n_parameters) for size in sizes]
+    at = next((cost for cost in growth.lengths if cost.n_pos == _N_CACHED), None)
+    seen = {
+        name: [getattr(at, field) or 0.0 if at and size.name == growth.preset else 0.0 for size in sizes] for name, field in _TIMES
+    }
+    return LawPanel(
+        title=f"Seconds of {_N_CACHED:,} tokens by size",
+        x_label="parameters",
+        laws={name: (counts, [getattr(size, f"law_{field}") for size in sizes]) for name, field in _TIMES},
+        measured={name: (counts, values) for name, values in seen.items()},
+        write_y=time_in_words,
+        x_ticks=_size_ticks(sizes),
+    )
+
+
+def _by_size(growth: Growth) -> list[SizeCost]:
+    return sorted(growth.sizes, key=lambda size: size.n_parameters)
+
+
+def _size_ticks(sizes: Sequence[SizeCost]) -> dict[float, str]:
+    return {float(size.n_parameters): f"{size.name.removeprefix('gpt2-')}\n{format_count(size.n_parameters)}" for size in sizes}
+
+
+def _memory_by_size(growth: Growth) -> LawPanel:
+    sizes = _by_size(growth)
     counts = [float(size.n_parameters) for size in sizes]
     return LawPanel(
         title="Memory by size, from shapes alone",
@@ -112,5 +132,5 @@ def _sizes(growth: Growth) -> LawPanel:
         },
         measured={"weights, gradients, AdamW": (counts, [float(size.measured_train_state_bytes or 0) for size in sizes])},
         write_y=format_bytes,
-        x_ticks={count: f"{size.name}\n{format_count(count)}" for count, size in zip(counts, sizes, strict=True)},
+        x_ticks=_size_ticks(sizes),
     )

@@ -55,8 +55,13 @@ class Law:
     """Of the products with weights alone."""
     attention_gflops_per_s: float
     """Of fused attention alone, operations counted as if every position saw every other."""
-    update_s: float
-    """AdamW reads weights, gradients and two averages, and writes all but the gradients, at the rate of memory."""
+    read_gb_per_s: float
+    """Of memory."""
+
+    @property
+    def update_s(self) -> float:
+        """How long a step's update takes: AdamW reads weights, gradients and two averages, and writes all but the gradients."""
+        return 7 * torch.float32.itemsize * n_parameters(self.config) / self.read_gb_per_s / 1e9
 
     def forward_s(self, n_pos: int) -> float:
         """Return how long a forward pass of one row should take."""
@@ -86,7 +91,7 @@ class LengthCost:
 
 @dataclass(frozen=True, kw_only=True)
 class SizeCost:
-    """What a size of model costs, by arithmetic on shapes alone, and what its training state really took where it was made here."""
+    """What a size of model costs: memory by arithmetic on shapes alone, and time by the law; what was measured here where it was."""
 
     name: str
     n_parameters: int
@@ -95,6 +100,9 @@ class SizeCost:
     kv_bytes_a_token: int
     flops_a_token: float
     """Of a forward pass over 1,024 tokens, for each."""
+    law_forward_s: float
+    law_step_s: float
+    """Of one row of 1,024 tokens, at the rates that the law was measured at."""
     measured_train_state_bytes: int | None
 
 
@@ -131,7 +139,7 @@ def measure_growth(bench: Bench, *, preset: str = "gpt2", lengths: Sequence[int]
     take_step(bench.tokens(config, 1, 1))  # from then on AdamW's averages are there
     costs = tuple(_at_length(bench, model, take_step, law, n_pos) for n_pos in lengths)
     shapes = {name: ModelConfig.preset(name) for name in dict.fromkeys((*sizes, preset))}
-    sized = tuple(_of_size(name, shape, measured=state if name == preset else None) for name, shape in shapes.items())
+    sized = tuple(_of_size(name, shape, law, measured=state if name == preset else None) for name, shape in shapes.items())
     return Growth(preset=preset, law=law, lengths=costs, sizes=sized)
 
 
@@ -143,12 +151,11 @@ def _law(bench: Bench, config: ModelConfig) -> Law:
         linear_s = seconds(matrix_products(config, _AT, device=bench.device), n_rounds=bench.rounds(5))
         one_layer_s = seconds(lambda: fused_attend(q, k, v, "causal")[0, 0, 0, 0].item(), n_rounds=bench.rounds(5))
     attention = attention_flops(config, _AT)
-    moved = 7 * torch.float32.itemsize * n_parameters(config)  # four read, three written
     return Law(
         config=config,
         gflops_per_s=(forward_flops(config, _AT) - attention) / linear_s / 1e9,
         attention_gflops_per_s=attention / (config.n_layers * one_layer_s) / 1e9,
-        update_s=moved / bench.limits(torch.float32).read_gb_per_s / 1e9,
+        read_gb_per_s=bench.limits(torch.float32).read_gb_per_s,
     )
 
 
@@ -217,8 +224,8 @@ def _measured_state_bytes(bench: Bench, config: ModelConfig, name: str) -> int:
     return sum(x.nbytes for x in (*weights, *gradients, *averages))
 
 
-def _of_size(name: str, config: ModelConfig, *, measured: int | None) -> SizeCost:
-    n_pos = min(_AT, config.n_ctx)
+def _of_size(name: str, config: ModelConfig, law: Law, *, measured: int | None) -> SizeCost:
+    n_pos, law = min(_AT, config.n_ctx), replace(law, config=config)
     return SizeCost(
         name=name,
         n_parameters=n_parameters(config),
@@ -226,5 +233,7 @@ def _of_size(name: str, config: ModelConfig, *, measured: int | None) -> SizeCos
         train_state_bytes=train_state_bytes(config),
         kv_bytes_a_token=kv_bytes_a_token(config),
         flops_a_token=forward_flops(config, n_pos) / n_pos,
+        law_forward_s=law.forward_s(n_pos),
+        law_step_s=law.step_s(n_pos),
         measured_train_state_bytes=measured,
     )

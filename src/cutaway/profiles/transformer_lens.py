@@ -27,6 +27,7 @@ __all__ = ["TransformerLens"]
 _ZEROS = r"(mask|IGNORE|\.b|\.b_\w+)$"
 """What a state may lack: masks, and biases, which are zero in a new model."""
 
+_LONGEST = 100
 _HOW = "make an environment for it (python -m venv lens; lens/bin/pip install transformer-lens) and give lens/bin/python"
 
 
@@ -127,6 +128,9 @@ class TransformerLens:
             self._process.wait()
             self._said.seek(0)
             last = ([line.strip() for line in self._said if line.strip()] or ["it said nothing"])[-1]
+            last = (
+                last if len(last) < _LONGEST else f"{last[:_LONGEST]} ..."
+            )  # who was given the program as an argument may repeat it
             if request == "versions":
                 raise ValueError(f"{self._python} is no Python that has TransformerLens ({last}): {_HOW}")
             raise RuntimeError(f"TransformerLens's process ended while it did {request!r} ({last})")

@@ -89,7 +89,7 @@ class TrainConfig:
     sample_every: int = 1000
     """Steps between text samples; 0 for none."""
     save_every: int = 500
-    """Steps between checkpoints."""
+    """Steps between checkpoints, all of which are kept."""
     log_every: int = 1
     """Steps between lines of metrics.jsonl."""
     device: str = "auto"
