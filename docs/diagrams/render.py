@@ -19,6 +19,7 @@ FOLDER = Path(__file__).resolve().parent
 STYLE = FOLDER / "style.tex"
 PROGRAMS = ("latex", "dvisvgm")
 INSTALL = "sudo apt-get install texlive-latex-base texlive-latex-recommended texlive-pictures texlive-fonts-recommended dvisvgm"
+DVISVGM = ("--no-fonts", "--bbox=papersize", "--precision=2", "--verbosity=1")
 WIDTH = 760
 """Pixels that a diagram is wide where a page does not say."""
 
@@ -63,15 +64,7 @@ def draw(source: Path) -> str:
     with tempfile.TemporaryDirectory() as folder:
         for command in (
             ["latex", "-interaction=nonstopmode", "-halt-on-error", "-no-shell-escape", str(source)],
-            [
-                "dvisvgm",
-                "--no-fonts",
-                "--bbox=papersize",
-                "--precision=2",
-                "--verbosity=1",
-                f"--output={source.stem}.svg",
-                f"{source.stem}.dvi",
-            ],
+            ["dvisvgm", *DVISVGM, f"--output={source.stem}.svg", f"{source.stem}.dvi"],
         ):
             done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, errors="replace")
             if done.returncode:
@@ -115,6 +108,7 @@ def main() -> int:
     if missing:
         print(f"{' and '.join(missing)} not found; on Debian or Ubuntu: {INSTALL}", file=sys.stderr)
         return 1
+    n_drawn = 0
     for name, source in known.items():
         svg = source.with_suffix(".svg")
         is_changed = recorded_sha256(svg) != source_sha256(source)
@@ -125,6 +119,9 @@ def main() -> int:
                 print(error, file=sys.stderr)
                 return 1
             print(f"{svg.name}: {svg.stat().st_size / 1000:.0f} kB")
+            n_drawn += 1
+    if not n_drawn:
+        print(f"{len(known)} diagrams, each as its source has it: nothing to draw")
     return 0
 
 

@@ -139,6 +139,56 @@ def test_colours_are_the_packages() -> None:
     assert [f"#{each}".upper() for each in defined.values()] == [each.upper() for each in shared]
 
 
+@cache
+def shades() -> dict[str, str]:
+    """The colours that the style defines from others, as xcolor mixes them."""
+    text = (FOLDER / "style.tex").read_text(encoding="utf-8")
+    defined = {name: f"#{shade}" for name, shade in re.findall(r"\\definecolor\{(\w+)\}\{HTML\}\{(\w+)\}", text)}
+    defined |= {"white": "#FFFFFF", "black": "#000000"}
+    for name, mix in re.findall(r"\\colorlet\{([\w ]+)\}\{([\w!]+)\}", text):
+        defined[name] = mixed(mix, defined)
+    return defined
+
+
+def mixed(mix: str, defined: dict[str, str]) -> str:
+    first, *rest = mix.split("!")
+    if not rest:
+        return defined[first]
+    share = float(rest[0]) / 100
+    channels = ([int(defined[name][i : i + 2], 16) for i in (1, 3, 5)] for name in (first, rest[1]))
+    return "#" + "".join(f"{round(share * a + (1 - share) * b):02X}" for a, b in zip(*channels, strict=True))
+
+
+def contrast(one: str, other: str) -> float:
+    """The ratio of WCAG 2.2."""
+
+    def luminance(shade: str) -> float:
+        channels = [int(shade[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [each / 12.92 if each <= 0.04045 else ((each + 0.055) / 1.055) ** 2.4 for each in channels]
+        return sum(weight * each for weight, each in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+    low, high = sorted(map(luminance, (one, other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_text_stands_out() -> None:
+    """Every text on the ground that it is written on, by WCAG's 4.5 to 1."""
+    known = shades()
+    grounds = {f"{name} text": [f"{name}!16!card"] for name in ("attention", "hook", "cache", "stream")}  # tags
+    grounds["muted"] = [
+        "card",
+        *(f"{name}!4!card" for name in ("stream", "muted")),
+        "attention!11!card",
+    ]  # frames, and a box in kv_cache
+    grounds["ink"] = [f"{name}!24!card" for name in ("attention", "mlp", "vocabulary", "cache", "stream")]
+    grounds["ink"] += ["attention!65!card", "cache!70!card"]  # the deepest cell of attention, a slot just written
+    for text, on in grounds.items():
+        for ground in on:
+            assert contrast(known[text], mixed(ground, known)) >= 4.5, f"{text} on {ground}"
+    assert contrast("#000000", "#FFFFFF") == pytest.approx(21)
+    assert contrast("#767676", "#FFFFFF") == pytest.approx(4.54, abs=0.01)
+
+
 def test_text_is_large_enough() -> None:
     """At 760 pixels, 541 points of TeX wide, nothing is below 9 pixels."""
     texts = [path.read_text(encoding="utf-8") for path in FOLDER.glob("*.tex")]
@@ -208,6 +258,21 @@ def test_names_that_are_code_exist(name: str) -> None:
     assert names
     for each in names:
         assert callable(resolve(each)), each
+
+
+def test_dotted_names_that_are_drawn_exist() -> None:
+    homes = {"Transformer": "cutaway.", "CachedDecoder": "cutaway.generation.", "metrics": "cutaway.", "cutaway": ""}
+    homes |= {"Block": "cutaway.model.", "Attention": "cutaway.model.", "cache": "", "kv": ""}
+    values = {"cache": "cutaway.ActivationCache", "kv": "cutaway.model.KVCache"}
+    found = set()
+    for name in NAMES:
+        for drawn in re.findall(rf"(?<![\w.])(?:{'|'.join(homes)})(?:\.[A-Za-z_]\w*)+", drawn_text(name)):
+            first, rest = drawn.split(".", 1)
+            instance = KVCache(model().config) if first == "kv" else None
+            thing = getattr(instance, rest) if instance else resolve(f"{homes[first]}{values.get(first, first)}.{rest}")
+            assert thing is not None
+            found.add(drawn)
+    assert len(found) >= 15
 
 
 @pytest.mark.parametrize("name", NAMES)
