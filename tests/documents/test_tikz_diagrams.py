@@ -294,6 +294,16 @@ def test_the_forward_pass_calls_what_is_drawn_in_that_order() -> None:
             assert place >= 0, f"{name} does not say {fragment}, or says it earlier"
 
 
+def test_every_call_of_the_forward_pass_is_in_the_code() -> None:
+    code = "".join(inspect.getsource(resolve(name)) for name, _ in pairs("forward_pass", "source"))
+    steps = re.findall(r"\\step(?:\{[^{}]*\}){5}\{(.*)\}", drawn_text("forward_pass"))
+    called = {
+        name for step in steps for text in re.findall(r"\\code\{([^{}]*)\}", step) for name in re.findall(r"(\w+)[(\[]", text)
+    }
+    assert len(called) >= 20
+    assert not [name for name in called if not re.search(rf"\b{name}[(\[]|partial\(kv\.{name}\b", code)]
+
+
 @cache
 def model(position: Position = "learned") -> Transformer:
     config = ModelConfig(
@@ -308,7 +318,12 @@ def model(position: Position = "learned") -> Transformer:
         position=position,
         tie_embeddings=False,
     )
-    return Transformer(config, generator=torch.Generator().manual_seed(0)).double()
+    generator = torch.Generator().manual_seed(0)
+    drawn = Transformer(config, generator=generator).double()
+    for name, weight in drawn.named_parameters():
+        if name.endswith("bias"):  # which are zero until they learn
+            torch.nn.init.normal_(weight, generator=generator)
+    return drawn
 
 
 def tokens(n_pos: int = SIZES["pos"]) -> Tensor:
