@@ -17,13 +17,14 @@ _FORMULA = re.compile(r"\$\$.*?\$\$|(?<!\\)\$[^$]+\$", re.DOTALL)
 _DECIMAL = re.compile(r"(?<![\w.])\d+\.\d+")
 _HEADING = re.compile(r"^#+ +(.+?)\s*$", re.MULTILINE)
 _NUMBERED = re.compile(r"^#+ +\d+\. ", re.MULTILINE)  # the number of a section
+_WRITTEN = re.compile(r"<!-- (\w+): written by .*?<!-- end of \1 -->", re.DOTALL)  # by a program, from what it measured
 _LEAST = 13  # smaller integers count things that the reader sees
 
 
 def unchecked_numbers(prose: str, code: str) -> list[str]:
     """Return the decimal numbers, percentages and integers above 12 in prose that do not occur in code or its output."""
     known = {_value(number) for number in _IN_CODE.findall(code)}
-    text = _PUBLISHED.sub(" ", _INLINE.sub(" ", _NOT_PROSE.sub(" ", _NUMBERED.sub("# ", prose))))
+    text = _PUBLISHED.sub(" ", _INLINE.sub(" ", _NOT_PROSE.sub(" ", _NUMBERED.sub("# ", _WRITTEN.sub(" ", prose)))))
     return [
         found[0]
         for found in _NUMBER.finditer(text)

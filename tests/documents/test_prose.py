@@ -17,6 +17,7 @@ from prose import dead_anchors, dead_links, unchecked_in_formulas, unchecked_num
         ("A share of 5 %.", "", ["5"]),
         ("Three of 12 heads, at layer 3.", "", []),
         ("One of 13 heads.", "", ["13"]),
+        ("<!-- sizes: written by a program -->\n0.25\n<!-- end of sizes -->\n0.5", "", ["0.5"]),
         ("## 14. The fourteenth\n\nsection", "", []),
         ("GPT-2 of 2019 (arXiv 2301.05217), `x = 0.5`, $0.5$, [x](y0.5.md).", "", []),
         ("```\n0.5\n```\nafter 0.25", "", ["0.25"]),
