@@ -142,12 +142,11 @@ say(
 
 # %%
 documentation = "\n".join(topics[name] for name in sorted(topics))
-learnt, held_out = documentation[:250_000], documentation[-40_000:]
+learnt, held_out = documentation[: pick(fast=250_000, full=-40_000)], documentation[-40_000:]
 code = inspect.getsource(inspect)[:40_000]
-largest = pick(fast=4096, full=8192)
-learnt = pick(fast=learnt, full=documentation[:-40_000])
+largest = 4096
 bpe = BPETokenizer.train(learnt, largest, special_tokens=[END_OF_TEXT])
-powers = [power for power in range(8, 14) if 2**power <= largest]
+powers = list(range(8, 13))  # 256 to 4096
 curves: dict[str, tuple[list[int], list[float]]] = {}
 for name, text in (("documentation held out", held_out), ("source code", code)):
     sizes = [BytePairTokenizer.from_bpe(BPETokenizer(bpe.merges[: 2**power - 256])) for power in powers]
