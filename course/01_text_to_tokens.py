@@ -236,7 +236,7 @@ except ValueError as error:
 #
 # The first sentence of the Universal Declaration of Human Rights says the same in every language. In English it has 63
 # characters. Before you run the cell: how many tokens does it take in English, German, Russian, Greek, Hindi and Japanese, with
-# the vocabulary learnt above from English documentation? Which is longest?
+# a vocabulary learnt from English text (the one above, in the full setting GPT-2's)? Which is longest?
 
 # %% tags=["prediction"]
 declaration = {
