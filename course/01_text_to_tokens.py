@@ -404,16 +404,16 @@ with checking("the fewest tokens"):
 # ## Pitfalls
 #
 # - *"My prompt ends with a space, and the model writes rubbish."* In training the space was part of the next word's token. A
-# prompt that ends with a space has used it up, and asks for a word without one, which hardly ever follows. The cell below shows
-# the tokens. End prompts without a blank.
+#   prompt that ends with a space has used it up, and asks for a word without one, which hardly ever follows. The cell below
+#   shows the tokens. End prompts without a blank.
 # - *"My stream shows � where an emoji should be."* A token may end in the middle of a character. Bytes have to be collected
-# until the character is whole, which `StreamDecoder` does.
+#   until the character is whole, which `StreamDecoder` does.
 # - *"Why can it not count the letters of a word?"* It does not see letters, it sees ids. What letters a token has it can only
-# have learnt from texts that spell words out.
+#   have learnt from texts that spell words out.
 # - *"My loss is lower than theirs."* A loss a token says nothing across vocabularies: halve the tokens and each must say twice
-# as much. Compare bits a byte.
+#   as much. Compare bits a byte.
 # - *"Why is `vocab_size` 50304 in nanoGPT, and not 50257?"* It is rounded up to a multiple of 64, which GPUs multiply faster.
-# No text is ever encoded to the 47 ids more; the model has to learn that they never come.
+#   No text is ever encoded to the 47 ids more; the model has to learn that they never come.
 
 # %%
 for prompt in ("return the value", "return the value "):

@@ -409,17 +409,17 @@ with checking("rotary by complex numbers"):
 # ## Pitfalls
 #
 # - *"Why are positions added, and not put beside the embedding?"* A linear layer of two vectors side by side is the sum of a
-# linear layer of each, as the cell shows. Adding is the same with shared weights, and in hundreds of dimensions there is room
-# for both.
+#   linear layer of each, as the cell shows. Adding is the same with shared weights, and in hundreds of dimensions there is room
+#   for both.
 # - *"With what should position vectors begin?"* Small or zero: at the start they are noise on top of the tokens. GPT-2 draws
-# them with half the spread of `W_E`, which is what `init_weights` does; minGPT once began with zeros.
+#   them with half the spread of `W_E`, which is what `init_weights` does; minGPT once began with zeros.
 # - *"Does rotary turn the values too?"* No. Values are what is read, and where they come from has had its say in the scores. No
-# vector of positions is in the residual stream.
+#   vector of positions is in the residual stream.
 # - *"I loaded weights and get rubbish, and all shapes fit."* There are two conventions for which coordinates make a pair:
-# `(i, i + d/2)`, as here and in Phi and Llama files of Hugging Face, or `(2i, 2i + 1)`, as in the paper. Weights of one under
-# the code of the other are wrong until their rows are reordered, which the cell does.
+#   `(i, i + d/2)`, as here and in Phi and Llama files of Hugging Face, or `(2i, 2i + 1)`, as in the paper. Weights of one under
+#   the code of the other are wrong until their rows are reordered, which the cell does.
 # - *"I padded on the left, and the answers changed."* Padding moves every token to another position. Give the `positions` that
-# the tokens would have without it, and a `mask` that hides the padding.
+#   the tokens would have without it, and a `mask` that hides the padding.
 
 # %%
 a, b, W_a, W_b = torch.randn(3, generator=generator), torch.randn(4, generator=generator), torch.randn(3, 5), torch.randn(4, 5)
