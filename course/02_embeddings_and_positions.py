@@ -22,6 +22,7 @@ from cutaway.lesson import checking, expect, figure, pick, say, show
 from cutaway.model import Attention, Block, Embedding, LearnedPositions, Rotary, SinusoidalPositions, attend
 from cutaway.model.positions import Rotation, _angles
 
+torch.manual_seed(0)  # weights
 generator = torch.Generator().manual_seed(0)
 
 # %% [markdown]

@@ -22,6 +22,7 @@ from cutaway.model import MLP, Attention, GatedMLP
 from cutaway.model.mlp import ACTIVATIONS
 from cutaway.weights import parameter_shapes
 
+torch.manual_seed(0)  # weights
 generator = torch.Generator().manual_seed(0)
 
 # %% [markdown]
@@ -192,11 +193,11 @@ by_chance = [100 * each.agreement_permuted for each in memories]
 ratios = [a / b for a, b in zip(agreeing, by_chance, strict=True)]
 assert min(ratios) > 1.3
 assert max(ratios) > 3
+followed, guessed = (", ".join(f"{each:.0f}" for each in shares) for shares in (agreeing, by_chance))
 say(f"""
-Over all neurons of a layer, the value's likeliest character is the one that comes next in
-{", ".join(f"{each:.0f}" for each in agreeing)} % of the contexts, in layers 0 to 3. With the values handed out to other keys it would be
-{", ".join(f"{each:.0f}" for each in by_chance)} %. So keys and values belong together far beyond chance. And most neurons are still no
-such clear entries: they say a little of many things, and the answer is their sum.
+Over all neurons of a layer, the value's likeliest character is the one that comes next in {followed} % of the contexts, in layers 0 to
+3. With the values handed out to other keys it would be {guessed} %. So keys and values belong together far beyond chance. And most
+neurons are still no such clear entries: they say a little of many things, and the answer is their sum.
 """)
 
 # %% [markdown]
@@ -227,8 +228,8 @@ assert abs(taken - expected) < 0.1
 say(f"""
 After `return sel` neuron {neuron} is {strength:.1f} strong, and of the {lm.config.d_mlp} neurons of its layer it is number {place} in
 what it adds to the logit of `f`. Switched on as strongly after `return a`, it raises the probability of `f` from {without:.4f} to
-{with_it:.4f}: it is a cause. Switched off after `return sel`, it is not missed ({expected:.3f} before, {taken:.3f} after), as other parts
-know the word as well.
+{with_it:.4f}: it is a cause. Switched off after `return sel`, it is not missed ({expected:.3f} before, {taken:.3f} after), as other
+parts know the word as well.
 """)
 
 # %% [markdown]
