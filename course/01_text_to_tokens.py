@@ -321,9 +321,8 @@ def encode_word(word: bytes, merges: list[tuple[bytes, bytes]]) -> list[bytes]:
 # The place of a pair in `merges` is its rank. Look at all pairs of the word and take the one of the smallest rank.
 
 # %% [markdown] tags=["hint"]
-# Do not go through `merges` from the first to the last and think that you are done after one pass over the *word*: a merge
-# makes new pairs. Either loop until no pair has a rank, or go once through all merges in order, which gives the same and is
-# slow.
+# A merge makes new pairs, so look again after each, until no pair of the word has a rank. (Going once through all merges in
+# their order gives the same, slowly.)
 
 
 # %% tags=["solution"]

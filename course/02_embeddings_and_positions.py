@@ -98,7 +98,8 @@ for character in "72qQ":
 #
 # Shuffle what goes into attention, and what comes out is shuffled in the same way and nothing else: each position reads the
 # same average as before. The cell proves it to the last digits of float64. The MLP and the norms treat each position by itself,
-# so a whole model without positions and without a mask is a function of a *bag* of tokens.
+# so in a whole model without positions and without a mask, what comes out at a position depends on its own token and on the
+# *bag* of all others.
 
 # %%
 attn = Attention(d_model=32, n_heads=4).double()
@@ -447,7 +448,7 @@ expect(ModelConfig.preset("gpt2").n_ctx, 1024, "positions of GPT-2")
 # %% [markdown]
 # ## Read on
 #
-# What the queries and keys are for: [attention](03_attention.py). What a head makes of "one position before", and why two
-# layers can do what one cannot: [induction heads](14_induction_heads.py). Vaswani et al. 2017 (arXiv 1706.03762) has the
-# sinusoids, Su et al. 2021 (arXiv 2104.09864) the rotations; Haviv et al. 2022 (arXiv 2203.16634) found that causal models
-# without positions learn them.
+# What the queries and keys are for: [attention](03_attention.py). The mathematics in one place: [theory
+# guide](../docs/theory.md). What a head makes of "one position before", and why two layers can do what one cannot: [induction
+# heads](14_induction_heads.py). Vaswani et al. 2017 (arXiv 1706.03762) has the sinusoids, Su et al. 2021 (arXiv 2104.09864) the
+# rotations; Haviv et al. 2022 (arXiv 2203.16634) found that causal models without positions learn them.

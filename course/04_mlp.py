@@ -402,6 +402,7 @@ expect(ACTIVATIONS["gelu"](torch.tensor(1.0)), 0.5 * (1 + math.erf(1 / math.sqrt
 # ## Read on
 #
 # Where the MLP writes to: [the residual stream](05_residual_stream.py). Its gradients by hand:
-# [backpropagation](07_backpropagation.py). How to ask what a part does without the trap of the prediction: [attribution and
-# patching](13_attribution_and_patching.py). Geva et al. 2021 (arXiv 2012.14913) read MLPs as key-value memories, which the
-# library reproduces as `cutaway reproduce feed-forward-memories`; Shazeer 2020 (arXiv 2002.05202) has the gated kinds.
+# [backpropagation](07_backpropagation.py), and in short form in the [theory guide](../docs/theory.md). How to ask what a part
+# does without the trap of the prediction: [attribution and patching](13_attribution_and_patching.py). Geva et al. 2021 (arXiv
+# 2012.14913) read MLPs as key-value memories, which the library reproduces as `cutaway reproduce feed-forward-memories`;
+# Shazeer 2020 (arXiv 2002.05202) has the gated kinds.

@@ -24,8 +24,6 @@ from cutaway.lesson import checking, expect, figure, pick, say, show
 from cutaway.model import Block, LayerNorm, RMSNorm
 from cutaway.plots import LawPanel
 
-torch.manual_seed(0)
-
 # %% [markdown]
 # ## The idea
 #
@@ -161,9 +159,11 @@ def run(blocks: nn.ModuleList, x: Tensor, *, pre_norm: bool) -> Tensor:
 def new_blocks(n_layers: int, d_model: int, generator: torch.Generator) -> nn.ModuleList:
     """Return blocks whose matrices keep the size of what goes through, as in the first transformer."""
     blocks = nn.ModuleList(Block(d_model, n_heads=4) for _ in range(n_layers))
-    for weight in blocks.parameters():
+    for name, weight in blocks.named_parameters():
         if weight.ndim == 2:
             nn.init.xavier_normal_(weight, generator=generator)
+        elif name.endswith("bias"):
+            nn.init.zeros_(weight)
     return blocks
 
 
@@ -284,8 +284,8 @@ expect(loud, early, "the logits that the stream before layer 2 would give", tole
 assert (loud - logits).abs().max() > 1
 by_loud, by_model = (lm.text(each[0].argmax(dim=-1)) for each in (loud, logits))
 say(f"""
-Something else. The size itself does not matter, as every reader has a norm: layer 2 reads exactly what it always reads, and writes as
-loud as always. But beside a stream of a million that is a whisper, and the last norm divides everything by a million. What comes out
+Something else. The size itself does not matter, as every reader has a norm: layer 2 reads what it always reads, and writes as loud
+as always. But beside a stream of a million that is a whisper, and the last norm divides everything by a million. What comes out
 is the answer that the model had *before layer 2*, as if the last two layers were not there. The likeliest next characters are
 `{by_loud!r}`, and with all layers `{by_model!r}`. You have just
 invented the logit lens: read the stream early, through the last norm and the unembedding, and see what the model thinks so far.
@@ -434,7 +434,7 @@ assert (own - recorded).abs().max() > 0.1
 # %% [markdown]
 # ## Read on
 #
-# All parts together: [the whole model](06_whole_model.py). What else can be read off the stream: [opening the
-# model](12_opening_the_model.py) and [attribution](13_attribution_and_patching.py). Elhage et al. 2021, *A Mathematical
-# Framework for Transformer Circuits*, made the stream the centre of the picture; Xiong et al. 2020 (arXiv 2002.04745) derived
-# the gradients that you measured; Zhang and Sennrich 2019 (arXiv 1910.07467) have RMSNorm.
+# All parts together: [the whole model](06_whole_model.py). The derivations: [theory guide](../docs/theory.md). What else can be
+# read off the stream: [opening the model](12_opening_the_model.py) and [attribution](13_attribution_and_patching.py). Elhage et
+# al. 2021, *A Mathematical Framework for Transformer Circuits*, made the stream the centre of the picture; Xiong et al. 2020
+# (arXiv 2002.04745) derived the gradients that you measured; Zhang and Sennrich 2019 (arXiv 1910.07467) have RMSNorm.
