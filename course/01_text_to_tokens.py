@@ -234,9 +234,9 @@ except ValueError as error:
 # %% [markdown]
 # ## Predict
 #
-# The first sentence of the Universal Declaration of Human Rights says the same in every language. In English it has 63
-# characters. Before you run the cell: how many tokens does it take in English, German, Russian, Greek, Hindi and Japanese, with
-# a vocabulary learnt from English text (the one above, in the full setting GPT-2's)? Which is longest?
+# Article 1 of the Universal Declaration of Human Rights begins with a sentence that says the same in every language. In English
+# it has 63 characters. Before you run the cell: how many tokens does it take in English, German, Russian, Greek, Hindi and
+# Japanese, with a vocabulary learnt from English text (the one above, in the full setting GPT-2's)? Which is longest?
 
 # %% tags=["prediction"]
 declaration = {

@@ -145,6 +145,12 @@ expect([max(each) for each in apart], [min(each) for each in apart], "products d
 # %%
 show(Block.forward, start="q_in = k_in", stop="v_in = normed")
 
+quiet = Transformer(ModelConfig(d_vocab=6, n_ctx=16, n_layers=2, n_heads=2, d_model=8, position="attention_only"))
+_, cache = cutaway.run_with_cache(quiet, tokens[None], names="blocks.0.*")
+expect(cache["resid_pre", 0][0], quiet.embed.W_E[tokens], "the stream begins with the embedding alone")
+expect(cache["v", 0][0, 0], cache["v", 0][0, 2], "the same token has the same value at both positions")
+assert not torch.allclose(cache["k", 0][0, 0], cache["k", 0][0, 2])
+
 # %% [markdown]
 # ## Rotary: only the difference counts
 #

@@ -33,8 +33,9 @@ from cutaway.plots import LawPanel
 # 7 anything. Its name is the *residual stream*.
 #
 # What reads the stream wants numbers of a known size, and the stream grows as more is added. So each reader takes a copy
-# through a *norm*, which sets the copy's length to $\sqrt{d_\mathrm{model}}$ and leaves the stream itself alone. That small
-# choice, to put the norm on the branch and not on the trunk, is what lets deep models learn. You will measure it.
+# through a *norm*, which sets the copy's length to $\sqrt{d_\mathrm{model}}$ (a learned gain comes after) and leaves the stream
+# itself alone. That small choice, to put the norm on the branch and not on the trunk, is what lets deep models learn. You will
+# measure it.
 
 # %% [markdown]
 # ## The equation
@@ -213,8 +214,9 @@ assert gradients["post-norm"][-1] > 0.8 * gradients["post-norm"][0]
 # With pre-norm the stream grows as more layers write to it, about as the square root of their number, and the last norm divides
 # by that. So the last layer's weights get a gradient that shrinks with depth, just as their share of the stream does. With
 # post-norm the last norm always divides by about the same, and the gradient near the output stays as large as in a shallow
-# model, however many layers come before. A rate that is right later is then too large at first, which is why post-norm needs a
-# slow warm-up. Here are both, from the same weights, with the same rate and no warm-up.
+# model, however many layers come before. AdamW moves each weight by about the learning rate, whatever the size of its gradient,
+# and where the gradient is larger the same step changes more. So a rate that is right later is too large at first, and
+# post-norm needs a slow warm-up. Here are both, from the same weights, with the same rate and no warm-up.
 
 
 # %%
