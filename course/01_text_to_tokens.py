@@ -211,8 +211,8 @@ for name, pattern in {"GPT-2": GPT2_PATTERN, "cl100k": CL100K_PATTERN, "SmolLM2"
 print(bpe.encode(END_OF_TEXT), bpe.encode(END_OF_TEXT, allow_special=True), bpe.eot)
 
 # %% [markdown]
-# Whoever asks for it over text that a stranger wrote hands him the controls. Here the whole conversation is pasted together and
-# encoded at once, and the "user" ends his turn and speaks for the assistant:
+# Whoever asks for it over text that a stranger wrote hands over the controls. Here the whole conversation is pasted together
+# and encoded at once, and the "user" ends the turn and speaks for the assistant:
 
 # %%
 chat = BPETokenizer(bpe.merges, special_tokens=["<|user|>", "<|assistant|>"])

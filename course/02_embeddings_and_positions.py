@@ -116,19 +116,19 @@ expect(attn(x[shuffled]), attn(x)[shuffled], "shuffled in, shuffled out", tolera
 # minutes and seconds do.
 
 # %%
-n_pos, d_model = 32, 16
+n_pos, d_model = 64, 16
 table = SinusoidalPositions(d_model=d_model)(torch.arange(n_pos))
 figure(
     plots.heatmap(
-        table[:, 0::2].numpy(),
-        rows=[str(pos) for pos in range(n_pos)],
-        columns=[str(pair) for pair in range(d_model // 2)],
+        table[:, 0::2].T.numpy(),
+        rows=[str(pair) for pair in range(d_model // 2)],
+        columns=[str(pos) for pos in range(n_pos)],
         title="The sines of sinusoidal positions",
-        row_title="position",
-        column_title="pair of coordinates",
+        row_title="pair",
+        column_title="position",
         signed=True,
     ),
-    "Sines by position and pair: fast waves on the left, on the right ones so slow that they hardly change",
+    "Each row is one pair of coordinates over the positions: a fast wave on top, at the bottom ones that hardly move in a text",
 )
 products = (table @ table.T).numpy()
 apart = [[float(products[m, m - distance]) for m in range(distance, n_pos)] for distance in range(n_pos)]
