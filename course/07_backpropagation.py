@@ -399,9 +399,10 @@ ratios = {name: sum(row[0] + row[1] for row in rows) / sum(row[2] + row[3] for r
 expect(ratios["just drawn"] < 0.1 * ratios["trained"], True, "queries and keys wait")
 say(f"""
 In the model just drawn, the gradients of `W_Q` and `W_K` are {ratios["just drawn"]:.2g} of those of `W_V` and `W_O`; in the trained
-one, {ratios["trained"]:.2g}. At first all scores are near 0 and values hardly differ, so where a head looks makes no difference; first
-it must read something, by the mean of all. *What* to read is learned before *where* to look, and the formula for
-`d_scores` says why: it is a difference of values.
+one, {ratios["trained"]:.2g}. At first all scores are near 0 and the values of a row much alike, so where a head looks makes hardly any
+difference; and `d_scores` is a difference of values. Plain gradient descent would learn *what* to read long before *where* to look.
+AdamW, which divides each gradient by the size that it usually has, gives both the same pace: one reason why transformers are
+trained by it.
 """)
 
 # %% [markdown]
@@ -577,5 +578,5 @@ expect(cut.grad[0], d_resid_pre, "above it there is")
 #
 # [Training](08_training.py): what is done with the gradients. The same derivations with batches, rotary positions and gated
 # MLPs: [the theory guide](../docs/theory.md). Gradients as a tool of explanation: [attribution and
-# patching](13_attribution_and_patching.py). Backpropagation is older than its fame: Rumelhart, Hinton & Williams 1986, Nature
-# 323.
+# patching](13_attribution_and_patching.py). Backpropagation was made famous by Rumelhart, Hinton & Williams in 1986, and is
+# older.
