@@ -194,7 +194,7 @@ expect(moved[1], moved[0], "one batch of 8 rows and four of 2", tolerance=1e-12)
 tokenizer = cutaway.load("stdlib-4l").tokenizer  # of letters, digits and signs; no rare ones
 text = "".join(filter(set(tokenizer.characters).__contains__, read_corpus("stdlib").text))[: pick(fast=1_000_000, full=4_000_000)]
 (work / "text.txt").write_text(text)
-(work / "tokenizer.json").write_text(json.dumps(tokenizer.state_dict()))
+tokenizer.save(work / "tokenizer.json")
 ids, held_out_ids = split_tokens(np.array(tokenizer.encode(text), dtype=np.uint16))
 tokens, held_out = (torch.from_numpy(part.astype(np.int64)) for part in (ids, held_out_ids))
 V = tokenizer.d_vocab
@@ -249,9 +249,7 @@ run = Run(folder)
 steps, losses = run.metrics().curve("loss")
 validated, validation = run.metrics().curve("val_loss")
 nearest = {name: asked[values.index(min(values))] for name, values in distances.items()}
-loss_at = {
-    name: min(zip(validated, validation, strict=True), key=lambda point: abs(point[0] - nearest[name]))[1] for name in tables
-}
+loss_at = {name: smoothed(losses)[max(step - 1, 0)] for name, step in nearest.items()}
 expect(losses[0], levels["uniform"], "the first loss", tolerance=0.12)
 expect(0 < nearest["unigrams"] < nearest["bigrams"] < nearest["trigrams"], True, "first unigrams, then bigrams")
 expect(loss_at["bigrams"], levels["bigrams"], "the loss when it is nearest to bigrams", tolerance=0.15)
@@ -272,7 +270,7 @@ figure(
         x_label="step",
         y_label="KL divergence, nats a character",
     ),
-    "The model comes close to each table in turn, and leaves it again for a better one",
+    "It comes close to unigrams first, then to bigrams, and leaves each for something better",
 )
 level_lines = {f"{name} {level:.2f}": (every_step, [level] * len(every_step)) for name, level in levels.items()}
 figure(
@@ -333,14 +331,15 @@ longer_loss = validation_loss(longer.model, held_out_ids, max_windows=60)
 written.append((longer_loss, [longer.generate("    def ", max_new_tokens=40, seed=seed) for seed in SEEDS]))
 for loss, samples in written:
     say(f"At a loss of {loss:.2f}:\n\n```text\n" + "\n".join(sample.strip().replace("\n", "⏎") for sample in samples) + "\n```")
+
 # %% [markdown]
 # Near the level of unigrams there are the right characters in no order; near bigrams, pairs that could be spoken; below, words
-# and brackets that close. Characters that make sense over whole lines need losses that a model of this size does not reach. So
-# before you look for a bug in the sampler, look at the loss, and before you wait, at the loss that is to be expected.
+# and brackets. Text that makes sense over whole lines needs losses that a model of this size does not reach. So before you look
+# for a bug in the sampler, look at the loss, and before you wait, at the loss that is to be expected.
 #
 # ## Too high, too low
 #
-# The learning rate matters more than all else in a recipe. Five rates, a quarter of the steps each:
+# Of all the numbers of a recipe, try the learning rate first. Five rates, a quarter of the steps each:
 
 # %%
 short = recipe.replace(n_steps=recipe.n_steps // 4, min_learning_rate=0.0, validate_every=10**6, save_every=10**6)
@@ -367,10 +366,10 @@ expect(ends[-1] > levels["bigrams"], True, "far too high: not even bigrams")
 highest = max(curves[-1].curve("loss")[1])
 expect(highest > 2 * levels["uniform"], True, "it shoots up")
 say(f"""
-The best of these is {rates[best]:g}. A hundredth of that and less wastes the run. With 1 the loss shoots up to {highest:.0f}
-within a few steps, and ends at {ends[-1]:.2f}, where unigrams alone have {levels["unigrams"]:.2f}: the bias of the last norm and
-the unembedding can learn that table whatever the blocks do, and the blocks are wrecked. If a curve of yours stays at that level,
-suspect the rate.
+The best of these is {rates[best]:g}. With {rates[0]:g} it has hardly begun, at {ends[0]:.2f}. With 1 the loss shoots up to
+{highest:.0f} within a few steps, and ends at {ends[-1]:.2f}, where unigrams alone have {levels["unigrams"]:.2f}: the bias of the
+last norm and the unembedding can learn that table whatever the blocks do, and the blocks are wrecked. If a curve of yours stays
+at that level, suspect the rate.
 """)
 
 # %% [markdown]
@@ -417,7 +416,7 @@ loss is {at_end:.2f} by then.
 #
 # Weight decay pulls each weight towards 0 by $\eta \lambda$ of itself at each step, whatever the gradient says. Matrices and
 # embeddings are decayed: where the loss does not need a direction, it fades. Biases and the weights of norms are not: there are
-# few of them, they do not overfit, and a norm's weight rests at 1, not at 0.
+# few of them, and a norm's weight rests at 1, not at 0.
 
 # %%
 model = Transformer(shape, generator=torch.Generator().manual_seed(0))
