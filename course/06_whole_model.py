@@ -192,11 +192,11 @@ true, and for short texts of little account.
 # %% [markdown]
 # ## How it begins: the scale of the weights
 #
-# A vector of `d` numbers of size 1, times a matrix with entries of standard deviation $\sigma$, has entries of size $\sigma
-# \sqrt{d}$. GPT-2 takes $\sigma = 0.02$ throughout, so at `d_model` of 768 that is 0.55, and of the order of 1 for widths of
-# hundreds and thousands. The matrices that write into the stream are an exception. The stream is a sum of $2\,
-# n_\mathrm{layers}$ such writes, at the start as good as independent, so their *variances* add up. Divided by $\sqrt{2\,
-# n_\mathrm{layers}}$ each, the sum is as large as one, whatever the depth.
+# A vector of `d` numbers of size 1, times a matrix with entries of standard deviation $\sigma$, has entries of size
+# $\sigma \sqrt{d}$. GPT-2 takes $\sigma = 0.02$ throughout, so at `d_model` of 768 that is 0.55, and of the order of 1 for
+# widths of hundreds and thousands. The matrices that write into the stream are an exception. The stream is a sum of
+# $2\, n_\mathrm{layers}$ such writes, at the start as good as independent, so their *variances* add up. Divided by
+# $\sqrt{2\, n_\mathrm{layers}}$ each, the sum is as large as one, whatever the depth.
 
 # %%
 show(Transformer.init_weights, start="writing = ", stop="weight.normal_(std=writing")
@@ -265,9 +265,9 @@ Of the 50 tokens, {n_rows_read} are read in these two texts, and only their rows
 # %% [markdown]
 # ## Predict
 #
-# Before you run the next cell: a model that knows nothing gives each of `d_vocab` tokens the same probability, and loses $\ln
-# d_\mathrm{vocab}$ nats: for GPT-2's 50,257 tokens 10.82. What does a GPT-2 whose weights have just been drawn lose on random
-# tokens: this, less, or more? By how much?
+# Before you run the next cell: a model that knows nothing gives each of `d_vocab` tokens the same probability, and loses
+# $\ln d_\mathrm{vocab}$ nats: for GPT-2's 50,257 tokens 10.82. What does a GPT-2 whose weights have just been drawn lose on
+# random tokens: this, less, or more? By how much?
 
 # %% tags=["prediction"]
 fresh = Transformer(ModelConfig.preset("gpt2", n_layers=pick(fast=1, full=12)), generator=torch.Generator().manual_seed(0))
@@ -283,7 +283,8 @@ More: {first_loss:.2f}, of which {foretold:.2f} could be foretold. The last norm
 so the logits are spread with variance `0.02**2 * d_model`, here {0.02**2 * 768:.2f} (measured: {logits.var():.2f}). The loss is
 ln(sum of exp(logits)) less the right token's logit. That logit is 0 on average; but the mean of exp(logit) is exp(variance / 2). So
 the first loss is ln(d_vocab) + variance / 2: opinions without knowledge cost half their variance. A first loss far above this says
-that the weights were drawn too large; one far below says that the targets leak into the inputs.
+that the weights were drawn too large; one far below, that the targets leak into the inputs. (A little below is usual on text with
+repeats: a tied model begins by repeating.)
 """)
 del fresh, logits
 
@@ -382,9 +383,9 @@ def gpt(tokens: Tensor, weights: Weights, n_heads: int, act: Act) -> Tensor:
 
 
 # %% [markdown] tags=["hint"]
-# Write four small functions first: `linear(x, weights, name)`, `layer_norm(x, weights, name)`, `attention(x, weights, name,
-# n_heads)` and `mlp(x, weights, name, act)`, where `name` is a prefix such as `"blocks.0.attn"`. The number of blocks is how
-# often a name ends in `ln1.weight`.
+# Write four small functions first: `linear(x, weights, name)`, `layer_norm(x, weights, name)`,
+# `attention(x, weights, name, n_heads)` and `mlp(x, weights, name, act)`, where `name` is a prefix such as `"blocks.0.attn"`.
+# The number of blocks is how often a name ends in `ln1.weight`.
 
 # %% [markdown] tags=["hint"]
 # LayerNorm subtracts the mean of the last axis, divides by `(x.var(-1, keepdim=True, correction=0) + 1e-5).sqrt()`, then
@@ -437,13 +438,14 @@ def gpt(tokens: Tensor, weights: Weights, n_heads: int, act: Act) -> Tensor:
 
 # %% tags=["check"]
 with checking("the whole GPT"), torch.no_grad():
-    drawn = Transformer(small.replace(n_layers=3), generator=torch.Generator().manual_seed(0))
-    for weight in drawn.parameters():
-        weight.normal_(std=0.3, generator=torch.Generator().manual_seed(len(weight)))  # biases and norms too
-    text = torch.randint(50, (11,), generator=torch.Generator().manual_seed(2))
     gelu_new = lambda x: F.gelu(x, approximate="tanh")  # noqa: E731
-    found = gpt(text, dict(drawn.named_parameters()), 4, gelu_new)
-    expect(found, drawn(text[None])[0], "the logits of a model just drawn", tolerance=1e-3)
+    text = torch.randint(50, (11,), generator=torch.Generator().manual_seed(2))
+    for n_layers, tie, what in ((0, False, "no block"), (1, False, "one block"), (3, True, "three blocks, tied")):
+        drawn = Transformer(small.replace(n_layers=n_layers, tie_embeddings=tie))
+        for weight in drawn.parameters():
+            weight.normal_(std=0.3, generator=torch.Generator().manual_seed(len(weight)))  # biases and norms too
+        found = gpt(text, dict(drawn.named_parameters()), small.n_heads, gelu_new)
+        expect(found, drawn(text[None])[0], f"the logits of a model with {what}", tolerance=1e-3)
     war = cutaway.load("greater-than")
     prompt = war.tokens("The war lasted from the year 17 32 to the year 17")[0]
     logits = gpt(prompt, dict(war.model.named_parameters()), war.config.n_heads, F.relu)

@@ -172,9 +172,9 @@ expect(d_logits.sum(-1), torch.zeros(n_pos), "what one logit gains, the others l
 # ## LayerNorm
 #
 # Weight and bias are easy. For the rest, ask what moving `x` does to $\hat{x} = (x - \mathrm{mean}) / \sigma$: it moves
-# $\hat{x}$ by $1/\sigma$ of the move, less what the mean takes with it, less what the scale takes with it, as $\partial \sigma
-# / \partial x_i = \hat{x}_i / d$. That gives the three terms. Read it so: LayerNorm ignores a constant added to `x` and its
-# length, so moves in these two directions must be worth nothing, and the formula takes them out of the gradient.
+# $\hat{x}$ by $1/\sigma$ of the move, less what the mean takes with it, less what the scale takes with it, as
+# $\partial \sigma / \partial x_i = \hat{x}_i / d$. That gives the three terms. Read it so: LayerNorm ignores a constant added
+# to `x` and its length, so moves in these two directions must be worth nothing, and the formula takes them out of the gradient.
 
 
 # %%
@@ -504,9 +504,9 @@ with checking("RMSNorm"):
 
 # %% [markdown]
 # **3. Attention with shared keys.** Write the way back through causal attention in which groups of query heads share keys and
-# values (grouped-query attention): `q` is `head pos d_head`, `k` and `v` are `kv_head pos d_head`, and query heads `0 ... n -
-# 1` use the first key head, the next `n` the second. Return the gradients of `q`, `k` and `v`, given that of `z`. You have only
-# the inputs, so you compute the pattern once more, which is what fused kernels do to save memory.
+# values (grouped-query attention): `q` is `head pos d_head`, `k` and `v` are `kv_head pos d_head`, and query heads
+# `0 ... n - 1` use the first key head, the next `n` the second. Return the gradients of `q`, `k` and `v`, given that of `z`.
+# You have only the inputs, so you compute the pattern once more, which is what fused kernels do to save memory.
 
 
 # %% tags=["starter"]

@@ -496,8 +496,7 @@ with checking("a schedule"):
 # **3. The loop.** Write `train_by_hand(model, loader, config)`, all of training: for each of `config.n_steps` steps, the
 # gradients of `config.n_accumulate` batches of `loader.next_batch()` averaged, clipped to `config.max_grad_norm`, and a step of
 # `torch.optim.AdamW` at the rate of the schedule, matrices decayed and vectors not. The check trains two copies of a model, one
-# by the library's step and one by yours, and compares all weights. It finds a forgotten `zero_grad`, a loss that is not
-# averaged, a rate that is one step late.
+# by the library's step and one by yours, and compares all weights, one thing after the other: a step, decay, warm-up, ...
 
 
 # %% tags=["starter"]
@@ -544,24 +543,35 @@ def train_by_hand(model: Transformer, loader: Loader, config: TrainConfig) -> No
 
 # %% tags=["check"]
 with checking("the loop"):
-    config = recipe.replace(
+    plain = recipe.replace(
         model=shape.replace(n_layers=1, d_model=16),
-        n_steps=12,
-        n_warmup_steps=3,
-        n_accumulate=3,
+        n_steps=1,
+        n_warmup_steps=0,
         batch_size=2,
-        max_grad_norm=0.5,
+        max_grad_norm=1e6,
+        weight_decay=0.0,
         dtype="float32",
     )
-    by_library = Transformer(config.model, generator=torch.Generator().manual_seed(0)).double()
-    by_hand = copy.deepcopy(by_library)
-    loaders = [Loader(ids, batch_size=2, n_ctx=16, seed=0) for _ in range(2)]
-    take_step = TrainStep(by_library, make_optimizers(by_library, config), config)
-    for each in range(config.n_steps):
-        take_step([loaders[0].next_batch() for _ in range(config.n_accumulate)], learning_rate=learning_rate(each, config))
-    train_by_hand(by_hand, loaders[1], config)
-    for name, weight in by_library.named_parameters():
-        expect(by_hand.get_parameter(name), weight, f"{name} after {config.n_steps} steps", tolerance=1e-6)
+    one_after_the_other: dict[str, dict[str, float]] = {
+        "one step": {},
+        "with weight decay": {"weight_decay": 5.0},
+        "three steps, with a warm-up": {"n_steps": 3, "n_warmup_steps": 2},
+        "with three batches a step": {"n_accumulate": 3},
+        "with clipping": {"max_grad_norm": 0.5},
+        "twelve steps": {"n_steps": 12},
+    }
+    config = plain
+    for what, changes in one_after_the_other.items():
+        config = config.replace(**changes)
+        by_library = Transformer(config.model, generator=torch.Generator().manual_seed(0)).double()
+        by_hand = copy.deepcopy(by_library)
+        loaders = [Loader(ids, batch_size=2, n_ctx=16, seed=0) for _ in range(2)]
+        take_step = TrainStep(by_library, make_optimizers(by_library, config), config)
+        for each in range(config.n_steps):
+            take_step([loaders[0].next_batch() for _ in range(config.n_accumulate)], learning_rate=learning_rate(each, config))
+        train_by_hand(by_hand, loaders[1], config)
+        for name, weight in by_library.named_parameters():
+            expect(by_hand.get_parameter(name), weight, f"{name} after {what}", tolerance=1e-6)
 
 # %% [markdown]
 # ## Pitfalls
