@@ -249,7 +249,7 @@ run = Run(folder)
 steps, losses = run.metrics().curve("loss")
 validated, validation = run.metrics().curve("val_loss")
 nearest = {name: asked[values.index(min(values))] for name, values in distances.items()}
-loss_at = {name: smoothed(losses)[max(step - 1, 0)] for name, step in nearest.items()}
+loss_at = {name: np.mean(losses[max(step - 10, 0) : step + 10]) for name, step in nearest.items()}
 expect(losses[0], levels["uniform"], "the first loss", tolerance=0.12)
 expect(0 < nearest["unigrams"] < nearest["bigrams"] < nearest["trigrams"], True, "first unigrams, then bigrams")
 expect(loss_at["bigrams"], levels["bigrams"], "the loss when it is nearest to bigrams", tolerance=0.15)
@@ -316,7 +316,7 @@ expect(len(run.checkpoints()), 1 + recipe.n_steps // recipe.save_every, "checkpo
 # ## What loss gives what text
 #
 # The most asked question about small models: *why are my samples garbage?* Because of the loss. Here is what the checkpoints of
-# this run write, each with its own, and below them a model that was trained longer.
+# this run write, each with its own, and below them `stdlib-4l`, which comes with the package.
 
 # %%
 SEEDS = range(3)
@@ -326,9 +326,9 @@ written = []
 for step in (0, recipe.save_every, recipe.n_steps // 4, recipe.n_steps):
     lm = cutaway.load(str(checkpoints[step].path))
     written.append((loss_of[step], [lm.generate("    def ", max_new_tokens=40, seed=seed) for seed in SEEDS]))
-longer = cutaway.load("stdlib-4l")
-longer_loss = validation_loss(longer.model, held_out_ids, max_windows=60)
-written.append((longer_loss, [longer.generate("    def ", max_new_tokens=40, seed=seed) for seed in SEEDS]))
+shipped = cutaway.load("stdlib-4l")
+shipped_loss = validation_loss(shipped.model, held_out_ids, max_windows=60)
+written.append((shipped_loss, [shipped.generate("    def ", max_new_tokens=40, seed=seed) for seed in SEEDS]))
 for loss, samples in written:
     say(f"At a loss of {loss:.2f}:\n\n```text\n" + "\n".join(sample.strip().replace("\n", "⏎") for sample in samples) + "\n```")
 
