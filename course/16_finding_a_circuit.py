@@ -224,7 +224,7 @@ median = sorted(resample.random_shares)[n_random // 2]
 assert median < 0.3
 figure(
     judged.figures()[0],
-    "The circuit gets most of the way from the empty circuit to the model, and random ones mostly do not, if they are not the circuit itself",
+    "The circuit gets most of the way from the empty circuit to the model, and random circuits mostly do not",
 )
 say(f"""
 On {len(held_out)} pairs that it was not found with the circuit gives {100 * resample.normalised:.0f} % of the logit difference (95 %
