@@ -276,8 +276,13 @@ def sweep(
     included. `lengths` are the rows' tokens where they are filled up on the right. `verify` variants are run whole as well, and the
     largest difference is told. In `shared_work` each process runs a part of the variants. Raises ValueError as `plan_sweep` does.
 
-    >>> heads = [[edits.zero("blocks.1.attn.z", head=head)] for head in range(4)]  # doctest: +SKIP
-    >>> sweep(lm.model, lm.tokens("When Mary and John"), heads, metrics.log_prob(lm.tokens(" went")[0, 0]))  # doctest: +SKIP
+    >>> import cutaway
+    >>> from cutaway import edits, metrics
+    >>> lm = cutaway.load("ioi-mini")
+    >>> heads = [[edits.zero("blocks.1.attn.z", head=head)] for head in range(8)]
+    >>> scores = cutaway.sweep(lm.model, lm.tokens("When Mary and John"), heads, metrics.log_prob(lm.tokens(" went")[0]))
+    >>> scores.shape  # variant batch
+    torch.Size([8, 1])
     """
     ranks, every = sharing_ranks(), [variant if isinstance(variant, Edit) else list(variant) for variant in variants]
     ranks.check_same("a sweep", lambda: repr((tokens.tolist(), list(map(_said, every)))))
