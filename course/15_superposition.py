@@ -43,9 +43,9 @@ from cutaway.lesson import checking, expect, figure, pick, say, show
 #
 # The smallest model that shows it squeezes $n$ features into $d$ dimensions and reads them back with the same matrix:
 #
-# $$ h = \sum_j x_j W_j, \qquad x'_i = \mathrm{ReLU}(W_i \cdot h + b_i)
-#    = \mathrm{ReLU}\Big(\underbrace{|W_i|^2 x_i}_{\text{itself}}
-#    + \underbrace{\textstyle\sum_{j \ne i} (W_i \cdot W_j)\, x_j}_{\text{interference}} + b_i\Big) $$
+# $$ h = \sum_j x_j W_j, \qquad x'_i = \mathrm{ReLU}(W_i \cdot h + b_i) =
+#    \mathrm{ReLU}\Big(\underbrace{|W_i|^2 x_i}_{\text{itself}} +
+#    \underbrace{\textstyle\sum_{j \ne i} (W_i \cdot W_j)\, x_j}_{\text{interference}} + b_i\Big) $$
 #
 # `W` is `feature hidden`: row $W_i$ is the direction of feature $i$. Each $x_i$ is 0, or with probability $p$ uniform between 0
 # and 1. The loss is the squared error $\sum_i I_i (x_i - x'_i)^2$, with $I_i$ how important feature $i$ is.
@@ -128,7 +128,7 @@ assert (n_kept[p < 0.45] > 1.7).all(), "sparse features share the dimension"
 assert n_kept[-1] < 1.3, "dense features do not"
 assert (least < 1.1 * torch.minimum(shared(p), one_alone(p)) + 0.002).all(), "training finds the better of the two"
 say(f"""
-They are equal at $p = 4/7$, about {border:.2f}: features that are there less than every second time share the dimension. Trained
+They are equal at $p = 4/7$, about {border:.2f}: features that are there less often share the dimension. Trained
 models do as well as the better of the two, and near the border a little better: at $p = {p[5]:.1f}$ the weights are
 ({best[5, 0]:.2f}, {best[5, 1]:.2f}), something between, with biases that guess. At $p = 1$ they are ({best[-1, 0]:.2f},
 {best[-1, 1]:.2f}), of length 1: one direction of the plane of both features is kept, and as they vary alike it does not matter
