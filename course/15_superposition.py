@@ -558,8 +558,8 @@ assert same.mean() > chance.mean() + 0.1
 is_near = [(same > cosine).float().mean() for cosine in (0.9, 0.7)]
 say(f"""
 Of the features that fire, {100 * is_near[0]:.0f} % have a partner in the other dictionary with a cosine above 0.9, and
-{100 * is_near[1]:.0f} % one above 0.7. Random directions reach {chance.mean():.2f} on average. Much of this is the short training
-of the fast setting: the more a dictionary has learned, the more of it comes again.
+{100 * is_near[1]:.0f} % one above 0.7. Random directions reach {chance.mean():.2f} on average. The longer both are trained,
+the more comes again, and never all of it.
 """)
 
 # %%
