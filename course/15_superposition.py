@@ -71,16 +71,16 @@ show(ToyModels.losses)
 #
 # Here everything can be worked out. Let both features matter alike.
 #
-# *One takes the dimension*: $W = (1, 0)$. Feature 1 comes back exactly. Of feature 2 the model knows nothing, and its best guess
-# is the mean, $b_2 = p/2$. What is lost is the variance: $\mathbb{E}[x^2] - \mathbb{E}[x]^2 = p/3 - p^2/4$.
+# *One takes the dimension*: $W = (1, 0)$. Feature 1 comes back exactly. Of feature 2 the model knows nothing, and its best
+# guess is the mean, $b_2 = p/2$. What is lost is the variance: $\mathbb{E}[x^2] - \mathbb{E}[x]^2 = p/3 - p^2/4$.
 #
-# *Both share it*: $W = (1, -1)$, without biases. Then $x'_1 = \mathrm{ReLU}(x_1 - x_2)$ and $x'_2 = \mathrm{ReLU}(x_2 - x_1)$. A
-# feature that is there alone comes back exactly, and the ReLU silences the other, which would have come out negative. If both are
-# there, the smaller one comes out as 0 and the larger one too small by the smaller: both are wrong by $\min(x_1, x_2)$. The mean
-# of the minimum's square is $\int_0^1 2t\,(1-t)^2\,dt = 1/6$. This happens with probability $p^2$, so the loss is $p^2/3$.
+# *Both share it*: $W = (1, -1)$, without biases. Then $x'_1 = \mathrm{ReLU}(x_1 - x_2)$ and $x'_2 = \mathrm{ReLU}(x_2 - x_1)$.
+# A feature that is there alone comes back exactly, and the ReLU silences the other, which would have come out negative. If both
+# are there, the smaller one comes out as 0 and the larger one too small by the smaller: both are wrong by $\min(x_1, x_2)$. The
+# mean of the minimum's square is $\int_0^1 2t\,(1-t)^2\,dt = 1/6$. This happens with probability $p^2$, so the loss is $p^2/3$.
 #
-# *Both share it, without the ReLU*: $x'_1 = x_1 - x_2$ is wrong by $x_2$ whenever feature 2 is there. The loss is $2p/3$, always
-# more than that of leaving a feature out. A linear model gains nothing from superposition.
+# *Both share it, without the ReLU*: $x'_1 = x_1 - x_2$ is wrong by $x_2$ whenever feature 2 is there. The loss is $2p/3$,
+# always more than that of leaving a feature out. A linear model gains nothing from superposition.
 
 
 # %%
@@ -302,8 +302,8 @@ figure(
 # ## The neurons of a language model
 #
 # In a model of text nobody knows the features, so an autoencoder is judged by what it does: put what it makes of an activation
-# in the activation's place and see what the loss becomes. *Loss recovered* is how much of the damage it undoes, where the damage
-# is that of putting the mean there. More latents a row recover more; what counts is the curve, not a point of it.
+# in the activation's place and see what the loss becomes. *Loss recovered* is how much of the damage it undoes, where the
+# damage is that of putting the mean there. More latents a row recover more; what counts is the curve, not a point of it.
 
 # %%
 lm = cutaway.load("stdlib-1l")
@@ -374,8 +374,8 @@ say(lines)
 # %% [markdown]
 # ## Exercises
 #
-# **1. Shares of a dimension.** Write `dimensionality(W)` for `W` of `feature hidden`, by the formula above, for features that all
-# have a direction.
+# **1. Shares of a dimension.** Write `dimensionality(W)` for `W` of `feature hidden`, by the formula above, for features that
+# all have a direction.
 
 
 # %% tags=["starter"]
@@ -405,8 +405,8 @@ with checking("shares of a dimension"):
     expect(dimensionality(W), feature_dimensionality(W), "as the library has it")
 
 # %% [markdown]
-# **2. Shrinkage.** An L1 penalty makes latents too small. Take one feature of size `size` in its own direction, explained by one
-# latent $f \ge 0$. The library's loss is $(s - f)^2 / d + \lambda f / \sqrt{d}$. Write the $f$ that makes it least.
+# **2. Shrinkage.** An L1 penalty makes latents too small. Take one feature of size `size` in its own direction, explained by
+# one latent $f \ge 0$. The library's loss is $(s - f)^2 / d + \lambda f / \sqrt{d}$. Write the $f$ that makes it least.
 
 
 # %% tags=["starter"]
@@ -453,8 +453,8 @@ def found(rows: Tensor, d_sae: int, k: int, *, n_steps: int = 800) -> Tensor:
 
 
 # %% [markdown] tags=["hint"]
-# Parameters: `W_dec`, `W_enc` (begin with `W_dec.T`), `b_enc`. A step: draw rows, `pre = x @ W_enc + b_enc`, keep the k largest,
-# reconstruct, squared error, `torch.optim.Adam` with a learning rate of 0.01.
+# Parameters: `W_dec`, `W_enc` (begin with `W_dec.T`), `b_enc`. A step: draw rows, `pre = x @ W_enc + b_enc`, keep the k
+# largest, reconstruct, squared error, `torch.optim.Adam` with a learning rate of 0.01.
 
 # %% [markdown] tags=["hint"]
 # `values, places = pre.topk(k)`, then `latents = torch.zeros_like(pre).scatter(1, places, values.relu())`.
@@ -498,18 +498,19 @@ with checking("an autoencoder of your own"):
 # %% [markdown]
 # ## Pitfalls
 #
-# - *"Are these the model's features?"* They are directions that explain its activations with few latents, which is not the same.
-#   The first cell below plants a general feature A and a special one B that comes only with A, and trains with L1. Explaining
-#   both with one latent along A + B costs the penalty $\sqrt{2}$, with two latents 2. So the latent that reads as A stays
-#   silent where B is there. This is *absorption*: a feature that looks right in its contexts and has holes.
+# - *"Are these the model's features?"* They are directions that explain its activations with few latents, which is not the
+#   same. The first cell below plants a general feature A and a special one B that comes only with A, and trains with L1.
+#   Explaining both with one latent along A + B costs the penalty $\sqrt{2}$, with two latents 2. So the latent that reads as A
+#   stays silent where B is there. This is *absorption*: a feature that looks right in its contexts and has holes.
 # - *"Two runs gave different features."* Then some of them are not forced by the data. With twice the latents one feature may
 #   be *split* into several narrower ones, and neither number is the true one. Compare seeds before you name anything: the
 #   second cell holds two dictionaries of the same neurons, which differ in their seeds alone, against each other.
 # - *"My reconstruction is always too small."* With L1 it has to be, by $\lambda\sqrt{d}/2$ in the scaled units of the second
 #   exercise. The third cell measures it. TopK and JumpReLU were made to have no such pull.
-# - *"Loss recovered is 99 %, so it is a good dictionary."* Ask against what, and look at the curve. Against zeros instead of the
-#   mean everything recovers more, and a dictionary that copies its input recovers all of it with no sparsity.
-# - *"My null gave a cosine of 1."* Random directions drawn with the seed that also drew the true features are the true features.
+# - *"Nearly all of the loss is recovered, so it is a good dictionary."* Ask against what, and look at the curve. Against zeros
+#   instead of the mean everything recovers more, and a dictionary that copies its input recovers all of it with no sparsity.
+# - *"My null gave a cosine of 1."* Random directions drawn with the seed that also drew the true features are the true
+#   features.
 
 # %%
 generator = torch.Generator().manual_seed(0)

@@ -38,8 +38,8 @@ from cutaway.lesson import checking, expect, figure, pick, say, show
 # %% [markdown]
 # ## The equation
 #
-# The stream that receiver $r$ reads is the sum of what the senders wrote. Let $a_s$ and $a'_s$, `pos d_model`, be what sender $s$
-# writes on the clean and on the corrupted prompt, and $m$ the metric. The effect of an edge is
+# The stream that receiver $r$ reads is the sum of what the senders wrote. Let $a_s$ and $a'_s$, `pos d_model`, be what sender
+# $s$ writes on the clean and on the corrupted prompt, and $m$ the metric. The effect of an edge is
 #
 # $$ \Delta_{s \to r} = m\big(\text{$r$ reads } a'_s \text{ in the place of } a_s\big) - m
 #    \;\approx\; \sum_\text{pos} (a'_s - a_s) \cdot \frac{\partial m}{\partial\,\text{input}_r} $$
@@ -71,8 +71,8 @@ show(circuits.prune_greedily)
 # %% [markdown]
 # ## First, where the answer is known
 #
-# Would this find a circuit if there was one? The library has transformers whose weights were set by hand, with other heads beside
-# the circuit that are active and say nothing, and all directions turned at random. `carrying` are the edges along which
+# Would this find a circuit if there was one? The library has transformers whose weights were set by hand, with other heads
+# beside the circuit that are active and say nothing, and all directions turned at random. `carrying` are the edges along which
 # something comes that is another on the corrupted prompt.
 
 
@@ -109,10 +109,10 @@ say("| model | method | known | found | wrong |\n|---|---|---|---|---|\n" + "\n"
 
 # %% [markdown]
 # Trying every edge finds exactly the circuit, no more and no less. The first-order estimate finds all of the first; of the
-# second it misses so many that no path from the embedding to the logits is left. Its heads give nearly all their attention to one
-# token. Where a softmax is saturated its gradient is nearly 0, although a large change would move it, and along a chain of three
-# heads such small factors multiply. EAP-IG crosses the region in between, sees most of it, and may name an edge too many. Keep
-# this in mind whenever a cheap score says that an edge does nothing.
+# second it misses so many that no path from the embedding to the logits is left. Its heads give nearly all their attention to
+# one token. Where a softmax is saturated its gradient is nearly 0, although a large change would move it, and along a chain of
+# three heads such small factors multiply. EAP-IG crosses the region in between, sees most of it, and may name an edge too many.
+# Keep this in mind whenever a cheap score says that an edge does nothing.
 
 # %% [markdown]
 # ## A behaviour, and prompts in pairs
@@ -172,7 +172,8 @@ table = "\n".join(f"| `{name}` | " + " | ".join(f"{each.score(name):+.2f}" for e
 say(f"| edge | exact | EAP | EAP-IG |\n|---|---|---|---|\n{table}")
 
 # %% [markdown]
-# `L1H1.v` is what the values of head 1 of layer 1 read. A negative score says that the answer suffers when the edge is corrupted.
+# `L1H1.v` is what the values of head 1 of layer 1 read. A negative score says that the answer suffers when the edge is
+# corrupted.
 
 # %% [markdown]
 # ## Predict
@@ -205,8 +206,8 @@ figure(
 # %% [markdown]
 # ## Is it faithful?
 #
-# On the other half of the prompts, beside the model, the empty circuit and random circuits. A random circuit is connected too and
-# has as many edges into each layer, which in a small graph makes it a hard null: now and then it is the circuit itself.
+# On the other half of the prompts, beside the model, the empty circuit and random circuits. A random circuit is connected too
+# and has as many edges into each layer, which in a small graph makes it a hard null: now and then it is the circuit itself.
 
 # %%
 n_random = 30
@@ -389,9 +390,10 @@ with checking("one edge by hand"):
         expect(effect, scores["exact"].score(f"L1H{head}->logits"), f"L1H{head}->logits", tolerance=1e-3)
 
 # %% [markdown]
-# **3. A circuit of your own.** Half an hour. `greater-than` says which years may come after "from the year 18 21 to the year 18",
-# and has MLPs. Its corrupted prompts have the year 01, or 98 where an earlier one is asked for. Return a circuit of at most 12 of
-# its 46 edges that is faithful to 90 % on prompts that you do not see. Then draw it, and say what each part does.
+# **3. A circuit of your own.** Half an hour. `greater-than` says which years may come after
+# `from the year 18 21 to the year 18`, and has MLPs. Its corrupted prompts have the year `01`, or `98` where an earlier one is
+# asked for. Return a circuit of at most 12 of its 46 edges that is faithful to 90 % on prompts that you do not see. Then draw
+# it, and say what each part does.
 
 # %%
 year_model = cutaway.load("greater-than").model
@@ -434,16 +436,16 @@ with checking("a circuit of your own"):
 # ## Pitfalls
 #
 # - *"My prompts differ in length."* Then position 7 of one is not position 7 of the other, and what is patched is noise. Pairs
-#   must have the same number of tokens, each with its partner; the library refuses others, as the first cell below shows. Names of
-#   one token are not names of one token in another vocabulary.
+#   must have the same number of tokens, each with its partner; the library refuses others, as the first cell below shows. Names
+#   of one token are not names of one token in another vocabulary.
 # - *"I measure the probability of the answer."* It saturates: near 1 a head that doubles the odds moves it by next to nothing,
 #   and gradients vanish with it. The second cell shows how little EAP sees of the strongest edge then. Logit differences
 #   do not saturate.
 # - *"Zero ablation or resample?"* Zeros put the model where it has never been, and break what every prompt needs; resampling
 #   leaves what both prompts share; means lie between, and depend on the prompts they are taken over. Say which, and score and
 #   run under the same.
-# - *"Faithfulness of 103 %: better than the model?"* Edges that work against the answer are outside. The share is no accuracy and
-#   may leave 0 to 1; an average near 1 can also hide rows that are far above and far below.
+# - *"Faithfulness above 1: better than the model?"* Edges that work against the answer are outside. The share is no accuracy
+#   and may leave 0 to 1; an average near 1 can also hide rows that are far above and far below.
 # - *"It is faithful, so it is how the model does it."* It is enough, on these prompts, under this ablation. Look whether random
 #   circuits are enough too, whether the model suffers without it, and on sentences of another kind.
 
@@ -488,9 +490,9 @@ say(f"""
 # cutaway interpret circuit compare smaller.json yours.json
 # ```
 #
-# Expect less than here: two hundred edges of so large a graph carry about half of the logit difference, and `circuit score --curve`
-# shows how many carry more. Begin with thirty pairs and a logit difference, look at the attention of the heads that come out, and
-# write down what you expect before you test it.
+# Expect less than here: two hundred edges of so large a graph carry about half of the logit difference, and
+# `circuit score --curve` shows how many carry more. Begin with thirty pairs and a logit difference, look at the attention of
+# the heads that come out, and write down what you expect before you test it.
 
 # %% [markdown]
 # ## Read on
