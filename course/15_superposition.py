@@ -441,8 +441,8 @@ with checking("shrinkage"):
 # %% [markdown]
 # **3. An autoencoder of your own.** Half an hour. Write a TopK autoencoder and train it: `found(rows, d_sae, k)` returns
 # directions, `d_sae d`, of length 1. It is judged on 32 known features in 12 dimensions, two of them there at a time, by the
-# mean cosine of a true feature with the nearest of your directions. Random directions, which the starter returns, get about
-# half; get above 0.85.
+# mean cosine of a true feature with the nearest of your directions. Random directions, which the starter returns, get little
+# more than half; get above 0.85.
 
 
 # %% tags=["starter"]
