@@ -1,4 +1,4 @@
-"""Every document under docs/ runs, and its prose keeps what it promises."""
+"""README and every document under docs/ run, and their prose keeps what it promises."""
 
 import doctest
 import re
@@ -10,10 +10,14 @@ import torch
 from markdown_examples import OPTIONS, code_blocks, example_of
 from prose import dead_anchors, dead_links, unchecked_in_formulas, unchecked_numbers, unknown_names
 
-DOCS = Path(__file__).resolve().parents[2] / "docs"
+ROOT = Path(__file__).resolve().parents[2]
+DOCS, README = ROOT / "docs", ROOT / "README.md"
 DOCUMENTS = sorted(DOCS.rglob("*.md"))
+PAGES = [README, ROOT / "COURSE_ROADMAP.md", ROOT / "ARCHITECTURE.md", ROOT / "CONTRIBUTING.md"]
 
-each_document = pytest.mark.parametrize("path", DOCUMENTS, ids=[str(path.relative_to(DOCS)) for path in DOCUMENTS])
+
+def each(paths: list[Path]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("path", paths, ids=[str(path.relative_to(ROOT)) for path in paths])
 
 
 def code_of(path: Path) -> str:
@@ -28,7 +32,7 @@ def failures(example: doctest.DocTest) -> str:
     return "".join(said)
 
 
-@each_document
+@each([*DOCUMENTS, README])
 def test_a_document_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     monkeypatch.chdir(tmp_path)  # what examples write goes there
     if "smollm2-135m" in code_of(path):
@@ -42,12 +46,12 @@ def test_a_document_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
         torch.set_num_threads(n_threads)
 
 
-@each_document
+@each(DOCUMENTS)
 def test_the_numbers_of_a_document_are_those_of_its_code(path: Path) -> None:
     assert unchecked_numbers(path.read_text(encoding="utf-8"), code_of(path)) == []
 
 
-@each_document
+@each([*DOCUMENTS, *PAGES])
 def test_the_links_and_names_of_a_document_lead_somewhere(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     assert dead_links(text, path.parent) == []
@@ -55,9 +59,24 @@ def test_the_links_and_names_of_a_document_lead_somewhere(path: Path) -> None:
     assert unknown_names(text) == []
 
 
+def test_readme_begins_with_what_needs_no_fetching(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What stands before the real model, which the test of the whole page needs, runs everywhere."""
+    monkeypatch.chdir(tmp_path)
+    begin = tmp_path / "begin.md"
+    begin.write_text(README.read_text(encoding="utf-8").partition("## A real model")[0], encoding="utf-8")
+    assert len(example_of(begin).examples) > 15
+    assert not (said := failures(example_of(begin))), said
+
+
 def test_every_number_of_the_worked_example_is_printed() -> None:
     path = DOCS / "worked_example.md"
     assert unchecked_in_formulas(path.read_text(encoding="utf-8"), code_of(path)) == []
+
+
+def test_the_glossary_is_in_order() -> None:
+    terms = [term.lower() for term in re.findall(r"^### (.+)$", (DOCS / "glossary.md").read_text(encoding="utf-8"), re.MULTILINE)]
+    assert terms == sorted(terms, key=lambda term: term.replace("-", " "))
+    assert len(set(terms)) == len(terms)
 
 
 def test_what_differs_is_told_with_its_line(tmp_path: Path) -> None:
