@@ -25,13 +25,14 @@ from cutaway.lesson import checking, expect, figure, pick, say, show
 # %% [markdown]
 # ## The idea
 #
-# A language model does not write. It reads a text and returns, for every token, how likely it is to come next. To write, a program
-# chooses one token, puts it at the end of the text, and asks again. All that is called sampling lies in the word *chooses*.
+# A language model does not write. It reads a text and returns, for every token, how likely it is to come next. To write, a
+# program chooses one token, puts it at the end of the text, and asks again. All that is called sampling lies in the word
+# *chooses*.
 #
 # There are two families of answers. One *draws*: each token comes up as often as its probability says, perhaps after the
 # distribution was reshaped so that unlikely tokens come up less. The other *searches* for the text whose probability as a whole
-# is highest. It sounds better to search. This lesson measures why it is not: a likeliest text exists, it is easy to come near to,
-# and it does not look like anything that anybody wrote.
+# is highest. It sounds better to search. This lesson measures why it is not: a likeliest text exists, it is easy to come near
+# to, and it does not look like anything that anybody wrote.
 
 # %% [markdown]
 # ## The equation
@@ -41,24 +42,24 @@ from cutaway.lesson import checking, expect, figure, pick, say, show
 # $$ p_i = \frac{e^{\ell_i / T}}{\sum_j e^{\ell_j / T}}, \qquad H(p) = -\sum_i p_i \ln p_i, \qquad N_\mathrm{eff} = e^{H(p)} $$
 #
 # $T = 1$ is the model's own prediction. $T \to 0$ puts everything on the largest logit, $T \to \infty$ makes all tokens equal.
-# The *entropy* $H$, in nats, says how open the choice is, and $N_\mathrm{eff}$ says it as a number that one can picture: a choice
-# among $N$ equal tokens has $N_\mathrm{eff} = N$, a certain one has 1.
+# The *entropy* $H$, in nats, says how open the choice is, and $N_\mathrm{eff}$ says it as a number that one can picture: a
+# choice among $N$ equal tokens has $N_\mathrm{eff} = N$, a certain one has 1.
 #
-# A text of $n$ tokens has the probability $\prod_t p(x_t \mid x_{<t})$. Its *surprise* is minus the logarithm of that, and mostly
-# given for each token.
+# A text of $n$ tokens has the probability $\prod_t p(x_t \mid x_{<t})$. Its *surprise* is minus the logarithm of that, and
+# mostly given for each token.
 
 # %% [markdown]
 # ## The code
 #
-# Everything that reshapes a distribution is one function. The steps come in a fixed order, and each leaves tokens in or sends their
-# logit to $-\infty$.
+# Everything that reshapes a distribution is one function. The steps come in a fixed order, and each leaves tokens in or sends
+# their logit to $-\infty$.
 
 # %%
 show(shaped_log_probs)
 
 # %% [markdown]
-# Then one uniform number between 0 and 1 picks a token: lay the probabilities end to end on a line of length 1, and see where the
-# number falls.
+# Then one uniform number between 0 and 1 picks a token: lay the probabilities end to end on a line of length 1, and see where
+# the number falls.
 
 # %%
 show(draw)
@@ -106,8 +107,8 @@ figure(
 # %% [markdown]
 # ## How open is the choice?
 #
-# Top-k keeps the same number of tokens whether the model is sure or not. Top-p and min-p ask the distribution. Here is a small model
-# of characters that reads Python; after `retur` it knows what comes, after a blank line it does not.
+# Top-k keeps the same number of tokens whether the model is sure or not. Top-p and min-p ask the distribution. Here is a small
+# model of characters that reads Python; after `retur` it knows what comes, after a blank line it does not.
 
 # %%
 lm = cutaway.load("stdlib-4l")
@@ -139,8 +140,8 @@ The surest place is after `{text[: surest + 1][-8:]!r}`, with {entropy[surest].e
 
 # %% [markdown]
 # Why cut the tail at all? Each unlikely token is harmless alone. But there are many of them, and a text makes a choice at every
-# token: what is rare at one is nearly certain to happen in a hundred, and the model then has to go on from a text that it has never
-# seen the like of.
+# token: what is rare at one is nearly certain to happen in a hundred, and the model then has to go on from a text that it has
+# never seen the like of.
 
 # %%
 tail = 1 - log_probs.exp().topk(10, dim=-1).values.sum(dim=-1)
@@ -153,13 +154,13 @@ the chance to step out there at least once is {ever:.2f}.
 # %% [markdown]
 # ## Drawing is right: count
 #
-# That a sampler follows its distribution is a claim, and claims are checked. Draw 20,000 times, count each token, and compare with
-# what is expected. If each count differs from its expectation only by chance, the sum
+# That a sampler follows its distribution is a claim, and claims are checked. Draw 20,000 times, count each token, and compare
+# with what is expected. If each count differs from its expectation only by chance, the sum
 #
 # $$ \chi^2 = \sum_i \frac{(\mathrm{count}_i - n p_i)^2}{n p_i} $$
 #
-# over $m$ tokens is near $m - 1$, give or take $\sqrt{2 (m - 1)}$. So the distance from $m - 1$ in such units is a few at most for
-# a right sampler, and grows in proportion to $n$ for a wrong one.
+# over $m$ tokens is near $m - 1$, give or take $\sqrt{2 (m - 1)}$. So the distance from $m - 1$ in such units is a few at most
+# for a right sampler, and grows in proportion to $n$ for a wrong one.
 
 
 # %%
@@ -223,9 +224,9 @@ assert any(period(row.tolist()) for row in greedy)
 say("\n".join(f"- `{lm.text(row)!r}`" for row in greedy))
 
 # %% [markdown]
-# A model of Python ends in blanks or underscores, of which it has seen whole lines. The mechanism is clearest in a model that can do
-# nothing but copy: `induction-2l` has learnt that what followed a letter before will follow it again. Give it eight random letters,
-# of which it can foresee nothing, and take the likeliest each time.
+# A model of Python ends in blanks or underscores, of which it has seen whole lines. The mechanism is clearest in a model that
+# can do nothing but copy: `induction-2l` has learnt that what followed a letter before will follow it again. Give it eight
+# random letters, of which it can foresee nothing, and take the likeliest each time.
 
 # %%
 copier = cutaway.load("induction-2l")
@@ -255,8 +256,8 @@ figure(
 # %% [markdown]
 # ## Searching: a tree of nine leaves
 #
-# Greedy choice does not even find the likeliest text. Take three tokens A, B, C, where the next depends on the last alone, and a
-# model that knows these probabilities exactly: a transformer without layers, whose unembedding is the table.
+# Greedy choice does not even find the likeliest text. Take three tokens A, B, C, where the next depends on the last alone, and
+# a model that knows these probabilities exactly: a transformer without layers, whose unembedding is the table.
 
 # %%
 table = torch.tensor([[0.4, 0.3, 0.3], [0.9, 0.05, 0.05], [0.5, 0.4, 0.1]], dtype=torch.float64)  # a row: what follows A, B, C
@@ -298,9 +299,9 @@ show(beam_search, start="for step in range", stop="going = [beam for _, beam in 
 # %% [markdown]
 # ## Predict
 #
-# A coin falls heads with probability 0.6 and tails with 0.4. It is thrown 100 times. Which sequence of 100 throws is the likeliest
-# of all? Before you run the next cell, guess three things: the chance to see exactly that sequence; how many times less likely one
-# given sequence of 60 heads and 40 tails is; and the share of all outcomes that have between 50 and 70 heads.
+# A coin falls heads with probability 0.6 and tails with 0.4. It is thrown 100 times. Which sequence of 100 throws is the
+# likeliest of all? Before you run the next cell, guess three things: the chance to see exactly that sequence; how many times
+# less likely one given sequence of 60 heads and 40 tails is; and the share of all outcomes that have between 50 and 70 heads.
 
 # %% tags=["prediction"]
 n_throws, heads = 100, 0.6
@@ -320,9 +321,9 @@ usual ones share is their surprise: {coin_entropy:.2f} nats a throw, the entropy
 # ## The likeliest text is not like text
 #
 # The same holds of a language model, and can be measured. Take text that people wrote, and text that the model wrote in several
-# ways; ask the model for the surprise of each token and for the entropy of its own prediction at that place. Where tokens are drawn
-# from the prediction the two agree on average, whatever the model: that is what an entropy is. Text by people agrees as far as the
-# model has learnt how sure it may be. Searched text lies far below: the model finds it dull.
+# ways; ask the model for the surprise of each token and for the entropy of its own prediction at that place. Where tokens are
+# drawn from the prediction the two agree on average, whatever the model: that is what an entropy is. Text by people agrees as
+# far as the model has learnt how sure it may be. Searched text lies far below: the model finds it dull.
 
 # %%
 starts = ["def ", "impo", "clas", "for ", "if s", "rais", "with", "    "]
@@ -367,8 +368,8 @@ model on paths that it knows; turned down all the way, the text says nothing.
 # ## Seeds, and rows that do not depend on each other
 #
 # One seed gives one text. In a batch there is a second demand, which many programs miss: what a prompt gets must not depend on
-# which other prompts are in the batch, nor on when those end. So each row has its own stream of random numbers, made from the seed
-# and its own prompt.
+# which other prompts are in the batch, nor on when those end. So each row has its own stream of random numbers, made from the
+# seed and its own prompt.
 
 # %%
 show(RowStreams)
@@ -411,8 +412,8 @@ with checking("effective choices"):
     expect(effective_choices(sharp, 2.0), expected.item(), "temperature 2")
 
 # %% [markdown]
-# **2. A nucleus.** Write `nucleus(probs, top_p)`: the same probabilities where the fewest tokens that reach `top_p` together are
-# kept, scaled up to a sum of 1, and the others are 0. The tokens are in no order.
+# **2. A nucleus.** Write `nucleus(probs, top_p)`: the same probabilities where the fewest tokens that reach `top_p` together
+# are kept, scaled up to a sum of 1, and the others are 0. The tokens are in no order.
 
 
 # %% tags=["starter"]
@@ -426,8 +427,8 @@ def nucleus(probs: Tensor, top_p: float) -> Tensor:
 # Sort from the likeliest down, with `probs.sort(descending=True)`, and take the running sum with `cumsum`.
 
 # %% [markdown] tags=["hint"]
-# A token stays if the sum of those *before* it is still below `top_p`: so the one that crosses the line is in, and the first always.
-# `torch.zeros_like(probs).scatter(0, order, values)` puts sorted values back into their places.
+# A token stays if the sum of those *before* it is still below `top_p`: so the one that crosses the line is in, and the first
+# always. `torch.zeros_like(probs).scatter(0, order, values)` puts sorted values back into their places.
 
 
 # %% tags=["solution"]
@@ -448,8 +449,8 @@ with checking("a nucleus"):
 
 # %% [markdown]
 # **3. Draw without probabilities.** Add independent noise to each logit and take the largest: with the right noise this *is*
-# sampling, and no softmax is needed. The starter takes normal noise and is close, but wrong: the count finds it out. Find the right
-# noise, from uniform numbers $u$.
+# sampling, and no softmax is needed. The starter takes normal noise and is close, but wrong: the count finds it out. Find the
+# right noise, from uniform numbers $u$.
 
 
 # %% tags=["starter"]
@@ -464,8 +465,8 @@ def draw_by_noise(logits: Tensor, n: int, generator: torch.Generator) -> Tensor:
 # probability $p_i$. An exponential time of rate $r$ is $-\ln(u) / r$.
 
 # %% [markdown] tags=["hint"]
-# The first to ring has the smallest $-\ln(u_i) / e^{\ell_i}$. Take $-\ln$ of that, which turns the smallest into the largest and
-# the division into a sum.
+# The first to ring has the smallest $-\ln(u_i) / e^{\ell_i}$. Take $-\ln$ of that, which turns the smallest into the largest
+# and the division into a sum.
 
 
 # %% tags=["solution"]
@@ -483,8 +484,8 @@ with checking("draw without probabilities"):
 
 # %% [markdown]
 # **4. Beam search of your own.** Write `best_texts(table, start, num_beams, length)` for models like the one above, where
-# `table[i, j]` is the probability of `j` after `i`: a list of at most `num_beams` pairs (tokens, log-probability), the best first.
-# About half an hour; then watch how few beams are exact in most tables, and find one where two are not enough.
+# `table[i, j]` is the probability of `j` after `i`: a list of at most `num_beams` pairs (tokens, log-probability), the best
+# first. About half an hour; then watch how few beams are exact in most tables, and find one where two are not enough.
 
 
 # %% tags=["starter"]
@@ -525,14 +526,15 @@ with checking("beam search of your own"):
 # %% [markdown]
 # ## Pitfalls
 #
-# - *"My samples are garbage."* Look at the loss before you turn knobs: $e^{\mathrm{loss}}$ is the effective number of choices per
-#   token, and a model of characters that has 10 left writes noise at any temperature. A loss that is far above the one its recipe
-#   is known to reach is not a sampling problem.
+# - *"My samples are garbage."* Look at the loss before you turn knobs: $e^{\mathrm{loss}}$ is the effective number of choices
+#   per token, and a model of characters that has 10 left writes noise at any temperature. A loss that is far above the one its
+#   recipe is known to reach is not a sampling problem.
 # - *"Temperature 0 divides by 0."* It is a name for greedy; the library takes the largest logit, ties going to one of them.
-# - *"Does the order of temperature and top-p matter?"* Yes: a high temperature first spreads the probability, so that a nucleus of
-#   the same `top_p` takes more tokens. Two programs with equal settings and another order are two samplers.
-# - *"Is the repetition penalty harmless?"* It divides positive logits and multiplies negative ones, so it depends on where 0 lies,
-#   which the softmax does not. Adding a constant to all logits leaves the model as it was and changes what the penalty does.
+# - *"Does the order of temperature and top-p matter?"* Yes: a high temperature first spreads the probability, so that a nucleus
+#   of the same `top_p` takes more tokens. Two programs with equal settings and another order are two samplers.
+# - *"Is the repetition penalty harmless?"* It divides positive logits and multiplies negative ones, so it depends on where 0
+#   lies, which the softmax does not. Adding a constant to all logits leaves the model as it was and changes what the penalty
+#   does.
 # - *"Same seed, other text."* The seed fixes the random numbers, not the logits: another device, dtype or batch rounds them
 #   otherwise. Once a number falls on the other side of a border the texts part, and never meet again.
 
@@ -549,6 +551,6 @@ say(f'With all logits raised by 5, the penalty takes "the" from {here:.2f} to {s
 # %% [markdown]
 # ## Read on
 #
-# [The KV cache](10_kv_cache.py): what makes writing one token after another affordable, and how a small model can draft for a large
-# one without changing a single probability. Holtzman et al. 2020, *The Curious Case of Neural Text Degeneration*
-# (arXiv 1904.09751), on top-p and on why likely text is dull. `cutaway generate --compare` shows one prompt under every strategy.
+# [The KV cache](10_kv_cache.py): what makes writing one token after another affordable, and how a small model can draft for a
+# large one without changing a single probability. Holtzman et al. 2020, *The Curious Case of Neural Text Degeneration* (arXiv
+# 1904.09751), on top-p and on why likely text is dull. `cutaway generate --compare` shows one prompt under every strategy.
