@@ -209,8 +209,8 @@ n_bytes = bytes_a_token(gpt2, length=100)
 expect(bytes_of_weights(gpt2), sum(4 * d_in * d_out for d_in, d_out in matrix_shapes(gpt2.config)), "bytes of all matrices")
 say(f"""
 GPT-2 small in float32: {n_bytes / 1e6:.0f} MB must be read for each token. At this machine's rate that allows
-{bytes_per_s / n_bytes:.0f} tokens a second, and {2 * bytes_per_s / n_bytes:.0f} with weights of 16 bits. No program for one row can be
-faster here, however clever. Its operations alone would allow {flops_per_s / (n_bytes / 2):.0f}.
+{bytes_per_s / n_bytes:.0f} tokens a second, and {2 * bytes_per_s / n_bytes:.0f} with weights of 16 bits. No program that reads the
+weights once for each token can be faster here, however clever. Its operations alone would allow {flops_per_s / (n_bytes / 2):.0f}.
 """)
 
 # %% [markdown]
@@ -329,10 +329,10 @@ with torch.inference_mode():
 # %% [markdown]
 # ## Draft and verify
 #
-# Reading many positions at once costs little more than reading one, as the clock said. *Speculative decoding* uses that: a
-# small model writes a few tokens ahead, and the large one reads them all in one pass. It then accepts each drafted token with
-# probability $\min(1, p/q)$, where $p$ is its own probability for the token and $q$ the small model's; at the first refusal it
-# draws anew, from what $p$ has in excess of $q$:
+# Reading many positions at once costs little more than reading one: the limit above is for reading the weights once for each
+# token, and one pass may be for several. *Speculative decoding* uses that: a small model writes a few tokens ahead, and the
+# large one reads them all in one pass. It then accepts each drafted token with probability $\min(1, p/q)$, where $p$ is its own
+# probability for the token and $q$ the small model's; at the first refusal it draws anew, from what $p$ has in excess of $q$:
 #
 # $$ r(x) = \frac{\max(0,\, p(x) - q(x))}{\sum_y \max(0,\, p(y) - q(y))} $$
 #

@@ -89,14 +89,21 @@ show(train_state_bytes)
 GIB = 2**30
 sizes = {name: ModelConfig.preset(name) for name in ("gpt2", "gpt2-large", "gpt2-xl")}
 n_of = {name: n_parameters(config) for name, config in sizes.items()}
+
+
+def row_bytes(config: ModelConfig) -> float:
+    """Return what one more row of the full context adds to the peak of a step, where activations make it."""
+    return (step_peak_bytes(config, 16 * config.n_ctx) - step_peak_bytes(config, 8 * config.n_ctx)) / 8
+
+
 say(
-    "| model | parameters | weights | gradients | AdamW's averages | activations of a row |\n|---|---|---|---|---|---|\n"
+    "| model | parameters | weights | gradients | AdamW's averages | each row adds |\n|---|---|---|---|---|---|\n"
     + "\n".join(
         f"| {name} | {n / 1e6:,.0f} million | {4 * n / GIB:.1f} GiB | {4 * n / GIB:.1f} GiB | {8 * n / GIB:.1f} GiB "
-        f"| {step_peak_bytes(sizes[name], sizes[name].n_ctx) / GIB:.1f} GiB |"
+        f"| {row_bytes(sizes[name]) / GIB:.1f} GiB |"
         for name, n in n_of.items()
     )
-    + "\n\nFloat32 throughout, rows of the full context."
+    + "\n\nFloat32 throughout. Rows of the full context; what they add is kept for the backward pass."
 )
 xl = sizes["gpt2-xl"]
 state = train_state_bytes(xl)
@@ -216,7 +223,7 @@ figure(
 #
 # The gradients of GPT-2 small in float32 are half a gigabyte. By the ring, how much does each device send for one step among 2
 # devices, among 8, among 64? And how much would have to pass through one device that collected all of them and sent the mean
-# back? Write your guesses down; most people let the first grow with the number of devices.
+# back? Write your guesses down: does what each device sends grow with their number?
 
 # %% tags=["prediction"]
 n_bytes = 4 * n_of["gpt2"]
