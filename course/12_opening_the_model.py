@@ -90,7 +90,9 @@ computation: `{"`, `".join(of_a_layer)}`.
 # | name | shape | what it is |
 # |---|---|---|
 # | `resid_pre`, `resid_mid`, `resid_post` | `batch pos d_model` | the stream before a layer, between attention and MLP, after it |
-# | `attn.q`, `attn.k`, `attn.v`, `attn.z` | `batch pos head d_head` | queries, keys, values; what each head has read |
+# | `attn.q`, `attn.k`, `attn.v` | `batch pos head d_head` | queries, keys, values (`kv_head` where heads share the last two) |
+# | `attn.rot_q`, `attn.rot_k` | the same | queries and keys as rotary positions have turned them |
+# | `attn.z` | `batch pos head d_head` | what each head has read: values, weighted by its pattern |
 # | `attn.attn_scores`, `attn.pattern` | `batch head q_pos k_pos` | before and after the softmax |
 # | `attn.result` | `batch pos head d_model` | what each head by itself adds to the stream |
 # | `attn_out`, `mlp_out` | `batch pos d_model` | what the layer's two parts add to the stream |
@@ -248,7 +250,7 @@ work.
 # when a run applies them.
 
 # %%
-show(Edit.new_value, start="match self.kind", stop="return _called")
+show(Edit.new_value, start="match self.kind", stop="return value")
 
 # %%
 silence = edits.zero("blocks.1.attn.z", head=3)

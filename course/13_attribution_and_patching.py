@@ -36,10 +36,10 @@ from cutaway.model import Transformer
 # ## The equation
 #
 # Let $x = \sum_i w_i$ be the last stream at the position of the answer, $w_i$ what part $i$ wrote (`d_model`), $s$ the scale
-# that the last norm divided by in this run, $g$ and $\beta$ its gain and bias, and $u = W_U[:, c] - W_U[:, w]$ for a correct
-# and a wrong token. With $\mathrm{centre}(v) = v - \mathrm{mean}(v)$ and $d = \mathrm{centre}(g \odot u)$,
+# that the last norm divided by in this run, $g$ and $\beta$ its gain and bias, and $u = W_U[:, a] - W_U[:, b]$ for a correct
+# token $a$ and a wrong one $b$. With $\mathrm{centre}(v) = v - \mathrm{mean}(v)$ and $d = \mathrm{centre}(g \odot u)$,
 #
-# $$ \mathrm{logit}_c - \mathrm{logit}_w = u \cdot \Big( g \odot \frac{\mathrm{centre}(x)}{s} + \beta \Big)
+# $$ \mathrm{logit}_a - \mathrm{logit}_b = u \cdot \Big( g \odot \frac{\mathrm{centre}(x)}{s} + \beta \Big)
 # = \sum_i \frac{w_i \cdot d}{s} + u \cdot \beta . $$
 #
 # (Centring may change sides, as $u \cdot (g \odot \mathrm{centre}(x)) = d \cdot x$.) The norm is not linear, as $s$ depends on
@@ -101,9 +101,11 @@ figure(
     "Every part's own share of the answer: two heads stand out, and they pull against each other",
 )
 most, least = int(heads[1].argmax()), int(heads[1].argmin())
+loud = min(abs(heads[1, most]), abs(heads[1, least]))
+assert sum(abs(each) > loud / 2 for each in of_library.values()) == 2
 say(f"""
 The parts add up to the last digit that a float64 has. Head {most} of layer 1 says *Mary* with {heads[1, most]:+.2f}, head {least}
-says *John* with {heads[1, least]:+.2f}, and all others are small beside them.
+says *John* with {heads[1, least]:+.2f}, and no other part reaches half of that.
 """)
 
 # %% [markdown]
@@ -122,7 +124,7 @@ first, second = recovery[1].topk(2).indices.tolist()
 assert {first, second}.isdisjoint({most, least})
 assert recovery[1, first] > 0.5
 say(f"""
-Nothing: {recovery[1, most]:.1%} and {recovery[1, least]:.1%}. Heads {first} and {second} bring {recovery[1, first]:.0%} and
+Nothing: {recovery[1, most]:z.1%} and {recovery[1, least]:z.1%}. Heads {first} and {second} bring {recovery[1, first]:.0%} and
 {recovery[1, second]:.0%}, and by attribution they had {heads[1, first]:+.2f} and {heads[1, second]:+.2f}. The loudest heads say the
 same in both runs. They name the two people; who of them gives, and so must not be the answer, is for others to say.
 """)
@@ -174,6 +176,9 @@ figure(
     "Two heads look at the people who are introduced, two at the one who gives",
 )
 expect(accounts["clean less corrupted"][8:], accounts["lost by patching"][8:], "last layer", tolerance=0.5)
+assert zeroed[labels.index(f"L1H{most}"), 0] < 0
+for head, place in zip(of_interest, (1, 3, 9, 9), strict=True):
+    assert pattern[head, place] > 0.8
 say(f"""
 Read the rows as questions. *What did this head write?* (1, 2): the two that name Mary and John shout loudest. *What would happen
 without it?* (5): without L1H{most}'s voice for Mary the model would say John. *What depends on who gives?* (3, 4): only
@@ -195,8 +200,20 @@ say(
 )
 
 # %% [markdown]
-# Patching sees both, and has a price of its own: it answers the question that *your corrupted prompt* asks. Had we corrupted
-# the two names at the beginning, the two loud heads would have come out on top.
+# Patching sees both, and has a price of its own: it answers the question that *your corrupted prompt* asks. Change another
+# word, and another head makes the difference. Now Tom stands where Mary stood, and John gives as before:
+
+# %%
+third = "When Tom and John went to the store , John gave a drink to"
+asked_else = patching.patch(lm, clean, third, "Mary", "John", site="z").recovery
+assert asked_else[1, most] > 0.5
+assert asked_else[1, [first, second]].abs().max() < 0.05
+say(f"""
+| patched from the clean run | who gives? (Mary for John) | who is there? (Tom for Mary) |
+|---|---|---|
+| L1H{most} | {recovery[1, most]:z.0%} | {asked_else[1, most]:z.0%} |
+| L1H{first} | {recovery[1, first]:z.0%} | {asked_else[1, first]:z.0%} |
+""")
 
 # %% [markdown]
 # ## Where the answer is, layer by layer

@@ -319,7 +319,7 @@ def trained(n_layers: int, hooks: Hooks | None, *, n_steps: int, seed: int = 1) 
     second: dict[int, float] = {}
     for step in range(n_steps + 1):
         options = {} if hooks is None else {"hooks": hooks}
-        if step % (n_steps // 12) == 0:
+        if step % pick(fast=25, full=50) == 0:
             with torch.no_grad():
                 losses = F.cross_entropy(model(judged[:, :-1], **options).mT, judged[:, 1:], reduction="none")
             second[step] = losses[:, 16:].mean().item()
