@@ -32,9 +32,9 @@ from cutaway.lesson import checking, expect, figure, pick, say, show
 #   carries two facts: what I am, and what came *before* me.
 # 2. The **induction head** asks at the last token A: who has A *before* it? It finds the B of an earlier "A B", and copies B.
 #
-# One layer is not enough, however wide. What a key says can depend on its neighbour only if something has moved the neighbour's
-# token there first, and keys of the first layer are made of their own position alone. Two heads must compose, and that makes
-# this the smallest circuit in which attention is more than the sum of its heads.
+# One layer does not do it at any width that one would build. What a key says can depend on its neighbour only if something has
+# moved the neighbour's token there first, and keys of the first layer are made of their own position alone. Two heads must
+# compose, and that makes this the smallest circuit in which attention is more than the sum of its heads.
 
 # %% [markdown]
 # ## The equation
