@@ -22,9 +22,10 @@ from cutaway.model import Transformer
 # %% [markdown]
 # ## The idea
 #
-# There are two ways to ask who is responsible for an answer. One looks at a single run and takes the sum apart: the logits are
-# a linear map of the last residual stream, the stream is a sum of what every part wrote, so each part's share of the answer can
-# be read off. That is *attribution*. It is exact, costs one run, and says what was written.
+# There are two ways to ask who is responsible for an answer. One looks at a single run and takes the sum apart: but for one
+# number that the last norm divides by, the logits are a linear map of the last residual stream; the stream is a sum of what
+# every part wrote; so each part's share of the answer can be read off. That is *attribution*. It is exact, costs one run, and
+# says what was written.
 #
 # The other compares two runs: a *clean* one, and a *corrupted* one that differs in the one thing you want to know about and
 # ends in another answer. Put one activation of the one run into the other, let everything after it be computed anew, and see
