@@ -8,7 +8,7 @@ ROCM_INDEX  ?=
 PIP         := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 WORKERS     ?= 2
 
-.PHONY: help demo test test-all check bench download install install-rocm clean
+.PHONY: help demo test test-all check course diagrams bench download install install-rocm clean
 help:          ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:[^#]*## */\t/' | expand -t 16
 
@@ -22,11 +22,18 @@ test-all: $(VENV)/.oracles  ## the tests and the minutes-long ones, some against
 	@$(BIN)/cutaway download smollm2-135m >/dev/null || echo "SmolLM2 cannot be fetched here: its tests will say so"
 	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal
 
-check: $(VENV)/.dev  ## format, lint, types, architecture
+check: $(VENV)/.dev  ## format, lint, types, architecture, diagrams
 	@$(BIN)/ruff format --check --quiet . || { echo "run: $(BIN)/ruff format ."; exit 1; }
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy
-	@$(BIN)/python -m pytest -q -p no:cacheprovider tests/test_architecture.py
+	@$(BIN)/python -m pytest -q -p no:cacheprovider -m "not slow" tests/test_architecture.py tests/documents/test_tikz_diagrams.py
+
+course: $(VENV)/.course  ## the lessons as notebooks to work in, without their solutions (course/mine)
+	@$(BIN)/python -m course start all
+	@echo "open them: $(BIN)/jupyter lab course/mine    (or in an editor that knows notebooks)"
+
+diagrams:      ## draw docs/diagrams anew where a source has changed (with LaTeX; all of them: FORCE=1)
+	@$(PYTHON) docs/diagrams/render.py $(if $(FORCE),--force)
 
 bench: $(VENV)/.dev  ## every benchmark, each beside the machine's own limit
 	@$(BIN)/python -m benchmarks
@@ -57,6 +64,11 @@ $(VENV)/.torch: constraints.txt | $(BIN)/python
 $(VENV)/.core: pyproject.toml constraints.txt $(VENV)/.torch
 	@echo "installing cutaway"
 	@$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.course: pyproject.toml constraints.txt $(VENV)/.core
+	@echo "installing what notebooks need"
+	@$(PIP) --editable ".[course]"
 	@touch $@
 
 $(VENV)/.oracles: pyproject.toml constraints.txt $(VENV)/.dev
