@@ -1,11 +1,12 @@
 """What lessons are made of: source that is shown or refused, and checks that tell right from wrong in a sentence."""
 
+import numpy as np
 import pytest
 import torch
 
 from cutaway import lesson
 from cutaway.hooks import Hooks
-from cutaway.lesson import checking, expect, pick, show
+from cutaway.lesson import checking, expect, pick, say, show
 from cutaway.model import Attention, attend
 
 
@@ -65,7 +66,7 @@ def test_what_is_wrong_is_said(actual: object, expected: object, message: str) -
 
 @pytest.mark.parametrize(
     ("actual", "expected"),
-    [(1.0, 1), (torch.ones(2, requires_grad=True), [1, 1]), ([1, 2], torch.tensor([1, 2])), ("a", "a"), (["a", 1], ["a", 1])],
+    [(1.0, 1), (1.0, np.float32(1)), (torch.ones(2, requires_grad=True), [1, 1]), ([1, 2], torch.tensor([1, 2])), ("a", "a"), (["a", 1], ["a", 1])],
 )
 def test_what_is_right_passes(actual: object, expected: object) -> None:
     expect(actual, expected, "x")
@@ -95,3 +96,8 @@ def test_sizes_follow_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUTAWAY_COURSE", "slow")
     with pytest.raises(ValueError, match="CUTAWAY_COURSE is 'slow'; expected fast or full"):
         pick(fast=1, full=2)
+
+
+def test_formulas_keep_their_underscores(capsys: pytest.CaptureFixture[str]) -> None:
+    say("The sum $x_1 + x_2$ of *both*.")
+    assert capsys.readouterr().out.strip() == "The sum $x_1 + x_2$ of both."

@@ -67,7 +67,10 @@ def say(text: str) -> None:
     if _in_notebook():
         _display_markdown(text)
     else:
-        stdout_console().print(Markdown(text))
+        formulas_kept = re.sub(
+            r"\$[^$\n]+\$", lambda formula: formula[0].replace("_", r"\_"), text
+        )  # else an underscore is emphasis
+        stdout_console().print(Markdown(formulas_kept))
 
 
 def figure(drawn: Figure, caption: str) -> None:
@@ -82,7 +85,7 @@ def figure(drawn: Figure, caption: str) -> None:
         display(HTML(f'<figure><img src="data:image/png;base64,{data}" alt="{words}"><figcaption>{words}</figcaption></figure>'))
     else:
         lesson = Path(getattr(sys.modules["__main__"], "__file__", None) or "lesson").stem
-        name = "-".join(re.findall(r"[a-z0-9]+", caption.lower())[:6])
+        name = "-".join(re.findall(r"[a-z0-9]+", caption.lower())[:12])
         folder = _FIGURES / lesson
         folder.mkdir(parents=True, exist_ok=True)
         print(f"{save_figure(drawn, folder / f'{name}.png')}: {caption}")
@@ -146,7 +149,7 @@ def _expect_numbers(actual: object, expected: np.ndarray, what: str, tolerance: 
 
 
 def _is_numeric(value: object) -> bool:
-    if isinstance(value, torch.Tensor | np.ndarray | int | float):
+    if isinstance(value, torch.Tensor | np.ndarray | np.number | int | float):
         return True
     return isinstance(value, Sequence) and not isinstance(value, str | bytes) and len(value) > 0 and all(map(_is_numeric, value))
 
