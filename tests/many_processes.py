@@ -37,6 +37,6 @@ def start_ranks(n_ranks: int, *command: str | Path) -> list[subprocess.Popen[str
 def run_ranks(n_ranks: int, *command: str | Path, returncode: int = 0) -> list[tuple[str, str]]:
     """Run a Python program as so many processes of one job; return what each wrote on standard output and error."""
     processes = start_ranks(n_ranks, *command)
-    ended = [process.communicate(timeout=120) for process in processes]
+    ended = [process.communicate(timeout=240) for process in processes]
     assert {process.returncode for process in processes} == {returncode}, ended
     return [(out, err) for out, err in ended]

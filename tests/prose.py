@@ -11,13 +11,20 @@ _PUBLISHED = re.compile(r"\b(?:19|20)\d\d\b|\b\d{4}\.\d{4,5}\b")  # years and nu
 _IN_CODE = re.compile(r"\d[\d,_]*(?:\.\d+)?")
 _LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 _NAME = re.compile(r"`(cutaway(?:\.\w+)+)")
+_FENCED = re.compile(r"```.*?^ *```", re.DOTALL | re.MULTILINE)
+_CODE = re.compile(r"```.*?^ *```|`[^`\n]+`", re.DOTALL | re.MULTILINE)
+_FORMULA = re.compile(r"\$\$.*?\$\$|(?<!\\)\$[^$]+\$", re.DOTALL)
+_DECIMAL = re.compile(r"(?<![\w.])\d+\.\d+")
+_HEADING = re.compile(r"^#+ +(.+?)\s*$", re.MULTILINE)
+_NUMBERED = re.compile(r"^#+ +\d+\. ", re.MULTILINE)  # the number of a section
+_WRITTEN = re.compile(r"<!-- (\w+): written by .*?<!-- end of \1 -->", re.DOTALL)  # by a program, from what it measured
 _LEAST = 13  # smaller integers count things that the reader sees
 
 
 def unchecked_numbers(prose: str, code: str) -> list[str]:
     """Return the decimal numbers, percentages and integers above 12 in prose that do not occur in code or its output."""
     known = {_value(number) for number in _IN_CODE.findall(code)}
-    text = _PUBLISHED.sub(" ", _INLINE.sub(" ", _NOT_PROSE.sub(" ", prose)))
+    text = _PUBLISHED.sub(" ", _INLINE.sub(" ", _NOT_PROSE.sub(" ", _NUMBERED.sub("# ", _WRITTEN.sub(" ", prose)))))
     return [
         found[0]
         for found in _NUMBER.finditer(text)
@@ -40,10 +47,35 @@ def _share(number: str, after: str) -> float:
     return round(_value(number) / 100, 6) if after.lstrip().startswith("%") else _value(number)
 
 
+def unchecked_in_formulas(prose: str, code: str) -> list[str]:
+    """Return the decimal numbers in formulas that do not occur in code or its output."""
+    known = {_value(number) for number in _IN_CODE.findall(code)}
+    formulas = _FORMULA.findall(_CODE.sub(" ", prose))
+    return [number for formula in formulas for number in _DECIMAL.findall(formula) if _value(number) not in known]
+
+
 def dead_links(text: str, folder: Path) -> list[str]:
     """Return the targets of relative links that are no file."""
     targets = [target.split("#")[0] for target in _LINK.findall(_NOT_PROSE.sub(" ", text)) if not re.match(r"[a-z]+:", target)]
     return [target for target in targets if target and not (folder / target).exists()]
+
+
+def dead_anchors(text: str, path: Path) -> list[str]:
+    """Return the targets of links to headings, of this document or another, under which there is none."""
+    return [target for target in _LINK.findall(_NOT_PROSE.sub(" ", text)) if _names_no_heading(target, path)]
+
+
+def _names_no_heading(target: str, path: Path) -> bool:
+    name, _, anchor = target.partition("#")
+    file = path.parent / name if name else path
+    if not anchor or re.match(r"[a-z]+:", target) or file.suffix != ".md" or not file.exists():
+        return False
+    return anchor not in {_anchor(heading) for heading in _HEADING.findall(_FENCED.sub("", file.read_text(encoding="utf-8")))}
+
+
+def _anchor(heading: str) -> str:
+    """Return the anchor that GitHub, and myst-parser, give a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
 
 
 def unknown_names(text: str) -> list[str]:

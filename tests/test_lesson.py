@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from cutaway import lesson
+from cutaway.hooks import Hooks
 from cutaway.lesson import checking, expect, pick, show
 from cutaway.model import Attention, attend
 
@@ -21,6 +23,16 @@ def test_a_part_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     assert first.startswith("cutaway.model.attention.Attention.forward: ")
     assert code[0].startswith("q = hooks(")
     assert [line[:4] for line in code if " = hooks(" in line] == ["q = ", "k = "]
+
+
+def test_a_notebook_shows_underscores_of_names_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[str] = []
+    monkeypatch.setattr(lesson, "_in_notebook", lambda: True)
+    monkeypatch.setattr(lesson, "_display_markdown", shown.append)
+    show(Hooks.__call__)
+    code, place = shown[0].split("\n```\n")
+    assert code.startswith("```python\ndef __call__(")
+    assert r"Hooks.\_\_call\_\_: src/cutaway/hooks.py" in place
 
 
 @pytest.mark.parametrize("ends", [{"start": "no such line"}, {"start": "q = hooks", "stop": "def forward"}])

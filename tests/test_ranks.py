@@ -51,7 +51,7 @@ def test_three_find_what_one_finds(alone, tmp_path):
 @pytest.mark.parametrize("killed_in", ["evaluation", "store"])
 def test_one_goes_on_with_what_was_killed_in_two(alone, tmp_path, killed_in):
     processes = start_ranks(2, SCRIPT, tmp_path, killed_in)
-    (_, said), _ = [process.communicate(timeout=60) for process in processes]
+    (_, said), _ = [process.communicate(timeout=240) for process in processes]
     assert [process.returncode for process in processes] == [1, -signal.SIGKILL]
     assert "another process of this job ended" in said
     assert not (tmp_path / "found.json").exists()
@@ -74,7 +74,7 @@ def test_processes_that_ask_for_different_things_are_refused(tmp_path):
 
 def test_one_that_asks_alone_is_told_that_all_must(tmp_path):
     first, last = start_ranks(2, SCRIPT, tmp_path, "once")
-    (_, said), _ = (process.communicate(timeout=60) for process in (first, last))
+    (_, said), _ = (process.communicate(timeout=240) for process in (first, last))
     assert (first.returncode, last.returncode) == (1, 0)
     assert "did not ask what this one asks, and all must" in said
 

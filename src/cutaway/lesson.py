@@ -53,7 +53,8 @@ def show(thing: Callable[..., Any] | type, *, start: str | None = None, stop: st
     file = Path(inspect.getsourcefile(inspect.unwrap(thing)) or "").relative_to(_PACKAGE.parent)
     place = f"{thing.__module__}.{thing.__qualname__}: src/{file.as_posix()}, line {first + begin}"
     if _in_notebook():
-        _display_markdown(f"```python\n{code}\n```\n\n<small>{html.escape(place)}</small>")
+        shown = html.escape(place).replace("_", r"\_")  # `__call__` would be bold
+        _display_markdown(f"```python\n{code}\n```\n\n<small>{shown}</small>")
     else:
         console = stdout_console()
         console.print(place, style="dim", soft_wrap=True)

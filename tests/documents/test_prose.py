@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from prose import dead_links, unchecked_numbers, unknown_names
+from prose import dead_anchors, dead_links, unchecked_in_formulas, unchecked_numbers, unknown_names
 
 
 @pytest.mark.parametrize(
@@ -17,6 +17,8 @@ from prose import dead_links, unchecked_numbers, unknown_names
         ("A share of 5 %.", "", ["5"]),
         ("Three of 12 heads, at layer 3.", "", []),
         ("One of 13 heads.", "", ["13"]),
+        ("<!-- sizes: written by a program -->\n0.25\n<!-- end of sizes -->\n0.5", "", ["0.5"]),
+        ("## 14. The fourteenth\n\nsection", "", []),
         ("GPT-2 of 2019 (arXiv 2301.05217), `x = 0.5`, $0.5$, [x](y0.5.md).", "", []),
         ("```\n0.5\n```\nafter 0.25", "", ["0.25"]),
     ],
@@ -28,6 +30,18 @@ def test_numbers_in_prose_are_found(prose: str, code: str, unchecked: list[str])
 def test_links_are_followed(tmp_path: Path) -> None:
     (tmp_path / "a.md").touch()
     assert dead_links("[a](a.md) [b](b.md#x) ![c](c.svg) [d](#here) [e](https://example.com/x)", tmp_path) == ["b.md", "c.svg"]
+
+
+def test_links_to_headings_are_followed(tmp_path: Path) -> None:
+    path = tmp_path / "a.md"
+    path.write_text("# One\n\n## 2. Two: $W_Q$, `x`\n\n```sh\n# three\n```\n", encoding="utf-8")
+    text = "[a](#one) [b](a.md#2-two-w_q-x) [c](a.md#three) [d](#four) [e](https://example.com/#x) [f](b.py#L3)"
+    assert dead_anchors(text, path) == ["a.md#three", "#four"]
+
+
+def test_decimals_in_formulas_are_found() -> None:
+    text = "$x = 0.50$ and $$y = 1.25 + 3\\,(0.75)$$\n`$0.1$`\n```\n$0.2$\n```\n"
+    assert unchecked_in_formulas(text, "0.5") == ["1.25", "0.75"]
 
 
 def test_names_are_looked_up() -> None:

@@ -54,6 +54,7 @@ def test_log_odds_are_of_all_words_of_a_role() -> None:
     torch.testing.assert_close(words.role_log_probs(logits).exp().sum(-1), torch.ones(5).double())
 
 
+@pytest.mark.slow
 def test_reduced_experiment_passes() -> None:
     experiment = experiments.experiment("probing")
     result = experiments.run("probing", experiment.scale("reduced").config)

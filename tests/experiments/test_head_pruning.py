@@ -83,6 +83,7 @@ def test_interval_of_a_rank_correlation() -> None:
     assert low < 0.7 < 0.8 < high < 0.9
 
 
+@pytest.mark.slow
 def test_reduced_experiment_passes() -> None:
     experiment = experiments.experiment("head-pruning")
     result = experiments.run("head-pruning", experiment.scale("reduced").config)

@@ -100,6 +100,7 @@ def test_a_model_that_foretells_no_tokens_is_refused() -> None:
         heads.detect_heads(Transformer(shape, generator=torch.Generator().manual_seed(0))).both_losses()
 
 
+@pytest.mark.slow
 def test_reduced_experiment_passes() -> None:
     experiment = experiments.experiment("induction")
     result = experiments.run("induction", experiment.scale("reduced").config)

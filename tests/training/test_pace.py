@@ -74,3 +74,11 @@ def test_a_narrow_line_keeps_the_loss():
     (moving,), (staying,) = shown(40, n_steps=2000, numbers=NUMBERS)
     assert "loss 3.234" in moving
     assert "loss 3.234" in staying
+
+
+def test_a_notebook_gets_the_lines_that_stay(monkeypatch, capsys, recwarn):
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)  # where rich's own line asks for ipywidgets
+    with ProgressLine(tiny_config("play.txt", n_steps=10)) as line:
+        line({"step": 5, **NUMBERS, "val_loss": 3.4})
+    assert "val 3.400" in capsys.readouterr().err
+    assert not [warning for warning in recwarn if "ipywidgets" in str(warning.message)]

@@ -27,7 +27,7 @@ class ProgressLine:
     """A line that follows the run on a terminal, and one that stays for every validation and sample."""
 
     def __init__(self, config: TrainConfig, *, n_done: int = 0, console: Console | None = None) -> None:
-        self._console = console or Console(stderr=True, highlight=False)
+        self._console = console or _standard_error()
         self._n_steps = config.n_steps
         self._latest: dict[str, float] = {}
         self._progress = Progress(
@@ -76,6 +76,14 @@ class ProgressLine:
             if len(f"{beside}  {said}") <= self._console.width or len(there) <= 1:
                 return said
             there.pop()
+
+
+def _standard_error() -> Console:
+    console = Console(stderr=True, highlight=False)
+    if not console.is_jupyter:
+        return console
+    # a notebook gets the lines that stay, as text: for the moving line rich needs ipywidgets there
+    return Console(stderr=True, highlight=False, force_jupyter=False, force_terminal=False)
 
 
 _WRITTEN: dict[str, Callable[[dict[str, float]], str]] = {
