@@ -57,7 +57,8 @@ from cutaway.weights.renaming import Renaming
 #
 # $$ \text{Q8\_0}:\; w_i \approx d\, n_i,\; -127 \le n_i \le 127 \qquad \text{Q4\_1}:\; w_i \approx d\, n_i + m,\; 0 \le n_i \le 15 $$
 #
-# The error of a weight is at most half a step, $d / 2$, and $d$ follows from the largest weight of its block.
+# The error of a weight is at most about half a step, $d / 2$; and $d$ follows from the largest weight of the block, in Q4_1 from
+# the distance between the largest and the smallest.
 
 # %% [markdown]
 # ## The code

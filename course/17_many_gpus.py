@@ -387,8 +387,9 @@ they are one run.
 # will do, also for a run that goes on:
 #
 # ```sh
-# torchrun --standalone --nproc-per-node=8 -m cutaway train gpt2-124m-fineweb torchrun --standalone --nproc-per-node=4 -m
-# cutaway train --resume torchrun --standalone --nproc-per-node=8 -m cutaway train gpt2-124m-fineweb --parallel fsdp2
+# torchrun --standalone --nproc-per-node=8 -m cutaway train gpt2-124m-fineweb
+# torchrun --standalone --nproc-per-node=4 -m cutaway train --resume
+# torchrun --standalone --nproc-per-node=8 -m cutaway train gpt2-124m-fineweb --parallel fsdp2
 # ```
 
 # %% [markdown]
