@@ -91,6 +91,10 @@ say(f"""
 Knowing nothing costs $\\log {d_vocab}$ = {math.log(d_vocab):.2f} nats. On the second copy two layers pay {second_copy:.2f}, one
 layer {of_one:.2f}. That is not nothing, and it cannot be induction. Its heads spread over all that was read, so it knows *which*
 {n} tokens have come, not in which order; who knows this and nothing else pays $\\log {n}$ = {math.log(n):.2f}.
+
+Second copy less first is what the context is worth, the *in-context learning score* of this text:
+{second_copy - first_copy:+.2f} nats with two layers, {of_one - scores["1 layer"].both_losses()[0]:+.2f} with one. (Olsson et al.
+take the loss late in a context less that early in it, of natural text.)
 """)
 
 # %% [markdown]
@@ -172,7 +176,9 @@ first half of the circuit writes *nothing* that the unembedding reads. That is t
 # %% [markdown]
 # ## The same in a trained model
 #
-# Nothing forced the trained model to come out like this. Here is its *match*, through the previous-token head and past it.
+# Nothing forced the trained model to come out like this. Here is its *match*, through the previous-token head and past it: with
+# the gains of the norms in it and their scales left out, and with its queries and keys turned as rotary positions turn them at
+# the distance at which it works.
 
 # %%
 through, copies = match_and_copy(two.model, (0, before), (1, inducing))
@@ -194,7 +200,7 @@ figure(
         title=f"match: L1H{inducing} reading what L0H{before} writes",
         row_title="the token now",
         column_title="the token before the key",
-        label="attention score",
+        label="score, before the norms' scales",
         signed=True,
     ),
     "From the weights alone, the first 24 of 64 tokens: a key scores where the token before it is the token now",
@@ -202,7 +208,8 @@ figure(
 assert d_vocab == 64
 found = ", ".join(f"{share:.0%} through {name}" for name, share in diagonals.items())
 say(f"""
-The largest entry of a row is the one on the diagonal in this share of rows: {found}. And *copy*: in
+The largest entry of a row is the one on the diagonal in this share of rows: {found}. And *copy*, whose eigenvalues give a
+copying score of {scores["2 layers"].scores["copying"][1, inducing]:.2f}: in
 {(copies.argmax(dim=1) == torch.arange(d_vocab)).float().mean():.0%} of rows. No text was run for any of these numbers.
 """)
 
