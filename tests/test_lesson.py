@@ -66,7 +66,14 @@ def test_what_is_wrong_is_said(actual: object, expected: object, message: str) -
 
 @pytest.mark.parametrize(
     ("actual", "expected"),
-    [(1.0, 1), (1.0, np.float32(1)), (torch.ones(2, requires_grad=True), [1, 1]), ([1, 2], torch.tensor([1, 2])), ("a", "a"), (["a", 1], ["a", 1])],
+    [
+        (1.0, 1),
+        (1.0, np.float32(1)),
+        (torch.ones(2, requires_grad=True), [1, 1]),
+        ([1, 2], torch.tensor([1, 2])),
+        ("a", "a"),
+        (["a", 1], ["a", 1]),
+    ],
 )
 def test_what_is_right_passes(actual: object, expected: object) -> None:
     expect(actual, expected, "x")
