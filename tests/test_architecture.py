@@ -22,7 +22,7 @@ FLOORS = {
     2: {"views", "weights", "costs", "runs", "data", "generation"},
     3: {"language_model"},
     4: {"evaluation", "training", "measure", "interp"},
-    5: {"experiments", "watching", "profiles"},
+    5: {"experiments", "watching", "profiles", "lesson"},
     6: {"cli", "explorer", "__main__"},
 }
 FLOOR = {part: floor for floor, parts in FLOORS.items() for part in parts}

@@ -1,0 +1,108 @@
+"""A lesson's source taken apart: a py:percent file of cells, of which some belong to exercises.
+
+Cells are tagged `starter`, `hint`, `solution` and `check`, in this order, once an exercise (hints may be several), and `prediction`
+where the reader is to guess the outcome first. One source gives the notebook that a reader works in, without the solutions, and the
+pages of the site, with the solutions folded.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import jupytext
+import nbformat
+
+__all__ = ["Cell", "Lesson", "lessons", "read", "readers_copy"]
+
+COURSE = Path(__file__).parent
+EXERCISE_TAGS = ("starter", "hint", "solution", "check")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One cell: its text, whether it is code, and its tag, if it has one."""
+
+    text: str
+    is_code: bool
+    tag: str | None
+    line: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lesson:
+    """A lesson: its file and its cells. Its title and its question are the beginning of its first cell."""
+
+    path: Path
+    cells: tuple[Cell, ...]
+
+    @property
+    def number(self) -> int:
+        return int(self.path.name.split("_")[0])
+
+    @property
+    def title(self) -> str:
+        return self.cells[0].text.splitlines()[0].removeprefix("# ")
+
+    @property
+    def question(self) -> str:
+        """The sentence in bold under the title."""
+        found = re.search(r"\*\*(.+?)\*\*", self.cells[0].text, re.DOTALL)
+        return " ".join(found[1].split()) if found else ""
+
+    def exercises(self) -> Iterator[tuple[Cell, ...]]:
+        """Yield the cells of each exercise. Raises ValueError where they are not a starter, hints, a solution and a check, in a row."""
+        group: list[Cell] = []
+        for cell in self.cells:
+            if cell.tag in EXERCISE_TAGS:
+                group.append(cell)
+            elif group:
+                raise ValueError(f"{self.path.name}, line {cell.line}: an exercise is not at its end here")
+            if cell.tag == "check":
+                tags = [each.tag for each in group]
+                if tags != ["starter", *["hint"] * (len(group) - 3), "solution", "check"] or len(group) < 4:
+                    raise ValueError(f"{self.path.name}, line {cell.line}: an exercise is {', '.join(map(str, tags))}")
+                yield tuple(group)
+                group = []
+        if group:
+            raise ValueError(f"{self.path.name}: the last exercise has no check")
+
+
+def lessons() -> list[Path]:
+    """Return the sources of all lessons, in their order."""
+    return sorted(COURSE.glob("[0-9][0-9]_*.py"))
+
+
+def read(path: Path) -> Lesson:
+    """Return the lesson of a source. Raises ValueError for a tag that is not known."""
+    notebook = jupytext.reads(path.read_text(encoding="utf-8"), fmt="py:percent")
+    starts = [
+        number for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1) if line.startswith("# %%")
+    ]
+    cells = []
+    for cell, line in zip(notebook.cells, starts, strict=True):
+        tags = cell.metadata.get("tags", [])
+        if len(tags) > 1 or not set(tags) <= {*EXERCISE_TAGS, "prediction"}:
+            raise ValueError(
+                f"{path.name}, line {line}: the tags are {tags}; expected one of {', '.join(EXERCISE_TAGS)}, prediction"
+            )
+        cells.append(Cell(text=cell.source, is_code=cell.cell_type == "code", tag=tags[0] if tags else None, line=line))
+    return Lesson(path=path, cells=tuple(cells))
+
+
+def readers_copy(lesson: Lesson) -> nbformat.NotebookNode:
+    """Return the notebook that a reader works in: hints folded, and no solutions."""
+    notebook = nbformat.v4.new_notebook(
+        metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    )
+    for cell in lesson.cells:
+        if cell.tag == "solution":
+            continue
+        text = f"<details><summary>Hint</summary>\n\n{cell.text}\n\n</details>" if cell.tag == "hint" else cell.text
+        make = nbformat.v4.new_code_cell if cell.is_code else nbformat.v4.new_markdown_cell
+        notebook.cells.append(make(text, metadata={"tags": [cell.tag]} if cell.tag else {}))
+    for number, cell in enumerate(notebook.cells):
+        cell.id = f"cell-{number}"  # the same copy each time
+    return notebook

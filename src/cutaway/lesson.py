@@ -1,0 +1,188 @@
+"""What lessons of the course are made of: the library's code shown, sentences with computed numbers, figures, exercises with checks.
+
+The same calls serve a notebook, where they display, and a terminal, where they print and write figures beside the runs.
+"""
+
+from __future__ import annotations
+
+import ast
+import base64
+import html
+import inspect
+import io
+import os
+import re
+import sys
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import EllipsisType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import torch
+from rich.markdown import Markdown
+from rich.syntax import Syntax
+
+from cutaway.plots.style import save_figure
+from cutaway.report import stdout_console
+from cutaway.values import shortened
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["show", "say", "figure", "pick", "checking", "expect"]
+
+_T = TypeVar("_T")
+_FIGURES = Path("runs/course")
+_PACKAGE = Path(__file__).parent
+
+
+def show(thing: Callable[..., Any] | type, *, start: str | None = None, stop: str | None = None) -> None:
+    """Display the source of a function or class of the library without its docstrings, and where it stands.
+
+    `start` and `stop` are texts of the first and the last line to show, else all of it. Raises ValueError where the source has no
+    such line, so that a lesson cannot show code that is gone.
+    """
+    lines, first = inspect.getsourcelines(thing)
+    kept = _without_docstrings(lines)
+    begin = 0 if start is None else _line_with(lines, start, 0, thing)
+    end = len(lines) - 1 if stop is None else _line_with(lines, stop, begin, thing)
+    code = textwrap.dedent("".join(line for number, line in enumerate(lines) if begin <= number <= end and number in kept)).rstrip()
+    file = Path(inspect.getsourcefile(inspect.unwrap(thing)) or "").relative_to(_PACKAGE.parent)
+    place = f"{thing.__module__}.{thing.__qualname__}: src/{file.as_posix()}, line {first + begin}"
+    if _in_notebook():
+        _display_markdown(f"```python\n{code}\n```\n\n<small>{html.escape(place)}</small>")
+    else:
+        console = stdout_console()
+        console.print(place, style="dim", soft_wrap=True)
+        console.print(Syntax(code, "python", theme="ansi_light", background_color="default", word_wrap=True))
+
+
+def say(text: str) -> None:
+    """Display a text of Markdown, which a lesson makes with the numbers it has just computed."""
+    text = textwrap.dedent(text).strip()
+    if _in_notebook():
+        _display_markdown(text)
+    else:
+        stdout_console().print(Markdown(text))
+
+
+def figure(drawn: Figure, caption: str) -> None:
+    """Display a figure under a caption that says what to see; a terminal gets a file under `runs/course`."""
+    if _in_notebook():
+        from IPython.display import HTML, display
+
+        buffer = io.BytesIO()
+        drawn.savefig(buffer, format="png", dpi=160)
+        words = html.escape(caption)
+        data = base64.b64encode(buffer.getvalue()).decode()
+        display(HTML(f'<figure><img src="data:image/png;base64,{data}" alt="{words}"><figcaption>{words}</figcaption></figure>'))
+    else:
+        lesson = Path(getattr(sys.modules["__main__"], "__file__", None) or "lesson").stem
+        name = "-".join(re.findall(r"[a-z0-9]+", caption.lower())[:6])
+        folder = _FIGURES / lesson
+        folder.mkdir(parents=True, exist_ok=True)
+        print(f"{save_figure(drawn, folder / f'{name}.png')}: {caption}")
+
+
+def pick(*, fast: _T, full: _T) -> _T:
+    """Return `fast`, or `full` where the environment says CUTAWAY_COURSE=full: the sizes of the same lesson for minutes, not seconds.
+
+    Raises ValueError for another value of that variable.
+    """
+    setting = os.environ.get("CUTAWAY_COURSE", "fast")
+    if setting not in ("fast", "full"):
+        raise ValueError(f"CUTAWAY_COURSE is {shortened(setting)}; expected fast or full")
+    return full if setting == "full" else fast
+
+
+@contextmanager
+def checking(exercise: str) -> Iterator[None]:
+    """Print in one line whether the checks inside hold for what the reader wrote; what they raise ends there.
+
+    >>> from cutaway.lesson import checking, expect
+    >>> with checking("double"):
+    ...     expect(2 + 2, 5, "twice two")
+    ✗ double: twice two: expected 5, got 4
+    """
+    try:
+        yield
+    except Exception as error:
+        message = str(error) if isinstance(error, AssertionError) else f"{type(error).__name__}: {error}"
+        print(f"✗ {exercise}: {message}")
+    else:
+        print(f"✓ {exercise}")
+
+
+def expect(actual: object, expected: object, what: str, *, tolerance: float = 1e-5) -> None:
+    """Raise AssertionError in a sentence about `what` unless a tensor, number, text or list is as expected.
+
+    Numbers and tensors may differ by `tolerance`, absolute and relative alike; tensors must have the same shape.
+    """
+    if isinstance(actual, EllipsisType) or actual is None:
+        raise AssertionError(f"{what}: nothing is returned yet")
+    if _is_numeric(expected):
+        _expect_numbers(actual, _array(expected), what, tolerance)
+    elif actual != expected:
+        raise AssertionError(f"{what}: expected {shortened(expected)}, got {shortened(actual)}")
+
+
+def _expect_numbers(actual: object, expected: np.ndarray, what: str, tolerance: float) -> None:
+    if not _is_numeric(actual):
+        raise AssertionError(f"{what}: expected {_numbers(expected)}, got {shortened(actual)}")
+    given = _array(actual)
+    if given.shape != expected.shape:
+        raise AssertionError(f"{what}: expected the shape {expected.shape}, got {given.shape}")
+    wrong = ~np.isclose(given.astype(float), expected.astype(float), rtol=tolerance, atol=tolerance, equal_nan=True)
+    if wrong.any():
+        place = tuple(int(index) for index in np.argwhere(wrong)[0])
+        where = f" at {list(place)}" if place else ""
+        raise AssertionError(f"{what}: expected {_numbers(expected[place])}{where}, got {_numbers(given[place])}")
+
+
+def _is_numeric(value: object) -> bool:
+    if isinstance(value, torch.Tensor | np.ndarray | int | float):
+        return True
+    return isinstance(value, Sequence) and not isinstance(value, str | bytes) and len(value) > 0 and all(map(_is_numeric, value))
+
+
+def _array(value: Any) -> np.ndarray:
+    return np.asarray(value.detach().cpu() if isinstance(value, torch.Tensor) else value)
+
+
+def _numbers(values: np.ndarray) -> str:
+    return shortened(values.item()) if values.ndim == 0 else shortened(values.tolist())
+
+
+def _without_docstrings(lines: Sequence[str]) -> set[int]:
+    """Return the numbers of the lines that are no docstring."""
+    tree = ast.parse(textwrap.dedent("".join(lines)))
+    gone = {
+        number - 1
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node) is not None
+        for number in range(node.body[0].lineno, (node.body[0].end_lineno or node.body[0].lineno) + 1)
+    }
+    after = {number + 1 for number in gone if number + 1 not in gone and number + 1 < len(lines) and not lines[number + 1].strip()}
+    return set(range(len(lines))) - gone - after
+
+
+def _line_with(lines: Sequence[str], text: str, begin: int, thing: Callable[..., Any] | type) -> int:
+    for number in range(begin, len(lines)):
+        if text in lines[number]:
+            return number
+    raise ValueError(f"{thing.__module__}.{thing.__qualname__} has no line with {text!r}")
+
+
+def _in_notebook() -> bool:
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return shell is not None and hasattr(shell, "kernel")
+
+
+def _display_markdown(text: str) -> None:
+    from IPython.display import Markdown as NotebookMarkdown
+    from IPython.display import display
+
+    display(NotebookMarkdown(text))

@@ -1,0 +1,107 @@
+"""Every lesson runs, its exercises' starters fail and their solutions pass, and its words keep what they promise."""
+
+import io
+import re
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import pytest
+from course.source import Cell, Lesson, lessons, read, readers_copy
+
+from prose import dead_links, unchecked_numbers, unknown_names
+
+LESSONS = lessons()
+SECTIONS = ("The idea", "The equation", "The code", "Predict", "Exercises", "Pitfalls", "Read on")
+
+each_lesson = pytest.mark.parametrize("path", LESSONS, ids=[path.stem for path in LESSONS])
+
+
+def run(cell: Cell, lesson: Lesson, names: dict[str, Any]) -> str:
+    """Run a cell and return what it printed; an error names the line of the lesson."""
+    code = compile("\n" * cell.line + cell.text, str(lesson.path), "exec")
+    with redirect_stdout(io.StringIO()) as printed:
+        exec(code, names)
+    return printed.getvalue()
+
+
+@each_lesson
+def test_a_lesson_runs_and_its_exercises_tell_right_from_wrong(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # figures go to files there
+    monkeypatch.delenv("CUTAWAY_COURSE", raising=False)
+    plt.switch_backend("Agg")
+    lesson = read(path)
+    solutions = {exercise[-2]: exercise[-1] for exercise in lesson.exercises()}
+    names: dict[str, Any] = {"__name__": "__main__"}
+    for cell in lesson.cells:
+        if not cell.is_code:
+            continue
+        if cell in solutions:
+            outcome = run(solutions[cell], lesson, names)
+            assert outcome.startswith("✗"), f"line {cell.line}: the starter passes its check: {outcome}"
+        outcome = run(cell, lesson, names)
+        if cell.tag == "check":
+            assert re.fullmatch(r"✓ .+\n", outcome), f"line {cell.line}: the solution fails its check: {outcome}"
+    plt.close("all")
+
+
+@each_lesson
+def test_a_lesson_has_all_its_parts(path: Path) -> None:
+    lesson = read(path)
+    prose = "\n".join(cell.text for cell in lesson.cells if not cell.is_code)
+    code = "\n".join(cell.text for cell in lesson.cells if cell.is_code)
+    headings = re.findall(r"^## (.+)$", prose, re.MULTILINE)
+    assert lesson.title
+    assert lesson.question.endswith("?")
+    assert "../src/cutaway/" in lesson.cells[0].text, "the first cell links to the source that the lesson explains"
+    assert [heading for heading in headings if heading in SECTIONS] == list(SECTIONS)
+    assert "$$" in prose
+    assert "show(" in code
+    assert "figure(" in code
+    assert any(cell.tag == "prediction" for cell in lesson.cells)
+    assert len(list(lesson.exercises())) >= 2
+
+
+@each_lesson
+def test_what_a_lesson_says_is_so(path: Path) -> None:
+    lesson = read(path)
+    code = "\n".join(cell.text for cell in lesson.cells if cell.is_code)
+    for cell in lesson.cells:
+        if not cell.is_code:
+            assert not unchecked_numbers(cell.text, code), f"line {cell.line}: no code has these numbers"
+            assert not dead_links(cell.text, path.parent), f"line {cell.line}: links to nothing"
+            assert not unknown_names(cell.text), f"line {cell.line}: names that the library has not"
+
+
+@each_lesson
+def test_a_readers_copy_has_no_solution(path: Path) -> None:
+    lesson = read(path)
+    copy = readers_copy(lesson)
+    assert len(copy.cells) == len(lesson.cells) - len(list(lesson.exercises()))
+    texts = {cell.source for cell in copy.cells}
+    assert not [exercise for exercise in lesson.exercises() if exercise[-2].text in texts]
+
+
+def test_lessons_are_numbered_from_one() -> None:
+    assert [read(path).number for path in LESSONS] == list(range(1, len(LESSONS) + 1))
+
+
+def lesson_of(tmp_path: Path, *cells: str) -> Lesson:
+    path = tmp_path / "01_trial.py"
+    path.write_text("\n\n".join(cells), encoding="utf-8")
+    return read(path)
+
+
+def test_an_exercise_out_of_order_is_refused(tmp_path: Path) -> None:
+    lesson = lesson_of(tmp_path, '# %% tags=["starter"]\nx = ...', '# %% tags=["check"]\nassert x')
+    with pytest.raises(ValueError, match=r"01_trial.py, line 4: an exercise is starter, check"):
+        list(lesson.exercises())
+    lesson = lesson_of(tmp_path, '# %% tags=["starter"]\nx = ...', "# %%\nprint()")
+    with pytest.raises(ValueError, match="line 4: an exercise is not at its end here"):
+        list(lesson.exercises())
+
+
+def test_an_unknown_tag_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"line 1: the tags are .'stater'.; expected one of starter"):
+        lesson_of(tmp_path, '# %% tags=["stater"]\nx = ...')
