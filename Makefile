@@ -8,7 +8,7 @@ ROCM_INDEX  ?=
 PIP         := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 WORKERS     ?= 2
 
-.PHONY: help demo test test-all check bench download install install-rocm clean
+.PHONY: help demo test test-all check bench docs download install install-rocm clean
 help:          ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:[^#]*## */\t/' | expand -t 16
 
@@ -27,6 +27,9 @@ check: $(VENV)/.dev  ## format, lint, types, architecture
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy
 	@$(BIN)/python -m pytest -q -p no:cacheprovider tests/test_architecture.py
+
+docs: $(VENV)/.docs  ## the documentation site, in build/docs/html; once its tools are there it needs no network
+	@$(BIN)/python -m docs.site
 
 bench: $(VENV)/.dev  ## every benchmark, each beside the machine's own limit
 	@$(BIN)/python -m benchmarks
@@ -61,10 +64,15 @@ $(VENV)/.core: pyproject.toml constraints.txt $(VENV)/.torch
 
 $(VENV)/.oracles: pyproject.toml constraints.txt $(VENV)/.dev
 	@echo "installing what the longer tests measure against"
-	@$(PIP) --editable ".[dev,oracles]"
+	@$(PIP) --editable ".[dev,docs,oracles]"
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt $(VENV)/.core
 	@echo "installing the development tools"
 	@$(PIP) --editable ".[dev]"
+	@touch $@
+
+$(VENV)/.docs: pyproject.toml constraints.txt $(VENV)/.core
+	@echo "installing what the site is built with"
+	@$(PIP) --editable ".[docs]"
 	@touch $@

@@ -27,7 +27,8 @@ _HEADING, _PARAGRAPH, _SVG = (re.compile(f"<{tag}[^>]*>(.*?)</{tag}>", re.DOTALL
 _VARIABLE = re.compile(r"(--[a-z]+):\s*(#[0-9a-fA-F]+)")
 _LABEL = re.compile(r'aria-label="([^"]*)"')
 _DECIMAL, _PATH = re.compile(r"(?<![\w#.])-?\d+\.\d{2,}(?![\w.])"), re.compile(r'( d=)"([^"]*)"')
-_FONT = "<style>text{font-family:system-ui,-apple-system,'Segoe UI',Roboto,'Helvetica Neue',Arial,'DejaVu Sans',sans-serif!important}</style>"
+_FAMILIES = "system-ui,-apple-system,'Segoe UI',Roboto,'Helvetica Neue',Arial,'DejaVu Sans',sans-serif"
+_FONT = f"<style>text{{font-family:{_FAMILIES}!important}}</style>"
 
 
 def main() -> None:
@@ -41,7 +42,9 @@ def main() -> None:
     if outdated := [folder for folder, record in small.items() if is_outdated(record)]:
         parser.error(f"measured or trained by other code than there is now: {', '.join(map(str, outdated))}; reproduce them anew")
     kept = json.loads((GALLERY / "gallery.json").read_text()) if (GALLERY / "gallery.json").is_file() else []
-    entries = {entry["id"]: entry for entry in kept} | {record["experiment"]: write(folder, record) for folder, record in small.items()}
+    entries = {entry["id"]: entry for entry in kept} | {
+        record["experiment"]: write(folder, record) for folder, record in small.items()
+    }
     ordered = [entries[name] for name in experiments.NAMES if name in entries]
     atomic_write(GALLERY / "gallery.json", json.dumps(ordered, indent=1, allow_nan=False) + "\n")
     remove_others({figure["file"] for entry in ordered for figure in entry["figures"]})

@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def main() -> int:
+    """Build what the arguments ask for, and return the status of the process."""
     parser = argparse.ArgumentParser(prog="python -m docs.site", description=__doc__)
     parser.add_argument("--root", type=Path, default=ROOT, help="the repository; this one unless given")
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "docs", help="where the site, its sources and its cache go")
@@ -46,7 +47,9 @@ def _build(root: Path, source: Path, out: Path) -> int:
     here = str(Path(__file__).parent)
     html = out / "html"
     shutil.rmtree(html, ignore_errors=True)
-    status = sphinx(["-q", "-W", "--keep-going", "-E", "-b", "html", "-c", here, "-d", str(out / "doctrees"), str(source), str(html)])
+    status = sphinx(
+        ["-q", "-W", "--keep-going", "-E", "-b", "html", "-c", here, "-d", str(out / "doctrees"), str(source), str(html)]
+    )
     if status == 0:
         print(f"the site is {html / 'index.html'}")
     return int(status)

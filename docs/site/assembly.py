@@ -7,9 +7,10 @@ import shutil
 from pathlib import Path
 
 import nbformat
+from course.source import read, readers_copy
 
 from docs.site import front, gallery, reference
-from docs.site.lessons import plain_notebook, read_lesson
+from docs.site.lessons import notebook_of
 from docs.site.markdown import adapt
 from docs.site.places import Places, find_places
 
@@ -53,8 +54,8 @@ def _copy(origin: Path, target: Path) -> None:
 def _write_lesson(root: Path, path: str, target: Path, page: str, places: Places) -> None:
     """Write a lesson as the site shows it, and as a notebook to take away."""
     places.shown.add(path)
-    _write(target / f"{page}.ipynb", nbformat.writes(read_lesson(root / path, path, places)))
-    _write(target / "downloads" / f"{Path(path).stem}.ipynb", nbformat.writes(plain_notebook(root / path)))
+    _write(target / f"{page}.ipynb", nbformat.writes(notebook_of(root / path, path, places)))
+    _write(target / "downloads" / f"{Path(path).stem}.ipynb", nbformat.writes(readers_copy(read(root / path))))
 
 
 def _write_gallery(entries: list[dict[str, object]], target: Path, places: Places) -> None:

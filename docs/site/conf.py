@@ -13,7 +13,7 @@ _NAMES = json.loads((SOURCE / "names.json").read_text("utf-8"))
 
 project = "cutaway"
 author = "The cutaway authors"
-copyright = author  # noqa: A001  (the name is Sphinx's)
+copyright = author
 language = "en"
 
 extensions = ["myst_nb", "sphinx.ext.mathjax", "sphinx.ext.linkcode", "sphinx_copybutton", "docs.site.extension"]
@@ -32,6 +32,7 @@ nb_execution_cache_path = os.environ["CUTAWAY_SITE_CACHE"]
 nb_execution_timeout = 180
 nb_execution_raise_on_error = True
 nb_merge_streams = True
+nb_render_markdown_format = "myst"  # `say` and `show` write what lessons are written in
 
 python_maximum_signature_line_length = 88
 python_display_short_literal_types = True

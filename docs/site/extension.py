@@ -25,6 +25,9 @@ from docs.site.places import SHOWN, shown_page
 
 __all__ = ["setup"]
 
+_PICTURE = re.compile(r"<img\b[^>]*>", re.IGNORECASE)
+_PLACE = re.compile(r"(src/cutaway/[\w/]+\.py), line (\d+)")
+
 
 class Fold(nodes.General, nodes.Element):
     """What is closed until it is asked for."""
@@ -71,6 +74,22 @@ class ShownLinks(SphinxPostTransform):
                 node["refuri"] = place + (f"#{_line_anchor(anchor)}" if anchor else "")
                 node["classes"] = [each for each in node["classes"] if each != "external"]
                 node["internal"] = True
+
+
+class ShownCode(SphinxPostTransform):
+    """Where `show` says from which file and line its code is, a link leads there."""
+
+    default_priority = 850  # after outputs were made nodes
+    formats = ("html",)
+
+    def run(self, **kwargs: Any) -> None:  # noqa: ARG002  (the name is Sphinx's)
+        """Put links in the place of file and line."""
+        for node in [*self.document.findall(nodes.Text)]:
+            match = _PLACE.search(node.astext())
+            if match and not _is_inside(node, nodes.literal_block, nodes.literal, nodes.reference):
+                before, after = node.astext()[: match.start()], node.astext()[match.end() :]
+                link = nodes.reference("", match[0], refuri=f"{SHOWN}{match[1]}#L{match[2]}")
+                node.parent.replace(node, [nodes.Text(before), link, nodes.Text(after)])
 
 
 class NamesInText(SphinxPostTransform):
@@ -143,9 +162,16 @@ def _spare_navigation(app: Sphinx, page: str, template: str, context: dict[str, 
 
 def _refuse_silent_pictures(app: Sphinx, doctree: nodes.document) -> None:
     """Raise ExtensionError for a picture without a text for those who cannot see it, of a document or a lesson's output."""
+    where = app.env.docname
     for image in doctree.findall(nodes.image):
         if not image.get("alt", "").strip():
-            raise ExtensionError(f"{app.env.docname}: the picture {image.get('uri', '')} has no text for those who cannot see it")
+            raise ExtensionError(f"{where}: the picture {image.get('uri', '')} has no text for those who cannot see it")
+    for raw in doctree.findall(nodes.raw):
+        for picture in _PICTURE.findall(raw.astext()):
+            if not re.search(r'\balt="[^"]*\S[^"]*"', picture):
+                raise ExtensionError(
+                    f"{where}: a picture has no text for those who cannot see it; `cutaway.lesson.figure` gives one"
+                )
 
 
 def _shown_pages(app: Sphinx) -> Iterator[tuple[str, dict[str, Any], str]]:
@@ -217,7 +243,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_node(Fold, html=(_open_fold, _close_fold))
     app.add_node(HideCodeCellNode, override=True, html=(_open_fold, _close_fold))
     app.add_directive("fold", FoldDirective)
-    for transform in (ShownLinks, NamesInText, Signatures):
+    for transform in (ShownCode, ShownLinks, NamesInText, Signatures):
         app.add_post_transform(transform)
     app.connect("config-inited", _load_names)
     app.connect("doctree-read", _refuse_silent_pictures)

@@ -6,7 +6,10 @@ from docs.site.places import Places
 
 __all__ = ["doors"]
 
-_COURSE = ("Course", "From text to tokens to a circuit: lessons that compute every number they show, with exercises that check themselves.")
+_COURSE = (
+    "Course",
+    "From text to tokens to a circuit: lessons that compute every number they show, with exercises that check themselves.",
+)
 _GUIDES = {
     "docs/theory.md": ("Theory", "The mathematics from attention to circuits, with shapes, derivations and costs."),
     "docs/code_guide.md": ("Write it yourself", "Each component in order, with a test for each."),

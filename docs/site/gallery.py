@@ -13,6 +13,7 @@ from docs.site.docstrings import escaped
 __all__ = ["experiment_page", "index_page", "read_gallery"]
 
 _TELLING = {
+    "induction": "Attention of the two heads at work",
     "skip-trigrams": "Learning",
     "copy-suppression": "What the suppressing head writes",
     "ioi-mini": "Who tells whom who gives",
@@ -47,7 +48,7 @@ def _card(entry: Mapping[str, Any]) -> str:
             f"![{escaped(figure['alternative'])}](/pictures/docs/gallery/{figure['file']})",
             f"**[{escaped(entry['title'])}]({entry['id']}.md)**",
             escaped(entry["claim"]),
-            f":::{{container}} facts\n{_verdict(entry)} {escaped(check)}.\n\n{escaped(entry['source'])}\n:::",
+            f":::{{container}} facts\n{_verdict(entry)} The first: {escaped(check)}.\n\n{escaped(entry['source'])}\n:::",
             f"`{entry['command']}`",
             ":::::",
         ]
@@ -71,7 +72,10 @@ def experiment_page(entry: Mapping[str, Any]) -> str:
         parts += [f"## {escaped(figure['name'])}", escaped(figure["caption"]), picture]
     if entry["numbers"]:
         parts += ["## Other numbers", _numbers(entry)]
-    parts += ["## Settings", _table(["setting", "value"], [[f"`{name}`", f"`{value}`"] for name, value in entry["settings"].items()])]
+    parts += [
+        "## Settings",
+        _table(["setting", "value"], [[f"`{name}`", f"`{value}`"] for name, value in entry["settings"].items()]),
+    ]
     return "\n\n".join(parts) + "\n"
 
 

@@ -1,76 +1,50 @@
-"""Lessons, Python files of cells, as the notebooks that the site executes and shows: what is to be guessed or found is folded."""
+"""Lessons as the notebooks that the site executes and shows: what is to be guessed or found is folded."""
 
 from __future__ import annotations
 
 import ast
 import itertools
 from pathlib import Path
-from typing import Any
 
-import jupytext
+from course.source import Cell, read
 from nbformat import NotebookNode
-from nbformat.v4 import new_markdown_cell
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from docs.site.markdown import adapt, title_of
+from docs.site.markdown import adapt
 from docs.site.places import Places
 
-__all__ = ["LessonError", "folded", "is_shown_alone", "plain_notebook", "read_lesson"]
+__all__ = ["LessonError", "is_shown_alone", "notebook_of"]
 
 _SPEAKERS = {"show", "say"}
 """The functions of `cutaway.lesson` whose output is the point: the call itself is not shown."""
-_STEPS = ("starter", "hint", "solution", "check")
 _TITLES = {"hint": "Hint", "solution": "Solution", "prediction": "The outcome: guess first"}
-_LANGUAGE = {"name": "python", "file_extension": ".py", "mimetype": "text/x-python", "pygments_lexer": "python"}
+_LANGUAGE = {"name": "python", "file_extension": ".py", "mimetype": "text/x-python", "pygments_lexer": "ipython3"}
 _KERNEL = {"name": "python3", "display_name": "Python 3", "language": "python"}
 
 
 class LessonError(ValueError):
-    """The cells of a lesson do not make sense in their order."""
+    """The cells of a lesson make no page."""
 
 
-def read_lesson(path: Path, page: str, places: Places) -> NotebookNode:
+def notebook_of(path: Path, page: str, places: Places) -> NotebookNode:
     """Return a lesson as a notebook of the site; raises LessonError, DeadLinkError or MissingTextError for one that is wrong."""
-    notebook = plain_notebook(path)
-    check_order(notebook.cells, page)
-    for cell in notebook.cells:
-        if cell.cell_type == "markdown":
-            cell.source = adapt(cell.source, page, places)
-    notebook.cells = folded(notebook.cells)
-    _offer(notebook, path.stem)
-    return notebook
-
-
-def plain_notebook(path: Path) -> NotebookNode:
-    """Return the notebook that people run themselves: nothing folded, links as they are."""
-    notebook: NotebookNode = jupytext.read(path)
-    notebook.metadata = {"kernelspec": _KERNEL, "language_info": _LANGUAGE}
-    return notebook
-
-
-def check_order(cells: list[NotebookNode], page: str) -> None:
-    """Raise LessonError unless each exercise is a starter, hints, a solution and a check, in this order."""
-    last = "check"
-    for cell in cells:
-        step = next((tag for tag in _tags(cell) if tag in _STEPS), None)
-        if step is None:
-            continue
-        allowed = {"starter": {"check"}, "hint": {"starter", "hint"}, "solution": {"starter", "hint", "solution"}, "check": {"solution"}}
-        if last not in allowed[step]:
-            raise LessonError(f"{page}: a {step} follows a {last}: an exercise is a starter, hints, a solution and a check")
-        last = step
-    if last != "check":
-        raise LessonError(f"{page}: the last exercise ends with its {last}: it lacks a check")
-
-
-def folded(cells: list[NotebookNode]) -> list[NotebookNode]:
-    """Return cells with hints, solutions and the outcomes of predictions folded, and without the calls that only speak."""
-    result: list[NotebookNode] = []
-    for is_hint, group in itertools.groupby(cells, key=lambda cell: "hint" in _tags(cell)):
+    try:
+        lesson = read(path)
+        list(lesson.exercises())
+    except ValueError as error:
+        raise LessonError(str(error)) from None
+    if lesson.cells[0].is_code or not lesson.cells[0].text.startswith("# "):
+        raise LessonError(f"{page}: the first cell is no text with a title, a line that begins with one #")
+    cells = []
+    for tag, group in itertools.groupby(lesson.cells, key=lambda cell: cell.tag):
         several = list(group)
         for number, cell in enumerate(several, 1):
-            title = f"Hint {number}" if is_hint and len(several) > 1 else None
-            result.append(_folded_text(cell, title) if cell.cell_type == "markdown" else _folded_code(cell))
-    return result
+            hint = f"Hint {number}" if tag == "hint" and len(several) > 1 else "Hint"
+            cells.append(_code(cell) if cell.is_code else _text(cell, hint, page, places))
+    cells[0].source = _with_offer(cells[0].source, path.stem)
+    for number, cell in enumerate(cells):
+        cell.id = f"cell-{number}"  # the same notebook each time
+    return new_notebook(cells=cells, metadata={"kernelspec": _KERNEL, "language_info": _LANGUAGE})
 
 
 def is_shown_alone(source: str) -> bool:
@@ -89,45 +63,35 @@ def _speaks(statement: ast.stmt) -> bool:
     return False
 
 
-def _folded_text(cell: NotebookNode, title: str | None) -> NotebookNode:
-    kind = next((tag for tag in _tags(cell) if tag in _TITLES), None)
-    if kind is not None:
+def _text(cell: Cell, hint: str, page: str, places: Places) -> NotebookNode:
+    text = adapt(cell.text, page, places)
+    if cell.tag is not None:
         fence = ":" * 7  # more than any that a text has inside
-        cell.source = f"{fence}{{fold}} {title or _TITLES[kind]}\n:kind: {kind}\n\n{cell.source}\n{fence}"
-    return cell
+        title = hint if cell.tag == "hint" else _TITLES.get(cell.tag, cell.tag)
+        text = f"{fence}{{fold}} {title}\n:kind: {cell.tag}\n\n{text}\n{fence}"
+    return new_markdown_cell(text)
 
 
-def _folded_code(cell: NotebookNode) -> NotebookNode:
-    tags = _tags(cell)
-    if "solution" in tags:
-        _fold(cell, "hide-cell", _TITLES["solution"])
-    elif "prediction" in tags:
-        _fold(cell, "hide-output", _TITLES["prediction"])
-    elif is_shown_alone(cell.source):
-        _tag(cell, "remove-input")
-    return cell
+def _code(cell: Cell) -> NotebookNode:
+    made = new_code_cell(cell.text, metadata={"tags": [cell.tag] if cell.tag else []})
+    if cell.tag == "solution":
+        _fold(made, "hide-cell", _TITLES["solution"])
+    elif cell.tag == "prediction":
+        _fold(made, "hide-output", _TITLES["prediction"])
+    elif cell.tag is None and is_shown_alone(cell.text):
+        made.metadata["tags"].append("remove-input")
+    return made
 
 
 def _fold(cell: NotebookNode, how: str, title: str) -> None:
-    _tag(cell, how)
-    cell.metadata["mystnb"] = {**cell.metadata.get("mystnb", {}), "code_prompt_show": title, "code_prompt_hide": title}
+    cell.metadata["tags"].append(how)
+    cell.metadata["mystnb"] = {"code_prompt_show": title, "code_prompt_hide": title}
 
 
-def _tag(cell: NotebookNode, tag: str) -> None:
-    cell.metadata["tags"] = [*_tags(cell), tag]
-
-
-def _tags(cell: NotebookNode) -> list[Any]:
-    return list(cell.metadata.get("tags", []))
-
-
-def _offer(notebook: NotebookNode, name: str) -> None:
-    """Say after the title where the lesson is to be had as files."""
-    first = notebook.cells[0]
-    title = title_of(first.source, "")
-    if first.cell_type != "markdown" or not title:
-        raise LessonError(f"course/{name}.py: the first cell is no text with a title, a line that begins with one #")
-    head, _, rest = first.source.partition("\n")
-    files = f"[the file itself](shown:course/{name}.py), {{download}}`a notebook </downloads/{name}.ipynb>`"
-    offer = f":::{{container}} offer\nRun it yourself: {files}, or `python course/{name}.py`.\n:::"
-    notebook.cells[:1] = [new_markdown_cell(f"{head}\n\n{offer}\n{rest}", metadata=first.metadata)]
+def _with_offer(source: str, name: str) -> str:
+    """Return the first cell with a line under its title that says where the lesson is to be had as files."""
+    title, _, rest = source.partition("\n")
+    number = int(name.split("_")[0])
+    files = f"{{download}}`a notebook without solutions </downloads/{name}.ipynb>` (`python -m course start {number}` writes it)"
+    offer = f":::{{container}} offer\nTo work in: {files}. To read: [the lesson's one source](shown:course/{name}.py).\n:::"
+    return f"{title}\n\n{offer}\n{rest}"

@@ -16,7 +16,9 @@ _CODE = re.compile(
     r"|(?P<comment><!--.*?-->)",
     re.MULTILINE | re.DOTALL,
 )
-_LINK = re.compile(r"(?P<sign>!?)\[(?P<text>(?:\\.|!?\[[^\]]*\](?:\([^)]*\))?|[^\[\]\\])*)\]\((?P<target>[^()\s]+)(?P<title>\s+\"[^\"]*\")?\)")
+_LINK = re.compile(
+    r"(?P<sign>!?)\[(?P<text>(?:\\.|!?\[[^\]]*\](?:\([^)]*\))?|[^\[\]\\])*)\]\((?P<target>[^()\s]+)(?P<title>\s+\"[^\"]*\")?\)"
+)
 _HTML = re.compile(r"<(?:img|a)\b[^>]*>", re.IGNORECASE)
 _SESSION = re.compile(r"^( *`{3,})(?:python|py)([ \t]*\n\s*>>>)", re.MULTILINE)
 _TITLE = re.compile(r"^# +(.+?) *#*$", re.MULTILINE)

@@ -95,7 +95,7 @@ def find_places(root: Path) -> Places:
     pages = {path: page for path, page in _PROJECT.items() if (root / path).is_file()}
     if (root / "COURSE_ROADMAP.md").is_file():
         pages["COURSE_ROADMAP.md"] = "course/roadmap"
-    pages |= {f"course/{path.name}": f"course/{path.stem}" for path in sorted((root / "course").glob("[0-9]*_*.py"))}
+    pages |= {f"course/{path.name}": f"course/{path.stem}" for path in sorted((root / "course").glob("[0-9][0-9]_*.py"))}
     pages |= {f"docs/{path.name}": f"guides/{path.stem}" for path in sorted((root / "docs").glob("*.md"))}
     return Places(root, pages)
 

@@ -16,7 +16,17 @@ from docs.site.docstrings import escaped, first_sentence, to_markdown
 
 __all__ = ["Definition", "Floor", "Library", "Reference", "read_floors"]
 
-_SPECIAL_METHODS = {"__call__", "__getitem__", "__iter__", "__len__", "__contains__", "__enter__", "__add__", "__sub__", "__matmul__"}
+_SPECIAL_METHODS = {
+    "__call__",
+    "__getitem__",
+    "__iter__",
+    "__len__",
+    "__contains__",
+    "__enter__",
+    "__add__",
+    "__sub__",
+    "__matmul__",
+}
 _NO_PAGES = {"cli", "__main__", "explorer"}
 _ROW = re.compile(r"^\| (\d) \| (.+?) \| (.+) \|$", re.MULTILINE)
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -154,7 +164,10 @@ class Reference:
         for module in self.public:
             for definition in self._defined(module):
                 now = self.homes.get(definition.key)
-                if now is None or (_is_inside(definition.module, module), len(module)) > (_is_inside(definition.module, now), len(now)):
+                if now is None or (_is_inside(definition.module, module), len(module)) > (
+                    _is_inside(definition.module, now),
+                    len(now),
+                ):
                     self.homes[definition.key] = module
 
     @cached_property
@@ -164,8 +177,8 @@ class Reference:
         found = []
         for name, module in self.library.modules.items():
             parts = name.split(".")
-            is_part = len(parts) <= 2 or module.is_package or parts[1] == "interp" and len(parts) == 3
-            if module.names and is_part and parts[1:2] != [] and parts[1] not in _NO_PAGES or name == root:
+            is_part = len(parts) <= 2 or module.is_package or (parts[1] == "interp" and len(parts) == 3)
+            if (module.names and is_part and parts[1:2] != [] and parts[1] not in _NO_PAGES) or name == root:
                 found.append(name)
         return found
 
@@ -279,7 +292,9 @@ def _described(definition: Definition, module: str, also: Sequence[str]) -> str:
             signature = name + _signature(node)
             return _directive("function", signature, [to_markdown(definition.docstring), elsewhere], module, depth=8)
         case ast.AnnAssign() | ast.Assign():
-            return _directive("data", name, [to_markdown(definition.docstring), elsewhere], module, depth=8, options=_value_of(node))
+            return _directive(
+                "data", name, [to_markdown(definition.docstring), elsewhere], module, depth=8, options=_value_of(node)
+            )
     raise AssertionError(f"{module}.{name} is defined by a {type(node).__name__}")
 
 
@@ -402,7 +417,7 @@ def index_page(reference: Reference) -> str:
         "# Reference",
         "Every public name, read from the source. The floors are those of the architecture: an import goes down or stays on its floor.",
         "```{toctree}\n:hidden:\n\n" + "\n".join(tree) + "\n```",
-        f"**[`cutaway`](cutaway.md)**: {first_sentence(library.modules['cutaway'].docstring)} All names that it offers at the top are there.",
+        f"**[`cutaway`](cutaway.md)**: {first_sentence(library.modules['cutaway'].docstring)} What it offers at the top is there.",
     ]
     last = None
     for floor, names in reference.by_floor():
