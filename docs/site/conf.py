@@ -40,6 +40,7 @@ add_module_names = False
 toc_object_entries_show_parents = "hide"
 
 html_theme = "furo"
+templates_path = [str(HERE / "templates")]
 html_title = "cutaway"
 html_static_path = [str(HERE / "static")]
 html_css_files = ["site.css"]

@@ -25,6 +25,7 @@ from docs.site.places import SHOWN, shown_page
 
 __all__ = ["setup"]
 
+_SIGNATURE = re.compile(r'<dt class="sig .*?</dt>', re.DOTALL)
 _PICTURE = re.compile(r"<img\b[^>]*>", re.IGNORECASE)
 _PLACE = re.compile(r"(src/cutaway/[\w/]+\.py), line (\d+)")
 
@@ -160,6 +161,26 @@ def _spare_navigation(app: Sphinx, page: str, template: str, context: dict[str, 
         context["toctree"] = lambda **options: f"<ul>{links}</ul>"  # noqa: ARG005
 
 
+def _mend_markup(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:  # noqa: ARG001
+    """Mend what those who use a screen reader stumble over in the markup of Sphinx and the theme."""
+    tree = context.get("furo_navigation_tree", "")
+    context["furo_navigation_tree"] = tree.replace('role="heading"', 'role="heading" aria-level="2"')
+    if "body" in context:
+        context["body"] = mended(context["body"])
+
+
+def mended(body: str) -> str:
+    """Return markup without cells of a header that head nothing, and without lists that define nothing in signatures."""
+    body = body.replace('<th class="head"><p></p></th>', "<td></td>")
+    return _SIGNATURE.sub(lambda match: _without_list(match[0]), body)
+
+
+def _without_list(signature: str) -> str:
+    for tag, name in (("dl", "sig-params"), ("dd", "sig-param-line")):
+        signature = signature.replace(f"<{tag}>", f'<span class="{name}">').replace(f"</{tag}>", "</span>")
+    return signature
+
+
 def _refuse_silent_pictures(app: Sphinx, doctree: nodes.document) -> None:
     """Raise ExtensionError for a picture without a text for those who cannot see it, of a document or a lesson's output."""
     where = app.env.docname
@@ -249,4 +270,5 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("doctree-read", _refuse_silent_pictures)
     app.connect("html-collect-pages", _shown_pages)
     app.connect("html-page-context", _spare_navigation, priority=400)  # before the theme asks for the tree
+    app.connect("html-page-context", _mend_markup, priority=600)  # after it has it
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,4 +1,5 @@
-// What the keyboard needs: boxes that scroll can be reached, and the switches of narrow screens can be pressed.
+// What the keyboard and readers of the screen need: boxes that scroll can be reached, the two sides
+// have names, and switches are buttons.
 (() => {
   "use strict";
   const names = { PRE: "Code", DIV: "Wide content", "MJX-CONTAINER": "Formula" };
@@ -21,25 +22,36 @@
     }
   };
 
+  const name = () => {
+    for (const [part, said] of [[".sidebar-drawer", "Site"], [".toc-drawer", "Page"]]) {
+      document.querySelector(part)?.setAttribute("aria-label", said);
+    }
+  };
+
+  // The switches of narrow screens are labels of hidden boxes: a button in each takes the keyboard too.
   const press = () => {
-    const said = { __navigation: "Navigation", __toc: "On this page" };
-    for (const label of document.querySelectorAll("label.nav-overlay-icon, label.toc-overlay-icon")) {
-      const input = document.getElementById(label.htmlFor);
-      label.tabIndex = 0;
-      label.setAttribute("role", "button");
-      label.setAttribute("aria-label", said[label.htmlFor]);
-      label.setAttribute("aria-expanded", String(input.checked));
-      input.addEventListener("change", () => label.setAttribute("aria-expanded", String(input.checked)));
-      label.addEventListener("keydown", (event) => {
-        if (event.key === "Enter" || event.key === " ") {
-          event.preventDefault();
-          label.click();
-        }
-      });
+    for (const [id, said] of [["__navigation", "Navigation"], ["__toc", "On this page"]]) {
+      const box = document.getElementById(id);
+      for (const label of document.querySelectorAll(`label.nav-overlay-icon[for=${id}], label.toc-overlay-icon[for=${id}]`)) {
+        const button = document.createElement("button");
+        button.type = "button";
+        button.className = "switch";
+        button.append(...label.childNodes);
+        button.setAttribute("aria-label", said);
+        const tell = () => button.setAttribute("aria-expanded", String(box.checked));
+        button.addEventListener("click", () => {
+          box.checked = !box.checked;
+          box.dispatchEvent(new Event("change"));
+        });
+        box.addEventListener("change", tell);
+        tell();
+        label.append(button);
+      }
     }
   };
 
   document.addEventListener("DOMContentLoaded", () => {
+    name();
     press();
     look();
     if (window.MathJax && window.MathJax.startup && window.MathJax.startup.promise) window.MathJax.startup.promise.then(look);
