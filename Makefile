@@ -8,7 +8,7 @@ ROCM_INDEX  ?=
 PIP         := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 WORKERS     ?= 2
 
-.PHONY: help demo test test-all check bench docs download install install-rocm clean
+.PHONY: help demo test test-all check diagrams docs bench download install install-rocm clean
 help:          ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:[^#]*## */\t/' | expand -t 16
 
@@ -22,11 +22,14 @@ test-all: $(VENV)/.oracles  ## the tests and the minutes-long ones, some against
 	@$(BIN)/cutaway download smollm2-135m >/dev/null || echo "SmolLM2 cannot be fetched here: its tests will say so"
 	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal
 
-check: $(VENV)/.dev  ## format, lint, types, architecture
+check: $(VENV)/.dev  ## format, lint, types, architecture, diagrams
 	@$(BIN)/ruff format --check --quiet . || { echo "run: $(BIN)/ruff format ."; exit 1; }
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy
-	@$(BIN)/python -m pytest -q -p no:cacheprovider tests/test_architecture.py
+	@$(BIN)/python -m pytest -q -p no:cacheprovider -m "not slow" tests/test_architecture.py tests/documents/test_tikz_diagrams.py
+
+diagrams:      ## draw docs/diagrams anew where a source has changed (with LaTeX; all of them: FORCE=1)
+	@$(PYTHON) docs/diagrams/render.py $(if $(FORCE),--force)
 
 docs: $(VENV)/.docs  ## the documentation site, in build/docs/html; once its tools are there it needs no network
 	@$(BIN)/python -m docs.site

@@ -1,4 +1,4 @@
-"""The built site as its readers meet it: every page opened from the disk in Chromium, in light and dark, wide and narrow, by keyboard."""
+"""The built site as its readers meet it: every page from the disk in Chromium, light and dark, wide and narrow, by keyboard."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ _FAULTS = """() => {
   }
   const formulas = document.querySelectorAll("article .math").length, drawn = document.querySelectorAll("mjx-container").length;
   if (drawn < formulas) faults.push(`${formulas} formulas, of which ${drawn} are drawn`);
-  for (const error of document.querySelectorAll("mjx-merror, [data-mjx-error]")) faults.push(`a formula is wrong: ${error.title || error.textContent}`);
+  for (const error of document.querySelectorAll("mjx-merror, [data-mjx-error]")) {
+    faults.push(`a formula is wrong: ${error.title || error.textContent}`);
+  }
   return faults;
 }"""
 _FOCUS = """() => {

@@ -9,7 +9,7 @@ from pathlib import Path
 import nbformat
 from course.source import read, readers_copy
 
-from docs.site import front, gallery, reference
+from docs.site import diagrams, front, gallery, reference
 from docs.site.lessons import notebook_of
 from docs.site.markdown import adapt
 from docs.site.places import Places, find_places
@@ -32,10 +32,12 @@ def assemble(root: Path, target: Path) -> None:
             _write_lesson(root, path, target, page, places)
         else:
             _write(target / f"{page}.md", adapt((root / path).read_text("utf-8"), path, places))
+    if drawn := diagrams.page(root / "docs" / "diagrams"):
+        _write(target / "guides" / "diagrams.md", adapt(drawn, "docs/diagrams/page.md", places))
     entries = gallery.read_gallery(root / "docs" / "gallery")
     _write_gallery(entries, target, places)
     _write_reference(root, target)
-    _write_indexes(places, target, has_gallery=bool(entries))
+    _write_indexes(places, target, has_gallery=bool(entries), has_diagrams=bool(drawn))
     for path in sorted(places.pictures):
         _copy(root / path, target / "pictures" / path)
     (target / "shown.json").write_text(json.dumps(sorted(places.shown)), "utf-8")
@@ -91,18 +93,18 @@ def _entry(places: Places, path: str) -> str:
     return f"Readme </{page}>" if path == "README.md" else f"/{page}"
 
 
-def _write_indexes(places: Places, target: Path, *, has_gallery: bool) -> None:
+def _write_indexes(places: Places, target: Path, *, has_gallery: bool, has_diagrams: bool) -> None:
     """Write the front page and those that gather the lessons, the guides and the documents of the project."""
     sections = []
     if lessons := [places.pages[path] for path in places.lessons]:
         roadmap = [places.pages[path] for path in ("COURSE_ROADMAP.md",) if path in places.pages]
         sections.append(("Course", [f"/{page}" for page in [*roadmap, *lessons]]))
-    if places.guides:
-        sections.append(("Guides", [f"/{places.pages[path]}" for path in places.guides]))
+    if guides := [f"/{places.pages[path]}" for path in places.guides] + ["/guides/diagrams"] * has_diagrams:
+        sections.append(("Guides", guides))
     looking = ["/gallery/index"] * has_gallery + ["/reference/index", "/source/index"]
     sections.append(("Look up", looking))
     sections.append(("The project", [_entry(places, path) for path in places.project]))
     trees = [f"```{{toctree}}\n:hidden:\n:caption: {caption}\n\n" + "\n".join(pages) + "\n```" for caption, pages in sections]
     text = adapt((HERE / "front.md").read_text("utf-8"), "docs/site/front.md", places)
-    doors = front.doors(places, has_gallery=has_gallery)
+    doors = front.doors(places, has_gallery=has_gallery, has_diagrams=has_diagrams)
     _write(target / "index.md", "\n\n".join([text.replace("{{doors}}", doors), *trees]) + "\n")

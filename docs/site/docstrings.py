@@ -10,7 +10,7 @@ __all__ = ["first_sentence", "to_markdown"]
 
 _CODE = re.compile(r"(`[^`]+`)")
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>$#|~&^!])")
-_ITEM = re.compile(r"([-*]|\d+\.) +(.*)")
+_ITEM = re.compile(r"- +(.*)")
 _BEGINS_A_BLOCK = re.compile(r"(\d+)([.)])(?= |$)|([-+=:])")
 _SENTENCE = re.compile(r"(?<=[a-z0-9`)\]\"'|])[.](?=\s+[A-Z`\"(]|\s*$)")
 
@@ -79,5 +79,5 @@ def _items(lines: list[str]) -> Iterator[str]:
         if (match := _ITEM.match(line)) and item:
             yield f"- {escaped(' '.join(item))}"
             item = []
-        item.append(match[2] if match else line.strip())
+        item.append(match[1] if match else line.strip())
     yield f"- {escaped(' '.join(item))}"

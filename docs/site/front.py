@@ -20,17 +20,19 @@ _GUIDES = {
     "docs/from_nanogpt.md": ("From nanoGPT", "Name by name, and what there is beside it."),
 }
 _GALLERY = ("Experiments", "Published results, trained from nothing, each held against checks with their nulls.")
+_DIAGRAMS = ("Diagrams", "The model, one head, the stream, the cache, a circuit: each in one picture.")
 _REFERENCE = ("Reference", "Every public name with its shapes, and the source it comes from.")
 
 
-def doors(places: Places, *, has_gallery: bool) -> str:
+def doors(places: Places, *, has_gallery: bool, has_diagrams: bool) -> str:
     """Return the doors as Markdown."""
     found = []
     if places.lessons:
         first = "COURSE_ROADMAP.md" if "COURSE_ROADMAP.md" in places.pages else places.lessons[0]
         found.append((*_COURSE, places.link("index.md", first)))
     guides = [(*about, places.link("index.md", path)) for path, about in _GUIDES.items() if path in places.pages]
+    diagrams = [(*_DIAGRAMS, "/guides/diagrams.md")] * has_diagrams
     gallery = [(*_GALLERY, "/gallery/index.md")] * has_gallery
-    found += [*guides[:3], *gallery, (*_REFERENCE, "/reference/index.md"), *guides[3:]]
+    found += [*guides[:3], *diagrams, *gallery, (*_REFERENCE, "/reference/index.md"), *guides[3:]]
     cards = "\n\n".join(f":::{{container}} door\n**[{title}]({target})**\n\n{about}\n:::" for title, about, target in found)
     return f"::::{{container}} doors\n\n{cards}\n\n::::"

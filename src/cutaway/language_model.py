@@ -304,7 +304,10 @@ def load(
     what is no model, is damaged, does not fit its configuration, or needs more memory than is free; AssetError for a model that cannot
     be fetched.
 
-    >>> lm = load("smollm2-135m")  # doctest: +SKIP
+    >>> import cutaway
+    >>> lm = cutaway.load("stdlib-1l")
+    >>> lm.generate("def __init__(", max_new_tokens=4, temperature=0)
+    'def __init__(self'
     """
     with fetch_progress() as report:
         found = open_model(source, config=config, report=report)

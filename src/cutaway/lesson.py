@@ -139,7 +139,9 @@ def _expect_numbers(actual: object, expected: np.ndarray, what: str, tolerance: 
     if wrong.any():
         place = tuple(int(index) for index in np.argwhere(wrong)[0])
         where = f" at {list(place)}" if place else ""
-        raise AssertionError(f"{what}: expected {_numbers(expected[place])}{where}, got {_numbers(given[place])}")
+        raise AssertionError(
+            f"{what}: expected {_numbers(np.asarray(expected[place]))}{where}, got {_numbers(np.asarray(given[place]))}"
+        )
 
 
 def _is_numeric(value: object) -> bool:

@@ -281,10 +281,15 @@ def shared_work(device: str = "auto") -> Iterator[Ranks]:
     All of them run the same program and get the same results; print and write with `ranks.is_first` alone. As `joined_ranks`, which
     says what happens when one fails.
 
-    >>> with shared_work() as ranks:  # doctest: +SKIP
-    ...     found = evaluation.multiple_choice(lm)
+    >>> import cutaway
+    >>> from cutaway import edits, metrics
+    >>> lm = cutaway.load("ioi-mini")
+    >>> heads = [[edits.zero("blocks.1.attn.z", head=head)] for head in range(8)]
+    >>> with cutaway.shared_work() as ranks:
+    ...     scores = cutaway.sweep(lm.model, lm.tokens("When Mary and John"), heads, metrics.log_prob(lm.tokens(" went")[0]))
     ...     if ranks.is_first:
-    ...         print(found)
+    ...         print(len(scores))
+    8
     """
     if (sharing := _SHARING.get()) is not None:  # within another
         yield sharing

@@ -330,3 +330,8 @@ def test_nothing_is_left_on_the_model(tiny_model: Transformer, make_tokens: Call
     attribute_patches(tiny_model, make_tokens(), make_tokens(seed=2), METRIC, exact_top=1)
     assert tiny_model.training
     assert all(weight.grad is None and weight.requires_grad for weight in tiny_model.parameters())
+
+
+def test_without_kinds_those_that_a_model_has_are_taken(variant: ModelConfig, make_model: MakeModel, make_tokens: Callable) -> None:
+    found = attribute_patches(make_model(variant), make_tokens(), make_tokens(seed=2), METRIC)
+    assert set(found.estimates) == {*HEADS, *(["mlp_out"] if variant.d_mlp else [])}

@@ -236,3 +236,10 @@ def test_states_of_another_prompt(make_lm: Callable[..., LanguageModel]) -> None
         torch.testing.assert_close(found.restored["mlp_out"][layer, pos], expected, rtol=0, atol=ROUNDING)
     with pytest.raises(ValueError, match="has 5 tokens and the prompt 9: give one of as many tokens"):
         trace(lm, TEXT, SUBJECT, TARGET, source="a dog")
+
+
+def test_a_model_without_mlps_is_traced_without_them(make_lm: Callable[..., LanguageModel]) -> None:
+    found = trace(make_lm(d_mlp=0), TEXT, SUBJECT, TARGET, n_draws=N_DRAWS)
+    assert list(found.effects) == ["resid_post", "attn_out"]
+    with pytest.raises(ValueError, match="no activation of a layer is called 'mlp_out'"):
+        trace(make_lm(d_mlp=0), TEXT, SUBJECT, TARGET, sites=["mlp_out"])

@@ -61,7 +61,11 @@ def run_with_cache(
     `attn.result` follow from it when they are asked for. Raises ValueError for names and edits of what the run does not compute,
     positions that are not there, and a record that would take more than `max_gib` of memory, half of what is free unless given.
 
-    >>> logits, cache = run_with_cache(lm.model, lm.tokens("When Mary and John"), "blocks.*.attn.pattern")  # doctest: +SKIP
+    >>> import cutaway
+    >>> lm = cutaway.load("ioi-mini")
+    >>> logits, cache = cutaway.run_with_cache(lm.model, lm.tokens("When Mary and John"), "blocks.*.attn.pattern")
+    >>> cache["pattern", 1].shape  # batch head q_pos k_pos
+    torch.Size([1, 8, 4, 4])
     """
     lengths = row_lengths(model, tokens, lengths)
     run = None if edits or dtype is not None else PlainRun.of(model, tokens)

@@ -15,8 +15,10 @@ def single_token(lm: LanguageModel, text: str, *, after: str = "") -> tuple[int,
     After a prompt that ends in a word, `Paris` is taken as ` Paris`, where that is one token; a digit after a digit stays as it is.
     Raises ValueError for a text that is not one token, with the pieces that it is, and for a token that the model has no logit for.
 
-    >>> single_token(lm, "Paris", after="The capital of France is")  # doctest: +SKIP
-    (7042, "Paris is taken as ' Paris', with its space")
+    >>> import cutaway
+    >>> from cutaway.interp.targets import single_token
+    >>> single_token(cutaway.load("ioi-mini"), "Mary", after="When John and Mary went to the store , John gave a drink to")
+    (0, "Mary is taken as ' Mary', with its space")
     """
     if not text:
         raise ValueError("the target is empty: give a text that is one token")

@@ -76,9 +76,8 @@ def attribution_patch(
     """
     from cutaway.interp import attribution
 
-    kinds = kind or ("z", "q", "k", "v", "pattern", "mlp_out")
     with count_progress("patches") as progress:
         return attribution.attribution_patch(
-            lm, text, corrupted, target, wrong or None, kinds=kinds, by_position=by_position, qk_fix=qk_fix, along=along, steps=steps,
-            exact_top=exact_top, exact_all=exact_all, threshold=threshold, metric=metric, progress=progress,
+            lm, text, corrupted, target, wrong or None, kinds=kind or None, by_position=by_position, qk_fix=qk_fix, along=along,
+            steps=steps, exact_top=exact_top, exact_all=exact_all, threshold=threshold, metric=metric, progress=progress,
         )  # fmt: skip

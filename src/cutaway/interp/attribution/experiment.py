@@ -25,7 +25,7 @@ def attribution_patch(
     correct: Target,
     wrong: Target | None = None,
     *,
-    kinds: Sequence[NodeKind] = ("z", "q", "k", "v", "pattern", "mlp_out"),
+    kinds: Sequence[NodeKind] | None = None,
     by_position: bool = False,
     qk_fix: bool = True,
     along: Along | None = None,
@@ -44,7 +44,14 @@ def attribution_patch(
     the same metric.
     Source: Nanda 2023, "Attribution Patching"; Kramár et al. 2024, "AtP*", section 3.1.1.
 
-    >>> attribution_patch(lm, "The Eiffel Tower is in", "The Colosseum is in", "Paris", "Rome", exact_top=10).show()  # doctest: +SKIP
+    >>> import cutaway
+    >>> from cutaway import attribution
+    >>> lm = cutaway.load("ioi-mini")
+    >>> clean = "When Mary and John went to the store , John gave a drink to"
+    >>> corrupted = "When Mary and John went to the store , Mary gave a drink to"
+    >>> found = attribution.attribution_patch(lm, clean, corrupted, "Mary", "John", exact_top=10)
+    >>> print(found.ranked("z")[0].node)
+    L1H1.z
     """
     asked = read_paired(lm, clean, corrupted, correct, wrong, metric, pairs)
     found = attribute_patches(

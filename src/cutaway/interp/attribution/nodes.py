@@ -51,8 +51,13 @@ class ActivationNode:
         return name if self.pos is None else f"{name} at {self.pos}"
 
 
-def checked_kinds(config: ModelConfig, kinds: Sequence[NodeKind]) -> tuple[NodeKind, ...]:
-    """Return the kinds; raises ValueError for one there is not, and for one that this model does not have."""
+def checked_kinds(config: ModelConfig, kinds: Sequence[NodeKind] | None) -> tuple[NodeKind, ...]:
+    """Return the kinds, without any those of heads, and MLPs where there are some.
+
+    Raises ValueError for a kind there is not, and for one that this model does not have.
+    """
+    if kinds is None:
+        return ("z", "q", "k", "v", "pattern") if config.d_mlp == 0 else ("z", "q", "k", "v", "pattern", "mlp_out")
     if unknown := [kind for kind in kinds if kind not in get_args(NodeKind)]:
         raise ValueError(f"there are no nodes of kind {unknown[0]!r}; expected some of {', '.join(get_args(NodeKind))}")
     if not kinds:

@@ -36,7 +36,7 @@ def attribute_patches(
     other_tokens: Int[Tensor, "batch other_pos"],
     metric: AnyMetric,
     *,
-    kinds: Sequence[NodeKind] = ("z", "q", "k", "v", "pattern", "mlp_out"),
+    kinds: Sequence[NodeKind] | None = None,
     by_position: bool = False,
     qk_fix: bool = True,
     along: Along | None = None,
@@ -52,7 +52,8 @@ def attribute_patches(
     """Estimate what the metric gains when each activation of the run, one at a time, is that of the other run.
 
     To first order that is the activation's change times the metric's gradient, which one forward and one backward pass give for all
-    nodes; with `by_position` each position is a node, otherwise all of them together. Queries and keys go through the softmax
+    nodes; with `by_position` each position is a node, otherwise all of them together. Without `kinds`, what heads compute and
+    `mlp_out` are the nodes. Queries and keys go through the softmax
     (`qk_fix`), which to first order hardly answers where attention is saturated. `along` averages the gradient over `steps` points of a
     line instead (integrated gradients; then queries and keys are taken like all others). Keys and values are those of one query head
     also where heads share them.
@@ -65,8 +66,15 @@ def attribute_patches(
     "Attribution Patching"; Syed et al. 2023, "Attribution Patching Outperforms Automated Circuit Discovery"; Kramár et al. 2024,
     "AtP*", section 3.1.1; Sundararajan et al. 2017, "Axiomatic Attribution for Deep Networks".
 
-    >>> found = attribute_patches(model, clean, corrupted, metrics.logit_diff(3, 5), exact_top=10)  # doctest: +SKIP
-    >>> found.ranked("z")[0], found.agreement()  # doctest: +SKIP
+    >>> import cutaway
+    >>> from cutaway import attribution, metrics
+    >>> lm = cutaway.load("ioi-mini")
+    >>> clean = lm.tokens("When Mary and John went to the store , John gave a drink to")
+    >>> corrupted = lm.tokens("When Mary and John went to the store , Mary gave a drink to")
+    >>> answer = metrics.logit_diff(lm.tokens(" Mary")[0], lm.tokens(" John")[0])
+    >>> found = attribution.attribute_patches(lm.model, clean, corrupted, answer, exact_top=10)
+    >>> str(found.ranked("z")[0].node), found.agreement()[0].n_tried
+    ('L1H1.z', 10)
     """
     config, kinds = model.config, checked_kinds(model.config, kinds)
     _check(along, steps, exact_top)

@@ -32,8 +32,17 @@ def choose_features(
     does, for a dictionary that predicts no MLP's output, and for runs of different length. Source: Marks et al. 2024, "Sparse Feature
     Circuits", the attribution of features by gradients.
 
-    >>> chosen = choose_features(model, clean, corrupted, metrics.logit_diff(3, 5), dictionary)  # doctest: +SKIP
-    >>> score_edges(model, clean, corrupted, metrics.logit_diff(3, 5), features=[chosen])  # doctest: +SKIP
+    >>> import cutaway, torch
+    >>> from cutaway import circuits, metrics, sae
+    >>> lm = cutaway.load("greater-than")
+    >>> config = sae.DictionaryConfig(d_in=64, d_sae=128, k=8, name="blocks.0.ln2.normalized", target="blocks.0.mlp_out")
+    >>> transcoder = sae.make_dictionary(config, generator=torch.Generator().manual_seed(0))
+    >>> clean, corrupted = (lm.tokens(f"the war lasted from the year 17 {year} to the year 17") for year in ("32", "02"))
+    >>> answer = metrics.log_prob(lm.tokens(" 40")[0])
+    >>> chosen = circuits.choose_features(lm.model, clean, corrupted, answer, transcoder, n_features=3)
+    >>> len(chosen.features)
+    3
+    >>> scores = circuits.score_edges(lm.model, clean, corrupted, answer, features=[chosen])
     """
     if n_features < 1:
         raise ValueError(f"n_features is {n_features}; expected 1 at least")

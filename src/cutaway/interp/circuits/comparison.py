@@ -101,8 +101,15 @@ class CircuitComparison(Result):
 def compare(first: Circuit, second: Circuit, *, names: tuple[str, str] = ("the first", "the second")) -> CircuitComparison:
     """Return what two circuits have in common, under what they are called; raises ValueError for circuits of different models.
 
-    >>> print(compare(found, known))  # doctest: +SKIP
-    12 edges in both, 3 and 0 in one alone (Jaccard 0.80); 6 nodes in both of 7 (Jaccard 0.86)
+    >>> import cutaway
+    >>> from cutaway import circuits, metrics
+    >>> lm = cutaway.load("ioi-mini")
+    >>> clean = lm.tokens("When Mary and John went to the store , John gave a drink to")
+    >>> corrupted = lm.tokens("When Mary and John went to the store , Mary gave a drink to")
+    >>> answer = metrics.logit_diff(lm.tokens(" Mary")[0], lm.tokens(" John")[0])
+    >>> few, many = (circuits.select_circuit(lm.model, clean, corrupted, answer, n_edges=n).circuit for n in (10, 20))
+    >>> print(circuits.compare(few, many))
+    9 edges in both, 0 and 11 in one alone (Jaccard 0.45); 6 nodes in both of 10 (Jaccard 0.60)
     """
     either = set(first.nodes) | set(second.nodes)
     return CircuitComparison(

@@ -58,7 +58,15 @@ def evaluate_circuit(
     between model and empty circuit that a faithfulness is divided by. Raises ValueError for a circuit of another model and for runs of
     different length. Source: Wang et al. 2022, "Interpretability in the Wild", section 4.
 
-    >>> evaluate_circuit(model, clean, corrupted, metrics.logit_diff(3, 5), circuit).show()  # doctest: +SKIP
+    >>> import cutaway
+    >>> from cutaway import circuits, metrics
+    >>> lm = cutaway.load("ioi-mini")
+    >>> clean = lm.tokens("When Mary and John went to the store , John gave a drink to")
+    >>> corrupted = lm.tokens("When Mary and John went to the store , Mary gave a drink to")
+    >>> answer = metrics.logit_diff(lm.tokens(" Mary")[0], lm.tokens(" John")[0])
+    >>> circuit = circuits.select_circuit(lm.model, clean, corrupted, answer, n_edges=20).circuit
+    >>> circuits.evaluate_circuit(lm.model, clean, corrupted, answer, circuit).summary()
+    '...faithfulness 95.1 %...'
     """
     n_units = 0 if units is None else len(list(_units(circuit, units)))
     n_runs = len(ablations) * (3 + n_random + 2 * n_subsets * (len(circuit) > 0) + n_units)

@@ -72,8 +72,15 @@ def score_edges(
     Syed et al. 2023, "Attribution Patching Outperforms Automated Circuit Discovery"; Hanna et al. 2024, "Have Faith in Faithfulness";
     exactly, Goldowsky-Dill et al. 2023, "Localizing Model Behavior with Path Patching".
 
-    >>> found = score_edges(model, clean, corrupted, metrics.logit_diff(3, 5), exact_top=20)  # doctest: +SKIP
-    >>> found.ranked()[0], found.agreement()  # doctest: +SKIP
+    >>> import cutaway
+    >>> from cutaway import circuits, metrics
+    >>> lm = cutaway.load("ioi-mini")
+    >>> clean = lm.tokens("When Mary and John went to the store , John gave a drink to")
+    >>> corrupted = lm.tokens("When Mary and John went to the store , Mary gave a drink to")
+    >>> answer = metrics.logit_diff(lm.tokens(" Mary")[0], lm.tokens(" John")[0])
+    >>> found = circuits.score_edges(lm.model, clean, corrupted, answer, exact_top=20)
+    >>> print(found.ranked()[0].edge)
+    L1H1->logits
     """
     _check_options(method, kv, steps, exact_top)
     how = ablation.how if isinstance(ablation, Ablated) else ablation

@@ -95,8 +95,15 @@ def select_circuit(
     alone. Check the circuit with `evaluate_circuit` on rows that it was not selected with. Raises ValueError where no row of the runs
     differs in the metric, and as the parts do.
 
-    >>> found = select_circuit(model, clean, corrupted, metrics.logit_diff(3, 5), n_edges=200)  # doctest: +SKIP
-    >>> evaluate_circuit(model, others, others_corrupted, metrics.logit_diff(3, 5), found.circuit).show()  # doctest: +SKIP
+    >>> import cutaway
+    >>> from cutaway import circuits, metrics
+    >>> lm = cutaway.load("ioi-mini")
+    >>> clean = lm.tokens("When Mary and John went to the store , John gave a drink to")
+    >>> corrupted = lm.tokens("When Mary and John went to the store , Mary gave a drink to")
+    >>> answer = metrics.logit_diff(lm.tokens(" Mary")[0], lm.tokens(" John")[0])
+    >>> found = circuits.select_circuit(lm.model, clean, corrupted, answer, n_edges=20)
+    >>> found.circuit
+    Circuit(20 of 257 edges, 10 nodes, found by eap-ig-inputs, greedy)
     """
     _check_options(selection, features, lengths, exact_top)
     nodes = features_for(model, tokens, other_tokens, metric, features, n_features=n_features)

@@ -31,8 +31,10 @@ def logit_lens(
     else of the text's next token, and at its end of the model's own answer. KL is that of the model's answer from the reading, in nats.
     Raises ValueError for a text that is too long, a target that is not one token, and mid-layers where the model has none.
 
-    >>> logit_lens(lm, "The capital of France is").words[-1][-1][0]  # doctest: +SKIP
-    ' Paris'
+    >>> import cutaway
+    >>> lm = cutaway.load("ioi-mini")
+    >>> cutaway.lens.logit_lens(lm, "When Mary and John went to the store , John gave a drink to").words[-1][-1][0]
+    ' Mary'
     """
     names = state_names(lm.config, include_mid=include_mid)
     return read_text(lm, text, names, norm=norm, target=target, top_k=top_k, bos=bos)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -39,11 +39,15 @@ class TunedLens:
 
     Belrose et al. 2023, with their matrix less the identity as `A`. `model_sha256` is that of the model it was made for.
 
-    >>> lens = TunedLens.train(lm, "a long text", n_steps=100)  # doctest: +SKIP
+    >>> import cutaway
+    >>> text = "def __init__(self, name):\\n    self.name = name\\n" * 40
+    >>> lens = cutaway.lens.TunedLens.train(cutaway.load("stdlib-1l"), text, n_steps=20)
+    >>> lens.A.shape, lens.b.shape
+    (torch.Size([1, 64, 64]), torch.Size([1, 64]))
     """
 
-    A: Float[Tensor, "layer d_model d_model"]
-    b: Float[Tensor, "layer d_model"]
+    A: Float[Tensor, "layer d_model d_model"] = field(repr=False)
+    b: Float[Tensor, "layer d_model"] = field(repr=False)
     model_sha256: str
     training: LensTraining | None = None
     model: str = ""

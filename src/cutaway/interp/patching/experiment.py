@@ -48,7 +48,15 @@ def patch(
     Source: Meng et al. 2022 and Wang et al. 2022 (the method), Zhang and Nanda 2023 (metrics), Heimersheim and Nanda 2024,
     section 2 (denoising and noising).
 
-    >>> patch(lm, "The Eiffel Tower is in", "The Empire State Building is in", "Paris").recovery  # layer pos  # doctest: +SKIP
+    >>> import cutaway
+    >>> lm = cutaway.load("ioi-mini")
+    >>> clean = "When Mary and John went to the store , John gave a drink to"
+    >>> corrupted = "When Mary and John went to the store , Mary gave a drink to"
+    >>> found = cutaway.patching.patch(lm, clean, corrupted, "Mary", "John")
+    >>> found.recovery.shape  # layer pos
+    torch.Size([2, 14])
+    >>> int(found.recovery[0].argmax())  # the second name, where the prompts differ
+    9
     """
     if direction not in ("denoising", "noising"):
         raise ValueError(f"direction is {direction!r}; expected denoising or noising")

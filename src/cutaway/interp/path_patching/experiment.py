@@ -44,8 +44,13 @@ def path_patch(
     that is not one token, and where both runs give the same metric. Source: Wang et al. 2022, "Interpretability in the Wild",
     section 3.1.
 
-    >>> path_patch(lm, "When Mary and John ... John gave it to", "When Mary and John ... Mary gave it to", "Mary", "John",
-    ...            receivers=["L9H6.q"], receiver_pos=-1).show()  # doctest: +SKIP
+    >>> import cutaway
+    >>> from cutaway import path_patching
+    >>> lm = cutaway.load("ioi-mini")
+    >>> clean = "When Mary and John went to the store , John gave a drink to"
+    >>> corrupted = "When Mary and John went to the store , Mary gave a drink to"
+    >>> path_patching.path_patch(lm, clean, corrupted, "Mary", "John", receivers=["L1H1.k"]).ranked()[0].sender
+    'L0H2'
     """
     asked = read_paired(lm, clean, corrupted, correct, wrong, metric, pairs)
     found = patch_paths(

@@ -74,8 +74,14 @@ def patch_paths(
     Source: Wang et al. 2022, "Interpretability in the Wild", section 3.1; Goldowsky-Dill et al. 2023, "Localizing Model
     Behavior with Path Patching".
 
-    >>> found = patch_paths(model, clean, corrupted, metrics.logit_diff(3, 5), receivers=["L1H2.k"])  # doctest: +SKIP
-    >>> found.ranked()[0]  # doctest: +SKIP
+    >>> import cutaway
+    >>> from cutaway import metrics, path_patching
+    >>> lm = cutaway.load("ioi-mini")
+    >>> clean = lm.tokens("When Mary and John went to the store , John gave a drink to")
+    >>> corrupted = lm.tokens("When Mary and John went to the store , Mary gave a drink to")
+    >>> answer = metrics.logit_diff(lm.tokens(" Mary")[0], lm.tokens(" John")[0])
+    >>> path_patching.patch_paths(lm.model, clean, corrupted, answer, receivers=["L1H1.k"]).ranked()[0].sender
+    'L0H2'
     """
     config = model.config
     if mlps not in ("frozen", "recomputed"):

@@ -54,8 +54,12 @@ def probe(
     Folds and draws follow from `seed`. Each place keeps the probe fitted on all rows. Raises ValueError for labels of one class only,
     fewer texts than folds, counts that do not match, and activations that hold no vector at each position.
 
-    >>> found = probe(lm, ["He walked", "He walks", ...], ["past", "present", ...])  # doctest: +SKIP
-    >>> found.best.validation.held_out, found.best.probe.direction  # doctest: +SKIP
+    >>> import cutaway
+    >>> lm = cutaway.load("greater-than")
+    >>> years = [f"the war lasted from the year 17 {year} to the year 17" for year in range(10, 90)]
+    >>> found = cutaway.probing.probe(lm, years, ["early" if year < 50 else "late" for year in range(10, 90)], n_folds=2, n_nulls=2)
+    >>> found.best.validation.held_out.value > 0.9
+    True
     """
     recipe = _Recipe(kind_of(kind), n_folds, n_nulls, with_control, seed)
     rows, is_number = rows_of(lm, texts), _predicts_numbers(recipe.kind, labels)

@@ -202,7 +202,11 @@ def attribute(
     token, for a wrong answer that is the correct one, and for positions that are not there. Source: Wang et al. 2022, section 3.1; by
     position, Elhage et al. 2021, "Attention Heads as Information Movement".
 
-    >>> residual.attribute(lm, "The capital of France is", " Paris", " London", by="head").show()  # doctest: +SKIP
+    >>> import cutaway
+    >>> lm = cutaway.load("ioi-mini")
+    >>> prompt = "When Mary and John went to the store , John gave a drink to"
+    >>> cutaway.residual.attribute(lm, prompt, "Mary", "John", by="head").summary()
+    "The logit of ·Mary less ·John ... is 5.408. Most is added by L1H0 +8.03, ..."
     """
     if by not in _COLUMN:
         raise ValueError(f"by is {by!r}; expected one of {', '.join(map(repr, _COLUMN))}")

@@ -198,7 +198,10 @@ def stream(lm: LanguageModel | Transformer, tokens: Texts) -> ResidualStream:
     `f`, `w f / |f|^2`, which over all parts is 1 exactly. Means are over rows and all positions but the first. Raises ValueError for
     texts of different length, and of one token. Source: Heimersheim & Turner 2023 (lengths, and why not the first position).
 
-    >>> residual.stream(lm, "The capital of France is").show()  # doctest: +SKIP
+    >>> import cutaway
+    >>> lm = cutaway.load("ioi-mini")
+    >>> cutaway.residual.stream(lm, "When Mary and John went to the store , John gave a drink to").summary()
+    'The stream is 0.591 long at first and 2.55 at the end...'
     """
     rows = rows_of(lm, tokens)
     if not rows.is_even:

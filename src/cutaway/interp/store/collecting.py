@@ -65,7 +65,11 @@ def collect(
     and tokens that do not fit; for more than the free memory or disk holds; OSError where the disk fills up after all: what is whole
     stays.
 
-    >>> store = collect(lm, "stdlib", "blocks.9.resid_post", "activations", max_tokens=100_000)  # doctest: +SKIP
+    >>> import cutaway
+    >>> lm = cutaway.load("stdlib-1l")
+    >>> kept = cutaway.store.collect(lm, "def f(x):\\n    return x\\n" * 100, "blocks.0.resid_post", "activations")
+    >>> kept["blocks.0.resid_post"].shape  # token d_model
+    torch.Size([2300, 64])
     """
     folder, model, stream = Path(folder), model_of(lm), open_stream(lm, data, max_tokens=max_tokens)
     layout: dict[str, Any] = {"ctx": ctx, "batch_size": batch_size, "skip_first": skip_first, "shard_gib": shard_gib}

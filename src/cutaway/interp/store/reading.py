@@ -36,8 +36,12 @@ _ROWS_AT_ONCE = 2**24  # bytes that a mean reads together
 class StoredActivation:
     """One activation of every token, `"token d_model"` or as its axes are; read like a tensor, from the disk, where it is asked for.
 
-    >>> x = store["blocks.9.resid_post"]  # doctest: +SKIP
-    >>> x[0], x[100:200], x[torch.tensor([5, 3])], x.mean()  # doctest: +SKIP
+    >>> import cutaway, torch
+    >>> text = "def f(x):\\n    return x\\n" * 100
+    >>> kept = cutaway.store.collect(cutaway.load("stdlib-1l"), text, "blocks.0.resid_post", "activations")
+    >>> x = kept["blocks.0.resid_post"]
+    >>> x[0].shape, x[100:200].shape, x[torch.tensor([5, 3])].shape, x.mean().shape
+    (torch.Size([64]), torch.Size([100, 64]), torch.Size([2, 64]), torch.Size([64]))
     """
 
     def __init__(
@@ -171,7 +175,11 @@ class StoredTokens:
 class ActivationStore:
     """A folder of activations: `store["blocks.9.resid_post"]`, in either spelling, and `store.tokens`.
 
-    >>> store = open_store("activations")  # doctest: +SKIP
+    >>> import cutaway
+    >>> text = "def f(x):\\n    return x\\n" * 100
+    >>> kept = cutaway.store.collect(cutaway.load("stdlib-1l"), text, "blocks.0.resid_post", "activations")
+    >>> cutaway.store.open_store("activations")["blocks.0.resid_post"].shape == kept["blocks.0.resid_post"].shape
+    True
     """
 
     def __init__(self, manifest: Manifest) -> None:

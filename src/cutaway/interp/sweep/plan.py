@@ -25,6 +25,7 @@ from cutaway.interp.sweep.packing import pack
 from cutaway.interp.sweep.reading import read_base, read_group
 from cutaway.model import Transformer
 from cutaway.ranks import sharing_ranks
+from cutaway.report import format_bytes, format_flops
 from cutaway.runtime import free_memory_gib
 
 __all__ = ["AnyMetric", "SweepPlan", "plan_sweep", "sweep"]
@@ -76,11 +77,12 @@ class SweepPlan:
         n_cells = len(self.variants) * len(self.tokens)
         n_lanes = sum(len(group.lanes) for group in self.groups)
         share = self.naive_flops / self.flops
+        done, naive = (format_flops(flops).removesuffix("/s") for flops in (self.flops, self.naive_flops))
+        groups = "1 group" if len(self.groups) == 1 else f"{len(self.groups)} groups"
         lines = [
-            f"{n_cells:,} cells ({len(self.variants):,} variants of {len(self.tokens)} rows): {n_lanes:,} run in {len(self.groups)} "
-            f"groups, {len(self.unchanged):,} change nothing, {len(self.whole) * len(self.tokens):,} run whole",
-            f"{self.flops / 1e9:,.1f} GFLOP instead of {self.naive_flops / 1e9:,.1f}: {share:.1f} times fewer; "
-            f"{self.memory_gib:.2f} GiB of memory",
+            f"{n_cells:,} cells ({len(self.variants):,} variants of {len(self.tokens)} rows): {n_lanes:,} run in {groups}, "
+            f"{len(self.unchanged):,} change nothing, {len(self.whole) * len(self.tokens):,} run whole",
+            f"{done} instead of {naive}: {share:.1f} times fewer; {format_bytes(self.memory_gib * 2**30)} of memory",
         ]
         lines += [
             f"positions {group.start} to {group.end - 1}: {len(group.lanes)} rows, from layer {group.lanes[0].entry.layer}"
@@ -276,8 +278,13 @@ def sweep(
     included. `lengths` are the rows' tokens where they are filled up on the right. `verify` variants are run whole as well, and the
     largest difference is told. In `shared_work` each process runs a part of the variants. Raises ValueError as `plan_sweep` does.
 
-    >>> heads = [[edits.zero("blocks.1.attn.z", head=head)] for head in range(4)]  # doctest: +SKIP
-    >>> sweep(lm.model, lm.tokens("When Mary and John"), heads, metrics.log_prob(lm.tokens(" went")[0, 0]))  # doctest: +SKIP
+    >>> import cutaway
+    >>> from cutaway import edits, metrics
+    >>> lm = cutaway.load("ioi-mini")
+    >>> heads = [[edits.zero("blocks.1.attn.z", head=head)] for head in range(8)]
+    >>> scores = cutaway.sweep(lm.model, lm.tokens("When Mary and John"), heads, metrics.log_prob(lm.tokens(" went")[0]))
+    >>> scores.shape  # variant batch
+    torch.Size([8, 1])
     """
     ranks, every = sharing_ranks(), [variant if isinstance(variant, Edit) else list(variant) for variant in variants]
     ranks.check_same("a sweep", lambda: repr((tokens.tolist(), list(map(_said, every)))))

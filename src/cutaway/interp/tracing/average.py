@@ -14,7 +14,7 @@ from cutaway.interp.patching import BANDS_IN_WORDS, MetricName, band
 from cutaway.interp.result import Result
 from cutaway.interp.spread import standard_error, with_errors
 from cutaway.interp.tensors import finite_or_none
-from cutaway.interp.tracing.trace import SITES, TraceResult, restored_words, trace
+from cutaway.interp.tracing.trace import TraceResult, restored_words, trace
 from cutaway.language_model import LanguageModel
 from cutaway.report import format_number
 
@@ -190,7 +190,7 @@ def average_trace(
     *,
     replacements: Sequence[str] | None = None,
     sources: Sequence[str] | None = None,
-    sites: Sequence[str] = SITES,
+    sites: Sequence[str] | None = None,
     window: int | None = None,
     noise: float = 3.0,
     n_draws: int = 10,
@@ -204,7 +204,12 @@ def average_trace(
     counts with their mean. Raises ValueError as `trace` does, and where there is not one subject and answer for each prompt.
     Source: Meng et al. 2022, "Locating and Editing Factual Associations in GPT", section 2.1 (the average indirect effect).
 
-    >>> average_trace(lm, texts, subjects, answers).effects["mlp_out"]  # layer role  # doctest: +SKIP
+    >>> import cutaway
+    >>> from cutaway import tracing
+    >>> lm = cutaway.load("factual-recall")
+    >>> texts, subjects = ["we know that Ada Abel plays the"] * 2, ["Ada Abel"] * 2
+    >>> tracing.average_trace(lm, texts, subjects, ["organ", "organ"], n_draws=2).effects["mlp_out"].shape  # layer role
+    torch.Size([2, 5])
     """
     ours = {"replacement": replacements, "source": sources}
     rows_of = {"subjects": subjects, "answers": targets, "wrong answers": wrong, "replacements": replacements, "sources": sources}
@@ -228,7 +233,8 @@ def average_trace(
             )
         )  # fmt: skip
     return AverageTrace(
-        traces=tuple(found), by_prompt={site: torch.stack([_by_role(each, site) for each in found], dim=-1) for site in sites}
+        traces=tuple(found),
+        by_prompt={site: torch.stack([_by_role(each, site) for each in found], dim=-1) for site in found[0].effects},
     )
 
 

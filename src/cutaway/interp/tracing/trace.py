@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from cutaway.config import ModelConfig
 from cutaway.interp import edits
 from cutaway.interp.alignment import Alignment, n_shared
 from cutaway.interp.cache import ActivationCache
@@ -223,7 +224,7 @@ def trace(
     *,
     replacement: str | None = None,
     source: str | None = None,
-    sites: Sequence[str] = SITES,
+    sites: Sequence[str] | None = None,
     window: int | None = None,
     noise: float = 3.0,
     n_draws: int = 10,
@@ -236,25 +237,30 @@ def trace(
     The embeddings of the subject's tokens get Gaussian noise of `noise` times the standard deviation of all numbers of `W_E`, in
     `n_draws` runs of their own; or `replacement`, another subject, stands in its place. Meng et al. measure that deviation on the
     embeddings of tokens as they occur in text, where frequent ones count more, and here each token of the vocabulary counts once: 3 of
-    theirs and 3 of these are noise of different size. At each position the stream after a layer is restored, or MLP or attention
-    outputs in a `window` of layers around it, a fifth of the model unless given. Positions before the subject are 0: nothing changes
-    them. The metric is `logit_diff` where a wrong answer is given and `prob` where none is. As a control, `source` is another prompt of
-    as many tokens whose states come in instead of the clean run's, which should bring nothing back. Raises ValueError for a subject
-    that is not in the text, for prompts that do not align, and where the corruption changes nothing.
+    theirs and 3 of these are noise of different size. At each position the stream after a layer is restored, or MLP or
+    attention outputs in a `window` of layers around it, a fifth of the model unless given; `sites` name some of these three
+    alone. Positions before the subject are 0: nothing changes them. The metric is `logit_diff` where a wrong answer is given
+    and `prob` where none is. As a control, `source` is another prompt of as many tokens whose states come in instead of the
+    clean run's, which should bring nothing back. Raises ValueError for a subject that is not in the text, for prompts that do
+    not align, and where the corruption changes nothing.
 
     Source: Meng et al. 2022, "Locating and Editing Factual Associations in GPT", section 2.1; Zhang and Nanda 2023 for another
     subject in place of noise.
 
-    >>> trace(lm, "The Eiffel Tower is in", "The Eiffel Tower", "Paris").effects["mlp_out"]  # layer pos  # doctest: +SKIP
+    >>> import cutaway
+    >>> from cutaway import tracing
+    >>> lm = cutaway.load("factual-recall")
+    >>> tracing.trace(lm, "we know that Ada Abel plays the", "Ada Abel", "organ").effects["mlp_out"].shape  # layer pos
+    torch.Size([2, 7])
     """
     prompts = read_prompts(lm, text)
     question = read_question(lm, target, wrong, after=prompts, metric=metric or ("prob" if wrong is None else "logit_diff"))
-    windows = _windows(lm.config.n_layers, sites, window)
+    windows = _windows(lm.config, sites, window)
     if replacement is None:
         corruption = _noise(lm, prompts, subject, noise=noise, n_draws=n_draws, seed=seed)
     else:
         corruption = _replaced(lm, prompts, text, subject, replacement)
-    names = [full_name(lm.config, site, layer) for site in sites for layer in range(lm.config.n_layers)]
+    names = [full_name(lm.config, site, layer) for site in windows for layer in range(lm.config.n_layers)]
     lm = replace(lm, model=without_dropout(lm.model))
     logits, cache = run_with_cache(lm.model, prompts.tokens, names)
     assert logits is not None
@@ -302,8 +308,11 @@ class _Corruption:
     alignment: Alignment | None = None
 
 
-def _windows(n_layers: int, sites: Sequence[str], window: int | None) -> dict[str, int]:
+def _windows(config: ModelConfig, sites: Sequence[str] | None, window: int | None) -> dict[str, int]:
     """Return how many layers are restored together: one of the stream, a fifth of the model of what is added to it, unless given."""
+    n_layers = config.n_layers
+    if sites is None:
+        sites = [site for site in SITES if site != "mlp_out" or config.d_mlp != 0]
     if not sites:
         raise ValueError("sites are empty: name what to restore, resid_post, mlp_out or attn_out")
     if window is not None and not 1 <= window <= n_layers:

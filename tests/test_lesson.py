@@ -1,0 +1,85 @@
+"""What lessons are made of: source that is shown or refused, and checks that tell right from wrong in a sentence."""
+
+import pytest
+import torch
+
+from cutaway.lesson import checking, expect, pick, show
+from cutaway.model import Attention, attend
+
+
+def test_source_is_shown_without_docstrings(capsys: pytest.CaptureFixture[str]) -> None:
+    show(attend)
+    shown = capsys.readouterr().out
+    assert "cutaway.model.attention.attend: src/cutaway/model/attention.py, line " in shown
+    assert "scores = q @ k.mT / math.sqrt(q.shape[-1])" in shown
+    assert "Vaswani" not in shown
+
+
+def test_a_part_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    show(Attention.forward, start="q = hooks", stop="k = hooks")
+    first, *code = capsys.readouterr().out.splitlines()
+    assert first.startswith("cutaway.model.attention.Attention.forward: ")
+    assert code[0].startswith("q = hooks(")
+    assert [line[:4] for line in code if " = hooks(" in line] == ["q = ", "k = "]
+
+
+@pytest.mark.parametrize("ends", [{"start": "no such line"}, {"start": "q = hooks", "stop": "def forward"}])
+def test_code_that_is_gone_is_refused(ends: dict[str, str]) -> None:
+    with pytest.raises(
+        ValueError, match=r"cutaway.model.attention.Attention.forward has no line with '(no such line|def forward)'"
+    ):
+        show(Attention.forward, **ends)
+
+
+@pytest.mark.parametrize(
+    ("actual", "expected", "message"),
+    [
+        (..., 3, "x: nothing is returned yet"),
+        (None, "a", "x: nothing is returned yet"),
+        (2, 3, "x: expected 3, got 2"),
+        ("b", "a", "x: expected 'a', got 'b'"),
+        ("b", 3, "x: expected 3, got 'b'"),
+        (torch.zeros(2), torch.zeros(3), "x: expected the shape (3,), got (2,)"),
+        (torch.tensor([[1.0, 2.0], [3.0, 5.0]]), [[1, 2], [3, 4]], "x: expected 4 at [1, 1], got 5.0"),
+        ([True, False], [True, True], "x: expected True at [1], got False"),
+        (float("nan"), 1.0, "x: expected 1.0, got nan"),
+    ],
+)
+def test_what_is_wrong_is_said(actual: object, expected: object, message: str) -> None:
+    with pytest.raises(AssertionError) as caught:
+        expect(actual, expected, "x")
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("actual", "expected"),
+    [(1.0, 1), (torch.ones(2, requires_grad=True), [1, 1]), ([1, 2], torch.tensor([1, 2])), ("a", "a"), (["a", 1], ["a", 1])],
+)
+def test_what_is_right_passes(actual: object, expected: object) -> None:
+    expect(actual, expected, "x")
+
+
+def test_tolerance_is_kept() -> None:
+    expect(1.0001, 1.0, "x", tolerance=1e-3)
+    with pytest.raises(AssertionError):
+        expect(1.0001, 1.0, "x")
+
+
+def test_a_check_says_in_one_line_how_it_went(capsys: pytest.CaptureFixture[str]) -> None:
+    with checking("fine"):
+        expect(1, 1, "one")
+    with checking("broken"):
+        torch.zeros(2) @ torch.zeros(3)
+    fine, broken, *_ = capsys.readouterr().out.splitlines()
+    assert fine == "✓ fine"
+    assert broken.startswith("✗ broken: RuntimeError: ")
+
+
+def test_sizes_follow_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUTAWAY_COURSE", raising=False)
+    assert pick(fast=1, full=2) == 1
+    monkeypatch.setenv("CUTAWAY_COURSE", "full")
+    assert pick(fast=1, full=2) == 2
+    monkeypatch.setenv("CUTAWAY_COURSE", "slow")
+    with pytest.raises(ValueError, match="CUTAWAY_COURSE is 'slow'; expected fast or full"):
+        pick(fast=1, full=2)
