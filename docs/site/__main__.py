@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import logging
 import os
 import shutil
 import sys
@@ -42,8 +43,11 @@ def _build(root: Path, source: Path, out: Path) -> int:
         "CUTAWAY_SITE_ROOT": str(root),
         "CUTAWAY_SITE_SOURCE": str(source),
         "CUTAWAY_SITE_CACHE": str(_cache(root, out / "executed")),
+        "IPYTHONDIR": str(_quiet_kernels(out / "ipython")),
         "PYTHONPATH": os.pathsep.join([str(root / "src"), str(root), os.environ.get("PYTHONPATH", "")]),
     }
+    os.environ.pop("CUTAWAY_COURSE", None)  # lessons run in their fast setting
+    logging.getLogger("traitlets").setLevel(logging.WARNING)
     here = str(Path(__file__).parent)
     html = out / "html"
     shutil.rmtree(html, ignore_errors=True)
@@ -53,6 +57,14 @@ def _build(root: Path, source: Path, out: Path) -> int:
     if status == 0:
         print(f"the site is {html / 'index.html'}")
     return int(status)
+
+
+def _quiet_kernels(folder: Path) -> Path:
+    """Return settings of IPython by which kernels say errors alone, and run nothing of the user's."""
+    config = folder / "profile_default" / "ipython_kernel_config.py"
+    config.parent.mkdir(parents=True, exist_ok=True)
+    config.write_text("c.IPKernelApp.log_level = 'ERROR'\n", "utf-8")
+    return folder
 
 
 def _cache(root: Path, caches: Path) -> Path:

@@ -159,6 +159,7 @@ class Reference:
     floors: Sequence[Floor]
     homes: dict[tuple[str, str], str] = field(default_factory=dict)
     """By a definition the module on whose page it is described."""
+    _found: dict[str, list[Definition]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         for module in self.public:
@@ -172,15 +173,21 @@ class Reference:
 
     @cached_property
     def public(self) -> list[str]:
-        """The modules that have a page: the package itself, its parts, their packages, and what `cutaway.interp` holds."""
+        """The modules that have a page: the package itself, its parts, their packages, and modules of two packages by themselves."""
         root = self.library.source.name
-        found = []
-        for name, module in self.library.modules.items():
-            parts = name.split(".")
-            is_part = len(parts) <= 2 or module.is_package or (parts[1] == "interp" and len(parts) == 3)
-            if (module.names and is_part and parts[1:2] != [] and parts[1] not in _NO_PAGES) or name == root:
-                found.append(name)
-        return found
+        return [name for name, module in self.library.modules.items() if name == root or (module.names and self._has_page(name))]
+
+    def _has_page(self, name: str) -> bool:
+        """Whether a module is a part, a package, one of `interp`, or what experiments share; experiments are in the gallery."""
+        parts, module = name.split("."), self.library.modules[name]
+        if len(parts) == 1 or parts[1] in _NO_PAGES:
+            return False
+        if len(parts) == 2 or module.is_package or parts[1] == "interp":
+            return len(parts) <= 3 or module.is_package
+        offered = (
+            {*self.library.modules["cutaway.experiments"].names, "EXPERIMENT"} if parts[1] == "experiments" else set(module.names)
+        )
+        return len(parts) == 3 and not offered & {*module.names}
 
     @cached_property
     def short_names(self) -> dict[str, str]:
@@ -247,12 +254,16 @@ class Reference:
         return "\n\n".join(part for part in parts if part) + "\n"
 
     def _defined(self, module: str) -> list[Definition]:
-        found = (self.library.find(module, name) for name in self.library.modules[module].names)
-        return [each for each in found if isinstance(each, Definition)]
+        if module not in self._found:
+            found = (self.library.find(module, name) for name in self.library.modules[module].names)
+            self._found[module] = [each for each in found if isinstance(each, Definition)]
+        return self._found[module]
 
     def _also(self, definition: Definition, home: str) -> list[str]:
         """Return the other public modules that offer the same name."""
-        return [other for other in self.public if other != home and definition.key in {each.key for each in self._defined(other)}]
+        return [
+            other for other in self.public if other != home and any(each.key == definition.key for each in self._defined(other))
+        ]
 
     def _overview(self, module: str) -> str:
         rows = []
@@ -417,7 +428,8 @@ def index_page(reference: Reference) -> str:
         "# Reference",
         "Every public name, read from the source. The floors are those of the architecture: an import goes down or stays on its floor.",
         "```{toctree}\n:hidden:\n\n" + "\n".join(tree) + "\n```",
-        f"**[`cutaway`](cutaway.md)**: {first_sentence(library.modules['cutaway'].docstring)} What it offers at the top is there.",
+        f"**[`cutaway`](cutaway.md)**: {first_sentence(library.modules['cutaway'].docstring)} What it offers at the top is there. "
+        "An {ref}`index <genindex>` has all names.",
     ]
     last = None
     for floor, names in reference.by_floor():
