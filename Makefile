@@ -8,7 +8,7 @@ ROCM_INDEX  ?=
 PIP         := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 WORKERS     ?= 2
 
-.PHONY: help demo test test-all check diagrams docs bench download install install-rocm clean
+.PHONY: help demo test test-all check course diagrams docs bench download install install-rocm clean
 help:          ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:[^#]*## */\t/' | expand -t 16
 
@@ -27,6 +27,10 @@ check: $(VENV)/.dev  ## format, lint, types, architecture, diagrams
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy
 	@$(BIN)/python -m pytest -q -p no:cacheprovider -m "not slow" tests/test_architecture.py tests/documents/test_tikz_diagrams.py
+
+course: $(VENV)/.course  ## the lessons as notebooks to work in, without their solutions (course/mine)
+	@$(BIN)/python -m course start all
+	@echo "open them: $(BIN)/jupyter lab course/mine    (or in an editor that knows notebooks)"
 
 diagrams:      ## draw docs/diagrams anew where a source has changed (with LaTeX; all of them: FORCE=1)
 	@$(PYTHON) docs/diagrams/render.py $(if $(FORCE),--force)
@@ -63,6 +67,11 @@ $(VENV)/.torch: constraints.txt | $(BIN)/python
 $(VENV)/.core: pyproject.toml constraints.txt $(VENV)/.torch
 	@echo "installing cutaway"
 	@$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.course: pyproject.toml constraints.txt $(VENV)/.core
+	@echo "installing what notebooks need"
+	@$(PIP) --editable ".[course]"
 	@touch $@
 
 $(VENV)/.oracles: pyproject.toml constraints.txt $(VENV)/.dev

@@ -1,4 +1,4 @@
-"""The README's table of experiments, from what `cutaway reproduce` wrote: `python -m benchmarks.reproductions [FOLDER ...]`.
+"""The table of docs/experiments.md, from what `cutaway reproduce` wrote: `python -m benchmarks.reproductions [FOLDER ...]`.
 
 The folders are those under runs/experiments unless given. Every experiment that is listed must be there, on three seeds at least, at
 the small scale; what is there of other settings is passed over and named.
@@ -17,7 +17,7 @@ from cutaway.experiments.frame import sources_sha256
 from cutaway.report import format_number
 from cutaway.runtime import atomic_write
 
-README = Path(__file__).parent.parent / "README.md"
+PAGE = Path(__file__).parent.parent / "docs/experiments.md"
 BEGIN, END = "<!-- reproductions: written by python -m benchmarks.reproductions -->", "<!-- end of reproductions -->"
 _LEAST_SEEDS = 3
 
@@ -32,8 +32,8 @@ def main() -> None:
         print(f"passed over: {folder}, which is no experiment of the list at its small scale")
     if outdated := [folder for folder, record in small.items() if is_outdated(record)]:
         parser.error(f"measured or trained by other code than there is now: {', '.join(map(str, outdated))}; reproduce them anew")
-    atomic_write(README, filled(README.read_text(), table(small.values())))
-    print(f"{README}: {len(small)} experiments")
+    atomic_write(PAGE, filled(PAGE.read_text(), table(small.values())))
+    print(f"{PAGE}: {len(small)} experiments")
 
 
 def is_small(record: Mapping[str, Any]) -> bool:

@@ -1,4 +1,4 @@
-"""The benchmark of circuits finds them, prompts need a tokenizer that has the names, and README's table is made of results."""
+"""Circuits are found by their benchmark, prompts need a tokenizer with the names, and docs/experiments.md is made of results."""
 
 import re
 from argparse import Namespace
@@ -137,7 +137,7 @@ def test_results_of_other_code_are_outdated(reproductions: ModuleType) -> None:
 
 
 def test_readme_lists_every_experiment(reproductions: ModuleType) -> None:
-    page = reproductions.README.read_text()
+    page = reproductions.PAGE.read_text()
     rows = page.partition(reproductions.BEGIN)[2].partition(reproductions.END)[0]
     assert re.findall(r"^\| `([\w-]+)`", rows, flags=re.MULTILINE) == list(experiments.NAMES)
 
