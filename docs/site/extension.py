@@ -7,6 +7,7 @@ import json
 import posixpath
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from sphinx.errors import ExtensionError
 from sphinx.transforms.post_transforms import SphinxPostTransform
 from sphinx.util.docutils import SphinxDirective
 
-from docs.site.places import SHOWN, shown_page
+from docs.site.places import SHOWN, DeadLinkError, Places, find_places, shown_page
 
 __all__ = ["setup"]
 
@@ -75,6 +76,37 @@ class ShownLinks(SphinxPostTransform):
                 node["refuri"] = place + (f"#{_line_anchor(anchor)}" if anchor else "")
                 node["classes"] = [each for each in node["classes"] if each != "external"]
                 node["internal"] = True
+
+
+class LinksInOutputs(SphinxPostTransform):
+    """Links that a lesson's code writes, from its place in the repository, lead to the pages of the site."""
+
+    default_priority = 7  # after outputs were made nodes, before MyST looks for what links mean
+    formats = ("html",)
+
+    def run(self, **kwargs: Any) -> None:  # noqa: ARG002  (the name is Sphinx's)
+        """Change the links; what leads nowhere is left, for MyST to say so."""
+        places = _places(self.env.config.site_root)
+        path = next((path for path, page in places.pages.items() if page == self.env.docname), "")
+        for node in [*self.document.findall(addnodes.pending_xref)]:
+            if node["reftype"] != "myst" or not path.endswith(".py"):
+                continue
+            try:
+                link = places.link(path, node["reftarget"])
+            except DeadLinkError:
+                continue
+            if not link.startswith(SHOWN):
+                page, _, anchor = link.removeprefix("/").partition("#")
+                link = self.env.app.builder.get_relative_uri(self.env.docname, page.rpartition(".")[0]) + f"#{anchor}" * bool(
+                    anchor
+                )
+            text = node.children[0].children if node.children else [nodes.Text(node["reftarget"])]
+            node.replace_self(nodes.reference("", "", *text, refuri=link, internal=True))
+
+
+@cache
+def _places(root: str) -> Places:
+    return find_places(Path(root))
 
 
 class ShownCode(SphinxPostTransform):
@@ -200,7 +232,8 @@ def _shown_pages(app: Sphinx) -> Iterator[tuple[str, dict[str, Any], str]]:
     root, names = Path(app.config.site_root), app.config.site_names
     described = {module: f"reference/{module}" for module in names["public"]}
     modules = [path.relative_to(root).as_posix() for path in (root / "src").rglob("*.py")]
-    for path in sorted({*modules, *json.loads((Path(app.srcdir) / "shown.json").read_text("utf-8"))}):
+    asked = json.loads((Path(app.srcdir) / "shown.json").read_text("utf-8"))
+    for path in sorted({*modules, *asked, *_places(app.config.site_root).shown}):
         page = shown_page(path)
         body = _folder(app, root, path) if (root / path).is_dir() else _file(app, root / path, path, described)
         yield page, {"title": path, "body": f'<div class="shown-file">\n<h1>{html.escape(path)}</h1>\n{body}</div>'}, "page.html"
@@ -264,11 +297,11 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_node(Fold, html=(_open_fold, _close_fold))
     app.add_node(HideCodeCellNode, override=True, html=(_open_fold, _close_fold))
     app.add_directive("fold", FoldDirective)
-    for transform in (ShownCode, ShownLinks, NamesInText, Signatures):
+    for transform in (LinksInOutputs, ShownCode, ShownLinks, NamesInText, Signatures):
         app.add_post_transform(transform)
     app.connect("config-inited", _load_names)
     app.connect("doctree-read", _refuse_silent_pictures)
     app.connect("html-collect-pages", _shown_pages)
     app.connect("html-page-context", _spare_navigation, priority=400)  # before the theme asks for the tree
     app.connect("html-page-context", _mend_markup, priority=600)  # after it has it
-    return {"parallel_read_safe": True, "parallel_write_safe": True}
+    return {"parallel_read_safe": True, "parallel_write_safe": False}

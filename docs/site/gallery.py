@@ -35,7 +35,7 @@ def index_page(entries: Sequence[Mapping[str, Any]]) -> str:
     """Return the page of cards."""
     tree = "```{toctree}\n:hidden:\n\n" + "\n".join(entry["id"] for entry in entries) + "\n```"
     cards = "\n\n".join(_card(entry) for entry in entries)
-    return f"# Experiments\n\n{_INTRODUCTION}\n\n{tree}\n\n::::::{{container}} cards\n\n{cards}\n\n::::::\n"
+    return f"# Gallery of experiments\n\n{_INTRODUCTION}\n\n{tree}\n\n::::::{{container}} cards\n\n{cards}\n\n::::::\n"
 
 
 def _card(entry: Mapping[str, Any]) -> str:

@@ -13,7 +13,7 @@ SHOWN = "shown:"
 """What links to a page that shows a file begin with, until the extension knows the page they stand on."""
 
 _PICTURES = {".svg", ".png", ".jpg", ".jpeg", ".gif", ".webp"}
-_GUIDES = ("theory", "code_guide", "worked_example", "glossary", "faq", "from_transformerlens", "from_nanogpt")
+_GUIDES = ("theory", "code_guide", "worked_example", "glossary", "faq", "from_transformerlens", "from_nanogpt", "experiments")
 _PROJECT = {
     "README.md": "project/readme",
     "ARCHITECTURE.md": "project/architecture",
