@@ -11,6 +11,7 @@ from course.source import read, readers_copy
 
 from docs.site import diagrams, front, gallery, reference
 from docs.site.lessons import notebook_of
+from docs.site.library import Library
 from docs.site.markdown import adapt
 from docs.site.places import Places, find_places
 
@@ -72,7 +73,7 @@ def _write_gallery(entries: list[dict[str, object]], target: Path, places: Place
 
 def _write_reference(root: Path, target: Path) -> None:
     floors = reference.read_floors((root / "ARCHITECTURE.md").read_text("utf-8"))
-    made = reference.Reference(reference.Library(root / "src" / "cutaway"), floors)
+    made = reference.Reference(Library(root / "src" / "cutaway"), floors)
     _write(target / "reference" / "index.md", reference.index_page(made))
     _write(target / "source" / "index.md", reference.source_page(made))
     for name in made.public:

@@ -6,6 +6,7 @@ Names, signatures and docstrings are read from the source, as a person reads the
 from __future__ import annotations
 
 import ast
+import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,8 +14,9 @@ from functools import cached_property
 from pathlib import Path
 
 from docs.site.docstrings import escaped, first_sentence, to_markdown
+from docs.site.library import Definition, Library, Module, definitions_in
 
-__all__ = ["Definition", "Floor", "Library", "Reference", "read_floors"]
+__all__ = ["Floor", "Reference", "index_page", "read_floors", "source_page"]
 
 _SPECIAL_METHODS = {
     "__call__",
@@ -48,107 +50,6 @@ def read_floors(architecture: str) -> list[Floor]:
         names = tuple(part.removesuffix("/").removesuffix(".py") for part in re.findall(r"`([^`]+)`", parts))
         rows.append(Floor(int(number), names, about))
     return sorted(rows, key=lambda floor: floor.number)
-
-
-@dataclass(frozen=True)
-class Definition:
-    """Where a name is defined, and how: the statement, and for a value the text under it."""
-
-    module: str
-    name: str
-    node: ast.stmt
-    docstring: str = ""
-
-    @property
-    def key(self) -> tuple[str, str]:
-        """The module and the name, which no other definition has."""
-        return self.module, self.name
-
-
-class Module:
-    """One file of the library, read."""
-
-    def __init__(self, name: str, path: Path, text: str) -> None:
-        self.name, self.path, self.text = name, path, text
-        self.tree = ast.parse(text)
-        self.is_package = path.name == "__init__.py"
-
-    @cached_property
-    def docstring(self) -> str:
-        """What it says of itself."""
-        return ast.get_docstring(self.tree) or ""
-
-    @cached_property
-    def names(self) -> tuple[str, ...]:
-        """Its `__all__`, without names that begin with an underscore."""
-        for statement in self.tree.body:
-            if isinstance(statement, ast.Assign) and [ast.unparse(target) for target in statement.targets] == ["__all__"]:
-                return tuple(name for name in ast.literal_eval(statement.value) if not name.startswith("_"))
-        return ()
-
-    @cached_property
-    def definitions(self) -> dict[str, Definition]:
-        """What is defined in it, by name."""
-        return {found.name: found for found in _definitions(self.name, self.tree.body)}
-
-    @cached_property
-    def imports(self) -> dict[str, tuple[str, str]]:
-        """What it has from other modules, by name: the module, and the name there."""
-        package = self.name if self.is_package else self.name.rpartition(".")[0]
-        found = {}
-        for node in ast.walk(self.tree):
-            if isinstance(node, ast.ImportFrom):
-                origin = node.module or ""
-                if node.level:
-                    base = package.split(".")[: len(package.split(".")) - node.level + 1]
-                    origin = ".".join([*base, *([origin] if origin else [])])
-                found |= {alias.asname or alias.name: (origin, alias.name) for alias in node.names}
-        return found
-
-
-def _definitions(module: str, body: Sequence[ast.stmt]) -> Iterator[Definition]:
-    for statement, after in zip(body, [*body[1:], None], strict=True):
-        match statement:
-            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
-                yield Definition(module, name, statement, ast.get_docstring(statement) or "")
-            case ast.Assign(targets=[ast.Name(id=name)]) | ast.AnnAssign(target=ast.Name(id=name)):
-                yield Definition(module, name, statement, _text_of(after))
-            case ast.If() | ast.Try():
-                yield from _definitions(module, [*statement.body, *statement.orelse])
-
-
-def _text_of(statement: ast.stmt | None) -> str:
-    match statement:
-        case ast.Expr(value=ast.Constant(value=str(text))):
-            return text
-    return ""
-
-
-class Library:
-    """All modules of the package below a folder."""
-
-    def __init__(self, source: Path) -> None:
-        self.source = source
-        self.modules = dict(sorted((name, Module(name, path, path.read_text("utf-8"))) for name, path in _files(source)))
-
-    def find(self, module: str, name: str) -> Definition | str | None:
-        """Return where a name of a module is defined, the module that it is, or None where it is another package's."""
-        if f"{module}.{name}" in self.modules:
-            return f"{module}.{name}"
-        if module not in self.modules:
-            return None
-        here = self.modules[module]
-        if name in here.definitions:
-            return here.definitions[name]
-        if name in here.imports:
-            return self.find(*here.imports[name])
-        return None
-
-
-def _files(source: Path) -> Iterator[tuple[str, Path]]:
-    for path in source.rglob("*.py"):
-        parts = [source.name, *path.relative_to(source).with_suffix("").parts]
-        yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts), path
 
 
 @dataclass
@@ -321,7 +222,7 @@ def _value_of(node: ast.Assign | ast.AnnAssign) -> Mapping[str, str]:
 def _members(node: ast.ClassDef) -> list[Definition]:
     """Return what a class defines for others, in the order of its source."""
     found = []
-    for each in _definitions("", node.body):
+    for each in definitions_in("", node.body):
         match each.node:
             case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
                 is_setter = any(ast.unparse(decorator).endswith((".setter", "overload")) for decorator in each.node.decorator_list)
@@ -393,7 +294,7 @@ def _signature_of_class(node: ast.ClassDef) -> str:
             return f"({_arguments(statement.args, without_first=True)})"
     if not _is_dataclass(node):
         return ""
-    fields = [each.node for each in _definitions("", node.body) if isinstance(each.node, ast.AnnAssign)]
+    fields = [each.node for each in definitions_in("", node.body) if isinstance(each.node, ast.AnnAssign)]
     shown = [text for text in map(_field, fields) if text]
     star = ["*"] if any("kw_only=True" in ast.unparse(decorator) for decorator in node.decorator_list) and shown else []
     return f"({', '.join([*star, *shown])})"
@@ -421,25 +322,29 @@ def _is_dataclass(node: ast.ClassDef) -> bool:
 
 
 def index_page(reference: Reference) -> str:
-    """Return the first page of the reference: the modules by floor."""
-    library = reference.library
+    """Return the first page of the reference: the modules by floor, those of one part together."""
     tree = ["cutaway", *(f"{name.partition('.')[2]} <{name}>" for _, names in reference.by_floor() for name in names)]
     parts = [
         "# Reference",
-        "Every public name, read from the source. The floors are those of the architecture: an import goes down or stays on its floor.",
+        "Every public name, read from the source. Begin at [`cutaway`](cutaway.md), which offers the most used; "
+        "an {ref}`index <genindex>` has all. Floors are those of the architecture: an import goes down or stays on its floor.",
         "```{toctree}\n:hidden:\n\n" + "\n".join(tree) + "\n```",
-        f"**[`cutaway`](cutaway.md)**: {first_sentence(library.modules['cutaway'].docstring)} What it offers at the top is there. "
-        "An {ref}`index <genindex>` has all names.",
     ]
-    last = None
-    for floor, names in reference.by_floor():
-        if floor.number != last:
-            parts.append(f"## Floor {floor.number}")
-            last = floor.number
-        rows = [f"| [`{name}`]({name}.md) | {first_sentence(library.modules[name].docstring)} |" for name in names]
-        about = escaped(floor.about[:1].upper() + floor.about[1:].rstrip("."))
-        parts.append(f"{about}.\n\n" + "\n".join(["| module | what it is |", "|---|---|", *rows]))
+    for number, group in itertools.groupby(reference.by_floor(), key=lambda each: each[0].number):
+        rows = list(group)
+        parts.append(f"## Floor {number}")
+        if single := [name for _, names in rows if len(names) == 1 for name in names]:
+            parts.append(_modules(reference.library, single))
+        for floor, names in rows:
+            if len(names) > 1:
+                about = escaped(floor.about[:1].upper() + floor.about[1:].rstrip("."))
+                parts += [f"### {', '.join(floor.parts)}", f"{about}.", _modules(reference.library, names)]
     return "\n\n".join(parts) + "\n"
+
+
+def _modules(library: Library, names: Sequence[str]) -> str:
+    rows = [f"| [`{name}`]({name}.md) | {first_sentence(library.modules[name].docstring)} |" for name in names]
+    return "\n".join(["| module | what it is |", "|---|---|", *rows])
 
 
 def source_page(reference: Reference) -> str:

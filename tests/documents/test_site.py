@@ -16,9 +16,10 @@ from benchmarks.gallery import figures_of, standing_alone
 from docs.site import gallery
 from docs.site.docstrings import first_sentence, to_markdown
 from docs.site.lessons import LessonError, is_shown_alone, notebook_of
+from docs.site.library import Library
 from docs.site.markdown import MissingTextError, adapt, title_of
 from docs.site.places import DeadLinkError, Places, find_places, shown_page
-from docs.site.reference import Library, Reference, read_floors
+from docs.site.reference import Reference, read_floors
 
 ROOT = Path(__file__).parents[2]
 
