@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, sync_playwright
 
+_T = TypeVar("_T")
+_N_BROWSERS = 2
 _AXE = {"resultTypes": ["violations"], "preload": False}  # preloading asks for style sheets, which file:// refuses
 _WITHOUT_CONTRAST = {**_AXE, "rules": {"color-contrast": {"enabled": False}}}
 _READY = "!window.MathJax?.startup?.promise || MathJax.startup.promise.then(() => true)"
@@ -37,20 +40,30 @@ _FOCUS = """() => {
 def faults_of_site(site: Path, chromium: str) -> list[str]:
     """Return what is wrong with any page, a line each."""
     pages = [path for path in sorted(site.rglob("*.html")) if not path.relative_to(site).parts[0].startswith("_")]
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        faults = [f"{path.relative_to(site)}: {fault}" for path, fault in _faults_of_pages(browser, site, pages)]
-        faults += [f"by keyboard: {fault}" for fault in _faults_by_keyboard(browser, site)]
-        faults += [f"search: {fault}" for fault in _faults_of_search(browser, site)]
-        browser.close()
+    coloured = _pages_with_all_colours(site, pages)
+    with ThreadPoolExecutor(_N_BROWSERS) as threads:
+        shares = [pages[number::_N_BROWSERS] for number in range(_N_BROWSERS)]
+        found = threads.map(
+            lambda share: _in_a_browser(chromium, lambda browser: _faults_of_pages(browser, share, coloured)), shares
+        )
+        faults = [f"{path.relative_to(site)}: {fault}" for part in found for path, fault in part]
+    faults += [f"by keyboard: {fault}" for fault in _in_a_browser(chromium, lambda browser: _faults_by_keyboard(browser, site))]
+    faults += [f"search: {fault}" for fault in _in_a_browser(chromium, lambda browser: _faults_of_search(browser, site))]
     return faults
 
 
-def _faults_of_pages(browser: Browser, site: Path, pages: list[Path]) -> Iterator[tuple[Path, str]]:
+def _in_a_browser(chromium: str, look: Callable[[Browser], Iterator[_T]]) -> list[_T]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        found = list(look(browser))
+        browser.close()
+    return found
+
+
+def _faults_of_pages(browser: Browser, pages: list[Path], coloured: set[Path]) -> Iterator[tuple[Path, str]]:
     page = browser.new_page(viewport={"width": 1300, "height": 900})
     heard: list[str] = []
     _listen(page, heard)
-    coloured = _pages_with_all_colours(site, pages)
     for path in pages:
         options = _AXE if path in coloured else _WITHOUT_CONTRAST
         for scheme in ("light", "dark"):
