@@ -8,7 +8,7 @@ ROCM_INDEX  ?=
 PIP         := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 WORKERS     ?= 2
 
-.PHONY: help demo test test-all check course diagrams bench download install install-rocm clean
+.PHONY: help demo test test-all check course diagrams docs bench download install install-rocm clean
 help:          ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:[^#]*## */\t/' | expand -t 16
 
@@ -34,6 +34,9 @@ course: $(VENV)/.course  ## the lessons as notebooks to work in, without their s
 
 diagrams:      ## draw docs/diagrams anew where a source has changed (with LaTeX; all of them: FORCE=1)
 	@$(PYTHON) docs/diagrams/render.py $(if $(FORCE),--force)
+
+docs: $(VENV)/.docs  ## the documentation site, in build/docs/html; once its tools are there it needs no network
+	@$(BIN)/python -m docs.site
 
 bench: $(VENV)/.dev  ## every benchmark, each beside the machine's own limit
 	@$(BIN)/python -m benchmarks
@@ -73,10 +76,15 @@ $(VENV)/.course: pyproject.toml constraints.txt $(VENV)/.core
 
 $(VENV)/.oracles: pyproject.toml constraints.txt $(VENV)/.dev
 	@echo "installing what the longer tests measure against"
-	@$(PIP) --editable ".[dev,oracles]"
+	@$(PIP) --editable ".[dev,docs,oracles]"
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt $(VENV)/.core
 	@echo "installing the development tools"
 	@$(PIP) --editable ".[dev]"
+	@touch $@
+
+$(VENV)/.docs: pyproject.toml constraints.txt $(VENV)/.core
+	@echo "installing what the site is built with"
+	@$(PIP) --editable ".[docs]"
 	@touch $@

@@ -1,0 +1,1 @@
+"""Documents of cutaway, and what makes a site of them."""
