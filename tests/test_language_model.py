@@ -3,6 +3,8 @@
 import hashlib
 import json
 import string
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -491,3 +493,9 @@ def test_more_memory_than_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert load(tmp_path, dtype=torch.bfloat16).model.embed.W_E.dtype == torch.bfloat16
     monkeypatch.setattr("cutaway.language_model.free_memory_gib", lambda device: None)  # not told: tried
     assert load(tmp_path).config == lm.config
+
+
+def test_loading_imports_no_compiler() -> None:
+    """It takes longer to import than a small model to load."""
+    code = "import sys, cutaway; cutaway.load('stdlib-1l'); sys.exit('torch._dynamo' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

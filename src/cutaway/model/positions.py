@@ -23,7 +23,7 @@ class LearnedPositions(nn.Module):
 
     def __init__(self, n_ctx: int, d_model: int) -> None:
         super().__init__()
-        self.W_pos = nn.Parameter(torch.randn(n_ctx, d_model) * 0.01)
+        self.W_pos = nn.Parameter(torch.randn(n_ctx, d_model).mul_(0.01))
 
     def forward(self, positions: Int[Tensor, "*batch pos"]) -> Float[Tensor, "*batch pos d_model"]:
         """Look up the vector of each position."""

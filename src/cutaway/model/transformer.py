@@ -40,7 +40,7 @@ class Embedding(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        self.W_E = nn.Parameter(torch.randn(d_vocab, d_model) * 0.02)
+        self.W_E = nn.Parameter(torch.randn(d_vocab, d_model).mul_(0.02))  # in place: a product on meta imports the compiler
         self.pos_embed = pos_embed
         self.dropout = dropout
 
