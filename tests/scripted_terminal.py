@@ -24,6 +24,12 @@ DOWN, UP, ENTER, CTRL_C, CTRL_D = "\x1b[B", "\x1b[A", "\r", "\x03", "\x04"
 HOME, END, ESCAPE = "\x1b[H", "\x1b[F", "\x1b"
 
 
+def _hear_interrupts() -> None:
+    """Make Ctrl-C the process's signal, also where the tests themselves run in the background of a script, which ignores it."""
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 class ScriptedTerminal:
     """`cutaway` with some arguments on a terminal of 80 x 24 characters with a long memory; to be used in a `with`."""
 
@@ -43,7 +49,7 @@ class ScriptedTerminal:
             cwd=folder,
             env={**kept, "TERM": "xterm-256color", "OMP_NUM_THREADS": "1", **(environment or {})},
             start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # Ctrl-C becomes the process's signal
+            preexec_fn=_hear_interrupts,
         )
         os.close(slave)
 

@@ -267,7 +267,7 @@ def test_the_plan_says_what_it_saves() -> None:
     variants = [[edits.zero(f"blocks.{layer}.attn.z", head=head, pos=-1)] for layer in range(3) for head in range(4)]
     plan = plan_sweep(model, tokens, variants, metrics.logit_diff(3, 7))
     assert plan.naive_flops > 4 * plan.flops
-    assert "24 cells (12 variants of 2 rows): 24 run in 1 groups" in str(plan)
+    assert "24 cells (12 variants of 2 rows): 24 run in 1 group, " in str(plan)
     bidirectional = small_model("bidirectional")
     assert "bidirectional" in str(plan_sweep(bidirectional, tokens, variants, metrics.logit_diff(3, 7)))
 
