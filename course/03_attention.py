@@ -114,10 +114,13 @@ say(f"""
 The variance is {raw.var():.1f}: a sum of 64 products, each of variance 1. Without the division the largest of 32 shares is
 {bare:.2f} on average, so the softmax is nearly a choice and passes hardly any gradient to the other keys; with it, {scaled:.2f}.
 That is why scores are divided by $\\sqrt{{d_\\mathrm{{head}}}}$: how far they spread at the start of training does not depend on the
-width of the head. (GPT-2's queries and keys begin smaller than in this example, with a size of about 0.55:
-[the whole model](06_whole_model.py). The argument is about the width, and holds for any size.)
+width of the head.
 """)
 expect(0.02 * math.sqrt(768), 0.55, "the size of GPT-2's queries before training", tolerance=0.01)
+
+# %% [markdown]
+# GPT-2's queries and keys begin smaller than in this example, with a size of about 0.55: see [the whole
+# model](06_whole_model.py). The argument is about the width, and holds for any size.
 
 # %% [markdown]
 # ## Many heads
