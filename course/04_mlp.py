@@ -245,9 +245,12 @@ what it adds to the logit of `f`. Switched on as strongly after `return a`, it r
 {without.sigmoid():.4f} to {with_it.sigmoid():.4f}: it is a cause. Switched off after `return sel`, where it fires by itself, one
 would expect the answer to suffer. A probability near 1 hides what happens, so look at the log-odds of `f`, $\\ln(p / (1 - p))$:
 {expected:.2f} before, {taken:.2f} after. They do not fall. Whatever is written also changes what the last norm divides by, and what
-is written for `f` may cost it elsewhere. To add to a logit and to cause an answer are two things: [attribution and
-patching](13_attribution_and_patching.py).
+is written for `f` may cost it elsewhere.
 """)
+
+# %% [markdown]
+# To add to a logit and to cause an answer are two things. How to tell them apart is the matter of [attribution and
+# patching](13_attribution_and_patching.py).
 
 # %% [markdown]
 # ## Predict
