@@ -261,7 +261,7 @@ It begins at {losses[0]:.2f}, near ln {V}, and below it by a little: a model who
 what it reads, and spaces do come in rows. After {nearest["unigrams"]} steps it is nearest to the table of unigrams: it knows how
 often characters occur, and hardly reads. The distance is {min(distances["unigrams"]):.2f} nats then. After {nearest["bigrams"]} steps
 it is nearest to the table of bigrams, {min(distances["bigrams"]):.2f} nats away, with a loss of about {loss_at["bigrams"]:.2f} where
-the bigrams themselves have {levels["bigrams"]:.2f}: it passes by that table and never is it. At the end its validation loss is
+the bigrams themselves have {levels["bigrams"]:.2f}: it comes near that table and never is it. At the end its validation loss is
 {validation[-1]:.2f}. So the levels are landmarks along the curve and not stations at which it stops; but you can work them out before
 you start, and know by them how far a run has come.
 """)
