@@ -42,9 +42,9 @@ from cutaway.tokenizers.byte_level import BYTES
 #
 # Bytes solve the first half. Every text is a sequence of bytes, of which there are 256, so a vocabulary that has all single
 # bytes can write anything. But a sequence of bytes is long, and a model pays for each position. So *byte-pair encoding* begins
-# with the bytes and adds longer tokens, always the one that shortens the training text most: look for the pair of neighbours
-# that is seen most often, make it a token, and begin again. What is learnt is a list of *merges*, in order. To encode a new
-# text is to play the same merges on it.
+# with the bytes and adds longer tokens: look for the pair of neighbours that is seen most often, make it a token, and begin
+# again. (But for overlaps, such as `aaa`, that is the token which shortens the training text most.) What is learnt is a list of
+# *merges*, in order. To encode a new text is to play the same merges on it.
 #
 # Nobody chose the tokens, then: the counts of one text did, long before the model saw anything. What the model finds easy or
 # hard to spell, to count or to read is decided here.
@@ -56,8 +56,10 @@ from cutaway.tokenizers.byte_level import BYTES
 #
 # $$ (a, b)^{*} = \arg\max_{(a, b)} \; \sum_{w} n_w \cdot \#\{\, i : w_i = a,\; w_{i+1} = b \,\} $$
 #
-# and puts $ab$ for it everywhere. A model's loss is in nats a *token*, so two models with different vocabularies can only be
-# compared after a division by what their tokens hold:
+# and puts $ab$ for it everywhere. A model's *loss* is how surprised it is at the token that really comes, $-\ln p$ for a
+# probability of $p$, averaged over tokens. With the natural logarithm its unit is the *nat*, and one bit is $\ln 2$ nats. A
+# loss is in nats a *token*, so two models with different vocabularies can only be compared after a division by what their
+# tokens hold:
 #
 # $$ \text{bits a byte} = \frac{\text{loss}}{\ln 2} \cdot \frac{n_\text{tokens}}{n_\text{bytes}} $$
 
@@ -75,7 +77,7 @@ show(merge)
 # Encoding plays the merges on a word, the earliest learnt first:
 
 # %%
-show(BPETokenizer._tokens_of_word)
+show(BPETokenizer.tokens_of_word)
 
 # %% [markdown]
 # ## Characters and bytes
@@ -160,8 +162,8 @@ first, last = (100 * (1 - gain[place] / gain[place + 1]) for place in (0, -2))
 say(f"""
 With {2 ** powers[-1]:,} tokens the same text is {gain[-1]:.1f} times shorter than in bytes. Attention compares each position with
 each before it, so that costs {gain[-1] ** 2:.0f} times less. The first doubling made text {first:.0f} % shorter, the last {last:.0f} %,
-and each doubles the embedding and the logits. That is why vocabularies stop somewhere: GPT-2's at 50,257, later ones at a few
-hundred thousand.
+and each doubles two tables of the model: a vector for each token that is read, and a score for each that could come next. That is why
+vocabularies stop somewhere: GPT-2's at 50,257, later ones at a few hundred thousand.
 """)
 
 # %% [markdown]
@@ -195,7 +197,7 @@ say(
 # %% [markdown]
 # Each family of models has a pattern of its own, and they differ most in digits. GPT-2 lets a number be anything, so that one
 # year may be a token and the next two; cl100k (GPT-4's) takes digits in threes from the left, so that columns do not line up;
-# the last one here takes each digit by itself, which costs length and makes arithmetic learnable.
+# the last one here takes each digit by itself, which costs length and makes arithmetic easier to learn.
 
 # %%
 for name, pattern in {"GPT-2": GPT2_PATTERN, "cl100k": CL100K_PATTERN, "SmolLM2": SMOLLM_PATTERN}.items():
@@ -269,6 +271,7 @@ shorter context, waits longer and pays more, and the model has more steps in whi
 # ## Exercises
 #
 # **1. The pair to merge.** Given words as lists of tokens and how often each is seen, return the pair seen most and its count.
+# (In the checks one pair alone is seen most.)
 
 
 # %% tags=["starter"]
@@ -298,7 +301,7 @@ def most_seen(words: list[list[str]], n_seen: list[int]) -> tuple[tuple[str, str
 
 # %% tags=["check"]
 with checking("the pair to merge"):
-    expect(most_seen([["a", "b", "c"]] * 2 + [["a", "c"]], [1, 1, 1]), (("a", "b"), 2), "abc, abc, ac")
+    expect(most_seen([["a", "b", "c"], ["a", "b", "d"], ["a", "c"]], [1, 1, 1]), (("a", "b"), 2), "abc, abd, ac")
     expect(
         most_seen([["l", "ow"], ["l", "ow", "er"], ["n", "ew"]], [5, 2, 6]),
         (("l", "ow"), 7),
@@ -396,8 +399,11 @@ with checking("the fewest tokens"):
     expect(b"".join(fewest_tokens(b"abcabcab", small)), b"abcabcab", "the tokens join to the word")
     several = sorted(set(regex.findall(GPT2_PATTERN, held_out)))
     spent = [(len(bpe.encode(word)), len(fewest_tokens(word.encode(), known))) for word in several]
-    expect(all(fewest <= ours for ours, fewest in spent), True, "never more than byte-pair encoding takes")
-    expect(any(fewest < ours for ours, fewest in spent), True, "for some word fewer than byte-pair encoding takes")
+    for word, (ours, fewest) in zip(several, spent, strict=True):
+        assert fewest <= ours, (
+            f"{word!r} takes {fewest} of your tokens, and byte-pair encoding {ours}: the longest first token need not be best"
+        )
+    assert any(fewest < ours for ours, fewest in spent), "you found no word for which byte-pair encoding takes more than it has to"
 
 # %% [markdown]
 # ## Pitfalls

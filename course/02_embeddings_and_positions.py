@@ -15,12 +15,13 @@ import tarfile
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 import cutaway
 from cutaway import ModelConfig, Transformer, plots
 from cutaway.lesson import checking, expect, figure, pick, say, show
 from cutaway.model import Attention, Block, Embedding, LearnedPositions, Rotary, SinusoidalPositions, attend
-from cutaway.model.positions import Rotation, _angles
+from cutaway.model.positions import Rotation
 
 torch.manual_seed(0)  # weights
 generator = torch.Generator().manual_seed(0)
@@ -38,6 +39,13 @@ generator = torch.Generator().manual_seed(0)
 # the *comparison* of two positions is changed by how far apart they are.
 #
 # There is a third place, which is easily overlooked, and you will find it in the prediction below.
+#
+# One thing about attention, which the [next lesson](03_attention.py) builds: each position makes a *query*, a *key* and a
+# *value*, three vectors of length `d_head`, out of its vector in the stream. The *score* of two positions is the dot product of
+# the query of one and the key of the other. The scores become positive shares whose sum is 1 (by a *softmax*), and the position
+# reads the average of the values by its shares. In a *causal* model a *mask* lets each position see itself and those before it
+# alone. A *head* is one such set of queries, keys and values, and the *logits* are the scores of all tokens as the next one, at
+# the end of the model.
 
 # %% [markdown]
 # ## The equation
@@ -49,12 +57,16 @@ generator = torch.Generator().manual_seed(0)
 #
 # where *learned* positions are a table like `W_E`, and *sinusoidal* ones are $\sin(p\,\theta_i)$ and $\cos(p\,\theta_i)$ for a
 # few frequencies $\theta_i = b^{-2i/d}$. *Rotary* positions add nothing. They turn queries and keys by an angle proportional to
-# the position, each pair of coordinates at its own frequency. A pair is a complex number, and turning it is a product with
-# $e^{ip\theta}$. For a query $q$ at position $m$ and a key $k$ at position $n$, the score of one pair is
+# the position, each pair of coordinates at its own frequency. Write $R_a$ for the turn of a pair by the angle $a$:
 #
-# $$ \mathrm{Re}\left( q\,e^{im\theta}\, \overline{k\,e^{in\theta}} \right) = \mathrm{Re}\left( q\,\bar{k}\, e^{i(m-n)\theta} \right) $$
+# $$ R_a \, (x, y) = (x \cos a - y \sin a,\; x \sin a + y \cos a) $$
 #
-# in which only the difference $m - n$ is left.
+# A dot product depends on two lengths and the angle between them, and turning both vectors changes none of these. So for one
+# pair of a query $q$ at position $m$ and of a key $k$ at position $n$, turn both back by $m\theta$:
+#
+# $$ (R_{m\theta}\, q) \cdot (R_{n\theta}\, k) = q \cdot (R_{(n-m)\theta}\, k) $$
+#
+# Only the difference $n - m$ is left in the score.
 
 # %% [markdown]
 # ## The code
@@ -65,7 +77,7 @@ generator = torch.Generator().manual_seed(0)
 show(Embedding.forward, start="resid = hooks", stop="return")
 show(SinusoidalPositions.forward)
 show(Rotation.turn)
-show(_angles)
+show(Rotary.rotation)
 
 # %% [markdown]
 # ## A row of a table
@@ -83,7 +95,8 @@ expect(one_hot @ W_E, W_E[tokens], "a one-hot row times W_E is a row of W_E")
 # %% [markdown]
 # The rows are learned like all weights, and training has one reason to move them: tokens that are used alike get rows that
 # point alike. These are the nearest rows in a small model of code, by the angle between them. Digits lie together, which nobody
-# has told it; what is rare in code has hardly been moved.
+# has told it. Rare characters lie together too, `Q` with `~` and `$`, for another reason. Here the table is also the one that
+# predicts ([lesson 6](06_whole_model.py)), and all that hardly ever comes next is pushed away in the same direction.
 
 # %%
 lm = cutaway.load("stdlib-4l")
@@ -92,6 +105,9 @@ for character in "72qQ":
     place = lm.tokenizer.encode(character)[0]
     nearest = (rows @ rows[place]).topk(6).indices[1:].tolist()
     print(repr(character), "is near", "  ".join(repr(lm.text([token])) for token in nearest))
+rare = [lm.tokenizer.encode(each)[0] for each in "QJYZ~$"]
+assert (rows[rare] @ rows[rare].T).mean() > 0.5
+assert (rows @ rows.T).mean() < 0.3
 
 # %% [markdown]
 # ## Attention cannot tell order
@@ -135,8 +151,10 @@ apart = [[float(products[m, m - distance]) for m in range(distance, n_pos)] for 
 expect([max(each) for each in apart], [min(each) for each in apart], "products depend on the distance", tolerance=1e-4)
 
 # %% [markdown]
-# The last line is why these waves were chosen: $\sin a \sin b + \cos a \cos b = \cos(a - b)$, so the dot product of two
-# positions says how far apart they are, wherever they stand.
+# Because $\sin a \sin b + \cos a \cos b = \cos(a - b)$, the dot product of two positions depends on their distance alone,
+# wherever they stand (though not on which comes first). The authors' own reason is the stronger form of the same: moving on by
+# $k$ positions turns each pair by $k\,\theta_i$. That is a fixed matrix, so a head could learn "three back" once for all
+# positions. Rotary positions, below, make such turns the whole of it.
 #
 # Added vectors have a price. They live in the same stream as the meaning, so values carry them too: what a head reads from a
 # position is mixed with where it stood. `position="attention_only"` keeps learned vectors out of the stream and adds them to
@@ -238,12 +256,12 @@ assert after > before + 0.5
 assert abs(losses["the last 64 alone"][192:].mean() - before) < 0.3
 late = {name: f"{loss[192:].mean():.2f}" for name, loss in losses.items()}
 say(f"""
-From position 32 to 64 the loss is {before:.2f}, in the last quarter {after:.2f}: the model meets distances that it has never seen, and
-reads from them with confidence. Where each position sees only the last 64, it is {late["the last 64 alone"]} however far the text goes
-on: rotary positions have no absolute place, so that a distance once learned is right everywhere. A larger base slows the slow pairs
-down, so that far distances look like ones that were seen: {late["slower rotation"]} without cutting anything off, for a little more
-loss at the beginning ({losses["slower rotation"][32:64].mean():.2f}). That is the idea behind long contexts of models that were trained
-on short ones.
+From position 32 to 64 the loss is {before:.2f}, in the last quarter {after:.2f}: the model meets distances that it has never seen.
+Where each position sees only the last 64, it is {late["the last 64 alone"]} however far the text goes on: rotary positions have no
+absolute place, so that a distance seen in training is right everywhere. A larger base slows the slow pairs down, so that far
+distances look like ones that were seen: {late["slower rotation"]} without cutting anything off, for a little more loss at the
+beginning ({losses["slower rotation"][32:64].mean():.2f}). That is the idea behind long contexts of models that were trained on short
+ones.
 """)
 
 # %% [markdown]
@@ -302,7 +320,10 @@ def embed_by_hand(tokens: Tensor, W_E: Tensor) -> Tensor:
 # %% tags=["check"]
 with checking("embed without a look-up"):
     embed = Embedding(d_vocab=11, d_model=5)
-    expect(embed_by_hand(torch.tensor([0, 10, 3, 3]), embed.W_E), embed(torch.tensor([0, 10, 3, 3])), "as the library's Embedding")
+    with FlopCounterMode(display=False) as products:
+        found = embed_by_hand(torch.tensor([0, 10, 3, 3]), embed.W_E)
+    expect(found, embed(torch.tensor([0, 10, 3, 3])), "as the library's Embedding")
+    assert products.get_total_flops() > 0, "the rows are right, but no matrices are multiplied: that is a look-up"
 
 # %% [markdown]
 # **2. Sinusoids.** Write the table of sinusoidal positions, `n_pos d_model`: sines in the even coordinates, cosines in the odd.
@@ -371,13 +392,13 @@ with checking("a head that counts"):
     for n_pos in (1, 5, 40):
         q, k, v = counter(n_pos)
         for name, each in {"queries": q, "keys": k, "values": v}.items():
-            expect(len(each[1:].unique()) <= 1, True, f"{name} are the same at all positions but the first")
+            assert len(each[1:].unique()) <= 1, f"the {name} differ between positions after the first, which have no way to differ"
         expect(attend(q, k, v, "causal")[:, 0], [1 / (pos + 1) for pos in range(n_pos)], f"{n_pos} positions")
 
 # %% [markdown]
-# **4. Rotary by complex numbers.** Turn vectors `pos d_head` with one product of complex numbers. The pairs are coordinate $i$,
-# the real part, and coordinate $i + d/2$, the imaginary one. Then convince yourself with pencil and paper that
-# $R_m^\top R_n = R_{n-m}$ is the same statement as the equation above.
+# **4. Rotary by complex numbers,** for who knows them. Turn vectors `pos d_head` with one product of complex numbers. The pairs
+# are coordinate $i$, the real part, and coordinate $i + d/2$, the imaginary one. Then convince yourself with pencil and paper
+# that $R_m^\top R_n = R_{n-m}$ is the same statement as the equation above.
 
 
 # %% tags=["starter"]
@@ -437,7 +458,7 @@ fresh = Transformer(ModelConfig(d_vocab=500, n_ctx=500, n_layers=0, n_heads=1, d
 expect(fresh.embed.pos_embed.W_pos.std() / fresh.embed.W_E.std(), 0.5, "half the spread", tolerance=0.05)
 
 x = torch.randn(5, 1, 8, generator=generator)
-angles = _angles(torch.arange(5), 8, 10_000.0)
+angles = torch.arange(5)[:, None] * 10_000.0 ** (-torch.arange(4) / 4)
 neighbours = torch.view_as_complex(x.unflatten(-1, (4, 2)).contiguous()) * torch.polar(torch.ones_like(angles), angles)[:, None]
 in_halves = torch.tensor([0, 2, 4, 6, 1, 3, 5, 7])  # even coordinates, then odd ones
 expect(

@@ -33,8 +33,13 @@ from cutaway.model import Attention, attend, causal_mask
 #
 # $$ \mathrm{attend}(q, k, v) = \mathrm{softmax}\!\left(\frac{q\,k^\top}{\sqrt{d_\mathrm{head}}}\right) v $$
 #
+# For $x$ of shape `pos d_model`, the residual stream, the three linear maps are $q = x W_Q$, $k = x W_K$ and $v = x W_V$, each of
+# shape `pos d_head`. What is read, $z = \mathrm{attend}(q, k, v)$, is added to the stream as $z\, W_O$. A *head* is one such set of
+# four matrices.
+#
 # With `q` of shape `q_pos d_head` and `k`, `v` of shape `k_pos d_head`, the scores are `q_pos k_pos`: a row for each position
-# that asks, a column for each that is asked. The softmax goes along the row.
+# that asks, a column for each that is asked. The softmax goes along the row. In a language
+# model the scores above the diagonal are $-\infty$, by the causal mask, which has a section below.
 
 # %% [markdown]
 # ## The code
@@ -111,6 +116,11 @@ The variance is {raw.var():.1f}: a sum of 64 products, each of variance 1. Witho
 That is why scores are divided by $\\sqrt{{d_\\mathrm{{head}}}}$: how far they spread at the start of training does not depend on the
 width of the head.
 """)
+expect(0.02 * math.sqrt(768), 0.55, "the size of GPT-2's queries before training", tolerance=0.01)
+
+# %% [markdown]
+# GPT-2's queries and keys begin smaller than in this example, with a size of about 0.55: see [the whole
+# model](06_whole_model.py). The argument is about the width, and holds for any size.
 
 # %% [markdown]
 # ## Many heads
@@ -121,6 +131,10 @@ width of the head.
 
 # %%
 show(Attention.forward, start="q = hooks", stop="return F.dropout")
+
+# %% [markdown]
+# `n_kv_heads` may be smaller than `n_heads`: then groups of heads share keys and values, each with queries of its own, and the
+# [KV cache](10_kv_cache.py) is smaller.
 
 # %%
 attn = Attention(d_model=32, n_heads=4)
@@ -155,6 +169,7 @@ def mask_of(n_pos: int) -> Tensor:
 
 # %% tags=["check"]
 with checking("a mask"):
+    expect(str(mask_of(3).dtype), "torch.bool", "the dtype of the mask")
     expect(mask_of(3), [[True, False, False], [True, True, False], [True, True, True]], "three positions")
     expect(mask_of(7), causal_mask(torch.arange(7), torch.arange(7)), "seven, as the library has it")
 
@@ -191,17 +206,71 @@ with checking("attention from scratch"):
     expect(attend_by_hand(q, k, v), attend(q, k, v, "causal"), "as the library's attend")
 
 # %% [markdown]
+# **3. A head out of weights.** The stream tells each position where it stands: `x` is the unit matrix, `n_pos n_pos`. Set the
+# weights of one head so that each position but the first reads the one before it. No training. (You have then written half of
+# an [induction head](14_induction_heads.py).)
+
+
+# %% tags=["starter"]
+def one_back(n_pos: int) -> Attention:
+    attn = Attention(d_model=n_pos, n_heads=1, bias=False)
+    for weight in attn.parameters():
+        weight.data = torch.eye(n_pos)
+    return attn
+
+
+# %% [markdown] tags=["hint"]
+# With these weights position `p` asks for `p`, and position `p` offers `p`. Let position `p` offer `p + 1`.
+
+# %% [markdown] tags=["hint"]
+# `torch.eye(n_pos).roll(1, dims=0)`, as the weight of a linear layer, maps place `p` to place `p + 1`.
+
+# %% [markdown] tags=["hint"]
+# The share of that one key must be nearly 1: multiply the queries until the softmax is as good as a choice, and mind the
+# division by the root.
+
+
+# %% tags=["solution"]
+def one_back(n_pos: int) -> Attention:
+    attn = Attention(d_model=n_pos, n_heads=1, bias=False)
+    for weight in attn.parameters():
+        weight.data = torch.eye(n_pos)
+    attn.W_Q.weight.data *= 20 * math.sqrt(n_pos)
+    attn.W_K.weight.data = torch.eye(n_pos).roll(1, dims=0)
+    return attn
+
+
+# %% tags=["check"]
+with checking("a head out of weights"):
+    for n_pos in (3, 8, 30):
+        x = torch.eye(n_pos)
+        read = one_back(n_pos)(x, mask="causal")
+        expect(read[1:], x[:-1], f"of {n_pos} positions, each but the first reads the one before", tolerance=1e-4)
+        expect(read[0], x[0], "the first sees itself alone")
+
+# %% [markdown]
 # ## Pitfalls
 #
+# - *"Which axis does the softmax go along?"* The keys, the last. Along the queries the sum of each *column* would be 1, and no
+#   error is raised: later positions would have a say in the shares of earlier ones.
+# - *"I reshaped to heads and it trains badly."* `view(n_heads, pos, d_head)` of a `pos (head d_head)` tensor has the right shape
+#   and mixes positions. Split the last axis, then transpose; the cell below shows both.
+# - *"My own attention differs from torch's under a mask."* The boolean masks of `nn.MultiheadAttention` are true where a query
+#   may *not* look; those of `scaled_dot_product_attention`, and of this library, where it may.
+# - *"The pattern shows what the model uses."* It shows where a head reads, not what it reads there nor what becomes of it:
+#   [attribution and patching](13_attribution_and_patching.py).
 # - *"Why is there no mask in the flash-attention path?"* There is: `is_causal=True` tells the kernel to skip what lies above
-#   the diagonal,
-#   and no matrix is needed. The cell below shows that both paths agree.
+#   the diagonal, and no matrix is needed. The cell below shows that both paths agree.
 # - *"A row of my pattern is NaN."* A query that may see no key has no softmax: every score is $-\infty$. The library gives such
-#   a
-#   query zero.
+#   a query zero.
 # - *"Dropout stands twice."* One drops shares of the pattern, the other parts of the sum that is added to the residual stream.
-#   They
-#   are different places, and small models on little data want both.
+#   They are different places, and small models on little data want both.
+
+# %%
+joined = torch.arange(6).repeat_interleave(8).view(6, 8)  # pos (head d_head), every number says its position
+right = joined.unflatten(-1, (2, 4)).transpose(0, 1)  # head pos d_head
+expect(right[:, 3].unique(), [3], "split, then transposed: at position 3 there is position 3")
+expect(joined.view(2, 6, 4)[:, 3].unique(), [1, 4], "by view alone: at position 3 of the heads there are positions 1 and 4")
 
 # %%
 attn = Attention(d_model=32, n_heads=4).eval()
@@ -214,4 +283,5 @@ expect(attend(q, k, v, torch.zeros(6, 6, dtype=torch.bool)), torch.zeros_like(v)
 # ## Read on
 #
 # [The MLP](04_mlp.py), which works on each position alone. The pattern's place in the residual stream: [the residual
-# stream](05_residual_stream.py). What heads learn to look for: [induction heads](14_induction_heads.py).
+# stream](05_residual_stream.py). What heads learn to look for: [induction heads](14_induction_heads.py). The same
+# in mathematics: [theory guide](../docs/theory.md). Vaswani et al. 2017 (arXiv 1706.03762) has the equation and the many heads.

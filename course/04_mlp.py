@@ -47,7 +47,9 @@ generator = torch.Generator().manual_seed(0)
 # $$
 #
 # For $x$ of shape `d_model`, `W_in` is `d_mlp d_model` with the keys $k_n$ as its rows, and `W_out` is `d_model d_mlp` with the
-# values $v_n$ as its columns. The same weights serve every position. The gated kind has a second matrix and multiplies:
+# values $v_n$ as its columns. The same weights serve every position. (These are the shapes in which torch keeps a
+# `Linear`: `out in`. The [theory guide](../docs/theory.md) and many papers write the transposed matrices, with a key a column of
+# $W_\mathrm{in}$ and a value a row of $W_\mathrm{out}$.) The gated kind has a second matrix and multiplies:
 #
 # $$ \mathrm{GatedMLP}(x) = W_\mathrm{out} \big( \sigma(W_\mathrm{gate}\, x) \odot W_\mathrm{in}\, x \big) $$
 
@@ -152,6 +154,11 @@ for size in ("gpt2", "gpt2-xl", "smollm2-135m"):
         expect(in_mlp / in_blocks, 2 / 3, size, tolerance=1e-3)
 smollm2 = ModelConfig.preset("smollm2-135m")
 expect(smollm2.d_mlp, 8 / 3 * smollm2.d_model, "a gated hidden layer: three matrices of 8/3 weigh as much as two of 4")
+expect(smollm2.n_heads / smollm2.n_kv_heads, 3, "heads that share keys and values")
+
+# %% [markdown]
+# SmolLM2's share is 3/4 and not 2/3. Its nine heads share three sets of keys and values, so `W_K` and `W_V` are a third as large
+# (grouped-query attention).
 
 # %% [markdown]
 # ## What a neuron has learnt
@@ -191,13 +198,17 @@ figure(
 agreeing = [100 * each.agreement for each in memories]
 by_chance = [100 * each.agreement_permuted for each in memories]
 ratios = [a / b for a, b in zip(agreeing, by_chance, strict=True)]
+weakest = ratios.index(min(ratios))
 assert min(ratios) > 1.3
-assert max(ratios) > 3
+assert sorted(ratios)[1] > 2
+assert min(agreeing[:2]) > max(agreeing[2:])
 followed, guessed = (", ".join(f"{each:.0f}" for each in shares) for shares in (agreeing, by_chance))
 say(f"""
 Over all neurons of a layer, the value's likeliest character is the one that comes next in {followed} % of the contexts, in layers 0 to
-3. With the values handed out to other keys it would be {guessed} %. So keys and values belong together far beyond chance. And most
-neurons are still no such clear entries: they say a little of many things, and the answer is their sum.
+3. With the values handed out to other keys it would be {guessed} %. So keys and values belong together beyond chance in every layer,
+clearly in three of them and barely in layer {weakest}. (Geva et al. found it in the upper layers of a larger model only; here, where
+one character often settles the next, the lowest layers have it most.) And most neurons are still no such clear entries: they say a
+little of many things, and the answer is their sum.
 """)
 
 # %% [markdown]
@@ -210,9 +221,11 @@ expect(int(last.said[(last.keys == neuron).nonzero()[0, 0]]), f, "what the value
 site = f"blocks.{lm.config.n_layers - 1}.mlp.post"
 
 
-def prob_of_f(prompt: str, *changes: cutaway.Edit) -> float:
-    """Return the probability of an f next."""
-    return cutaway.run_with_edits(lm.model, lm.tokens(prompt), list(changes))[0, -1].softmax(dim=-1)[f].item()
+def log_odds_of_f(prompt: str, *changes: cutaway.Edit) -> Tensor:
+    """Return ln(p / (1 - p)), where p is the probability of an f next."""
+    logits = cutaway.run_with_edits(lm.model, lm.tokens(prompt), list(changes))[0, -1].double()
+    is_other = torch.arange(len(logits)) != f
+    return logits[f] - logits[is_other].logsumexp(dim=-1)
 
 
 after_sel, elsewhere = "    def name(self):\n        return sel", "    def name(self):\n        return a"
@@ -221,16 +234,23 @@ strength = cache[site][0, -1, neuron]
 to_f = residual.logit_directions(lm.model, [f])
 added = residual.neuron_projections(cache, to_f, lm.config.n_layers - 1, pos=-1).values.flatten()
 place = int((added > added[neuron]).sum()) + 1
-without, with_it = prob_of_f(elsewhere), prob_of_f(elsewhere, edits.replace(site, strength, index=neuron, pos=-1))
-expected, taken = prob_of_f(after_sel), prob_of_f(after_sel, edits.zero(site, index=neuron, pos=-1))
-assert with_it > 2 * without
-assert abs(taken - expected) < 0.1
+without, with_it = log_odds_of_f(elsewhere), log_odds_of_f(elsewhere, edits.replace(site, strength, index=neuron, pos=-1))
+expected, taken = log_odds_of_f(after_sel), log_odds_of_f(after_sel, edits.zero(site, index=neuron, pos=-1))
+assert with_it > without + math.log(2)
+assert taken > expected - 0.05
+assert place <= 5
 say(f"""
 After `return sel` neuron {neuron} is {strength:.1f} strong, and of the {lm.config.d_mlp} neurons of its layer it is number {place} in
-what it adds to the logit of `f`. Switched on as strongly after `return a`, it raises the probability of `f` from {without:.4f} to
-{with_it:.4f}: it is a cause. Switched off after `return sel`, it is not missed ({expected:.3f} before, {taken:.3f} after), as other
-parts know the word as well.
+what it adds to the logit of `f`. Switched on as strongly after `return a`, it raises the probability of `f` from
+{without.sigmoid():.4f} to {with_it.sigmoid():.4f}: it is a cause. Switched off after `return sel`, where it fires by itself, one
+would expect the answer to suffer. A probability near 1 hides what happens, so look at the log-odds of `f`, $\\ln(p / (1 - p))$:
+{expected:.2f} before, {taken:.2f} after. They do not fall. Whatever is written also changes what the last norm divides by, and what
+is written for `f` may cost it elsewhere.
 """)
+
+# %% [markdown]
+# To add to a logit and to cause an answer are two things. How to tell them apart is the matter of [attribution and
+# patching](13_attribution_and_patching.py).
 
 # %% [markdown]
 # ## Predict
@@ -243,18 +263,23 @@ parts know the word as well.
 tokens = windows[: pick(fast=12, full=60), :-1]
 expect(lm.config.d_mlp, 128, "neurons of a layer")
 whole = [[], [edits.zero("blocks.0.mlp_out")]]
+turned_down = [[edits.scale("blocks.0.mlp_out", factor)] for factor in (0.75, 0.5)]
 single = [[edits.zero("blocks.0.mlp.post", index=each)] for each in range(lm.config.d_mlp)]
-losses = cutaway.sweep(lm.model, tokens, [*whole, *single], metrics.loss(tokens)).mean(dim=-1)
-cost, costs = losses[1] - losses[0], losses[2:] - losses[0]
+losses = cutaway.sweep(lm.model, tokens, [*whole, *turned_down, *single], metrics.loss(tokens)).mean(dim=-1)
+cost, at_three_quarters, at_half = losses[1:4] - losses[0]
+costs = losses[4:] - losses[0]
 assert cost > 1
+assert at_three_quarters < 0.1 * cost
+assert at_half < 0.25 * cost
 assert costs.max() < 0.1 * cost
 assert costs.sum() < 0.6 * cost
 say(f"""
 The whole layer costs {cost:.2f} nats a character, the most important neuron {costs.max():.2f}, and all of them, each taken alone,
-{costs.sum():.2f} together: a small part of the whole. {int((costs < 0).sum())} of the 128 would even be better away, on this text. A
-trained model sits near the bottom of a valley: a small push costs little, about its square, and many pushes at once cost far more
-than their sum. So "what does the model lose without this part" is no property of the part alone. Remember it whenever someone reports
-the importance of a neuron or a head.
+{costs.sum():.2f} together: a small part of the whole. {int((costs < 0).sum())} of the 128 would even be better away, on this text.
+Turning the whole layer down to three quarters costs {at_three_quarters:.2f}, to a half {at_half:.2f}, off {cost:.2f}: the model bears a
+little error in what the layer says, and not the loss of all of it. So the costs of the pieces do not add up to the cost of the whole,
+and "what does the model lose without this part" is no property of the part alone. Remember it whenever someone reports the importance
+of a neuron or a head.
 """)
 
 # %% [markdown]
@@ -378,6 +403,9 @@ with checking("write a memory"):
 # %% [markdown]
 # ## Pitfalls
 #
+# - *"Why is there a `.T`?"* Torch keeps the matrix of a `Linear` as `out in`, so that each row belongs to one output, and computes
+#   `x @ weight.T + bias`. In exercise 1 a forgotten `.T` raises an error, as the two sizes differ; in a square matrix, such as
+#   `W_Q` of most models, it does not.
 # - *"Is the MLP applied to each position separately?"* Yes, and the section above proves it by derivatives that are exactly 0.
 #   That it is written as one product of matrices over all positions is for speed.
 # - *"Then how can it know the context?"* Attention has put the context into the vector that it reads. The neuron of `sel` sees

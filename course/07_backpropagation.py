@@ -37,12 +37,14 @@ from cutaway.training.step import next_token_loss
 # %% [markdown]
 # ## The equation
 #
-# Write $\bar{x}$ for $\partial \mathrm{loss} / \partial x$. Five kinds of steps make up a transformer:
+# Write $\bar{x}$ for $\partial \mathrm{loss} / \partial x$. Seven kinds of steps make up a transformer:
 #
 # $$
 # \begin{aligned}
 # y &= x W^\top + b & \bar{x} &= \bar{y}\, W, \quad \bar{W} = \bar{y}^\top x, \quad \bar{b} = \textstyle\sum_\mathrm{pos} \bar{y} \\
 # y &= f(x) \text{, number by number} & \bar{x} &= \bar{y} \cdot f'(x) \\
+# y &= A B \text{, both computed} & \bar{A} &= \bar{y}\, B^\top, \quad \bar{B} = A^\top \bar{y} \\
+# y_p &= E[t_p] \text{, a look-up} & \bar{E}[t] &= \textstyle\sum_{p:\, t_p = t} \bar{y}_p \\
 # y &= x + f(x) & \bar{x} &= \bar{y} + \bar{x}_f \\
 # p &= \mathrm{softmax}(s) & \bar{s} &= p \cdot (\bar{p} - \textstyle\sum p \cdot \bar{p}) \\
 # \hat{x} &= (x - \mathrm{mean}) / \sigma
@@ -52,7 +54,8 @@ from cutaway.training.step import next_token_loss
 #
 # With `x` of shape `pos d_in`, `W` of `d_out d_in` and `y` of `pos d_out`, the product $\bar{y}\,W$ is `pos d_in`, and
 # $\bar{y}^\top x$ is `d_out d_in`. The sums in the last two lines go along one row: the keys of a query, the coordinates of a
-# position.
+# position. And $\bar{x}_f$ is what comes back through $f$: a tensor that several steps read gets the sum of what each of them
+# hands back.
 
 # %% [markdown]
 # ## The code
@@ -319,9 +322,9 @@ for label, each in (("float32", copy.deepcopy(model).float()), ("float64", model
     errors[label] = [math.log10(h) for h in steps], [math.log10(error + 1e-16) for error in mean_errors]
 figure(
     plots.lines(errors, title="A slope by trying", x_label="log10 of the move h", y_label="log10 of the error"),
-    "Right to left, the error falls with the square of the move until rounding takes over, in float32 very soon",
+    "Right to left, the error falls with the square of the move until rounding takes over; far left, the loss in float32 stays put",
 )
-expect(min(errors["float64"][1]) < min(errors["float32"][1]) - 3, True, "float64 is a thousand times better")
+expect(min(errors["float64"][1]) < min(errors["float32"][1]) - 5, True, "float64 is a hundred thousand times better")
 
 # %% [markdown]
 # ## What it costs
@@ -397,12 +400,22 @@ for name, each in (("just drawn", drawn), ("trained", lm.model)):
     )
 ratios = {name: sum(row[0] + row[1] for row in rows) / sum(row[2] + row[3] for row in rows) for name, rows in norms.items()}
 expect(ratios["just drawn"] < 0.1 * ratios["trained"], True, "queries and keys wait")
+with torch.no_grad():
+    for layer in drawn.blocks:
+        layer.attn.W_Q.weight.mul_(10)
+        layer.attn.W_K.weight.mul_(10)
+leaves = [layer.get_parameter(f"{part}.weight") for part in PARTS[:4] for layer in drawn.blocks]
+grads = torch.autograd.grad(metrics.loss(passage)(drawn(passage)).mean(), leaves)
+where, what = torch.stack([grad.norm() for grad in grads]).chunk(2)
+larger = (where.sum() / what.sum()).item()
+assert larger > 5 * ratios["just drawn"]
 say(f"""
 In the model just drawn, the gradients of `W_Q` and `W_K` are {ratios["just drawn"]:.2g} of those of `W_V` and `W_O`; in the trained
-one, {ratios["trained"]:.2g}. At first all scores are near 0 and the values of a row much alike, so where a head looks makes hardly any
-difference; and `d_scores` is a difference of values. Plain gradient descent would learn *what* to read long before *where* to look.
-AdamW, which divides each gradient by the size that it usually has, gives both the same pace: one reason why transformers are
-trained by it.
+one, {ratios["trained"]:.2g}. Look at `d_q = d_scores @ k`: the gradient of `W_Q` has the keys as a factor and that of `W_K` the
+queries, and both are small in a model just drawn. With these two matrices ten times as large the ratio is {larger:.2g}. What is left
+is `d_scores`, a difference of values that are still much alike. Plain gradient descent would move *what* is read much faster than
+*where* to look. AdamW, which divides each gradient by the size that it usually has, gives both the same pace: this is thought to be
+one reason why transformers are trained by it.
 """)
 
 # %% [markdown]
@@ -557,8 +570,9 @@ with checking("attention with shared keys"):
 #   `optimizer.zero_grad()` each step uses the sum of all gradients so far; the cell below shows the second pass doubling them.
 # - *"The gradient is None."* Nothing connects that tensor with the loss: it was computed under `no_grad`, detached, or went
 #   through `.item()` or numpy. A gradient of zeros is another thing: connected, and of no influence.
-# - *"Do gradients vanish in deep transformers?"* Along the stream they cannot: it is a sum, and a sum hands its gradient on.
-#   What stands in the way in models with the norm *on* the stream is shown in [the residual stream](05_residual_stream.py).
+# - *"Do gradients vanish in deep transformers?"* Along the stream each addition hands the gradient on, whatever a layer does, so
+#   it does not fade with depth as in a plain chain. It is not constant either: in [the residual stream](05_residual_stream.py)
+#   the last layer of a deeper pre-norm model gets less, as its reader divides by a longer stream.
 # - *"Why not check with finite differences in float32?"* The figure above: the best you get there is a few digits, and you
 #   cannot tell a mistake from rounding.
 

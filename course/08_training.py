@@ -63,10 +63,11 @@ from cutaway.training.step import TrainStep
 # %% [markdown]
 # ## The code
 #
-# One step in the library: gradients of one or several batches, clipping, the optimizer's move.
+# One step in the library: gradients of one or several batches, clipping, the optimizer's move. What is called on `_parallel` does
+# nothing on one machine; it is for [many GPUs](17_many_gpus.py).
 
 # %%
-show(TrainStep.__call__, start="losses = [", stop="optimizer.zero_grad")
+show(TrainStep.__call__, start="weight = 1", stop="optimizer.zero_grad")
 
 # %% [markdown]
 # ## Nats, bits, and what a loss means
@@ -81,22 +82,23 @@ expect(math.exp(math.log(65)), 65, "as unsure as among 65")
 known = expected_loss(TrainConfig.preset("stdlib"), read_corpus("stdlib"))
 say(f"""
 ln 65 is {math.log(65):.2f} nats, {math.log2(65):.2f} bits. The `stdlib` recipe is known to reach {known:.2f} nats a character
-on Python's standard library: {known / math.log(2):.2f} bits, as unsure as among {math.exp(known):.1f} characters alike.
+on Python's standard library: {known / math.log(2):.2f} bits, as unsure as among {math.exp(known):.1f} characters alike. (That is on
+the text which that recipe holds out. Below, another stretch is held out, and losses on the two cannot be compared.)
 """)
 
 # %% [markdown]
 # ## AdamW by hand
 #
-# The equation, as five lines. They are held against torch's own over a hundred steps.
+# The equation, line by line. It is held against torch's own over a hundred steps.
 
 
 # %%
 def adamw_step(w: Tensor, g: Tensor, m: Tensor, v: Tensor, t: int, *, lr: float, decay: float) -> tuple[Tensor, Tensor, Tensor]:
     """Return the weight and both averages after step `t`, with betas 0.9 and 0.99."""
-    m = m.lerp(g, 1 - 0.9)  # 0.9 m + 0.1 g
-    v = torch.addcmul(v * 0.99, g, g, value=1 - 0.99)
-    denominator = v.sqrt() / (1 - 0.99**t) ** 0.5 + 1e-8
-    w = torch.addcdiv(w * (1 - lr * decay), m, denominator, value=-lr / (1 - 0.9**t))
+    m = 0.9 * m + 0.1 * g
+    v = 0.99 * v + 0.01 * g**2
+    m_hat, v_hat = m / (1 - 0.9**t), v / (1 - 0.99**t)
+    w = (1 - lr * decay) * w - lr * m_hat / (v_hat.sqrt() + 1e-8)
     return w, m, v
 
 
@@ -115,7 +117,7 @@ for t in range(1, 101):
 expect(mine, theirs, "AdamW by hand", tolerance=1e-12)
 expect(first_move / 0.01, torch.ones(1000), "the first move over the rate", tolerance=0.02)
 say(f"""
-After 100 steps, {(mine == theirs).double().mean():.0%} of the 1,000 weights are torch's to the last bit. Their gradients were of
+After 100 steps no weight of the 1,000 differs from torch's by more than {(mine - theirs).abs().max():.0e}. Their gradients were of
 sizes from a thousandth to a thousand, and yet the first step moved each by the learning rate, {first_move.mean():.3f}: of the first
 gradient only the sign counts. AdamW does not ask how steep it is, but how *reliably* steep: where gradients agree from step to
 step, the quotient is near 1, and where they contradict each other, near 0.
@@ -170,8 +172,9 @@ figure(
 # %% [markdown]
 # ## How much at once: batches and accumulation
 #
-# The gradient of a batch is the mean of its rows' gradients. So a batch that does not fit can be read in pieces, and the
-# gradients averaged before the one step: `n_accumulate`. It is the same step, but for rounding.
+# The gradient of a batch is the mean of its rows' gradients. So a batch that does not fit can be read in pieces of equal size,
+# and the gradients averaged before the one step: `n_accumulate`. It is the same step, but for rounding. (Where pieces hold
+# different numbers of tokens that count, the mean of their means is not the mean of all: the best-known bug of accumulation.)
 
 # %%
 rows = torch.randint(96, (8, 33), generator=generator)
@@ -250,16 +253,17 @@ steps, losses = run.metrics().curve("loss")
 validated, validation = run.metrics().curve("val_loss")
 nearest = {name: asked[values.index(min(values))] for name, values in distances.items()}
 loss_at = {name: np.mean(losses[max(step - 10, 0) : step + 10]) for name, step in nearest.items()}
-expect(losses[0], levels["uniform"], "the first loss", tolerance=0.12)
+expect(losses[0], levels["uniform"], "the first loss", tolerance=0.04)
 expect(0 < nearest["unigrams"] < nearest["bigrams"] < nearest["trigrams"], True, "first unigrams, then bigrams")
-expect(loss_at["bigrams"], levels["bigrams"], "the loss when it is nearest to bigrams", tolerance=0.15)
+assert validation[-1] < levels["bigrams"] + 0.1
 say(f"""
-It begins at {losses[0]:.2f}, near ln {V}, and below it by a little: a model whose embedding is its unembedding begins by
-repeating what it reads, and spaces do come in rows. After {nearest["unigrams"]} steps it is nearest to the table of unigrams: it
-knows how often characters occur, and hardly reads. Then it leaves that table for the next. After {nearest["bigrams"]} steps it is
-nearest to that of bigrams, at a loss of about {loss_at["bigrams"]:.2f}, where the bigrams themselves have
-{levels["bigrams"]:.2f}; then it leaves that too, as what it has read further back begins to count. So the stretches of a loss
-curve have names, and you can work out their levels before you start.
+It begins at {losses[0]:.2f}, near ln {V}, and below it by a little: a model whose embedding is its unembedding begins by repeating
+what it reads, and spaces do come in rows. After {nearest["unigrams"]} steps it is nearest to the table of unigrams: it knows how
+often characters occur, and hardly reads. The distance is {min(distances["unigrams"]):.2f} nats then. After {nearest["bigrams"]} steps
+it is nearest to the table of bigrams, {min(distances["bigrams"]):.2f} nats away, with a loss of about {loss_at["bigrams"]:.2f} where
+the bigrams themselves have {levels["bigrams"]:.2f}: it comes near that table and never is it. At the end its validation loss is
+{validation[-1]:.2f}. So the levels are landmarks along the curve and not stations at which it stops; but you can work them out before
+you start, and know by them how far a run has come.
 """)
 
 # %%
@@ -270,7 +274,7 @@ figure(
         x_label="step",
         y_label="KL divergence, nats a character",
     ),
-    "It comes close to unigrams first, then to bigrams, and leaves each for something better",
+    "Its distance from unigrams is least first, then that from bigrams, then that from trigrams",
 )
 level_lines = {f"{name} {level:.2f}": (every_step, [level] * len(every_step)) for name, level in levels.items()}
 figure(
@@ -280,7 +284,7 @@ figure(
         x_label="step",
         y_label="nats a character",
     ),
-    "Down from knowing nothing, by unigrams to bigrams, and on towards trigrams: the levels come from counting alone",
+    "From knowing nothing past unigrams to bigrams, and further if it is trained longer: the levels come from counting alone",
 )
 
 # %% [markdown]
@@ -333,9 +337,9 @@ for loss, samples in written:
     say(f"At a loss of {loss:.2f}:\n\n```text\n" + "\n".join(sample.strip().replace("\n", "⏎") for sample in samples) + "\n```")
 
 # %% [markdown]
-# Near the level of unigrams there are the right characters in no order; near bigrams, pairs that could be spoken; below, words
-# and brackets. Text that makes sense over whole lines needs losses that a model of this size does not reach. So before you look
-# for a bug in the sampler, look at the loss, and before you wait, at the loss that is to be expected.
+# Near the level of unigrams there are the right characters in no order; near bigrams, pairs that could be spoken; below, pieces
+# of words and a bracket. Text that makes sense over whole lines needs losses that a model of this size does not reach in so few
+# steps. So before you look for a bug in the sampler, look at the loss, and before you wait, at the loss that is to be expected.
 #
 # ## Too high, too low
 #
@@ -344,9 +348,8 @@ for loss, samples in written:
 # %%
 short = recipe.replace(n_steps=recipe.n_steps // 4, min_learning_rate=0.0, validate_every=10**6, save_every=10**6)
 rates = [1e-5, 3e-4, 3e-3, 3e-2, 1.0]
-curves = [
-    Run(cutaway.train(short.replace(learning_rate=each, out=f"{scratch.name}/{each}"), quiet=True)).metrics() for each in rates
-]
+runs = tempfile.mkdtemp(dir=scratch.name)  # a new folder each time that the cell is run
+curves = [Run(cutaway.train(short.replace(learning_rate=each, out=f"{runs}/{each}"), quiet=True)).metrics() for each in rates]
 ends = [curve.last("val_loss") for curve in curves]
 figure(
     plots.lines(
@@ -384,7 +387,7 @@ some_lines = "\n".join(text.splitlines()[::200])  # from everywhere, so that the
 (work / "short.txt").write_text(some_lines[:N_READ])
 small = recipe.replace(
     data=str(work / "short.txt"),
-    out=f"{scratch.name}/short",
+    out=f"{tempfile.mkdtemp(dir=scratch.name)}/short",
     n_steps=recipe.n_steps * 5 // 8,
     validation_fraction=0.3,
     learning_rate=5e-3,

@@ -35,7 +35,11 @@ def main() -> int:
         list_lessons()
         return 0
     known = {str(read(path).number): path for path in lessons()}
-    wanted = list(known) if options.lessons == ["all"] else [number.lstrip("0") for number in options.lessons]
+    wanted = (
+        list(known)
+        if options.lessons == ["all"]
+        else [str(int(number)) if number.isdecimal() else number for number in options.lessons]
+    )
     if unknown := [number for number in wanted if number not in known]:
         start.error(f"there is no lesson {unknown[0]!r}; expected all, or numbers from 1 to {len(known)}")
     for number in wanted:
@@ -58,7 +62,10 @@ def write_copy(path: Path, folder: Path, ending: str) -> None:
     if copy.exists():
         print(f"{copy} is there already and stays as it is")
         return
-    atomic_write(copy, jupytext.writes(readers_copy(read(path)), fmt="ipynb" if ending == "ipynb" else "py:percent"))
+    atomic_write(
+        copy,
+        jupytext.writes(readers_copy(read(path), folder=folder, ending=ending), fmt="ipynb" if ending == "ipynb" else "py:percent"),
+    )
     print(copy)
 
 

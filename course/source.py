@@ -7,8 +7,9 @@ pages of the site, with the solutions folded.
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,17 +93,48 @@ def read(path: Path) -> Lesson:
     return Lesson(path=path, cells=tuple(cells))
 
 
-def readers_copy(lesson: Lesson) -> nbformat.NotebookNode:
-    """Return the notebook that a reader works in: hints folded, and no solutions."""
+def readers_copy(lesson: Lesson, *, folder: Path = COURSE, ending: str = "ipynb") -> nbformat.NotebookNode:
+    """Return the notebook that a reader works in, without solutions: links lead on from `folder`, and to copies of that ending.
+
+    Hints are folded; in plain Python, where nothing folds, they stand behind the check.
+    """
     notebook = nbformat.v4.new_notebook(
         metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     )
-    for cell in lesson.cells:
+    for cell in lesson.cells if ending == "ipynb" else _hints_last(lesson.cells):
         if cell.tag == "solution":
             continue
-        text = f"<details><summary>Hint</summary>\n\n{cell.text}\n\n</details>" if cell.tag == "hint" else cell.text
+        text = cell.text if cell.is_code else _moved(cell.text, folder, ending)
+        if cell.tag == "hint":
+            text = f"<details><summary>Hint</summary>\n\n{text}\n\n</details>" if ending == "ipynb" else f"Hint: {text}"
         make = nbformat.v4.new_code_cell if cell.is_code else nbformat.v4.new_markdown_cell
         notebook.cells.append(make(text, metadata={"tags": [cell.tag]} if cell.tag else {}))
     for number, cell in enumerate(notebook.cells):
         cell.id = f"cell-{number}"  # the same copy each time
     return notebook
+
+
+def _hints_last(cells: Sequence[Cell]) -> Iterator[Cell]:
+    hints: list[Cell] = []
+    for cell in cells:
+        if cell.tag == "hint":
+            hints.append(cell)
+            continue
+        yield cell
+        if cell.tag == "check":
+            yield from hints
+            hints = []
+
+
+def _moved(text: str, folder: Path, ending: str) -> str:
+    """Return Markdown whose relative links lead from `folder` where they led from the lessons; those to lessons lead to copies."""
+    if folder.resolve() == COURSE.resolve():
+        return text
+
+    def target(found: re.Match[str]) -> str:
+        path = (COURSE / found[1]).resolve()
+        if path.parent == COURSE.resolve():
+            return f"]({path.stem}.{ending})"
+        return f"]({Path(os.path.relpath(path, folder.resolve())).as_posix()})"
+
+    return re.sub(r"\]\(((?![a-z]+:)[^)#\s]+)\)", target, text)

@@ -1,13 +1,16 @@
 """What lessons are made of: source that is shown or refused, and checks that tell right from wrong in a sentence."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
-from cutaway import lesson
+from cutaway import lesson, plots
 from cutaway.hooks import Hooks
-from cutaway.lesson import checking, expect, pick, say, show
+from cutaway.lesson import checking, expect, figure, pick, say, show
 from cutaway.model import Attention, attend
+from cutaway.training.step import TrainStep
 
 
 def test_source_is_shown_without_docstrings(capsys: pytest.CaptureFixture[str]) -> None:
@@ -56,6 +59,7 @@ def test_code_that_is_gone_is_refused(ends: dict[str, str]) -> None:
         (torch.tensor([[1.0, 2.0], [3.0, 5.0]]), [[1, 2], [3, 4]], "x: expected 4 at [1, 1], got 5.0"),
         ([True, False], [True, True], "x: expected True at [1], got False"),
         (float("nan"), 1.0, "x: expected 1.0, got nan"),
+        (("a", "b"), ["a", "c"], "x: expected ['a', 'c'], got ('a', 'b')"),
     ],
 )
 def test_what_is_wrong_is_said(actual: object, expected: object, message: str) -> None:
@@ -73,6 +77,8 @@ def test_what_is_wrong_is_said(actual: object, expected: object, message: str) -
         ([1, 2], torch.tensor([1, 2])),
         ("a", "a"),
         (["a", 1], ["a", 1]),
+        ([["a", "b"], 2], (("a", "b"), 2)),
+        (torch.ones(2, dtype=torch.bfloat16), [1, 1]),
     ],
 )
 def test_what_is_right_passes(actual: object, expected: object) -> None:
@@ -93,6 +99,38 @@ def test_a_check_says_in_one_line_how_it_went(capsys: pytest.CaptureFixture[str]
     fine, broken, *_ = capsys.readouterr().out.splitlines()
     assert fine == "✓ fine"
     assert broken.startswith("✗ broken: RuntimeError: ")
+
+
+def test_an_error_in_the_readers_function_is_placed(capsys: pytest.CaptureFixture[str]) -> None:
+    def wrong(x: object) -> torch.Tensor:
+        return torch.as_tensor(x) @ torch.ones(7)
+
+    with checking("placed"):
+        wrong(torch.ones(3))
+    with checking("in a library"):
+        wrong("abc")
+    placed, in_library = capsys.readouterr().out.splitlines()
+    assert placed.startswith("✗ placed: RuntimeError: ")
+    assert placed.endswith(": return torch.as_tensor(x) @ torch.ones(7))")
+    assert "(in wrong, line " in placed
+    assert "(in wrong, line " in in_library
+
+
+def test_figures_with_like_captions_are_files_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for end in ("first", "second"):
+        figure(
+            plots.bars([1.0], labels=["a"], title="a", label="a"),
+            f"the same words over and over so that twelve are not enough, {end}",
+        )
+    assert len(list(tmp_path.rglob("*.png"))) == 2
+
+
+def test_a_cut_that_begins_too_deep_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"cannot be shown from 'losses = .': a later line is less indented"):
+        show(TrainStep.__call__, start="losses = [", stop="optimizer.zero_grad")
 
 
 def test_sizes_follow_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

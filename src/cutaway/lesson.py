@@ -10,10 +10,12 @@ import base64
 import html
 import inspect
 import io
+import itertools
 import os
 import re
 import sys
 import textwrap
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,18 +39,23 @@ __all__ = ["show", "say", "figure", "pick", "checking", "expect"]
 _T = TypeVar("_T")
 _FIGURES = Path("runs/course")
 _PACKAGE = Path(__file__).parent
+_STANDARD_LIBRARY = Path(os.__file__).parent
+_numbers_of_figures = itertools.count(1)
 
 
 def show(thing: Callable[..., Any] | type, *, start: str | None = None, stop: str | None = None) -> None:
     """Display the source of a function or class of the library without its docstrings, and where it stands.
 
     `start` and `stop` are texts of the first and the last line to show, else all of it. Raises ValueError where the source has no
-    such line, so that a lesson cannot show code that is gone.
+    such line, so that a lesson cannot show code that is gone, and where a later line is less indented than the first.
     """
     lines, first = inspect.getsourcelines(thing)
     kept = _without_docstrings(lines)
     begin = 0 if start is None else _line_with(lines, start, 0, thing)
     end = len(lines) - 1 if stop is None else _line_with(lines, stop, begin, thing)
+    cut = [line for number, line in enumerate(lines) if begin <= number <= end and number in kept and line.strip()]
+    if any(_indent(line) < _indent(cut[0]) for line in cut):
+        raise ValueError(f"{thing.__module__}.{thing.__qualname__} cannot be shown from {start!r}: a later line is less indented")
     code = textwrap.dedent("".join(line for number, line in enumerate(lines) if begin <= number <= end and number in kept)).rstrip()
     file = Path(inspect.getsourcefile(inspect.unwrap(thing)) or "").relative_to(_PACKAGE.parent)
     place = f"{thing.__module__}.{thing.__qualname__}: src/{file.as_posix()}, line {first + begin}"
@@ -85,7 +92,7 @@ def figure(drawn: Figure, caption: str) -> None:
         display(HTML(f'<figure><img src="data:image/png;base64,{data}" alt="{words}"><figcaption>{words}</figcaption></figure>'))
     else:
         lesson = Path(getattr(sys.modules["__main__"], "__file__", None) or "lesson").stem
-        name = "-".join(re.findall(r"[a-z0-9]+", caption.lower())[:12])
+        name = "-".join([f"{next(_numbers_of_figures):02d}", *re.findall(r"[a-z0-9]+", caption.lower())[:12]])
         folder = _FIGURES / lesson
         folder.mkdir(parents=True, exist_ok=True)
         print(f"{save_figure(drawn, folder / f'{name}.png')}: {caption}")
@@ -106,6 +113,8 @@ def pick(*, fast: _T, full: _T) -> _T:
 def checking(exercise: str) -> Iterator[None]:
     """Print in one line whether the checks inside hold for what the reader wrote; what they raise ends there.
 
+    An error that is no finding of a check comes with the line of the reader's function in which it arose.
+
     >>> from cutaway.lesson import checking, expect
     >>> with checking("double"):
     ...     expect(2 + 2, 5, "twice two")
@@ -114,22 +123,37 @@ def checking(exercise: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        message = str(error) if isinstance(error, AssertionError) else f"{type(error).__name__}: {error}"
+        message = str(error) if isinstance(error, AssertionError) else f"{type(error).__name__}: {error}{_place_of(error)}"
         print(f"✗ {exercise}: {message}")
     else:
         print(f"✓ {exercise}")
 
 
+def _place_of(error: Exception) -> str:
+    """Return where in a function of the reader an error arose, as far as the traceback tells, else nothing."""
+    frames = traceback.extract_tb(error.__traceback__)[1:]  # the first is that of `checking`
+    mine = [frame for frame in frames if not _is_library(frame.filename)]
+    if not mine or mine[-1].name == "<module>":
+        return ""
+    line = f": {mine[-1].line}" if mine[-1].line else ""
+    return f" (in {mine[-1].name}, line {mine[-1].lineno}{line})"
+
+
+def _is_library(filename: str) -> bool:
+    parents = Path(filename).parents
+    return filename.startswith("<frozen") or "site-packages" in filename or _PACKAGE in parents or _STANDARD_LIBRARY in parents
+
+
 def expect(actual: object, expected: object, what: str, *, tolerance: float = 1e-5) -> None:
     """Raise AssertionError in a sentence about `what` unless a tensor, number, text or list is as expected.
 
-    Numbers and tensors may differ by `tolerance`, absolute and relative alike; tensors must have the same shape.
+    Numbers and tensors may differ by `tolerance * (1 + abs(expected))`; tensors must have the same shape. A list is as good as a tuple.
     """
     if isinstance(actual, EllipsisType) or actual is None:
         raise AssertionError(f"{what}: nothing is returned yet")
     if _is_numeric(expected):
         _expect_numbers(actual, _array(expected), what, tolerance)
-    elif actual != expected:
+    elif not _are_equal(actual, expected):
         raise AssertionError(f"{what}: expected {shortened(expected)}, got {shortened(actual)}")
 
 
@@ -148,6 +172,12 @@ def _expect_numbers(actual: object, expected: np.ndarray, what: str, tolerance: 
         )
 
 
+def _are_equal(actual: object, expected: object) -> bool:
+    if isinstance(actual, list | tuple) and isinstance(expected, list | tuple):
+        return len(actual) == len(expected) and all(map(_are_equal, actual, expected))
+    return bool(actual == expected)
+
+
 def _is_numeric(value: object) -> bool:
     if isinstance(value, torch.Tensor | np.ndarray | np.number | int | float):
         return True
@@ -155,7 +185,10 @@ def _is_numeric(value: object) -> bool:
 
 
 def _array(value: Any) -> np.ndarray:
-    return np.asarray(value.detach().cpu() if isinstance(value, torch.Tensor) else value)
+    if isinstance(value, torch.Tensor):
+        value = value.detach().cpu()
+        value = value.float() if value.dtype is torch.bfloat16 else value  # numpy has none
+    return np.asarray(value)
 
 
 def _numbers(values: np.ndarray) -> str:
@@ -173,6 +206,10 @@ def _without_docstrings(lines: Sequence[str]) -> set[int]:
     }
     after = {number + 1 for number in gone if number + 1 not in gone and number + 1 < len(lines) and not lines[number + 1].strip()}
     return set(range(len(lines))) - gone - after
+
+
+def _indent(line: str) -> int:
+    return len(line) - len(line.lstrip())
 
 
 def _line_with(lines: Sequence[str], text: str, begin: int, thing: Callable[..., Any] | type) -> int:

@@ -6,8 +6,10 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
+import jupytext
 import matplotlib.pyplot as plt
 import pytest
+from course.__main__ import main, write_copy
 from course.source import Cell, Lesson, lessons, read, readers_copy
 
 from prose import dead_links, unchecked_numbers, unknown_names
@@ -60,7 +62,7 @@ def test_a_lesson_has_all_its_parts(path: Path) -> None:
     assert "show(" in code
     assert "figure(" in code
     assert any(cell.tag == "prediction" for cell in lesson.cells)
-    assert len(list(lesson.exercises())) >= 2
+    assert len(list(lesson.exercises())) >= 3
 
 
 @each_lesson
@@ -81,6 +83,36 @@ def test_a_readers_copy_has_no_solution(path: Path) -> None:
     assert len(copy.cells) == len(lesson.cells) - len(list(lesson.exercises()))
     texts = {cell.source for cell in copy.cells}
     assert not [exercise for exercise in lesson.exercises() if exercise[-2].text in texts]
+
+
+@pytest.mark.parametrize("ending", ["ipynb", "py"])
+def test_links_of_readers_copies_lead_somewhere(ending: str, tmp_path: Path) -> None:
+    for path in LESSONS:
+        write_copy(path, tmp_path, ending)
+    copies = sorted(tmp_path.iterdir())
+    assert len(copies) == len(LESSONS)
+    for copy in copies:
+        cells = jupytext.read(copy).cells
+        prose = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+        assert "](" in prose
+        assert not dead_links(prose, tmp_path), copy.name
+
+
+def test_hints_stand_behind_the_check_in_plain_python() -> None:
+    tags = [cell.metadata.get("tags") for cell in readers_copy(read(LESSONS[0]), ending="py").cells]
+    first = tags.index(["starter"])
+    assert tags[first : first + 3] == [["starter"], ["check"], ["hint"]]
+    assert tags.count(["hint"]) == sum(cell.tag == "hint" for cell in read(LESSONS[0]).cells)
+
+
+@pytest.mark.parametrize("number", ["0", "18", "three"])
+def test_a_lesson_that_is_not_there_is_named(
+    number: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["course", "start", number])
+    with pytest.raises(SystemExit):
+        main()
+    assert f"there is no lesson '{number}'" in capsys.readouterr().err
 
 
 def test_lessons_are_numbered_from_one() -> None:

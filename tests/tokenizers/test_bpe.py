@@ -160,7 +160,7 @@ def test_every_gpt2_token_encodes_to_itself(gpt2_scratch: BPETokenizer):
     # What makes the engine's rule (join neighbours whose bytes are a token) the same as playing back merges.
     for token_id in range(50256):
         token = gpt2_scratch.decode_bytes([token_id])
-        assert gpt2_scratch._tokens_of_word(token) == [token]
+        assert gpt2_scratch.tokens_of_word(token) == [token]
 
 
 def test_the_corpus_has_tiktokens_ids(gpt2_scratch: BPETokenizer, tiktoken_gpt2: tiktoken.Encoding, corpus: str):

@@ -107,11 +107,11 @@ class BPETokenizer(Tokenizer):
         for match in regex.finditer(GPT2_PATTERN, text):
             word = match.group()
             if word not in ids_of_word:
-                ids_of_word[word] = [self._id_of[token] for token in self._tokens_of_word(word.encode())]
+                ids_of_word[word] = [self._id_of[token] for token in self.tokens_of_word(word.encode())]
             ids += ids_of_word[word]
         return ids
 
-    def _tokens_of_word(self, word: bytes) -> list[bytes]:
+    def tokens_of_word(self, word: bytes) -> list[bytes]:
         """Play the merges on a word: of the pairs it has, always the one that was learnt first."""
         tokens = single_bytes(word)
         while len(tokens) > 1:
