@@ -51,8 +51,18 @@ from cutaway.lesson import checking, expect, figure, pick, say, show
 # %% [markdown]
 # ## The code
 #
-# Everything that reshapes a distribution is one function. The steps come in a fixed order, and each leaves tokens in or sends
-# their logit to $-\infty$.
+# Beside the temperature there are four ways to reshape a distribution:
+#
+# - *top-k* keeps the $k$ likeliest tokens;
+# - *top-p*, the nucleus, goes through the tokens from the likeliest down and keeps the fewest whose probabilities reach $p$
+#   together;
+# - *min-p* keeps the tokens that are at least $m$ times as likely as the likeliest, with $m$ below 1;
+# - the *repetition penalty* $r$ acts on tokens that have come: it divides their logits by $r$ if they are above 0, and
+#   multiplies them by $r$ if they are below.
+#
+# What is kept is scaled up to a sum of 1. All of it is one function, whose steps come in a fixed order: the penalty and the
+# temperature move logits, each of the others leaves a token in or sends its logit to $-\infty$. (The nucleus is one of the
+# exercises.)
 
 # %%
 show(shaped_log_probs)
@@ -108,7 +118,7 @@ figure(
 # ## How open is the choice?
 #
 # Top-k keeps the same number of tokens whether the model is sure or not. Top-p and min-p ask the distribution. Here is a small
-# model of characters that reads Python; after `retur` it knows what comes, after a blank line it does not.
+# model of characters that reads Python; inside a word it knows what comes, after `return ` it does not.
 
 # %%
 lm = cutaway.load("stdlib-4l")
@@ -129,7 +139,7 @@ figure(
         x_label="position in the text",
         y_label="tokens",
     ),
-    "Effective choices rise where a word begins and fall to 1 inside it; top-p follows them, top-k does not",
+    "Effective choices are many where something new begins, few inside a word that the model knows; top-p follows, top-k does not",
 )
 surest, openest = int(entropy.argmin()), int(entropy.argmax())
 say(f"""
@@ -160,7 +170,8 @@ the chance to step out there at least once is {ever:.2f}.
 # $$ \chi^2 = \sum_i \frac{(\mathrm{count}_i - n p_i)^2}{n p_i} $$
 #
 # over $m$ tokens is near $m - 1$, give or take $\sqrt{2 (m - 1)}$. So the distance from $m - 1$ in such units is a few at most
-# for a right sampler, and grows in proportion to $n$ for a wrong one.
+# for a right sampler, and grows in proportion to $n$ for a wrong one. A token that was cut off must not come even once: no
+# number of draws excuses that.
 
 
 # %%
@@ -168,6 +179,8 @@ def surprise_of_counts(drawn: Tensor, probs: Tensor) -> float:
     """Return how many standard deviations the counts of `drawn` lie above what `probs` lets expect."""
     expected = len(drawn) * probs
     counts = torch.bincount(drawn, minlength=len(probs)).double()
+    if counts[probs == 0].any():
+        return math.inf
     is_common = expected >= 5  # rarer tokens are counted together, as their counts are no bell curve
     counts = torch.cat([counts[is_common], counts[~is_common].sum()[None]])
     expected = torch.cat([expected[is_common], expected[~is_common].sum()[None]])
@@ -178,14 +191,21 @@ def surprise_of_counts(drawn: Tensor, probs: Tensor) -> float:
 
 n_draws = pick(fast=20_000, full=200_000)
 uniforms = torch.rand(n_draws, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-wanted = shaped_log_probs(log_probs[openest : openest + 1], Sampling(temperature=0.9, top_p=0.9), seen=[[]])
-right = surprise_of_counts(draw(wanted.expand(n_draws, -1), uniforms), wanted[0].exp())
-other = shaped_log_probs(log_probs[openest : openest + 1], Sampling(temperature=1.0, top_p=0.9), seen=[[]])
-wrong = surprise_of_counts(draw(other.expand(n_draws, -1), uniforms), wanted[0].exp())
+
+
+def drawn_from(sampling: Sampling) -> Tensor:
+    shaped = shaped_log_probs(log_probs[openest : openest + 1], sampling, seen=[[]])
+    return draw(shaped.expand(n_draws, -1), uniforms)
+
+
+wanted = shaped_log_probs(log_probs[openest : openest + 1], Sampling(temperature=0.9, top_k=10), seen=[[]])[0].exp()
+right = surprise_of_counts(drawn_from(Sampling(temperature=0.9, top_k=10)), wanted)
+wrong = surprise_of_counts(drawn_from(Sampling(temperature=1.0, top_k=10)), wanted)
 assert abs(right) < 5 < wrong
+assert surprise_of_counts(drawn_from(Sampling(temperature=0.9)), wanted) == math.inf, "without the cut"
 say(f"""
 The library's draws lie {right:+.1f} standard deviations from what is expected. Draws at temperature 1.0, judged as if they were at
-0.9, lie {wrong:.0f} away: the test sees a slip of a tenth in the temperature.
+0.9, lie {wrong:.0f} away: the test sees a slip of a tenth in the temperature. Draws without the cut to ten tokens lie infinitely far.
 """)
 
 # %% [markdown]
@@ -193,8 +213,8 @@ The library's draws lie {right:+.1f} standard deviations from what is expected. 
 #
 # Temperature 0 takes the likeliest token each time. With a fixed window the next token is then a function of the last `n_ctx`
 # tokens; there are finitely many windows, so sooner or later one comes again, and from there the text repeats for ever. That
-# argument allows astronomically long circles. What happens is worse: a few tokens, at once. And each round makes the next more
-# likely, since a model that has learnt to copy takes what it wrote itself as evidence.
+# argument allows astronomically long circles. What happens is worse: a few tokens, at once. And each round often makes the next
+# more likely, since a model that has learnt to copy takes what it wrote itself as evidence.
 
 
 # %%
@@ -226,23 +246,30 @@ say("\n".join(f"- `{lm.text(row)!r}`" for row in greedy))
 # %% [markdown]
 # A model of Python ends in blanks or underscores, of which it has seen whole lines. The mechanism is clearest in a model that
 # can do nothing but copy: `induction-2l` has learnt that what followed a letter before will follow it again. Give it eight
-# random letters, of which it can foresee nothing, and take the likeliest each time.
+# random letters, of which it can foresee nothing, and take the likeliest each time. Here are two such texts, and a count of
+# twelve.
 
 # %%
 copier = cutaway.load("induction-2l")
-n_new, chances, circles = 48, {}, []
-for seed in (0, 4):
+n_new, n_texts, chances, circles, is_sure = 48, 12, {}, [], []
+for seed in range(n_texts):
     row = torch.randint(copier.config.d_vocab, (8,), generator=torch.Generator().manual_seed(seed)).tolist()
     for chosen in decode(copier.model, [list(row)], max_new_tokens=n_new, sampling=Sampling(temperature=0.0)):
         row.append(chosen[0][1])
     with torch.inference_mode():
         probs = copier.model(torch.tensor(row))[:-1].softmax(dim=-1)
-    name = copier.text(row[:8])
-    chances[name] = (list(range(1, n_new + 1)), probs[range(len(row) - 1), row[1:]][-n_new:].tolist())
+    given = probs[range(len(row) - 1), row[1:]][-n_new:].tolist()
     circles.append(period(row))
-    say(f"- `{name}` goes on `{copier.text(row[8:])}`: a circle of {circles[-1]}")
-assert all(circles)
-assert all(min(y[15:]) > 0.5 > 3 * y[0] for _, y in chances.values()), "from guessing to near certainty"
+    is_sure.append(circles[-1] is not None and min(given[-12:]) > 0.5)
+    if seed < 2:
+        chances[copier.text(row[:8])] = (list(range(1, n_new + 1)), given)
+        say(f"- `{copier.text(row[:8])}` goes on `{copier.text(row[8:])}`: a circle of {circles[-1]}")
+n_circles = n_texts - circles.count(None)
+first_text, second_text = (y for _, y in chances.values())
+assert min(first_text[15:]) > 0.5 > 3 * first_text[0], "from guessing to near certainty"
+assert max(second_text) > 0.8 > 0.3 > second_text[-1], "a certainty that is lost again"
+assert n_circles > n_texts / 2
+assert 1 < sum(is_sure) < n_circles
 figure(
     plots.lines(
         chances,
@@ -250,8 +277,13 @@ figure(
         x_label="letters written",
         y_label="probability given by the model",
     ),
-    "A guess, a guess, and then the first letter that has come before: from there each is more certain, and nothing leads out",
+    "A guess, a guess, and then a letter that has come before: from there each is more certain than the last. In the second text "
+    "certainty is lost again after some thirty rounds of one letter, and greed goes round all the same",
 )
+say(f"""
+Of {n_texts} texts {n_circles} have gone round at least three times after {n_new} letters, and {sum(is_sure)} of these give every letter
+of the end more than one half. Greed ends in a circle whether the model is sure of it or not: to be the likeliest is enough.
+""")
 
 # %% [markdown]
 # ## Searching: a tree of nine leaves
@@ -260,7 +292,7 @@ figure(
 # a model that knows these probabilities exactly: a transformer without layers, whose unembedding is the table.
 
 # %%
-table = torch.tensor([[0.4, 0.3, 0.3], [0.9, 0.05, 0.05], [0.5, 0.4, 0.1]], dtype=torch.float64)  # a row: what follows A, B, C
+table = torch.tensor([[0.42, 0.33, 0.25], [0.9, 0.06, 0.04], [0.5, 0.4, 0.1]], dtype=torch.float64)  # a row: what follows A, B, C
 shape = ModelConfig(d_vocab=3, n_ctx=8, n_layers=0, n_heads=1, d_model=3, norm="none", position="none", tie_embeddings=False)
 bigrams = Transformer(shape).double().eval()
 with torch.no_grad():
@@ -324,6 +356,9 @@ usual ones share is their surprise: {coin_entropy:.2f} nats a throw, the entropy
 # ways; ask the model for the surprise of each token and for the entropy of its own prediction at that place. Where tokens are
 # drawn from the prediction the two agree on average, whatever the model: that is what an entropy is. Text by people agrees as
 # far as the model has learnt how sure it may be. Searched text lies far below: the model finds it dull.
+#
+# That greedy text is *below* its entropy is no finding: $-\ln \max_i p_i \le H(p)$ at every place, whatever the model. Look at
+# how far below it is, and at the entropy itself: beams also keep to places where the model is sure.
 
 # %%
 starts = ["def ", "impo", "clas", "for ", "if s", "rais", "with", "    "]
@@ -345,22 +380,26 @@ texts["beam search, 4 beams"] = torch.tensor(
 )
 measured = {name: tuple(x[:, 3:].mean().item() for x in surprises(rows)) for name, rows in texts.items()}
 figure(
-    plots.bars(
-        [surprise - own for surprise, own in measured.values()],
-        labels=list(measured),
+    plots.scatter(
+        {name: ([own], [surprise]) for name, (surprise, own) in measured.items()},
         title="How surprising each text is to the model that predicts it",
-        label="surprise less the entropy of the prediction, nats a character",
+        x_label="entropy of the prediction, nats a character",
+        y_label="surprise, nats a character",
+        has_diagonal=True,
     ),
-    "Drawn text is as surprising as the model expects, text by people a little more; searched text is far too predictable",
+    "On the line a text is as surprising as the model expects: drawn text is, text by people nearly; what was searched lies far below, "
+    "and the beams' text lies to the left too, where the model is surer",
 )
 drawn, searched = measured["drawn at temperature 1"], measured["beam search, 4 beams"]
 expect(drawn[0] - drawn[1], 0.0, "drawn text: surprise is entropy on average", tolerance=0.15)
 assert -0.1 < measured["people"][0] - measured["people"][1] < 0.6
 assert searched[0] < 0.6 * min(drawn[0], measured["people"][0])
 assert measured["greedy"][0] < measured["greedy"][1] - 0.3
+assert searched[1] < 0.75 * drawn[1], "beams stay where the model is sure"
 say(f"""
 The mean surprise of a character that people wrote is {measured["people"][0]:.2f} nats, of one that was drawn {drawn[0]:.2f}, of one
-that four beams found {searched[0]:.2f}. Temperature and top-p are a knob between the two ends. Turned down a little it keeps a weak
+that four beams found {searched[0]:.2f}; the entropy of the predictions is {measured["people"][1]:.2f}, {drawn[1]:.2f} and
+{searched[1]:.2f}. Temperature and top-p are a knob between the two ends. Turned down a little it keeps a weak
 model on paths that it knows; turned down all the way, the text says nothing.
 """)
 
@@ -529,6 +568,12 @@ with checking("beam search of your own"):
 # - *"My samples are garbage."* Look at the loss before you turn knobs: $e^{\mathrm{loss}}$ is the effective number of choices
 #   per token, and a model of characters that has 10 left writes noise at any temperature. A loss that is far above the one its
 #   recipe is known to reach is not a sampling problem.
+# - *"My loop gets the wrong shape, or the wrong token."* A model returns logits for *every* position, each a prediction of the
+#   token after it. Draw from the last row alone, `logits[:, -1]`.
+# - *"It wrote better yesterday."* A model left in training mode draws its dropout anew at every token. Call `model.eval()`, as
+#   `cutaway.load` does.
+# - *"It never stops."* A model ends a text by drawing a token that stands for the end, and the program has to look for it; a
+#   model that was trained without such a token, as this one of characters, goes on until you stop it.
 # - *"Temperature 0 divides by 0."* It is a name for greedy; the library takes the largest logit, ties going to one of them.
 # - *"Does the order of temperature and top-p matter?"* Yes: a high temperature first spreads the probability, so that a nucleus
 #   of the same `top_p` takes more tokens. Two programs with equal settings and another order are two samplers.
@@ -546,6 +591,8 @@ assert first > last, "at temperature 2 the same nucleus takes more tokens"
 penalty = Sampling(temperature=1.0, repetition_penalty=1.5)
 here, shifted = (shaped_log_probs(logits + c, penalty, seen=[[0]]).exp()[0, 0].item() for c in (0.0, 5.0))
 expect((logits + 5.0).softmax(dim=-1), logits.softmax(dim=-1), "the model's own prediction does not change by a constant")
+assert not lm.model.training
+assert lm.model(tokens).shape[:2] == tokens.shape, "a row of logits for each position"
 say(f'With all logits raised by 5, the penalty takes "the" from {here:.2f} to {shifted:.2f}.')
 
 # %% [markdown]

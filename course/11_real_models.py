@@ -57,8 +57,8 @@ from cutaway.weights.renaming import Renaming
 #
 # $$ \text{Q8\_0}:\; w_i \approx d\, n_i,\; -127 \le n_i \le 127 \qquad \text{Q4\_1}:\; w_i \approx d\, n_i + m,\; 0 \le n_i \le 15 $$
 #
-# The error of a weight is at most about half a step, $d / 2$; and $d$ follows from the largest weight of the block, in Q4_1 from
-# the distance between the largest and the smallest.
+# The error of a weight is at most about half a step, $d / 2$; and $d$ follows from the largest weight of the block, in Q4_1
+# from the distance between the largest and the smallest.
 
 # %% [markdown]
 # ## The code
@@ -174,7 +174,7 @@ expect(bytes_8.shape, (1, 34), "bytes of a block of Q8_0")
 scale = bytes_8[0, :2].view(np.float16)[0]
 by_hand = np.float32(scale) * bytes_8[0, 2:].view(np.int8)
 expect(by_hand, dequantize(bytes_8, GGMLQuantizationType.Q8_0)[0], "decoded by hand as by the gguf package", tolerance=1e-7)
-expect(float(scale), float(np.abs(weights).max()) / 127, "the largest weight has the number 127", tolerance=1e-3)
+expect(float(scale) * 127 / float(np.abs(weights).max()), 1.0, "the largest weight has the number 127", tolerance=1e-3)
 bytes_4 = quantize(weights, GGMLQuantizationType.Q4_1)
 decoded = {"as trained": weights[0], "Q8_0": by_hand, "Q4_1": dequantize(bytes_4, GGMLQuantizationType.Q4_1)[0]}
 figure(
@@ -252,7 +252,7 @@ figure(
         x_label="the embedding, after each layer, the logits",
         y_label="log10 of difference / size",
     ),
-    "Each format has its own height, which the rounding of the embedding sets; the layers add little to it",
+    "Each format has its own height, from the embedding to the logits: what was rounded neither explodes nor dies out on the way",
 )
 say(
     "| weights in | bits | KL, nats a token | same likeliest token | loss |\n|---|---|---|---|---|\n"
@@ -265,6 +265,28 @@ for each in comparisons.values():
     assert 0.3 < each.layers[-1].relative / each.layers[0].relative < 3, "the end is about as far off as the beginning"
 assert comparisons["float16"].kl < comparisons["bfloat16"].kl < comparisons["Q4_1"].kl
 assert comparisons["Q8_0"].kl < comparisons["Q4_1"].kl
+
+# %% [markdown]
+# The lines are flat. So is it the embedding that does all the harm, and do the layers pass it on? Round one and leave the
+# other.
+
+# %%
+halves = {}
+for name, is_embedding in {"embedding": True, "blocks": False}.items():
+    model = copy.deepcopy(lm.model)
+    with torch.no_grad():
+        for weight_name, weight in model.named_parameters():
+            if weight.ndim == 2 and ("embed" in weight_name) == is_embedding:
+                weight.copy_(quantised(GGMLQuantizationType.Q4_1)(weight))
+    halves[name] = cutaway.compare(lm, LanguageModel(model, lm.tokenizer), TEXT)
+alone, after_one = (halves["embedding"].layers[place].relative for place in (0, 1))
+assert after_one < alone
+assert all(0.2 < found.kl / comparisons["Q4_1"].kl < 0.9 for found in halves.values())
+say(f"""
+With Q4_1 the KL is {comparisons["Q4_1"].kl:.4f}; with only the embedding rounded {halves["embedding"].kl:.4f}, with only the blocks
+{halves["blocks"].kl:.4f}: about half each. What the embedding brings in shrinks beside the stream, from {alone:.3f} to
+{after_one:.3f} of it in the first layer, while each layer adds an error of its own.
+""")
 
 # %% [markdown]
 # bfloat16 is worse than float16 here: it has the range of float32 and 8 bits of precision, where float16 has 11 bits and little
@@ -428,9 +450,10 @@ def split_c_attn(weight: Tensor, bias: Tensor) -> tuple[tuple[Tensor, ...], tupl
 # %% tags=["check"]
 with checking("three in one"):
     three, biases = split_c_attn(c_attn, torch.arange(24.0))
-    for part, matrix, which_bias in zip(("W_Q", "W_K", "W_V"), three, biases, strict=True):
+    right = torch.arange(24.0).view(3, 8)
+    for part, matrix, bias, right_bias in zip(("W_Q", "W_K", "W_V"), three, biases, right, strict=True):
         expect(matrix, getattr(block, part).weight, part)
-        expect(len(which_bias), 8, f"the bias of {part}")
+        expect(bias, right_bias, f"the bias of {part}")
 
 # %% [markdown]
 # **3. Four bits.** Write `decode_q4_1(blocks)`: rows of `bytes_4.size` bytes become rows of 32 weights. A block is the scale
@@ -468,8 +491,9 @@ with checking("four bits"):
 # %% [markdown]
 # **4. Which mistake?** Somebody ported the model, and made one of four mistakes: `"activation"`, the exact GELU for GPT-2's
 # form of it; `"epsilon"`, another number under the root of the norms; `"rotation"`, another base of the rotary positions;
-# `"transpose"`, W_O as above. Write `mistake(lm, port)`, which finds out by `cutaway.compare`. About half an hour with the
-# names of activations in [hooks](../src/cutaway/hooks.py) and `lm.model.hook_names()` at hand.
+# `"transpose"`, W_O as above. Write `mistake(lm, port)`, which finds out by `cutaway.compare`. About half an hour with
+# `lm.model.hook_names()` at hand, in the order of the computation (the table of [the next lesson](12_opening_the_model.py) says
+# what each name is).
 
 
 # %% tags=["starter"]

@@ -8,9 +8,11 @@
 # lens](../src/cutaway/interp/lens/logit.py).
 
 # %%
-import argparse
+import csv
 import inspect
 import json
+import textwrap
+from collections.abc import Callable
 from itertools import accumulate
 
 import torch
@@ -95,6 +97,9 @@ computation: `{"`, `".join(of_a_layer)}`.
 # | `attn.z` | `batch pos head d_head` | what each head has read: values, weighted by its pattern |
 # | `attn.attn_scores`, `attn.pattern` | `batch head q_pos k_pos` | before and after the softmax |
 # | `attn.result` | `batch pos head d_model` | what each head by itself adds to the stream |
+# | `ln1.scale`, `ln2.scale`, `ln_final.scale` | `batch pos 1` | what the norm before attention, MLP, unembedding divides by |
+# | `ln1.normalized`, and so on | `batch pos d_model` | what these norms make of the stream (RMSNorm: before its gain) |
+# | `embed`, `logits` | `batch pos d_model`, `batch pos d_vocab` | the beginning and the end |
 # | `attn_out`, `mlp_out` | `batch pos d_model` | what the layer's two parts add to the stream |
 # | `mlp.pre`, `mlp.post` | `batch pos d_mlp` | the neurons before and after their activation function |
 #
@@ -197,7 +202,7 @@ parts = {
     "MLPs' hidden layers": ["blocks.*.mlp.*"],
     "queries, keys, values, z": ["blocks.*.attn.[qkvz]"],
     "stream after layers": ["blocks.*.resid_post"],
-    "all names": None,
+    "all names but result": None,
 }
 gib = {part: cutaway.cache_gib(gpt2, batch=8, n_pos=1024, names=wanted) for part, wanted in parts.items()}
 weights_gib = 4 * n_parameters(gpt2) / 2**30
@@ -205,11 +210,19 @@ pattern_gib = 8 * gpt2.n_layers * gpt2.n_heads * 1024**2 * 4 / 2**30
 expect(gib["scores and patterns"], 2 * pattern_gib, "batch x layers x heads x queries x keys x 4 bytes, twice")
 figure(
     plots.bars(list(gib.values()), labels=list(gib), title="A record of GPT-2, 8 x 1,024 tokens", label="GiB", signed=False),
-    "What a full record holds, by kind of activation: patterns grow with the square of the text and outweigh the rest",
+    "What a record would hold if each activation were kept: patterns grow with the square of the text and outweigh the rest",
 )
+result_gib = cutaway.cache_gib(gpt2, batch=8, n_pos=1024, names="blocks.*.attn.result")
+_, unnamed = cutaway.run_with_cache(model, tokens)
+kept_kib, named_kib = 2**20 * unnamed.gib, 2**20 * cutaway.cache_gib(config, batch=1, n_pos=len(line))
+assert 0 < kept_kib < 0.8 * named_kib
 say(f"""
-Everything takes {gib["all names"]:.1f} GiB beside {weights_gib:.1f} GiB of weights; the stream after each layer takes
-{gib["stream after layers"]:.2f}. Name what you want: `names="blocks.*.resid_post"`, and `pos=-1` where one position is
+All of it, each as a tensor of its own, takes {gib["all names but result"]:.1f} GiB beside {weights_gib:.1f} GiB of weights, and
+`attn.result` {result_gib:.1f} more. A record made without names takes less, as it keeps what scores, patterns, norms and hidden layers
+follow from, and not those: of the line above {kept_kib:.0f} KiB instead of {named_kib:.0f}, until you ask for them. The stream after
+each layer of GPT-2 takes {gib["stream after layers"]:.2f} GiB.
+
+Name what you want: `names="blocks.*.resid_post"`, and `pos=-1` where one position is
 enough. A record that would take more than half of the free memory is refused before the run begins.
 """)
 
@@ -294,13 +307,13 @@ with torch.no_grad():
 
 # %% [markdown]
 # One text is an anecdote. Over many: how often is what the lens reads already the model's final answer, how often the character
-# that in truth comes next, and how often the character just read? The texts are Python's own source, cut into windows.
+# that in truth comes next, and how often the character just read? The texts are Python's own source, cut into windows, from
+# files that the model has not read.
 
 # %%
-source = inspect.getsource(argparse)[5000:]
+source = "".join(c for module in (textwrap, csv, json) for c in inspect.getsource(module) if c == "\n" or " " <= c <= "~")
 n_windows = pick(fast=80, full=300)
-ids = lm.tokens(source[: n_windows * config.n_ctx])[0]
-windows = ids.view(n_windows, config.n_ctx)
+windows = lm.tokens(source[: n_windows * config.n_ctx]).view(n_windows, config.n_ctx)
 _, wide = cutaway.run_with_cache(model, windows, ["blocks.0.resid_pre", "blocks.*.resid_post"])
 states = [wide["resid_pre", 0], *(wide["resid_post", layer] for layer in range(config.n_layers))]
 with torch.no_grad():
@@ -311,10 +324,10 @@ is_next = (top[:, :, :-1] == windows[:, 1:]).float().mean(dim=(1, 2))
 # %% [markdown]
 # ## Predict
 #
-# Before you run the next cell: the first of these states is the embedding alone. No layer has run; the stream holds one row of
-# `W_E` for the character just read. This model unembeds with the transpose of the same matrix (`tie_embeddings`). What does the
-# lens read there: the commonest character of all, the one that most often follows, or something else? And would it show in the
-# curve of right answers?
+# The first of these states is the embedding alone, and you know from [the whole model](06_whole_model.py) what is read there:
+# this model unembeds with the transpose of `W_E` (`tie_embeddings`), so it is the character just read. Before you run the next
+# cell, guess three shares. How often is that by luck the *right* next character? How many answers are final after one layer of
+# four? And how many does the last layer still change?
 
 # %% tags=["prediction"]
 is_itself = (top == windows).float().mean(dim=(1, 2))
@@ -330,14 +343,15 @@ figure(
         x_label="layer (the embedding is at -1)",
         y_label="share of positions",
     ),
-    "The likeliest character by the lens: at the embedding itself, layer by layer the answer",
+    "What the lens reads: at the embedding the character just read, and layer by layer more often the model's final answer",
 )
 say(f"""
-At the embedding the lens reads the character just read, at {is_itself[0]:.0%} of positions. Up to the last norm its logits are the
-dot products of one row of `W_E` with all rows of `W_E`, and a vector agrees with itself best. The lens shows *what the unembedding
-makes of a state*, and an input is not yet written in the unembedding's language. One layer later {is_itself[1]:.0%} are left of
-that (the final answer repeats the character at {is_itself[-1]:.0%}), and {is_final[1]:.0%} are already the final answer. The last
-layer by itself still changes {1 - is_final[-2]:.0%} of all answers: none of the four is for decoration.
+At the embedding the lens reads the character just read, at {is_itself[0]:.0%} of positions: up to the last norm its logits are the
+dot products of one row of `W_E` with all rows of `W_E`, and a vector agrees with itself best. That is right at {is_next[0]:.0%}. The
+lens shows *what the unembedding makes of a state*. With tied matrices the embedding is written in the unembedding's own language, and
+says there "I am this character", which the unembedding reads as "this character comes next". One layer later {is_itself[1]:.0%} are
+left of that (the final answer repeats the character at {is_itself[-1]:.0%}), and {is_final[1]:.0%} are already the final answer. The
+last layer by itself still changes {1 - is_final[-2]:.0%} of all answers, so it is not there for decoration.
 """)
 
 # %% [markdown]
@@ -414,11 +428,33 @@ def steered(model: Transformer, tokens: Tensor, layer: int, vector: Tensor) -> T
 
 
 # %% tags=["check"]
+class Watched:
+    """The model, which also notes whether a hook left its tensor as it was."""
+
+    is_kept = True
+
+    def __call__(self, tokens: Tensor, hooks: dict[str, Callable[[Tensor, str], Tensor | None]]) -> Tensor:
+        def watched(function: Callable[[Tensor, str], Tensor | None]) -> Callable[[Tensor, str], Tensor | None]:
+            def look(x: Tensor, name: str) -> Tensor | None:
+                before = x.clone()
+                after = function(x, name)
+                self.is_kept &= torch.equal(x, before)
+                return after
+
+            return look
+
+        return model(tokens, hooks={name: watched(function) for name, function in hooks.items()})
+
+
 with checking("a hook that steers"):
     vector = torch.randn(config.d_model, generator=torch.Generator().manual_seed(0))
-    by_edit = cutaway.run_with_edits(model, tokens, [edits.add("blocks.2.resid_pre", vector, pos=-1)])
-    expect(steered(model, tokens, 2, vector)[:, :-1], by_edit[:, :-1], "positions before the last, which must stay")
-    expect(steered(model, tokens, 2, vector), by_edit, "all logits, beside the library's edit")
+    watch = Watched()
+    for layer in (2, 0):
+        by_edit = cutaway.run_with_edits(model, tokens, [edits.add(f"blocks.{layer}.resid_pre", vector, pos=-1)])
+        yours = steered(watch, tokens, layer, vector)
+        expect(yours[:, :-1], by_edit[:, :-1], f"layer {layer}: positions before the last, which must stay")
+        expect(yours, by_edit, f"layer {layer}: all logits, beside the library's edit")
+    assert watch.is_kept, "the hook wrote into the tensor that it was given: clone first"
 
 # %% [markdown]
 # **3. When is it settled?** For each position, return the first state from which on the lens reads the model's final answer and
@@ -516,12 +552,20 @@ with checking("a tuned lens in closed form"), torch.no_grad():
 # - *"I wrote into the tensor, `z[:, :, 3] = 0`, and returned nothing."* The model then goes on with what you wrote, and so does
 #   everything else that holds the same memory: the stream itself, or a record that another hook has just kept. Clone, write,
 #   return.
+# - *"My prompts differ in length, and `pos=-1` reads the filling."* Rows of a batch are filled up on the right, so the last
+#   place of the tensor is the last token of the longest row alone. Give `run_with_cache` and edits `lengths=`, and negative
+#   positions count from each row's own end.
 # - *"Does a hook survive `torch.compile`?"* A module's `register_forward_hook`, added after the first compiled call, is ignored
 #   without a word. Here calls without hooks may be compiled and a call with hooks runs the same model uncompiled.
 # - *"Which scale does the lens divide by?"* By default each state is divided by its own, as if the model ended there. With
 #   `norm="frozen"` all are divided by the scale of the end, and the readings are then partial sums of one and the same logit.
 
 # %%
+filled = torch.cat([tokens, tokens])
+filled[1, -5:] = 0  # the second row is shorter: what stands in its last five places is filling
+_, at_ends = cutaway.run_with_cache(model, filled, "blocks.3.resid_post", pos=-1, lengths=[len(line), len(line) - 5])
+expect(at_ends["resid_post", 3][1, 0], cache["resid_post", 3][0, -6], "the last token of the shorter row", tolerance=1e-4)
+
 late: list[int] = []
 bound: list[int] = []
 loop_hooks = {f"blocks.{layer}.resid_post": lambda x, name: late.append(layer) for layer in range(config.n_layers)}  # noqa: B023

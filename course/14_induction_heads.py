@@ -3,7 +3,8 @@
 #
 # **How does a model go on as it went last time, with tokens it has never seen together?**
 #
-# You need: [attention](03_attention.py), [attribution and patching](13_attribution_and_patching.py). Explains:
+# You need: [attention](03_attention.py), [attribution and patching](13_attribution_and_patching.py), and of linear algebra
+# eigenvalues and the Frobenius norm, the root of the sum of a matrix's squared entries. Explains:
 # [detection.py](../src/cutaway/interp/heads/detection.py), [circuits.py](../src/cutaway/interp/factored/circuits.py),
 # [composition](../src/cutaway/interp/composition/scores.py) and [a model made by
 # hand](../src/cutaway/experiments/handmade/induction.py).
@@ -40,9 +41,10 @@ from cutaway.lesson import checking, expect, figure, pick, say, show
 # ## The equation
 #
 # Rows of $E$ (`W_E`, `d_vocab d_model`) are the tokens' embeddings. Each head has two matrices, `d_model d_model` of rank
-# `d_head`: $W_{QK} = W_Q W_K^\top$ says where it looks, $W_{OV} = W_V W_O$ what it moves. Let $P$ be the previous-token head
-# and $I$ the induction head. The stream at position $j$, which holds token $t_j$, is $E_{t_j} + E_{t_{j-1}} W_{OV}^P + \ldots$,
-# so the score of query $i$ and key $j$ has, among others, the term
+# `d_head`: $W_{QK} = W_Q W_K^\top$ says where it looks, $W_{OV} = W_V W_O$ what it moves. (Here, as in [the theory
+# guide](../docs/theory.md), rows of a matrix are its inputs; torch's `Linear` keeps the transpose, and `cutaway.factored` gives
+# them this way.) Let $P$ be the previous-token head and $I$ the induction head. The stream at position $j$, which holds token
+# $t_j$, is $E_{t_j} + E_{t_{j-1}} W_{OV}^P + \ldots$, so the score of query $i$ and key $j$ has, among others, the term
 #
 # $$ E_{t_i}\, W_{QK}^{I} \left( E_{t_{j-1}} W_{OV}^{P} \right)^{\!\top} / \sqrt{d_\mathrm{head}}
 # = \Big( \underbrace{E\, W_{QK}^{I}\, W_{OV}^{P\,\top} E^\top / \sqrt{d_\mathrm{head}}}_{\mathrm{match:}\ d_\mathrm{vocab} \times
@@ -55,7 +57,8 @@ from cutaway.lesson import checking, expect, figure, pick, say, show
 # ## The code
 #
 # The circuits of a head are kept as two thin factors. The copying score says how far the eigenvalues of *copy* are positive: 1
-# for a head that makes likelier whatever it looks at, -1 for one that makes it less likely.
+# if all are, as of a head that makes likelier whatever it looks at, and -1 if all are negative. It is a summary: a score of 1
+# does not mean that every single token is copied.
 
 # %%
 show(factored.ov_circuit)
@@ -216,7 +219,8 @@ copying score of {scores["2 layers"].scores["copying"][1, inducing]:.2f}: in
 # %% [markdown]
 # Elhage et al. measure the same without the vocabulary: how much of what the induction head's keys read is what an earlier head
 # writes, $\lVert W_{QK}^I W_{OV}^{P\,\top} \rVert / (\lVert W_{QK}^I \rVert\, \lVert W_{OV}^P \rVert)$, beside what a head
-# turned at random would score. It needs no idea of what is written, and so it says less: that they talk, not what about.
+# turned at random would score ($\lVert\cdot\rVert$ is the Frobenius norm). It needs no idea of what is written, and so it says
+# less: that they talk, not what about.
 
 # %%
 composed = composition.composition_scores(two.model)
@@ -227,9 +231,9 @@ assert (strongest.layer, strongest.head) == (0, before)
 # %% [markdown]
 # ## Predict
 #
-# If the story is true, it can be bent. Take the trained model, and with one hook make head L0H2 look *two* tokens back instead
-# of one, everywhere, with all its attention. Nothing else is touched. In the middle of the second copy of ... A B C D ... A:
-# what will the model now say? Think of what each position carries, before you run the cell.
+# If the story is true, it can be bent. Take the trained model, and with one hook make its previous-token head, L0H2, look *two*
+# tokens back instead of one, everywhere, with all its attention. Nothing else is touched. In the middle of the second copy of
+# ... A B C D ... A: what will the model now say? Think of what each position carries, before you run the cell.
 
 
 # %%
@@ -314,7 +318,7 @@ everything: a trained model is not a drawing.
 
 
 # %%
-def trained(n_layers: int, hooks: Hooks | None, *, n_steps: int, seed: int = 1) -> dict[int, float]:
+def trained(n_layers: int, hooks: Hooks | None, *, n_steps: int, seed: int = 0) -> dict[int, float]:
     """Return the loss on the second copy by step."""
     generator = torch.Generator().manual_seed(seed)
     size = {"d_vocab": 32, "n_ctx": 32, "n_layers": n_layers, "n_heads": 2, "d_model": 48, "d_mlp": 0}
@@ -340,7 +344,7 @@ def trained(n_layers: int, hooks: Hooks | None, *, n_steps: int, seed: int = 1) 
     return second
 
 
-n_steps = pick(fast=300, full=1500)
+n_steps = pick(fast=400, full=1500)
 courses = {
     "2 layers": trained(2, None, n_steps=n_steps),
     "2 layers, one head given": trained(2, looking_back(1, 0), n_steps=n_steps),
@@ -353,7 +357,7 @@ figure(
         x_label="step",
         y_label="loss, nats a token",
     ),
-    "With the previous-token head given, the fall comes early; without, a plateau comes first; one layer has no use for the gift",
+    "With the previous-token head given, the plateau is shorter, and not gone; one layer has no use for the gift",
 )
 ends = {name: list(course.values())[-1] for name, course in courses.items()}
 assert ends["2 layers, one head given"] < 2.2
@@ -363,8 +367,9 @@ free = at_fall["2 layers"]
 assert free is None or free > at_fall["2 layers, one head given"]
 when = f"is not there yet at the end, step {n_steps}" if free is None else f"is there at step {free}"
 say(f"""
-With the first half given, the loss is below 2.5 nats at step {at_fall["2 layers, one head given"]}. The same model without the gift
-{when}. The second half is quick to learn once it pays; what takes time is that two heads must find each other.
+With the first half given, the loss is below 2.5 nats at step {at_fall["2 layers, one head given"]}; without the gift it
+{when}. With it the fall comes early, but not at once: match and copy of the second head must still find each other, and that takes
+a plateau of its own (Singh et al. count such parts). Without it there is one part more to wait for.
 """)
 
 # %% [markdown]

@@ -61,6 +61,13 @@ def test_what_was_not_measured_has_no_dot():
     assert list(figure.axes[0].lines[1].get_xdata()) == [10]
 
 
+def test_what_is_measured_of_no_law_has_its_name_too():
+    axes = laws([panel(measured={"clock": ([1, 10], [3.0, 21.0])})], title="T").axes[0]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["law", "clock"]
+    named = laws([panel()], title="T").axes[0]
+    assert [text.get_text() for text in named.get_legend().get_texts()] == ["law"]
+
+
 def test_nothing_to_draw_is_a_sentence():
     with pytest.raises(ValueError, match=r"^there is nothing to draw: no group has a value$"):
         shares([], title="T", x_label="share")

@@ -65,7 +65,7 @@ def _draw(axes: Axes, panel: LawPanel) -> None:
             axes.plot(*zip(*line, strict=True), color=look[name], linewidth=1.4, zorder=2, label=name)
         if points:
             marker: dict[str, Any] = {"marker": "o", "markersize": 5.5, "markeredgecolor": "white", "linestyle": "none"}
-            axes.plot(*zip(*points, strict=True), color=look[name], zorder=3, **marker)
+            axes.plot(*zip(*points, strict=True), color=look[name], zorder=3, label=None if line else name, **marker)
     if not n_drawn:
         raise ValueError(f"there is nothing to draw of {panel.title!r}: no value is finite and above 0")
     axes.set(xscale="log", yscale="log")
