@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.reproductions import is_outdated, is_small
+from benchmarks.reproductions import results_asked_for
 from cutaway import experiments
 from cutaway.runtime import atomic_write
 
@@ -33,14 +33,7 @@ _FONT = f"<style>text{{font-family:{_FAMILIES}!important}}</style>"
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gallery", description=__doc__)
-    parser.add_argument("folders", nargs="*", type=Path)
-    folders = parser.parse_args().folders or sorted(Path("runs/experiments").iterdir())
-    records = {folder: json.loads((folder / "result.json").read_text()) for folder in folders if (folder / "result.json").is_file()}
-    small = {folder: record for folder, record in records.items() if is_small(record)}
-    for folder in records.keys() - small.keys():
-        print(f"passed over: {folder}, which is no experiment of the list at its small scale")
-    if outdated := [folder for folder, record in small.items() if is_outdated(record)]:
-        parser.error(f"measured or trained by other code than there is now: {', '.join(map(str, outdated))}; reproduce them anew")
+    small = results_asked_for(parser)
     kept = json.loads((GALLERY / "gallery.json").read_text()) if (GALLERY / "gallery.json").is_file() else []
     entries = {entry["id"]: entry for entry in kept} | {
         record["experiment"]: write(folder, record) for folder, record in small.items()

@@ -24,6 +24,13 @@ _LEAST_SEEDS = 3
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.reproductions", description=__doc__)
+    small = results_asked_for(parser)
+    atomic_write(PAGE, filled(PAGE.read_text(), table(small.values())))
+    print(f"{PAGE}: {len(small)} experiments")
+
+
+def results_asked_for(parser: argparse.ArgumentParser) -> dict[Path, dict[str, Any]]:
+    """Return the results at the small scale in the folders on the command line; others are named, and outdated ones an error."""
     parser.add_argument("folders", nargs="*", type=Path)
     folders = parser.parse_args().folders or sorted(Path("runs/experiments").iterdir())
     records = {folder: json.loads((folder / "result.json").read_text()) for folder in folders if (folder / "result.json").is_file()}
@@ -32,8 +39,7 @@ def main() -> None:
         print(f"passed over: {folder}, which is no experiment of the list at its small scale")
     if outdated := [folder for folder, record in small.items() if is_outdated(record)]:
         parser.error(f"measured or trained by other code than there is now: {', '.join(map(str, outdated))}; reproduce them anew")
-    atomic_write(PAGE, filled(PAGE.read_text(), table(small.values())))
-    print(f"{PAGE}: {len(small)} experiments")
+    return small
 
 
 def is_small(record: Mapping[str, Any]) -> bool:

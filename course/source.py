@@ -16,9 +16,10 @@ from pathlib import Path
 import jupytext
 import nbformat
 
-__all__ = ["Cell", "Lesson", "lessons", "read", "readers_copy"]
+__all__ = ["KERNEL", "Cell", "Lesson", "lessons", "read", "readers_copy"]
 
 COURSE = Path(__file__).parent
+KERNEL = {"name": "python3", "display_name": "Python 3", "language": "python"}
 EXERCISE_TAGS = ("starter", "hint", "solution", "check")
 
 
@@ -78,10 +79,9 @@ def lessons() -> list[Path]:
 
 def read(path: Path) -> Lesson:
     """Return the lesson of a source. Raises ValueError for a tag that is not known."""
-    notebook = jupytext.reads(path.read_text(encoding="utf-8"), fmt="py:percent")
-    starts = [
-        number for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1) if line.startswith("# %%")
-    ]
+    source = path.read_text(encoding="utf-8")
+    notebook = jupytext.reads(source, fmt="py:percent")
+    starts = [number for number, line in enumerate(source.splitlines(), start=1) if line.startswith("# %%")]
     cells = []
     for cell, line in zip(notebook.cells, starts, strict=True):
         tags = cell.metadata.get("tags", [])
@@ -98,9 +98,7 @@ def readers_copy(lesson: Lesson, *, folder: Path = COURSE, ending: str = "ipynb"
 
     Hints are folded; in plain Python, where nothing folds, they stand behind the check.
     """
-    notebook = nbformat.v4.new_notebook(
-        metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    )
+    notebook = nbformat.v4.new_notebook(metadata={"kernelspec": KERNEL})
     for cell in lesson.cells if ending == "ipynb" else _hints_last(lesson.cells):
         if cell.tag == "solution":
             continue

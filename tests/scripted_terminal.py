@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import math
 import os
 import pty
 import select
@@ -69,19 +68,6 @@ class ScriptedTerminal:
     def wait_for(self, text: str, *, within_s: float = 60) -> None:
         """Wait until a text stands on the screen."""
         self._wait(lambda: text in self.visible(), f"{text!r} to appear", within_s)
-
-    def type_until(self, keys: str, text: str, *, within_s: float = 60) -> None:
-        """Type keys every three seconds until a text stands on the screen, as a signal just before the input is read waits."""
-        typed = -math.inf
-
-        def is_there() -> bool:
-            nonlocal typed
-            if text not in self.visible() and time.monotonic() - typed > 3:
-                self.type(keys)
-                typed = time.monotonic()
-            return text in self.visible()
-
-        self._wait(is_there, f"{text!r} to appear", within_s)
 
     def choose(self, name: str) -> None:
         """Go down to the line that begins with a name, key by key, as somebody would, and take it."""

@@ -6,7 +6,7 @@ import ast
 import itertools
 from pathlib import Path
 
-from course.source import Cell, read
+from course.source import KERNEL, Cell, read
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
@@ -19,7 +19,6 @@ _SPEAKERS = {"show", "say"}
 """The functions of `cutaway.lesson` whose output is the point: the call itself is not shown."""
 _TITLES = {"hint": "Hint", "solution": "Solution", "prediction": "The outcome: guess first"}
 _LANGUAGE = {"name": "python", "file_extension": ".py", "mimetype": "text/x-python", "pygments_lexer": "ipython3"}
-_KERNEL = {"name": "python3", "display_name": "Python 3", "language": "python"}
 
 
 class LessonError(ValueError):
@@ -44,7 +43,7 @@ def notebook_of(path: Path, page: str, places: Places) -> NotebookNode:
     cells[0].source = _with_offer(cells[0].source, path.stem)
     for number, cell in enumerate(cells):
         cell.id = f"cell-{number}"  # the same notebook each time
-    return new_notebook(cells=cells, metadata={"kernelspec": _KERNEL, "language_info": _LANGUAGE})
+    return new_notebook(cells=cells, metadata={"kernelspec": KERNEL, "language_info": _LANGUAGE})
 
 
 def is_shown_alone(source: str) -> bool:

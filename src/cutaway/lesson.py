@@ -53,10 +53,11 @@ def show(thing: Callable[..., Any] | type, *, start: str | None = None, stop: st
     kept = _without_docstrings(lines)
     begin = 0 if start is None else _line_with(lines, start, 0, thing)
     end = len(lines) - 1 if stop is None else _line_with(lines, stop, begin, thing)
-    cut = [line for number, line in enumerate(lines) if begin <= number <= end and number in kept and line.strip()]
-    if any(_indent(line) < _indent(cut[0]) for line in cut):
+    cut = [line for number, line in enumerate(lines) if begin <= number <= end and number in kept]
+    written = [line for line in cut if line.strip()]
+    if any(_indent(line) < _indent(written[0]) for line in written):
         raise ValueError(f"{thing.__module__}.{thing.__qualname__} cannot be shown from {start!r}: a later line is less indented")
-    code = textwrap.dedent("".join(line for number, line in enumerate(lines) if begin <= number <= end and number in kept)).rstrip()
+    code = textwrap.dedent("".join(cut)).rstrip()
     file = Path(inspect.getsourcefile(inspect.unwrap(thing)) or "").relative_to(_PACKAGE.parent)
     place = f"{thing.__module__}.{thing.__qualname__}: src/{file.as_posix()}, line {first + begin}"
     if _in_notebook():

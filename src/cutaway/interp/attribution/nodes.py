@@ -15,12 +15,15 @@ from cutaway.interp.attention import head_label
 from cutaway.interp.edits import Edit
 from cutaway.interp.sites import check_names, full_name, site_of
 
-__all__ = ["NodeKind", "ActivationNode", "PerNode", "checked_kinds", "names_of", "by_unit", "replaced_by"]
+__all__ = ["NodeKind", "HEAD_KINDS", "ActivationNode", "PerNode", "checked_kinds", "names_of", "by_unit", "replaced_by"]
 
 NodeKind = Literal[
     "embed", "z", "q", "k", "v", "pattern", "attn_out", "mlp_out", "resid_pre", "resid_mid", "resid_post", "neuron"
 ]  # fmt: skip
 """An activation: of the embedding, of each head, of each layer, or of each neuron (after the activation function)."""
+
+HEAD_KINDS: tuple[NodeKind, ...] = ("z", "q", "k", "v", "pattern")
+"""What heads compute."""
 
 PerNode = Float[Tensor, "batch unit pos"]
 """One number for each head or neuron (one unit for parts of the stream) and each position, the query's for patterns."""
@@ -57,7 +60,7 @@ def checked_kinds(config: ModelConfig, kinds: Sequence[NodeKind] | None) -> tupl
     Raises ValueError for a kind there is not, and for one that this model does not have.
     """
     if kinds is None:
-        return ("z", "q", "k", "v", "pattern") if config.d_mlp == 0 else ("z", "q", "k", "v", "pattern", "mlp_out")
+        return HEAD_KINDS if config.d_mlp == 0 else (*HEAD_KINDS, "mlp_out")
     if unknown := [kind for kind in kinds if kind not in get_args(NodeKind)]:
         raise ValueError(f"there are no nodes of kind {unknown[0]!r}; expected some of {', '.join(get_args(NodeKind))}")
     if not kinds:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cutaway.config import ModelConfig
 from cutaway.interp.attribution.estimates import Completeness, along_activations, along_inputs, first_order, through_softmax
-from cutaway.interp.attribution.nodes import ActivationNode, NodeKind, PerNode, checked_kinds, names_of, replaced_by
+from cutaway.interp.attribution.nodes import HEAD_KINDS, ActivationNode, NodeKind, PerNode, checked_kinds, names_of, replaced_by
 from cutaway.interp.attribution.result import AttributionPatching
 from cutaway.interp.edits import Edit
 from cutaway.interp.patching.grid import Pairs
@@ -26,8 +26,6 @@ __all__ = ["Along", "attribute_patches"]
 
 Along = Literal["inputs", "activations"]
 """The line of integrated gradients: between the embeddings of the two runs, or between the two values of each activation in turn."""
-
-_HEADS = ("z", "q", "k", "v", "pattern")
 
 
 def attribute_patches(
@@ -173,7 +171,9 @@ def _to_try(
         order = size.flatten().argsort(descending=True, stable=True)
         order = order[: int((size >= 0).sum()) if is_all else min(top or 0, int((size >= 0).sum()))]
         for layer, unit, pos in torch.stack(torch.unravel_index(order, size.shape), dim=-1).tolist():
-            nodes.append(ActivationNode(kind, layer, unit if kind in (*_HEADS, "neuron") else None, pos if by_position else None))
+            nodes.append(
+                ActivationNode(kind, layer, unit if kind in (*HEAD_KINDS, "neuron") else None, pos if by_position else None)
+            )
     return nodes
 
 

@@ -33,9 +33,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from rich.console import RenderableType
 
-__all__ = ["SITES", "TraceResult", "trace", "restored_words"]
+__all__ = ["TraceResult", "trace", "restored_words"]
 
-SITES = ("resid_post", "mlp_out", "attn_out")
+_SITES = ("resid_post", "mlp_out", "attn_out")
 """What is restored unless it is said."""
 _WORDS = {"resid_post": "the stream after a layer", "mlp_out": "MLP outputs", "attn_out": "attention outputs"}
 
@@ -312,7 +312,7 @@ def _windows(config: ModelConfig, sites: Sequence[str] | None, window: int | Non
     """Return how many layers are restored together: one of the stream, a fifth of the model of what is added to it, unless given."""
     n_layers = config.n_layers
     if sites is None:
-        sites = [site for site in SITES if site != "mlp_out" or config.d_mlp != 0]
+        sites = [site for site in _SITES if site != "mlp_out" or config.d_mlp != 0]
     if not sites:
         raise ValueError("sites are empty: name what to restore, resid_post, mlp_out or attn_out")
     if window is not None and not 1 <= window <= n_layers:
