@@ -41,6 +41,7 @@ __all__ = [
     "file_sha256",
     "atomic_path",
     "settle",
+    "clear_unfinished",
     "atomic_write",
     "FolderBusyError",
     "alone_in",
@@ -279,6 +280,13 @@ def atomic_path(path: Path) -> Iterator[Path]:
                 error.filename = None
             name_file(error, path)
         raise
+
+
+def clear_unfinished(folder: Path) -> None:
+    """Remove what a writer that was killed left in a folder: ours, and those that the safetensors library renames when done."""
+    for pattern in (".*.tmp", ".tmp*"):
+        for rest in folder.glob(pattern):
+            remove_path(rest)
 
 
 class FolderBusyError(ValueError):

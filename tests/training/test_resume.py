@@ -237,6 +237,7 @@ def test_leftovers_of_a_killed_writer_are_cleared(run, home):
     rest.mkdir()
     (rest / "model.safetensors").write_bytes(b"half")
     (run / "checkpoints/.latest.123.tmp").write_text("st")
+    (run / ".manifest.json.123.tmp").write_text("{")
     with (run / "metrics.jsonl").open("a") as file:
         file.write('{"step": 13, "loss": 1')
     resume(run, quiet=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from cutaway.assets.asset import Asset, File
 from cutaway.assets.sources import Provenance, SourceError
-from cutaway.runtime import atomic_write, file_sha256, remove_path, settle
+from cutaway.runtime import atomic_write, clear_unfinished, file_sha256, settle
 
 __all__ = ["cache_dir", "Record", "Shelf"]
 
@@ -67,8 +67,7 @@ class Shelf:
     @contextmanager
     def workspace(self) -> Iterator[Path]:
         """Give an empty folder that is gone afterwards; the caller holds the lock, so what was left by a crash is nobody's."""
-        for rest in self.folder.glob(".*.tmp"):
-            remove_path(rest)
+        clear_unfinished(self.folder)
         work = self.folder / ".work"
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir()

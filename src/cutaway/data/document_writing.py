@@ -20,7 +20,17 @@ from cutaway.data.document_shards import SIDES, DocumentShards, ShardPair, Shard
 from cutaway.data.documents import Document, DocumentSource, Place
 from cutaway.data.shards import HEADER_BYTES, token_dtype, write_shard_in_pieces
 from cutaway.report.numbers import format_bytes
-from cutaway.runtime import LOCK, FolderBusyError, alone_in, check_folder, file_sha256, n_cores, name_file, remove_path
+from cutaway.runtime import (
+    LOCK,
+    FolderBusyError,
+    alone_in,
+    check_folder,
+    clear_unfinished,
+    file_sha256,
+    n_cores,
+    name_file,
+    remove_path,
+)
 from cutaway.tokenizers import END_OF_TEXT, Tokenizer, tokenizer_hash
 
 __all__ = ["write_document_shards", "is_being_written", "side_of", "Progress"]
@@ -64,8 +74,7 @@ def write_document_shards(
     check_folder(folder, "the shards", {path.name for path in folder.glob("*") if _is_ours(path)})
     folder.mkdir(parents=True, exist_ok=True)
     with alone_in(folder, "writes the shards in", timeout_s=1):  # who asks whether someone writes holds it for a moment
-        for rest in folder.glob(".*.tmp"):  # left by a writer that was killed
-            remove_path(rest)
+        clear_unfinished(folder)
         shards = _kept(_begun(folder, about, limits), limits)
         if not shards.is_complete:
             _check_unchanged(source, shards)

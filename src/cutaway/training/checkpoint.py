@@ -15,12 +15,12 @@ from torch import Tensor
 from cutaway.model import Transformer
 from cutaway.ranks import Ranks
 from cutaway.runs import Checkpoint, values_sha256
-from cutaway.runtime import atomic_path, atomic_write, file_sha256, remove_path
+from cutaway.runtime import atomic_path, atomic_write, file_sha256
 from cutaway.training.muon import Muon
 from cutaway.training.parallel import is_sharded, weights_of
 from cutaway.weights import matching, read_config, save_config, save_model, save_tensors, stream_tensors
 
-__all__ = ["TrainState", "save_checkpoint", "load_checkpoint", "clear_unfinished"]
+__all__ = ["TrainState", "save_checkpoint", "load_checkpoint"]
 
 _AVERAGES = {torch.optim.AdamW: ("exp_avg", "exp_avg_sq"), Muon: ("momentum_buffer",)}
 """The running means that each optimizer keeps: of the gradients, and AdamW of their squares too."""
@@ -113,12 +113,6 @@ def _fill(path: Path, tensors: Mapping[str, Tensor], *, is_shared_out: bool) -> 
         shapes = {name: tensor.shape for name, tensor in tensors.items()}
         for name, tensor in matching(stream_tensors(path), shapes, source=str(path)):
             tensors[name].copy_(tensor)
-
-
-def clear_unfinished(folder: Path) -> None:
-    """Remove what a writer that was killed left in the checkpoints' folder."""
-    for rest in folder.glob(".*.tmp"):
-        remove_path(rest)
 
 
 def _make_room(optimizer: torch.optim.Optimizer, *, step: float) -> None:

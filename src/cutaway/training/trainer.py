@@ -18,8 +18,8 @@ from cutaway.language_model import LanguageModel
 from cutaway.model import Transformer
 from cutaway.ranks import Ranks, job_command, naming_lost_ranks
 from cutaway.runs import Run
-from cutaway.runtime import pick_device, pick_dtype, seeded_generator
-from cutaway.training.checkpoint import TrainState, clear_unfinished, load_checkpoint, save_checkpoint
+from cutaway.runtime import clear_unfinished, pick_device, pick_dtype, seeded_generator
+from cutaway.training.checkpoint import TrainState, load_checkpoint, save_checkpoint
 from cutaway.training.config import TrainConfig
 from cutaway.training.feed import Feed
 from cutaway.training.interrupt import StopRequest, stop_request
@@ -200,7 +200,8 @@ def _start(materials: Materials, folder: Path, device: torch.device, parallel: P
     loader = materials.loader(ranks.rows(config.batch_size))
     state = TrainState(model=model, optimizers=make_optimizers(model, config), loader=loader.state_dict())
     if ranks.is_first:
-        clear_unfinished(folder / "checkpoints")
+        for written in (folder, folder / "checkpoints"):
+            clear_unfinished(written)
     if newest:
         load_checkpoint(newest.path, state, ranks)
         loader.load_state_dict(state.loader)

@@ -24,7 +24,7 @@ from cutaway.language_model import LanguageModel
 from cutaway.model import Transformer
 from cutaway.ranks import Ranks, sharing_ranks
 from cutaway.report.numbers import format_bytes
-from cutaway.runtime import LOCK, alone_in, atomic_path, file_sha256, free_memory_gib, remove_path
+from cutaway.runtime import LOCK, alone_in, atomic_path, clear_unfinished, file_sha256, free_memory_gib
 from cutaway.views import without_dropout
 from cutaway.weights import save_tensors
 
@@ -203,17 +203,10 @@ def _begun(manifest: Manifest) -> Iterator[None]:
     folder = manifest.folder
     folder.mkdir(parents=True, exist_ok=True)
     with alone_in(folder, "writes the store in"):
-        _clear_unfinished(folder)
+        clear_unfinished(folder)
         manifest.take_in()
         yield
     (folder / LOCK).unlink(missing_ok=True)
-
-
-def _clear_unfinished(folder: Path) -> None:
-    """Remove what a writer that was killed left: ours, and those that the safetensors library writes to before it renames them."""
-    for pattern in (".*.tmp", ".tmp*"):
-        for rest in folder.glob(pattern):
-            remove_path(rest)
 
 
 def _say_nothing(n_done: int, n_total: int) -> None:
