@@ -93,9 +93,10 @@ def read(path: Path) -> Lesson:
     return Lesson(path=path, cells=tuple(cells))
 
 
-def readers_copy(lesson: Lesson, *, folder: Path = COURSE, ending: str = "ipynb") -> nbformat.NotebookNode:
+def readers_copy(lesson: Lesson, *, folder: Path | None = COURSE, ending: str = "ipynb") -> nbformat.NotebookNode:
     """Return the notebook that a reader works in, without solutions: links lead on from `folder`, and to copies of that ending.
 
+    A copy for no folder, which is taken away from the repository, says the paths of what links led to there.
     Hints are folded; in plain Python, where nothing folds, they stand behind the check.
     """
     notebook = nbformat.v4.new_notebook(metadata={"kernelspec": KERNEL})
@@ -124,15 +125,17 @@ def _hints_last(cells: Sequence[Cell]) -> Iterator[Cell]:
             hints = []
 
 
-def _moved(text: str, folder: Path, ending: str) -> str:
+def _moved(text: str, folder: Path | None, ending: str) -> str:
     """Return Markdown whose relative links lead from `folder` where they led from the lessons; those to lessons lead to copies."""
-    if folder.resolve() == COURSE.resolve():
+    if folder and folder.resolve() == COURSE.resolve():
         return text
 
-    def target(found: re.Match[str]) -> str:
-        path = (COURSE / found[1]).resolve()
+    def link(found: re.Match[str]) -> str:
+        path = (COURSE / found[2]).resolve()
         if path.parent == COURSE.resolve():
-            return f"]({path.stem}.{ending})"
-        return f"]({Path(os.path.relpath(path, folder.resolve())).as_posix()})"
+            return f"[{found[1]}]({path.stem}.{ending})"
+        if folder is None:
+            return f"{found[1]} (`{path.relative_to(COURSE.parent.resolve()).as_posix()}`)"
+        return f"[{found[1]}]({Path(os.path.relpath(path, folder.resolve())).as_posix()})"
 
-    return re.sub(r"\]\(((?![a-z]+:)[^)#\s]+)\)", target, text)
+    return re.sub(r"\[([^][]*)\]\(((?![a-z]+:)[^)#\s]+)\)", link, text)

@@ -58,7 +58,7 @@ def _write_lesson(root: Path, path: str, target: Path, page: str, places: Places
     """Write a lesson as the site shows it, and as a notebook to take away."""
     places.shown.add(path)
     _write(target / f"{page}.ipynb", nbformat.writes(notebook_of(root / path, path, places)))
-    _write(target / "downloads" / f"{Path(path).stem}.ipynb", nbformat.writes(readers_copy(read(root / path))))
+    _write(target / "downloads" / f"{Path(path).stem}.ipynb", nbformat.writes(readers_copy(read(root / path), folder=None)))
 
 
 def _write_gallery(entries: list[dict[str, object]], target: Path, places: Places) -> None:

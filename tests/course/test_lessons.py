@@ -98,6 +98,15 @@ def test_links_of_readers_copies_lead_somewhere(ending: str, tmp_path: Path) -> 
         assert not dead_links(prose, tmp_path), copy.name
 
 
+def test_a_copy_to_take_away_links_to_copies_alone() -> None:
+    for path in LESSONS:
+        cells = readers_copy(read(path), folder=None).cells
+        prose = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+        relative = set(re.findall(r"\]\(((?![a-z]+:)[^)#\s]+)\)", prose))
+        assert relative <= {f"{lesson.stem}.ipynb" for lesson in LESSONS}
+        assert "(`src/cutaway/" in prose
+
+
 def test_hints_stand_behind_the_check_in_plain_python() -> None:
     tags = [cell.metadata.get("tags") for cell in readers_copy(read(LESSONS[0]), ending="py").cells]
     first = tags.index(["starter"])
