@@ -9,7 +9,10 @@ import argparse
 import sys
 from pathlib import Path
 
-import jupytext
+try:
+    import jupytext
+except ModuleNotFoundError:
+    sys.exit("lessons are read with jupytext, which is not installed: pip install -c constraints.txt '.[course]', or make course")
 from rich.text import Text
 
 from course.source import COURSE, lessons, read, readers_copy

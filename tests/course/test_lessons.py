@@ -2,6 +2,8 @@
 
 import io
 import re
+import subprocess
+import sys
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ import jupytext
 import matplotlib.pyplot as plt
 import pytest
 from course.__main__ import main, write_copy
-from course.source import Cell, Lesson, lessons, read, readers_copy
+from course.source import COURSE, Cell, Lesson, lessons, read, readers_copy
 
 from prose import dead_links, unchecked_numbers, unknown_names
 
@@ -122,6 +124,13 @@ def test_a_lesson_that_is_not_there_is_named(
     with pytest.raises(SystemExit):
         main()
     assert f"there is no lesson '{number}'" in capsys.readouterr().err
+
+
+def test_without_jupytext_one_sentence_says_what_brings_it() -> None:
+    without = "import runpy, sys; sys.modules['jupytext'] = None; runpy.run_module('course', run_name='__main__')"
+    done = subprocess.run([sys.executable, "-c", without], cwd=COURSE.parent, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert re.fullmatch(r"lessons are read with jupytext, which is not installed: .*make course\n", done.stderr)
 
 
 def test_lessons_are_numbered_from_one() -> None:
