@@ -16,6 +16,7 @@ except ModuleNotFoundError:
 from rich.text import Text
 
 from course.source import COURSE, lessons, read, readers_copy
+from cutaway.cli.errors import report_error
 from cutaway.report import filled_table, print_sentence, stdout_console
 from cutaway.runtime import atomic_write
 
@@ -45,8 +46,11 @@ def main() -> int:
     )
     if unknown := [number for number in wanted if number not in known]:
         start.error(f"there is no lesson {unknown[0]!r}; expected all, or numbers from 1 to {len(known)}")
-    for number in wanted:
-        write_copy(known[number], options.to, options.format)
+    try:
+        for number in wanted:
+            write_copy(known[number], options.to, options.format)
+    except OSError as error:
+        return report_error(error)
     return 0
 
 

@@ -126,6 +126,15 @@ def test_a_lesson_that_is_not_there_is_named(
     assert f"there is no lesson '{number}'" in capsys.readouterr().err
 
 
+def test_a_file_in_the_place_of_the_folder_is_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine").touch()
+    monkeypatch.setattr("sys.argv", ["course", "start", "1", "--to", str(tmp_path / "mine")])
+    assert main() == 2
+    assert " ".join(capsys.readouterr().err.split()).endswith("mine: file exists")
+
+
 def test_without_jupytext_one_sentence_says_what_brings_it() -> None:
     without = "import runpy, sys; sys.modules['jupytext'] = None; runpy.run_module('course', run_name='__main__')"
     done = subprocess.run([sys.executable, "-c", without], cwd=COURSE.parent, capture_output=True, text=True, check=False)
