@@ -89,18 +89,20 @@ def _write_reference(root: Path, target: Path) -> None:
 
 
 def _entry(places: Places, path: str) -> str:
-    """Return the line of a document in a tree; the first page of the repository has the name of the whole."""
+    """Return the line of a document in a tree, a lesson with its number; the first page of the repository has the name of the whole."""
     page = places.pages[path]
+    if path in places.lessons:
+        lesson = read(places.root / path)
+        return f"{lesson.number}. {lesson.title} </{page}>"
     return f"Readme </{page}>" if path == "README.md" else f"/{page}"
 
 
 def _write_indexes(places: Places, target: Path, *, has_gallery: bool, has_diagrams: bool) -> None:
     """Write the front page and those that gather the lessons, the guides and the documents of the project."""
     sections = []
-    if lessons := [places.pages[path] for path in places.lessons]:
-        roadmap = [places.pages[path] for path in ("COURSE_ROADMAP.md",) if path in places.pages]
-        sections.append(("Course", [f"/{page}" for page in [*roadmap, *lessons]]))
-    if guides := [f"/{places.pages[path]}" for path in places.guides] + ["/guides/diagrams"] * has_diagrams:
+    if course := [path for path in ("COURSE_ROADMAP.md", *places.lessons) if path in places.pages]:
+        sections.append(("Course", [_entry(places, path) for path in course]))
+    if guides := [_entry(places, path) for path in places.guides] + ["/guides/diagrams"] * has_diagrams:
         sections.append(("Guides", guides))
     looking = ["/gallery/index"] * has_gallery + ["/reference/index", "/source/index"]
     sections.append(("Look up", looking))
