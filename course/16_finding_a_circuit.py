@@ -305,7 +305,7 @@ zeroed = circuits.score_edges(lm.model, few.tokens, few.other_tokens, few.metric
 ranked = [str(each.edge) for each in zeroed.ranked(14)]
 marking = [edge for edge in ranked if edge.endswith(".k") and edge.startswith("L0")]
 assert any(edge.startswith("L0H6") for edge in marking)
-assert all(edge.endswith("->L1H1.k") for edge in marking)
+assert all(edge.endswith(("->L1H1.k", "->L1H7.k")) for edge in marking)
 asking = [edge for edge in ranked if edge in ("embed->L1H1.q", "embed->L1H7.q")]
 assert asking
 assert not [edge for edge in small.edges if edge.receiver.input == "k"]
@@ -325,7 +325,7 @@ assert of_small["zero"] < 40
 assert of_larger["zero"] > of_small["zero"] + 20
 say(f"""
 By exact scores under zero ablation the strongest edges are {", ".join(f"`{edge}`" for edge in ranked[:10])}. There is the first
-layer: {", ".join(f"`{edge}`" for edge in marking)} enter the *keys* of the circuit's strongest head, by which the giver is found. And
+layer: {", ".join(f"`{edge}`" for edge in marking)} enter the *keys* of heads of the circuit, by which the giver is found. And
 by {", ".join(f"`{edge}`" for edge in asking)} the embedding of the last word enters the queries: this is where the question is asked.
 
 | circuit | edges | faithfulness, resample | faithfulness, zero |
