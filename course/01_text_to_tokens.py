@@ -180,8 +180,8 @@ known = {bpe.decode_bytes([token]) for token in range(largest - 1)}
 #
 # Without cuts, the most frequent neighbours would soon be phrases, and punctuation would stick to words: `dog.`, `dog!` and
 # `dog?` would each need a token. So a pattern cuts first, and merges stay inside the pieces. GPT-2's pieces are runs of
-# letters, of digits, of other signs, or of blanks, and *one space belongs to the piece after it*. That is why " the" and "the"
-# are two tokens: nearly every word of a text has a space before it, and this way the space costs nothing.
+# letters, of digits, of other signs, or of blanks, and endings such as `'s`; *one space belongs to the piece after it*. That is
+# why " the" and "the" are two tokens: nearly every word of a text has a space before it, and this way the space costs nothing.
 
 # %%
 print(regex.findall(GPT2_PATTERN, "The dog's 2 bones, the dog."))
@@ -450,5 +450,5 @@ expect(50304 - 50257, 47, "ids that no text has")
 # ## Read on
 #
 # What becomes of a token's id: [embeddings and positions](02_embeddings_and_positions.py). How generated ids become text again:
-# [sampling](09_sampling.py). Sennrich, Haddow and Birch 2016 (arXiv 1508.07909) brought byte-pair encoding to models of
-# language; Radford et al. 2019, the paper of GPT-2, put it on bytes.
+# [sampling](09_sampling.py). Sennrich, Haddow and Birch 2016 (arXiv 1508.07909) brought byte-pair encoding to machine
+# translation; Radford et al. 2019, the paper of GPT-2, put it on bytes.

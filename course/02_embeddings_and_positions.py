@@ -254,6 +254,8 @@ figure(
 before, after = losses["as it is"][32:64].mean(), losses["as it is"][192:].mean()
 assert after > before + 0.5
 assert abs(losses["the last 64 alone"][192:].mean() - before) < 0.3
+assert losses["slower rotation"][192:].mean() < after - 0.5
+assert 0 < losses["slower rotation"][32:64].mean() - before < 0.3
 late = {name: f"{loss[192:].mean():.2f}" for name, loss in losses.items()}
 say(f"""
 From position 32 to 64 the loss is {before:.2f}, in the last quarter {after:.2f}: the model meets distances that it has never seen.
@@ -268,8 +270,8 @@ ones.
 # ## Predict
 #
 # A *causal* model with no positions at all: `position="none"`, every position sees itself and those before. Shuffle all tokens
-# but the last, and look at the prediction after the last. Before you run the cell: does it change in a model of one layer? Of
-# two? And in one of two layers that is not causal?
+# but the last, and look at the prediction after the last. Before you run the cell: does it change in a model of one layer? And
+# of two?
 
 
 # %% tags=["prediction"]
@@ -287,7 +289,7 @@ one, two, bag = change_of_last(1, is_causal=True), change_of_last(2, is_causal=T
 assert max(one, bag) < 1e-9 < 1e-2 < two
 expect(cutaway.load("ioi-mini").config.position, "none", "positions of a model that comes with the package")
 say(f"""
-One causal layer: {one:.0e}, nothing but rounding. Two layers without a mask: {bag:.0e}, nothing again. Two causal layers: {two:.2f}.
+One causal layer: {one:.0e}, nothing but rounding. Two causal layers: {two:.2f}; two without a mask, which see a bag: {bag:.0e}.
 The mask itself is the third place where order gets in. After the first layer each position has read from those before it and from no
 others, so what the second layer reads depends on who stood before whom. That can be enough: `ioi-mini`, which comes with the package,
 was trained without positions and does its task. How a head can even count is exercise 3.

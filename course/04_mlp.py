@@ -116,9 +116,9 @@ expect(torch.stack([mlp(each) for each in x]), mlp(x), "one position at a time",
 # ## The bend
 #
 # Without $\sigma$ the two matrices would be one, $W_\mathrm{out} W_\mathrm{in}$, of shape `d_model d_model`, and all the width
-# in the middle would be for nothing. The bend is what makes a neuron a decision: below, nothing; above, more and more. GPT-2's
-# is $\mathrm{gelu}(x) = x\,\Phi(x)$, the input times the probability that a normal number is smaller; `gelu_new` is nearly the
-# same by a tanh.
+# in the middle would be for nothing. The bend is what makes a neuron a decision: below, nothing; above, more and more. GELU
+# is $\mathrm{gelu}(x) = x\,\Phi(x)$, the input times the probability that a normal number is smaller; GPT-2's, `gelu_new`, is
+# nearly the same by a tanh.
 
 # %%
 grid = torch.linspace(-4, 4, 161)
@@ -167,6 +167,10 @@ expect(smollm2.n_heads / smollm2.n_kv_heads, 3, "heads that share keys and value
 # looks for the contexts in which its key fits best, in the source of a module. Apart from that it asks what the value says:
 # read by the unembedding, which character does it make likeliest? One answer comes from texts, the other from weights alone. If
 # an MLP is a memory, they should agree.
+#
+# Three words of later lessons are needed from here on. The *unembedding*, at the end of a model, scores each token by its dot
+# product with the stream, after a last *norm*, which rescales the stream ([lesson 5](05_residual_stream.py)). An *edit* of a run
+# puts another value in the place of an activation ([lesson 12](12_opening_the_model.py)); a *sweep* makes many edited runs.
 
 # %%
 lm = cutaway.load("stdlib-4l")

@@ -225,8 +225,9 @@ say("| rule | nats a character |\n|---|---|\n" + "\n".join(f"| {name} | {level:.
 # ## Predict
 #
 # Before you run the next cell, which trains a GPT on this text: where does its loss begin? And suppose that after every few
-# steps we ask how far its predictions are from those of each table (as KL divergence). Nobody tells it to count anything. Will
-# it ever come close to the table of unigrams? To that of bigrams? At what loss, and in which order?
+# steps we ask how far its predictions are from those of each table, by the *KL divergence*: if characters came as the table
+# says, how many nats more would each cost by the model's predictions than by the table's? Nobody tells it to count anything.
+# Will it ever come close to the table of unigrams? To that of bigrams? At what loss, and in which order?
 
 # %% tags=["prediction"]
 windows = held_out[: len(held_out) // 64 * 64].view(-1, 64)

@@ -277,7 +277,7 @@ figure(
         x_label="letters written",
         y_label="probability given by the model",
     ),
-    "A guess, a guess, and then a letter that has come before: from there each is more certain than the last. In the second text "
+    "Guesses at first; once the first text goes round, each letter is likelier than all others together. In the second text "
     "certainty is lost again after some thirty rounds of one letter, and greed goes round all the same",
 )
 say(f"""

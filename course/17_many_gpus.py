@@ -63,7 +63,7 @@ from cutaway.weights import parameter_shapes
 #
 # $$ 2\, \frac{R - 1}{R}\, S \text{ bytes} $$
 #
-# which hardly depends on $R$. What training holds, with $N$ parameters in float32 and AdamW's two averages, is $16 N$ bytes and
+# each step. What training holds, with $N$ parameters in float32 and AdamW's two averages, is $16 N$ bytes and
 # the activations.
 
 # %% [markdown]
