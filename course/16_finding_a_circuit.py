@@ -9,6 +9,8 @@
 # [minimising.py](../src/cutaway/interp/circuits/minimising.py), [evaluation.py](../src/cutaway/interp/circuits/evaluation.py).
 
 # %%
+from unittest.mock import Mock, patch
+
 import torch
 from torch import Tensor
 
@@ -453,13 +455,21 @@ def year_circuit() -> circuits.Circuit:
 
 # %% tags=["check"]
 with checking("a circuit of your own"):
-    yours = year_circuit()
+    refusal = Mock(side_effect=AssertionError("select_circuit, find_circuit and minimise would do the exercise for you"))
+    with patch.multiple(circuits, select_circuit=refusal, find_circuit=refusal, minimise=refusal):
+        yours = year_circuit()
     assert len(yours) <= 10, f"it has {len(yours)} edges; expected 10 at most"
     of_yours = circuits.evaluate_circuit(
         year_model, other_years.tokens, other_years.other_tokens, other_years.metric, yours, n_random=0, n_subsets=0, units=None
     ).faithfulness[0]
     share = of_yours.normalised or 0.0
     assert abs(1 - share) < 0.1, f"on other prompts it gives {100 * share:.0f} % of the metric; expected 90 to 110 %"
+    on_years = circuits.evaluate_circuit(
+        year_model, years.tokens, years.other_tokens, years.metric, yours, n_random=0, n_subsets=0, units="edge"
+    ).faithfulness[0]
+    for edge in on_years.units:
+        without = (on_years.normalised or 0.0) + edge.effect / on_years.gap
+        assert abs(1 - without) >= 0.05, f"without one of its edges it gives {100 * without:.0f} % on `years`: that edge can go too"
 
 # %% [markdown]
 # ## Pitfalls
