@@ -120,3 +120,54 @@ def test_models_that_do_not_go_together_are_refused(pair, tokens, made, tmp_path
     wide = language_model(d_model=24, n_heads=4)
     with pytest.raises(ValueError, match=r"reads 64 coordinates of .*, and the models have others"):
         sae.compare_models(unknown, wide, wide, tokens)
+
+
+def test_a_crosscoder_finds_what_two_models_share_and_what_one_has_alone():
+    generator = torch.Generator().manual_seed(0)
+    first, second = (torch.nn.functional.normalize(torch.randn(24, 16, generator=generator), dim=1) for _ in range(2))
+    first[16:20], second[20:24] = 0, 0  # 16 of both, 4 of the second alone, 4 of the first alone
+    known = sae.SyntheticFeatures(torch.cat([first, 50 * second], dim=1), probability=0.08)
+    shape = sae.DictionaryConfig(kind="relu", d_in=32, d_sae=24, n_models=2)
+    config = sae.SAEConfig(
+        dictionary=shape, n_steps=1500, batch_size=128, sparsity=0.1, learning_rate=1e-2, dead_after=5000, log_every=100
+    )
+    made, curve = sae.train(config, known)
+    assert made.config.scales == curve.scales
+    compared = sae.compare_decoders(made)
+    unit = torch.tensor([1.0] * 16 + [50.0] * 16)
+    assert sae.best_cosines(known.directions / unit, made.W_dec / unit).mean() > 0.99
+    alone = [(compared.relative < 0.1).sum().item(), (compared.relative > 0.9).sum().item()]
+    assert alone == [4, 4], compared.summary()
+    assert "16 are in both models, 4 in the first model alone and 4 in the second model alone" in compared.summary()
+
+
+def test_a_model_of_longer_activations_does_not_have_all_latents(tmp_path):
+    """Both models have the same rows, the second's ten times as long: every latent is of both, also once it was saved."""
+    rows = torch.randn(2000, 8, generator=torch.Generator().manual_seed(0)).relu()
+    shape = sae.DictionaryConfig(kind="relu", d_in=16, d_sae=16, n_models=2)
+    config = sae.SAEConfig(dictionary=shape, n_steps=200, batch_size=128, sparsity=0.05, learning_rate=1e-2)
+    made, curve = sae.train(config, torch.cat([rows, 10 * rows], dim=1))
+    assert curve.scales[0] == pytest.approx(10 * curve.scales[1], rel=1e-4)  # float32 means of squares
+    again = sae.load_dictionary(sae.save_dictionary(made, tmp_path / "crosscoder"))
+    assert again.config == made.config
+    for each in (made, again):
+        relative = sae.compare_decoders(each).relative
+        assert ((relative > 0.1) & (relative < 0.9)).all(), relative
+
+
+@pytest.mark.parametrize(
+    ("ask", "sentence"),
+    [
+        (lambda made: sae.compare_decoders(made), "does not know the scales of its training"),
+        (lambda made: sae.compare_decoders(made, [1.0]), "1 scales were given; expected one for each of the two"),
+        (lambda made: sae.DictionaryConfig(d_in=4, d_sae=8, k=2, n_models=2, scales=(1.0,)), "expected a number above 0 for each"),
+        (lambda made: sae.DictionaryConfig(d_in=4, d_sae=8, k=2, n_models=2, scales=(1.0, 0.0)), "expected a number above 0 for"),
+        (
+            lambda made: sae.compare_decoders(sae.make_dictionary(sae.DictionaryConfig(d_in=4, d_sae=8, k=2))),
+            "reads 1 model.*train one of two",
+        ),
+    ],
+)
+def test_models_are_not_compared_by_guesses(ask, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        ask(sae.make_dictionary(sae.DictionaryConfig(d_in=4, d_sae=8, k=2, n_models=2)))

@@ -97,3 +97,58 @@ def test_dictionaries_that_do_not_fit_are_refused(lm, planted):
     both = sae.make_dictionary(sae.DictionaryConfig(kind="relu", d_in=64, d_sae=8, name=NAME, n_models=2))
     with pytest.raises(ValueError, match="a crosscoder reads 2 models at once"):
         sae.probe_latents(lm, both, TEXTS, LABELS)
+
+
+def test_one_latent_that_tells_a_property_is_found():
+    generator = torch.Generator().manual_seed(0)
+    latents = torch.rand(400, 12, generator=generator)
+    labels = torch.rand(400, generator=generator) < 0.2
+    latents[:, 7] = labels * (1 + torch.rand(400, generator=generator))
+    probes = sae.sparse_probes(latents, labels, ks=(1, 3))
+    assert probes[0].features == (7,)
+    assert probes[0].accuracy == 1.0
+    assert probes[1].k == 3
+    chance = sae.sparse_probes(latents[:, :7], labels, ks=(1,))[0].accuracy
+    assert abs(chance - 0.5) < 0.15  # 80 rows are of the rarer class: a standard error of 0.04
+
+
+def test_a_seed_beyond_64_bits_is_one_sentence():
+    with pytest.raises(ValueError, match="a whole number of 64 bits"):
+        sae.random_features(torch.ones(4), 2, seed=2**64)
+
+
+def test_rows_of_one_text_are_not_both_learned_and_tested():
+    """Twenty texts of twenty tokens that resemble each other, labelled at random: what tells texts apart tells nothing."""
+    generator = torch.Generator().manual_seed(2)
+    texts = torch.arange(20).repeat_interleave(20)
+    latents = torch.rand(20, 30, generator=generator)[texts] + 0.01 * torch.rand(400, 30, generator=generator)
+    labels = (torch.randperm(20, generator=generator) % 2 == 0)[texts]
+    by_row, by_text = (sae.sparse_probes(latents, labels, groups=groups, ks=(20,))[0].accuracy for groups in (None, texts))
+    assert by_row > 0.95
+    assert by_text < 0.75  # 20 texts: two standard errors of 0.11 above chance
+
+
+def test_latents_are_chosen_by_their_scaled_means():
+    generator = torch.Generator().manual_seed(3)
+    labels = torch.arange(200) % 2 == 0
+    latents = torch.rand(200, 3, generator=generator)
+    latents[:, 0] *= 1000
+    latents[:, 2] = labels.float()
+    probe = sae.sparse_probes(latents, labels, ks=(1,))[0]
+    assert probe.features == (2,)
+    assert probe.accuracy == 1.0
+
+
+def test_a_probe_is_the_logistic_regression_it_says():
+    """Its weights are where the gradient of the penalised loss, both classes alike, is nothing."""
+    generator = torch.Generator().manual_seed(1)
+    latents = torch.rand(200, 2, generator=generator).double()
+    labels = latents[:, 0] + 0.3 * torch.randn(200, generator=generator) > 0.3
+    probe = sae.sparse_probes(latents, labels, ks=(2,), l2=1e-3)[0]
+    chosen, scale = list(probe.features), latents.square().mean(0).sqrt()
+    w, b = (torch.tensor(each, dtype=torch.float64, requires_grad=True) for each in (probe.weights, probe.bias))
+    loss = torch.nn.functional.binary_cross_entropy_with_logits(latents[:, chosen] @ w + b, labels.double(), reduction="none")
+    # two classes' weights are w/2 and -w/2, so l2/2 of their squares is l2/4 of w's
+    both = 0.5 * (loss[labels].mean() + loss[~labels].mean()) + 0.25e-3 * (w * scale[chosen]).square().sum()
+    for gradient in torch.autograd.grad(both, [w, b]):
+        assert gradient.abs().max() < 1e-7
