@@ -17,6 +17,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "bidirectional": {"is_causal": False},
 }
 
+EXACT = {"atol": 1e-12, "rtol": 0}
+"""How near two runs of these models are that compute the same."""
+
 
 def small_model(variant: str = "gpt2", *, seed: int = 0, **changes: Any) -> Transformer:
     """Return a model of three layers with weights large enough for edits to matter."""
