@@ -1,9 +1,11 @@
+import json
 import shutil
 
 import pytest
 import torch
 
 import cutaway as package
+from circuit_commands import PAIRS
 from cutaway import LanguageModel, ModelConfig, Transformer
 from cutaway.cli.main import main
 from cutaway.tokenizers import BPETokenizer
@@ -75,3 +77,9 @@ def trained_run(tmp_path_factory):
 def run(trained_run, tmp_path):
     """The latest run of this test's folder of runs: characters, 2 layers of 2 heads."""
     return shutil.copytree(trained_run, tmp_path / "runs/play")
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in PAIRS))
+    return ["--prompts", "pairs.jsonl"]
