@@ -1,4 +1,4 @@
-"""`cutaway interpret circuit run`, `score`, `curve` and `compare`: what is done with a circuit that is there, on a tiny run."""
+"""`cutaway interpret circuit run`, `score` and `compare`: what is done with a circuit that is there, on a tiny run."""
 
 import json
 from dataclasses import replace
