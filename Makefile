@@ -26,7 +26,7 @@ check: $(VENV)/.dev  ## format, lint, types, architecture, diagrams
 	@$(BIN)/ruff format --check --quiet . || { echo "run: $(BIN)/ruff format ."; exit 1; }
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy
-	@$(BIN)/python -m pytest -q -p no:cacheprovider -m "not slow" tests/test_architecture.py tests/documents/test_tikz_diagrams.py
+	@$(BIN)/python -m pytest -q -p no:cacheprovider -m "not slow" tests/test_architecture.py tests/documents/test_tikz_*.py
 
 course: $(VENV)/.course  ## the lessons as notebooks to work in, without their solutions (course/mine)
 	@$(BIN)/python -m course start all
