@@ -1,10 +1,12 @@
 """The transformers library's own models of every family, tiny and at odd sizes: the oracle for reading and writing its folders."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt2": ("gpt2", {"n_embd": 15, "n_head": 3}),
@@ -72,3 +74,12 @@ def normalise_in_float64(model: nn.Module) -> nn.Module:
         if type(module).__name__ == "LlamaRMSNorm":
             module.forward = lambda x, norm=module: F.rms_norm(x, x.shape[-1:], norm.weight, norm.variance_epsilon)
     return model
+
+
+def saved(theirs: nn.Module, folder: Path, **options: Any) -> Path:
+    theirs.save_pretrained(folder, **options)
+    return folder
+
+
+def add_tensors(folder: Path, tensors: dict[str, Tensor]) -> None:
+    save_file({**load_file(folder / "model.safetensors"), **tensors}, folder / "model.safetensors")
