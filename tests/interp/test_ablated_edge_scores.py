@@ -13,8 +13,8 @@ from cutaway.interp import edits, metrics
 from cutaway.interp.circuits import CircuitRuns, Graph, ablated_outputs, faithfulness_curve, score_edges
 from cutaway.interp.sweep import sweep
 from cutaway.model import Transformer
+from interp.edge_streams import METRIC, SMOOTH, Streams, pair, record, same, still
 from interp.models import with_small_weights
-from interp.test_edge_scores import METRIC, SMOOTH, Streams, pair, record, same, still
 
 MakeModel = Callable[..., Transformer]
 
