@@ -1,4 +1,4 @@
-"""Make shards, be killed by SIGKILL again and again, go on each time: run by test_document_shards.py in a process of its own.
+"""Make shards, be killed by SIGKILL again and again, go on: run by test_document_shards_in_processes.py in a process of its own.
 
 One process imports everything once and forks for every life. A life is let go on for a random number of pairs. Then half of the
 kills come after a random part of the time that a pair takes, the other half as soon as a file is seen being written.
