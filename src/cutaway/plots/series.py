@@ -32,8 +32,9 @@ def bars(
 ) -> Figure:
     """Return a figure of one bar a value "label" below the other, each with its number at the end.
 
-    The greatest of the numbers has three digits, and the others have as many decimals as it. Signed values are blue above zero and orange below. `top` keeps so many of the greatest magnitude, ordered from high to low;
-    without it the order is the given one. NaN is left out. Raises ValueError when there is not one label a value, or nothing to draw.
+    The greatest number has three digits, and all have as many decimals as it. Signed values are blue above zero and orange below.
+    `top` keeps so many of the greatest magnitude, ordered from high to low; without it the order is the given one. NaN is left out.
+    Raises ValueError when there is not one label a value, or nothing to draw.
     """
     pairs = _pairs(values, labels)
     n_all = len(pairs)
@@ -99,7 +100,9 @@ def _alike(numbers: Sequence[float]) -> list[str]:
         form = ".2e"
     else:
         n_decimals = 2 - math.floor(math.log10(greatest)) if greatest else 0
-        needed = (n for n in range(max(n_decimals, 0)) if all(math.isclose(round(x, n), x, abs_tol=1e-9 * greatest) for x in numbers))
+        needed = (
+            n for n in range(max(n_decimals, 0)) if all(math.isclose(round(x, n), x, abs_tol=1e-9 * greatest) for x in numbers)
+        )
         form = f".{next(needed, max(n_decimals, 0))}f"
     return [f"{value:z{form}}".replace("-", "\N{MINUS SIGN}") for value in numbers]
 
