@@ -41,7 +41,7 @@ def main() -> int:
     known = {str(read(path).number): path for path in lessons()}
     wanted = (
         list(known)
-        if options.lessons == ["all"]
+        if "all" in options.lessons
         else [str(int(number)) if number.isdecimal() else number for number in options.lessons]
     )
     if unknown := [number for number in wanted if number not in known]:
@@ -49,7 +49,7 @@ def main() -> int:
     try:
         for number in wanted:
             write_copy(known[number], options.to, options.format)
-    except OSError as error:
+    except (OSError, KeyboardInterrupt) as error:
         return report_error(error)
     return 0
 

@@ -97,7 +97,8 @@ def readers_copy(lesson: Lesson, *, folder: Path | None = COURSE, ending: str = 
     """Return the notebook that a reader works in, without solutions: links lead on from `folder`, and to copies of that ending.
 
     A copy for no folder, which is taken away from the repository, says the paths of what links led to there.
-    Hints are folded; in plain Python, where nothing folds, they stand behind the check.
+    Hints are folded, and so is the code of a prediction, which tells the outcome; in plain Python, where nothing folds, hints stand
+    behind the check.
     """
     notebook = nbformat.v4.new_notebook(metadata={"kernelspec": KERNEL})
     for cell in lesson.cells if ending == "ipynb" else _hints_last(lesson.cells):
@@ -110,6 +111,8 @@ def readers_copy(lesson: Lesson, *, folder: Path | None = COURSE, ending: str = 
         notebook.cells.append(make(text, metadata={"tags": [cell.tag]} if cell.tag else {}))
     for number, cell in enumerate(notebook.cells):
         cell.id = f"cell-{number}"  # the same copy each time
+        if cell.metadata.get("tags") == ["prediction"]:
+            cell.metadata["jupyter"] = {"source_hidden": True}  # it has the outcome in words
     return notebook
 
 

@@ -1,5 +1,7 @@
 """What lessons are made of: source that is shown or refused, and checks that tell right from wrong in a sentence."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,28 @@ from cutaway.hooks import Hooks
 from cutaway.lesson import checking, expect, figure, pick, say, show
 from cutaway.model import Attention, attend
 from cutaway.training.step import TrainStep
+
+LESSON = """# %% [markdown]
+# # A lesson
+
+# %%
+from cutaway.lesson import say
+
+
+def twice(text):
+    say(text)
+
+
+say("first")
+
+# %% [markdown]
+# ## The idea
+
+# %%
+twice("second")
+# ### no heading of its own
+say("third")
+"""
 
 
 def test_source_is_shown_without_docstrings(capsys: pytest.CaptureFixture[str]) -> None:
@@ -99,6 +123,19 @@ def test_a_check_says_in_one_line_how_it_went(capsys: pytest.CaptureFixture[str]
     fine, broken, *_ = capsys.readouterr().out.splitlines()
     assert fine == "✓ fine"
     assert broken.startswith("✗ broken: RuntimeError: ")
+
+
+def test_an_exercise_that_is_not_begun_is_said_to_be(capsys: pytest.CaptureFixture[str]) -> None:
+    for unwritten in (..., None):
+        exec('with checking("unwritten"):\n    unwritten.dtype', {"checking": checking, "unwritten": unwritten})
+    assert capsys.readouterr().out.splitlines() == 2 * ["✗ unwritten: nothing is returned yet"]
+
+
+def test_what_a_lesson_prints_stands_under_its_headings(tmp_path: Path) -> None:
+    (tmp_path / "lesson.py").write_text(LESSON)
+    done = subprocess.run([sys.executable, "lesson.py"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    printed = [line.strip() for line in done.stdout.splitlines() if line.strip()]
+    assert printed == ["A lesson", "first", "The idea", "second", "third"]
 
 
 def test_an_error_in_the_readers_function_is_placed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -44,6 +44,7 @@ def _build(root: Path, source: Path, out: Path) -> int:
         "CUTAWAY_SITE_SOURCE": str(source),
         "CUTAWAY_SITE_CACHE": str(_cache(root, out / "executed")),
         "IPYTHONDIR": str(_quiet_kernels(out / "ipython")),
+        "OMP_WAIT_POLICY": "passive",  # threads that wait leave the cores to whatever else runs
         "PYTHONPATH": os.pathsep.join([str(root / "src"), str(root), os.environ.get("PYTHONPATH", "")]),
     }
     os.environ.pop("CUTAWAY_COURSE", None)  # lessons run in their fast setting

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import nbformat
-from course.source import read, readers_copy
+from course.source import read
 
 from docs.site import diagrams, front, gallery, reference
 from docs.site.lessons import notebook_of
@@ -55,10 +55,9 @@ def _copy(origin: Path, target: Path) -> None:
 
 
 def _write_lesson(root: Path, path: str, target: Path, page: str, places: Places) -> None:
-    """Write a lesson as the site shows it, and as a notebook to take away."""
+    """Write a lesson as the site shows it."""
     places.shown.add(path)
     _write(target / f"{page}.ipynb", nbformat.writes(notebook_of(root / path, path, places)))
-    _write(target / "downloads" / f"{Path(path).stem}.ipynb", nbformat.writes(readers_copy(read(root / path), folder=None)))
 
 
 def _write_gallery(entries: list[dict[str, object]], target: Path, places: Places) -> None:

@@ -17,7 +17,7 @@ copyright = author
 language = "en"
 
 extensions = ["myst_nb", "sphinx.ext.mathjax", "sphinx.ext.linkcode", "sphinx_copybutton", "docs.site.extension"]
-exclude_patterns = ["downloads", "pictures"]
+exclude_patterns = ["pictures"]
 site_root = str(ROOT)
 smartquotes = False
 nitpicky = False
@@ -29,8 +29,8 @@ myst_url_schemes = {"http": None, "https": None, "mailto": None, "shown": None}
 
 nb_execution_mode = "cache"
 nb_execution_cache_path = os.environ["CUTAWAY_SITE_CACHE"]
-nb_execution_timeout = 180
-nb_execution_raise_on_error = True
+nb_execution_timeout = 1200  # seconds a cell, on cores that others use too
+nb_execution_show_tb = True  # a cell that fails is a warning, and so the end of the building, with its error alone
 nb_merge_streams = True
 nb_render_markdown_format = "myst"  # `say` and `show` write what lessons are written in
 

@@ -290,6 +290,11 @@ def source_of(sources: dict[str, tuple[str, int]], domain: str, info: dict[str, 
     return None if found is None else f"{posixpath.join('..', shown_page(found[0]))}.html#L-{found[1]}"
 
 
+def _say_which_lesson(app: Sphinx, docname: str, source: list[str]) -> None:  # noqa: ARG001  (Sphinx calls it with them)
+    if re.match(r"course/\d", docname):
+        print(f"{docname}: its code runs, unless it has run before", flush=True)
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     """Add all of it to an application."""
     app.add_config_value("site_root", "", "env")
@@ -300,6 +305,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     for transform in (LinksInOutputs, ShownCode, ShownLinks, NamesInText, Signatures):
         app.add_post_transform(transform)
     app.connect("config-inited", _load_names)
+    app.connect("source-read", _say_which_lesson)
     app.connect("doctree-read", _refuse_silent_pictures)
     app.connect("html-collect-pages", _shown_pages)
     app.connect("html-page-context", _spare_navigation, priority=400)  # before the theme asks for the tree

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+import base64
 import itertools
 from pathlib import Path
 
-from course.source import KERNEL, Cell, read
+import nbformat
+from course.source import KERNEL, Cell, Lesson, read, readers_copy
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
@@ -40,7 +42,7 @@ def notebook_of(path: Path, page: str, places: Places) -> NotebookNode:
         for number, cell in enumerate(several, 1):
             hint = f"Hint {number}" if tag == "hint" and len(several) > 1 else "Hint"
             cells.append(_code(cell) if cell.is_code else _text(cell, hint, page, places))
-    cells[0].source = _with_offer(cells[0].source, path.stem)
+    cells[0].source = _with_offer(cells[0].source, lesson)
     for number, cell in enumerate(cells):
         cell.id = f"cell-{number}"  # the same notebook each time
     return new_notebook(cells=cells, metadata={"kernelspec": KERNEL, "language_info": _LANGUAGE})
@@ -76,7 +78,7 @@ def _code(cell: Cell) -> NotebookNode:
     if cell.tag == "solution":
         _fold(made, "hide-cell", _TITLES["solution"])
     elif cell.tag == "prediction":
-        _fold(made, "hide-output", _TITLES["prediction"])
+        _fold(made, "hide-cell", _TITLES["prediction"])  # the code of an outcome tells it
     elif cell.tag is None and is_shown_alone(cell.text):
         made.metadata["tags"].append("remove-input")
     return made
@@ -87,10 +89,15 @@ def _fold(cell: NotebookNode, how: str, title: str) -> None:
     cell.metadata["mystnb"] = {"code_prompt_show": title, "code_prompt_hide": title}
 
 
-def _with_offer(source: str, name: str) -> str:
-    """Return the first cell with a line under its title that says where the lesson is to be had as files."""
+def _with_offer(source: str, lesson: Lesson) -> str:
+    """Return the first cell with a line under its title that says where the lesson is to be had as files.
+
+    The notebook is in the page itself: of a file beside it a browser that reads from the disk shows the text instead of keeping it.
+    """
     title, _, rest = source.partition("\n")
-    number = int(name.split("_")[0])
-    files = f"{{download}}`a notebook without solutions </downloads/{name}.ipynb>` (`python -m course start {number}` writes it)"
+    name = lesson.path.stem
+    notebook = base64.b64encode(nbformat.writes(readers_copy(lesson, folder=None)).encode()).decode()
+    link = f'<a class="download" download="{name}.ipynb" href="data:application/x-ipynb+json;base64,{notebook}">'
+    files = f"{link}a notebook without solutions</a> (`python -m course start {lesson.number}` writes it)"
     offer = f":::{{container}} offer\nTo work in: {files}. To read: [the lesson's one source](shown:course/{name}.py).\n:::"
     return f"{title}\n\n{offer}\n{rest}"

@@ -21,6 +21,7 @@ _LINK = re.compile(
 )
 _HTML = re.compile(r"<(?:img|a)\b[^>]*>", re.IGNORECASE)
 _SESSION = re.compile(r"^( *`{3,})(?:python|py)([ \t]*\n\s*>>>)", re.MULTILINE)
+_PAPER = re.compile(r"\barXiv (\d{4}\.\d{4,5})\b")
 _TITLE = re.compile(r"^# +(.+?) *#*$", re.MULTILINE)
 
 
@@ -70,4 +71,4 @@ def _links(text: str, page: str, places: Places) -> str:
             inner = _links(inner, page, places)
         return f"[{inner}]({places.link(page, target)}{title})"
 
-    return _LINK.sub(lead, text)
+    return _PAPER.sub(r"[\g<0>](https://arxiv.org/abs/\1)", _LINK.sub(lead, text))

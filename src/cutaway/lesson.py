@@ -18,17 +18,21 @@ import textwrap
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from types import EllipsisType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
+from pygments.token import Token
 from rich.markdown import Markdown
-from rich.syntax import Syntax
+from rich.style import Style
+from rich.syntax import ANSISyntaxTheme, Syntax
+from rich.text import Text
 
 from cutaway.plots.style import save_figure
-from cutaway.report import stdout_console
+from cutaway.report import print_sentence, stdout_console
 from cutaway.values import shortened
 
 if TYPE_CHECKING:
@@ -41,6 +45,14 @@ _FIGURES = Path("runs/course")
 _PACKAGE = Path(__file__).parent
 _STANDARD_LIBRARY = Path(os.__file__).parent
 _numbers_of_figures = itertools.count(1)
+_COLOURS = ANSISyntaxTheme(
+    {  # that can be read on dark and on light
+        Token.Comment: Style(dim=True),
+        Token.Keyword: Style(bold=True),
+        Token.Literal.String: Style(color="green"),
+        Token.Literal.Number: Style(color="magenta"),
+    }
+)
 
 
 def show(thing: Callable[..., Any] | type, *, start: str | None = None, stop: str | None = None) -> None:
@@ -64,9 +76,10 @@ def show(thing: Callable[..., Any] | type, *, start: str | None = None, stop: st
         shown = html.escape(place).replace("_", r"\_")  # `__call__` would be bold
         _display_markdown(f"```python\n{code}\n```\n\n<small>{shown}</small>")
     else:
+        _announce()
         console = stdout_console()
         console.print(place, style="dim", soft_wrap=True)
-        console.print(Syntax(code, "python", theme="ansi_light", background_color="default", word_wrap=True))
+        console.print(Syntax(code, "python", theme=_COLOURS, background_color="default", word_wrap=True))
 
 
 def say(text: str) -> None:
@@ -75,6 +88,7 @@ def say(text: str) -> None:
     if _in_notebook():
         _display_markdown(text)
     else:
+        _announce()
         formulas_kept = re.sub(
             r"\$[^$\n]+\$", lambda formula: formula[0].replace("_", r"\_"), text
         )  # else an underscore is emphasis
@@ -92,11 +106,11 @@ def figure(drawn: Figure, caption: str) -> None:
         data = base64.b64encode(buffer.getvalue()).decode()
         display(HTML(f'<figure><img src="data:image/png;base64,{data}" alt="{words}"><figcaption>{words}</figcaption></figure>'))
     else:
-        lesson = Path(getattr(sys.modules["__main__"], "__file__", None) or "lesson").stem
-        name = "-".join([f"{next(_numbers_of_figures):02d}", *re.findall(r"[a-z0-9]+", caption.lower())[:12]])
-        folder = _FIGURES / lesson
+        _announce()
+        name = "-".join([f"{next(_numbers_of_figures):02d}", *re.findall(r"[a-z0-9]+", caption.lower())[:4]])
+        folder = _FIGURES / (Path(_main_file()).stem or "lesson")
         folder.mkdir(parents=True, exist_ok=True)
-        print(f"{save_figure(drawn, folder / f'{name}.png')}: {caption}")
+        print_sentence(stdout_console(), Text.assemble((f"{save_figure(drawn, folder / f'{name}.png')}: ", "dim"), caption))
 
 
 def pick(*, fast: _T, full: _T) -> _T:
@@ -121,13 +135,24 @@ def checking(exercise: str) -> Iterator[None]:
     ...     expect(2 + 2, 5, "twice two")
     ✗ double: twice two: expected 5, got 4
     """
+    if not _in_notebook():
+        _announce()
     try:
         yield
     except Exception as error:
-        message = str(error) if isinstance(error, AssertionError) else f"{type(error).__name__}: {error}{_place_of(error)}"
-        print(f"✗ {exercise}: {message}")
+        print(f"✗ {exercise}: {_finding(error)}")
     else:
         print(f"✓ {exercise}")
+
+
+def _finding(error: Exception) -> str:
+    """Return in one sentence what a check found."""
+    if isinstance(error, AssertionError):
+        return str(error)
+    place = _place_of(error)
+    if not place and re.search(r"'(ellipsis|NoneType)'", str(error)):  # of what the check was given to look at
+        return "nothing is returned yet"
+    return f"{type(error).__name__}: {error}{place}"
 
 
 def _place_of(error: Exception) -> str:
@@ -218,6 +243,31 @@ def _line_with(lines: Sequence[str], text: str, begin: int, thing: Callable[...,
         if text in lines[number]:
             return number
     raise ValueError(f"{thing.__module__}.{thing.__qualname__} has no line with {text!r}")
+
+
+def _main_file() -> str:
+    return str(getattr(sys.modules["__main__"], "__file__", None) or "")
+
+
+def _announce() -> None:
+    """Print the heading of the lesson under which its running line stands, so that one finds what is printed in the source."""
+    line, frame = 0, inspect.currentframe()
+    while frame is not None:
+        line = frame.f_lineno if frame.f_code.co_filename == _main_file() else line  # the outermost, not that of a function
+        frame = frame.f_back
+    if line:
+        before = Path(_main_file()).read_text(encoding="utf-8").splitlines()[:line]
+        headings = [text for text in before if re.match(r"# ##? ", text)]
+        if headings:
+            _print_once(headings[-1].lstrip("# "))
+
+
+@cache
+def _print_once(heading: str) -> None:
+    console = stdout_console()
+    console.print()
+    console.print(heading, style="bold underline", markup=False)
+    console.print()
 
 
 def _in_notebook() -> bool:

@@ -85,6 +85,8 @@ def test_a_readers_copy_has_no_solution(path: Path) -> None:
     assert len(copy.cells) == len(lesson.cells) - len(list(lesson.exercises()))
     texts = {cell.source for cell in copy.cells}
     assert not [exercise for exercise in lesson.exercises() if exercise[-2].text in texts]
+    hidden = [cell.source for cell in copy.cells if cell.metadata.get("jupyter", {}).get("source_hidden")]
+    assert hidden == [cell.text for cell in lesson.cells if cell.tag == "prediction"]
 
 
 @pytest.mark.parametrize("ending", ["ipynb", "py"])

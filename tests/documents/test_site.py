@@ -1,5 +1,6 @@
 """The documentation site: its parts alone, and as a whole without a network and in a browser."""
 
+import base64
 import doctest
 import importlib
 import importlib.util
@@ -11,8 +12,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nbformat
 import pytest
 from benchmarks.gallery import figures_of, standing_alone
+from course.source import read, readers_copy
 from docs.site import gallery
 from docs.site.docstrings import first_sentence, to_markdown
 from docs.site.lessons import LessonError, is_shown_alone, notebook_of
@@ -84,6 +87,8 @@ def places(root: Path) -> Places:
         ("[the `a`\nb](../src/cutaway/model/attention.py#L3)", "[the `a`\nb](shown:src/cutaway/model/attention.py#L3)"),
         ("[a](../examples/slurm)", "[a](shown:examples/slurm)"),
         ("[a](#here)", "[a](#here)"),
+        ("(Olah, arXiv 2209.10652)", "(Olah, [arXiv 2209.10652](https://arxiv.org/abs/2209.10652))"),
+        ("`arXiv 2209.10652`", "`arXiv 2209.10652`"),
         ("[a](https://example.com/x)", "[a](https://example.com/x)"),
         ("![a curve](images/curve.svg)", "![a curve](/pictures/docs/images/curve.svg)"),
         ("[![a curve](images/curve.svg)](glossary.md)", "[![a curve](/pictures/docs/images/curve.svg)](/guides/glossary.md)"),
@@ -161,8 +166,11 @@ def test_a_lesson_is_folded(root: Path, places: Places) -> None:
     first, shown, prediction, starter, hint, second, solution, check = notebook_of(path, "course/01_tokens.py", places).cells
     assert first.source.startswith("# Tokens\n\n:::{container} offer\n")
     assert "[a token](shown:src/cutaway/model/attention.py)" in first.source
+    taken = re.search(r'download="01_tokens.ipynb" href="data:application/x-ipynb\+json;base64,([^"]+)"', first.source)
+    assert taken is not None
+    assert nbformat.reads(base64.b64decode(taken[1]).decode(), as_version=4) == readers_copy(read(path), folder=None)
     assert shown.metadata["tags"] == ["remove-input"]
-    assert prediction.metadata["tags"] == ["prediction", "hide-output"]
+    assert prediction.metadata["tags"] == ["prediction", "hide-cell"]
     assert starter.metadata["tags"] == ["starter"]
     assert re.match(r":{7}\{fold\} Hint 1\n:kind: hint\n\nThink\.\n:{7}$", hint.source)
     assert "{fold} Hint 2\n" in second.source
