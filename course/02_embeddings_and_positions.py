@@ -249,7 +249,8 @@ figure(
         x_label="position",
         y_label="nats a token",
     ),
-    "Past the 64 positions of training the loss rises, unless rotation is slowed down or each position sees the last 64 alone",
+    "Past the 64 positions of training the loss rises, unless rotation is slowed down or each position sees the last 64 alone (which "
+    "is the model as it is up to there: two lines are one)",
 )
 before, after = losses["as it is"][32:64].mean(), losses["as it is"][192:].mean()
 assert after > before + 0.5

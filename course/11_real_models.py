@@ -176,15 +176,17 @@ by_hand = np.float32(scale) * bytes_8[0, 2:].view(np.int8)
 expect(by_hand, dequantize(bytes_8, GGMLQuantizationType.Q8_0)[0], "decoded by hand as by the gguf package", tolerance=1e-7)
 expect(float(scale) * 127 / float(np.abs(weights).max()), 1.0, "the largest weight has the number 127", tolerance=1e-3)
 bytes_4 = quantize(weights, GGMLQuantizationType.Q4_1)
-decoded = {"as trained": weights[0], "Q8_0": by_hand, "Q4_1": dequantize(bytes_4, GGMLQuantizationType.Q4_1)[0]}
+decoded = {"Q4_1": dequantize(bytes_4, GGMLQuantizationType.Q4_1)[0], "Q8_0": by_hand}
 figure(
-    plots.lines(
-        {name: (list(range(32)), values.tolist()) for name, values in decoded.items()},
+    plots.scatter(
+        {name: (weights[0].tolist(), values.tolist()) for name, values in decoded.items()},
         title="One block of 32 weights",
-        x_label="weight",
-        y_label="value",
+        x_label="as trained",
+        y_label="as decoded",
+        has_diagonal=True,
     ),
-    "Eight bits lie on the trained weights; four bits know sixteen heights between the lowest and the highest of the block",
+    "Eight bits lie on the line, which is the trained weights; four bits are a staircase of sixteen heights between the lowest and the "
+    "highest of the block",
 )
 say(f"""
 A block of Q8_0 takes {bytes_8.size} bytes, {bytes_8.size * 8 / 32:.1f} bits a weight; one of Q4_1 {bytes_4.size} bytes,

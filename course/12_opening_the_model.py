@@ -171,7 +171,7 @@ expect(model(tokens, hooks=replacing(there)), other_logits, "logits of the other
 # is near.
 
 # %%
-for wrong in ("blocks.1.attn.patern", "blocks.7.mlp_out", "transformer.h.*"):
+for wrong in ("blocks.1.attn.patern", "blocks.7.mlp_out", "blocks.0.mlp"):
     try:
         model(tokens, hooks={wrong: lambda x, name: None})
     except ValueError as error:
@@ -288,9 +288,17 @@ say(f"Printed: `{silence}`. As JSON: `{written}`. Read back: `{again}`.")
 reading = lens.logit_lens(lm, line[:22])
 figure(
     reading.figures()[0],
-    "A row for each layer, a column for each character read: the likeliest next character, darker the surer",
+    "A row for each state of the stream, a column for each character read: the likeliest next character, darker the surer. The row "
+    "embed is the stream before layer 0, the rows 0 to 3 are the stream after that layer",
 )
-say(f"{reading.summary()}")
+expect(reading.labels, ["embed", "0", "1", "2", "3"], "the rows")
+kl_of_row = ", ".join(f"{kl:.2f} at {row}" for kl, row in zip(reading.kl.mean(dim=-1).tolist(), reading.labels, strict=True))
+(
+    say(f"""
+{reading.summary().split(" Mean KL")[0]} How far each row is from the last one, as the KL divergence (the nats lost by believing the
+row when the last is true), averaged over the characters: {kl_of_row}.
+""")
+)
 
 # %% [markdown]
 # Is that more than a picture? The equation above says so. The lens leaves out what later layers write. There is an experiment
