@@ -43,8 +43,9 @@ from cutaway.tokenizers.byte_level import BYTES
 # Bytes solve the first half. Every text is a sequence of bytes, of which there are 256, so a vocabulary that has all single
 # bytes can write anything. But a sequence of bytes is long, and a model pays for each position. So *byte-pair encoding* begins
 # with the bytes and adds longer tokens: look for the pair of neighbours that is seen most often, make it a token, and begin
-# again. Each time the pair stands in the text, one token takes the place of two, so the commonest pair shortens the text most. What
-# is learnt is a list of *merges*, in order. To encode a new text is to play the same merges on it.
+# again. Wherever the pair stands, one token takes the place of two, so the commonest pair shortens the text most. (Nearly always:
+# in `aaa` the pair `aa` is seen twice, and only one of the two can be merged.) What is learnt is a list of *merges*, in order. To
+# encode a new text is to play the same merges on it.
 #
 # Nobody chose the tokens, then: the counts of one text did, long before the model saw anything. What the model finds easy or
 # hard to spell, to count or to read is decided here.

@@ -89,7 +89,8 @@ expect(LayerNorm(d_model=4)(1000 * x), LayerNorm(d_model=4)(x), "the size of x i
 # %% [markdown]
 # ## A sum, to the last digit
 #
-# `decompose_resid` returns what was written to the stream, each under its name. In float64 the parts of `stdlib-4l` add up to
+# `run_with_cache` runs the model and keeps every tensor on the way, under a name ([lesson 12](12_opening_the_model.py)).
+# `decompose_resid` returns what was written to the stream, each part under its own. In float64 the parts of `stdlib-4l` add up to
 # the stream after the last layer.
 
 # %%
