@@ -182,7 +182,7 @@ assert half_a_step / 2 < np.abs(decoded["Q4_1"] - weights).max() < 1.1 * half_a_
 figure(
     plots.scatter(
         {name: (weights[0].tolist(), (values - weights[0]).tolist()) for name, values in decoded.items()},
-        title="One block of 32 weights: what rounding moves each by",
+        title="What rounding moves 32 weights by",
         x_label="as trained",
         y_label="decoded less trained",
         levels={"half a step up": half_a_step, "half a step down": -half_a_step},

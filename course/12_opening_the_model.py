@@ -294,7 +294,7 @@ figure(
     "embed is the stream before layer 0, the rows 0 to 3 are the stream after that layer",
 )
 expect(reading.labels, ["embed", "0", "1", "2", "3"], "the rows")
-kl_of_row = ", ".join(f"{kl:.2f} at {row}" for kl, row in zip(reading.kl.mean(dim=-1).tolist(), reading.labels, strict=True))
+kl_of_row = ", ".join(f"{kl:.2f} in row {row}" for kl, row in zip(reading.kl.mean(dim=-1).tolist(), reading.labels, strict=True))
 say(f"""
 {reading.summary().split(" Mean KL")[0]} How far each row is from the last one, as the KL divergence (the nats lost by believing the
 row when the last is true), averaged over the characters: {kl_of_row}.
