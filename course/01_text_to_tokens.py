@@ -11,7 +11,7 @@
 import inspect
 import math
 from collections import Counter
-from itertools import pairwise
+from itertools import pairwise, product
 from pydoc_data.topics import topics
 
 import regex
@@ -401,6 +401,17 @@ with checking("the fewest tokens"):
     small = {b"a", b"b", b"c", b"ab", b"bc", b"abc", b"ca"}
     expect([len(fewest_tokens(word, small)) for word in (b"", b"abc", b"abca", b"bcab")], [0, 1, 2, 2], "lengths")
     expect(b"".join(fewest_tokens(b"abcabcab", small)), b"abcabcab", "the tokens join to the word")
+
+    def ways(word: bytes) -> list[list[bytes]]:
+        """Return all ways to cut a word: twice as many for each byte more."""
+        return [[word[:n], *rest] for n in range(1, len(word) + 1) for rest in ways(word[n:])] if word else [[]]
+
+    pieces = {b"a", b"b", b"aaa", b"aaaa", b"bba", b"bbaa"}
+    for word in map(bytes, product(b"ab", repeat=7)):
+        yours, least = fewest_tokens(word, pieces), min(len(way) for way in ways(word) if pieces.issuperset(way))
+        assert yours in ways(word), f"{yours} does not join to {word!r}"
+        assert pieces.issuperset(yours), f"{yours} are not all tokens of the vocabulary {sorted(pieces)}"
+        assert len(yours) <= least, f"{word!r} can be written with fewer of {sorted(pieces)} than your {yours}"
     several = sorted(set(regex.findall(GPT2_PATTERN, held_out)))
     spent = [(len(bpe.encode(word)), len(fewest_tokens(word.encode(), known))) for word in several]
     for word, (ours, fewest) in zip(several, spent, strict=True):

@@ -324,10 +324,11 @@ def embed_by_hand(tokens: Tensor, W_E: Tensor) -> Tensor:
 
 # %% tags=["check"]
 with checking("embed without a look-up"):
-    embed = Embedding(d_vocab=11, d_model=5)
-    with FlopCounterMode(display=False) as products:
-        found = embed_by_hand(torch.tensor([0, 10, 3, 3]), embed.W_E)
-    expect(found, embed(torch.tensor([0, 10, 3, 3])), "as the library's Embedding")
+    for d_vocab, d_model, some in ((11, 5, torch.tensor([0, 10, 3, 3])), (7, 2, torch.tensor([6, 1]))):
+        embed = Embedding(d_vocab=d_vocab, d_model=d_model)
+        with FlopCounterMode(display=False) as products:
+            found = embed_by_hand(some, embed.W_E)
+        expect(found, embed(some), f"as the library's Embedding of {d_vocab} tokens")
     assert products.get_total_flops() > 0, "the rows are right, but no matrices are multiplied: that is a look-up"
 
 # %% [markdown]
@@ -363,7 +364,9 @@ def sinusoids(n_pos: int, d_model: int, base: float = 10_000.0) -> Tensor:
 with checking("sinusoids"):
     expect(sinusoids(1, 4), [[0.0, 1.0, 0.0, 1.0]], "position 0: every sine is 0 and every cosine 1")
     expect(sinusoids(3, 4)[2, :2], [math.sin(2), math.cos(2)], "the first pair turns by one radian a position")
-    expect(sinusoids(50, 16), SinusoidalPositions(d_model=16)(torch.arange(50)), "as the library has it", tolerance=1e-4)
+    for base in (10_000.0, 100.0):
+        library = SinusoidalPositions(d_model=16, base=base)(torch.arange(50))
+        expect(sinusoids(50, 16, base), library, f"as the library has it with base {base:.0f}", tolerance=1e-4)
 
 # %% [markdown]
 # **3. A head that counts.** Attention without positions, but causal, and the first token is always the same special one. Return
@@ -437,7 +440,9 @@ with checking("rotary by complex numbers"):
     x = torch.randn(7, 6, generator=torch.Generator().manual_seed(3))
     expect(turn(x, torch.zeros(7)), x, "position 0 does not turn")
     expect(turn(torch.tensor([[1.0, 0.0]]), torch.tensor([math.pi / 2])), [[0.0, 1.0]], "a quarter of a circle")
-    expect(turn(x, torch.arange(7)), Rotary(d_head=6)(x[:, None], torch.arange(7))[:, 0], "as the library has it")
+    for d_head, base in ((6, 10_000.0), (6, 100.0), (4, 10_000.0)):
+        library = Rotary(d_head=d_head, base=base)(x[:, None, :d_head], torch.arange(7))[:, 0]
+        expect(turn(x[:, :d_head], torch.arange(7), base), library, f"as the library has it, d_head {d_head}, base {base:.0f}")
 
 # %% [markdown]
 # ## Pitfalls

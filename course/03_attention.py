@@ -209,6 +209,8 @@ def attend_by_hand(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 with checking("attention from scratch"):
     q, k, v = torch.randn(3, 4, 6, 8, generator=torch.Generator().manual_seed(1))
     expect(attend_by_hand(q, k, v), attend(q, k, v, "causal"), "as the library's attend")
+    others = torch.randn(3, 2, 9, 5, generator=torch.Generator().manual_seed(2))
+    expect(attend_by_hand(*others), attend(*others, "causal"), "with two heads of width 5 and nine positions")
 
 # %% [markdown]
 # **3. A head out of weights.** The stream tells each position where it stands: `x` is the unit matrix, `n_pos n_pos`. Set the

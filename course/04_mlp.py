@@ -315,8 +315,10 @@ def mlp_by_hand(x: Tensor, mlp: MLP) -> Tensor:
 
 # %% tags=["check"]
 with checking("by hand"):
-    mlp, x = MLP(d_model=6, d_mlp=10), torch.randn(2, 3, 6, generator=torch.Generator().manual_seed(1))
-    expect(mlp_by_hand(x, mlp), mlp(x), "as the library's MLP")
+    x = torch.randn(2, 3, 6, generator=torch.Generator().manual_seed(1))
+    for act in ("gelu_new", "relu"):
+        mlp = MLP(d_model=6, d_mlp=10, act=act)
+        expect(mlp_by_hand(x, mlp), mlp(x), f"as the library's MLP with {act}")
 
 # %% [markdown]
 # **2. The share.** Which share of the weights of a block's matrices (no biases, no norms) is in its MLP? Write it as a formula
@@ -349,11 +351,13 @@ def mlp_share(config: ModelConfig) -> float:
 with checking("the share"):
     expect(mlp_share(ModelConfig.preset("gpt2")), 2 / 3, "GPT-2")
     expect(mlp_share(lm.config), 1 / 2, "stdlib-4l, whose hidden layer is twice as wide as the stream")
-    for size in ("gpt2-xl", "smollm2-135m"):
-        matrices = {name: shape.numel() for name, shape in parameter_shapes(ModelConfig.preset(size)).items() if len(shape) == 2}
+    sizes = {name: ModelConfig.preset(name) for name in ("gpt2-xl", "smollm2-135m")}
+    sizes["gpt2 with wider heads"] = ModelConfig.preset("gpt2").replace(d_head=100)
+    for size, shaped in sizes.items():
+        matrices = {name: shape.numel() for name, shape in parameter_shapes(shaped).items() if len(shape) == 2}
         in_mlp = sum(count for name, count in matrices.items() if ".mlp." in name)
         in_attention = sum(count for name, count in matrices.items() if ".attn." in name)
-        expect(mlp_share(ModelConfig.preset(size)), in_mlp / (in_mlp + in_attention), f"{size}, counted")
+        expect(mlp_share(shaped), in_mlp / (in_mlp + in_attention), f"{size}, counted")
 
 # %% [markdown]
 # **3. Write a memory.** Given 24 keys of length 1 that point in different directions, and a value for each, set the weights of

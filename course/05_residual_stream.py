@@ -360,10 +360,12 @@ def layer_norm(x: Tensor, gain: Tensor, bias: Tensor, eps: float = 1e-5) -> Tens
 # %% tags=["check"]
 with checking("LayerNorm"):
     drawn = torch.Generator().manual_seed(1)
-    x, gain, bias = torch.randn(2, 3, 8, generator=drawn), torch.randn(8, generator=drawn), torch.randn(8, generator=drawn)
-    expect(layer_norm(x, gain, bias), F.layer_norm(x, (8,), gain, bias), "as torch has it")
+    for d in (5, 8):
+        x, gain, bias = torch.randn(2, 3, d, generator=drawn), torch.randn(d, generator=drawn), torch.randn(d, generator=drawn)
+        expect(layer_norm(x, gain, bias), F.layer_norm(x, (d,), gain, bias), f"as torch has it for {d} coordinates")
     expect(layer_norm(x[0, 0], gain, bias), layer_norm(x, gain, bias)[0, 0], "each position by itself")
     expect(layer_norm(1e-4 * x, gain, bias), F.layer_norm(1e-4 * x, (8,), gain, bias), "with eps where it belongs")
+    expect(layer_norm(x, gain, bias, 0.5), F.layer_norm(x, (8,), gain, bias, 0.5), "with eps 0.5")
 
 # %% [markdown]
 # **2. Who wrote the logit.** Given the parts of the stream at one position, `component d_model`, what the last norm divided by,

@@ -323,9 +323,11 @@ def count(config: ModelConfig) -> int:
 
 # %% tags=["check"]
 with checking("count"):
-    for shape in (gpt2, gpt2.replace(n_layers=3), gpt2.replace(tie_embeddings=False), gpt2.replace(d_mlp=1000)):
-        what = f"{shape.n_layers} layers, d_mlp {shape.d_mlp}, {'tied' if shape.tie_embeddings else 'not tied'}"
-        expect(count(shape), n_parameters(shape), what, tolerance=0)
+    one_change: list[dict[str, int]] = [{}, {"n_layers": 3}, {"d_mlp": 1000}, {"n_ctx": 77}, {"d_vocab": 99}]
+    for change in [*one_change, {"tie_embeddings": False}]:
+        shape = gpt2.replace(**change)
+        expect(count(shape), n_parameters(shape), f"GPT-2 with {change or 'no change'}", tolerance=0)
+    expect(count(small), n_parameters(small), f"a model of d_model {small.d_model}", tolerance=0)
 
 # %% [markdown]
 # **2. Unembed early.** Write `early_logits(model, tokens, n_blocks)`: the logits that the model would give if it ended after

@@ -506,14 +506,15 @@ def rms_norm_backward(d_y: Tensor, x: Tensor, weight: Tensor, eps: float) -> tup
 
 # %% tags=["check"]
 with checking("RMSNorm"):
-    norm = RMSNorm(8).double()
-    with torch.no_grad():
-        norm.weight.normal_(generator=generator)
-    x, d_y = torch.randn(2, 5, 8, dtype=torch.double, generator=generator)
-    x.requires_grad_()
-    found = rms_norm_backward(d_y, x.detach(), norm.weight.detach(), norm.eps)
-    for name, mine, true in zip(("x", "the weight"), found, autograd_of(norm(x), d_y, x, norm.weight), strict=True):
-        expect(mine, true, f"the gradient of {name}", tolerance=1e-10)
+    for d, eps in ((8, 1e-5), (3, 0.1)):
+        norm = RMSNorm(d, eps=eps).double()
+        with torch.no_grad():
+            norm.weight.normal_(generator=generator)
+        x, d_y = torch.randn(2, 5, d, dtype=torch.double, generator=generator)
+        x.requires_grad_()
+        found = rms_norm_backward(d_y, x.detach(), norm.weight.detach(), eps)
+        for name, mine, true in zip(("x", "the weight"), found, autograd_of(norm(x), d_y, x, norm.weight), strict=True):
+            expect(mine, true, f"the gradient of {name} for {d} coordinates, eps {eps}", tolerance=1e-10)
 
 # %% [markdown]
 # **3. Attention with shared keys.** Write the way back through causal attention in which groups of query heads share keys and
@@ -555,13 +556,14 @@ def attend_backward(d_z: Tensor, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tenso
 
 # %% tags=["check"]
 with checking("attention with shared keys"):
-    for n_heads, n_kv_heads in ((2, 2), (6, 2), (4, 1)):
+    for n_heads, n_kv_heads, n_pos, d_head in ((2, 2, 5, 3), (6, 2, 5, 3), (4, 1, 7, 2)):
         sizes_of = {"q": n_heads, "k": n_kv_heads, "v": n_kv_heads, "d_z": n_heads}
-        q, k, v, d_z = (torch.randn(n, 5, 3, dtype=torch.double, generator=generator) for n in sizes_of.values())
+        q, k, v, d_z = (torch.randn(n, n_pos, d_head, dtype=torch.double, generator=generator) for n in sizes_of.values())
         q, k, v = (each.requires_grad_() for each in (q, k, v))
         found = attend_backward(d_z, q.detach(), k.detach(), v.detach())
         for name, mine, true in zip("qkv", found, autograd_of(attend(q, k, v, "causal"), d_z, q, k, v), strict=True):
-            expect(mine, true, f"the gradient of {name} with {n_heads} heads on {n_kv_heads}", tolerance=1e-10)
+            size = f"{n_heads} heads on {n_kv_heads}, {n_pos} positions, d_head {d_head}"
+            expect(mine, true, f"the gradient of {name} with {size}", tolerance=1e-10)
 
 # %% [markdown]
 # ## Pitfalls

@@ -493,7 +493,7 @@ def rate(step: int, config: TrainConfig) -> float:
 
 # %% tags=["check"]
 with checking("a schedule"):
-    for config in (recipe, recipe.replace(n_warmup_steps=0, n_steps=50), recipe.replace(min_learning_rate=0.0)):
+    for config in (recipe, recipe.replace(n_warmup_steps=0, n_steps=50), recipe.replace(learning_rate=1e-2, min_learning_rate=0.0)):
         for each in range(0, config.n_steps + 1, 5):
             expect(rate(each, config), learning_rate(each, config), f"the rate of step {each} of {config.n_steps}")
 
@@ -564,6 +564,7 @@ with checking("the loop"):
         "with three batches a step": {"n_accumulate": 3},
         "with clipping": {"max_grad_norm": 0.5},
         "twelve steps": {"n_steps": 12},
+        "other averages": {"beta1": 0.5, "beta2": 0.7},
     }
     config = plain
     for what, changes in one_after_the_other.items():

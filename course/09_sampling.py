@@ -483,6 +483,7 @@ def nucleus(probs: Tensor, top_p: float) -> Tensor:
 with checking("a nucleus"):
     expect(nucleus(torch.tensor([0.1, 0.6, 0.3]), 0.5), [0.0, 1.0, 0.0], "one token is enough for 0.5")
     expect(nucleus(torch.tensor([0.1, 0.6, 0.3]), 0.7), [0.0, 2 / 3, 1 / 3], "0.7 needs the second, whole")
+    expect(nucleus(torch.tensor([0.25, 0.5, 0.25]), 0.5), [0.0, 1.0, 0.0], "one token that is 0.5 reaches 0.5")
     random = torch.randn(1, 40, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     library = shaped_log_probs(random, Sampling(temperature=1.0, top_p=0.8), seen=[[]])[0].exp()
     expect(nucleus(random[0].softmax(dim=-1), 0.8), library, "forty tokens, as the library")
@@ -557,11 +558,12 @@ def best_texts(table: Tensor, start: int, num_beams: int, length: int) -> list[t
 # %% tags=["check"]
 with checking("beam search of your own"):
     expect(len(best_texts(table, C, 2, 2)[0][0]), 2, "the length of the best text")
-    for n_beams in (1, 2, 9):
-        library_beams = beam_search(bigrams, [C], num_beams=n_beams, max_new_tokens=4)
-        mine = best_texts(table, C, n_beams, 4)
-        expect(mine[0][0], library_beams[0].tokens, f"the best text with {n_beams} beams")
-        expect([beam[1] for beam in mine], [beam.log_prob for beam in library_beams], f"all {n_beams} log-probabilities")
+    for begin, n_beams in ((C, 1), (C, 2), (C, 9), (A, 2)):
+        library_beams = beam_search(bigrams, [begin], num_beams=n_beams, max_new_tokens=4)
+        mine = best_texts(table, begin, n_beams, 4)
+        what = f"after {'ABC'[begin]} with {n_beams} beams"
+        expect(mine[0][0], library_beams[0].tokens, f"the best text {what}")
+        expect([beam[1] for beam in mine], [beam.log_prob for beam in library_beams], f"all log-probabilities {what}")
 
 # %% [markdown]
 # ## Pitfalls

@@ -430,12 +430,14 @@ def step(x: Tensor, W_Q: Tensor, W_K: Tensor, W_V: Tensor, keys: list[Tensor], v
 # %% tags=["check"]
 with checking("a head that remembers"):
     generator = torch.Generator().manual_seed(2)
-    xs = torch.randn(5, 12, generator=generator, dtype=torch.float64)
-    matrices = torch.randn(3, 12, 4, generator=generator, dtype=torch.float64)
-    kept_k, kept_v = [], []
-    stepped = torch.stack([step(x_new, *matrices, kept_k, kept_v) for x_new in xs])
-    expect(len(kept_k), 5, "keys kept after five steps")
-    expect(stepped, attend(*(xs @ W for W in matrices), "causal"), "five steps, as attention over the whole text", tolerance=1e-10)
+    for n_pos, d_model, d_head in ((5, 12, 4), (7, 10, 3)):
+        xs = torch.randn(n_pos, d_model, generator=generator, dtype=torch.float64)
+        matrices = torch.randn(3, d_model, d_head, generator=generator, dtype=torch.float64) / math.sqrt(d_model)
+        kept_k, kept_v = [], []
+        stepped = torch.stack([step(x_new, *matrices, kept_k, kept_v) for x_new in xs])
+        expect(len(kept_k), n_pos, f"keys kept after {n_pos} steps")
+        what = f"{n_pos} steps with d_head {d_head}, as attention over the whole text"
+        expect(stepped, attend(*(xs @ W for W in matrices), "causal"), what, tolerance=1e-10)
 
 # %% [markdown]
 # **3. Accept or redraw.** Write the rule of speculative decoding for many tokens at once: `drafted` are tokens drawn from `q`,
@@ -467,22 +469,22 @@ def accept_or_redraw(p: Tensor, q: Tensor, drafted: Tensor, u: Tensor, v: Tensor
 
 # %% tags=["check"]
 with checking("accept or redraw"):
-    large = torch.tensor([0.5, 0.3, 0.15, 0.05], dtype=torch.float64)
-    draft = torch.tensor([0.2, 0.3, 0.1, 0.4], dtype=torch.float64)
     n_tokens = 100_000
     u0, u1, u2 = torch.rand(3, n_tokens, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
-    drafted_ids = draw(draft.log().expand(n_tokens, -1), u0)
-    tokens_out = accept_or_redraw(large, draft, drafted_ids, u1, u2)
-    is_good = u1 < (large / draft)[drafted_ids]
-    assert (tokens_out == drafted_ids)[is_good].all(), "a drafted token that passes, u < p / q, must be written as it is"
-    assert not (tokens_out == drafted_ids)[~is_good].any(), "a refused token must not come back: there p < q, and r is 0"
-    counts = torch.bincount(tokens_out, minlength=4)
-    off = (counts - n_tokens * large) / (n_tokens * large * (1 - large)).sqrt()  # in standard deviations
-    worst_token = int(off.abs().argmax())
-    assert off.abs().max() < 5, (
-        f"token {worst_token} came {counts[worst_token] / n_tokens:.3f} of the time; expected {large[worst_token]:.2f}, "
-        f"which is {off[worst_token]:+.0f} standard deviations away"
-    )
+    for large, draft in (([0.5, 0.3, 0.15, 0.05], [0.2, 0.3, 0.1, 0.4]), ([0.1, 0.3, 0.6], [0.5, 0.2, 0.3])):
+        large, draft = torch.tensor(large, dtype=torch.float64), torch.tensor(draft, dtype=torch.float64)
+        drafted_ids = draw(draft.log().expand(n_tokens, -1), u0)
+        tokens_out = accept_or_redraw(large, draft, drafted_ids, u1, u2)
+        is_good = u1 < (large / draft)[drafted_ids]
+        assert (tokens_out == drafted_ids)[is_good].all(), "a drafted token that passes, u < p / q, must be written as it is"
+        assert not (tokens_out == drafted_ids)[~is_good].any(), "a refused token must not come back: there p < q, and r is 0"
+        counts = torch.bincount(tokens_out, minlength=len(large))
+        off = (counts - n_tokens * large) / (n_tokens * large * (1 - large)).sqrt()  # in standard deviations
+        worst_token = int(off.abs().argmax())
+        assert off.abs().max() < 5, (
+            f"token {worst_token} came {counts[worst_token] / n_tokens:.3f} of the time; expected {large[worst_token]:.2f}, "
+            f"which is {off[worst_token]:+.0f} standard deviations away"
+        )
 
 # %% [markdown]
 # Half an hour more, if you like: put it together. Draft four tokens with `stdlib-1l`, read them with `stdlib-4l` in one pass on

@@ -15,6 +15,7 @@ import struct
 import tempfile
 from collections import Counter
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -458,6 +459,10 @@ with checking("three in one"):
     for part, matrix, bias, right_bias in zip(("W_Q", "W_K", "W_V"), three, biases, right, strict=True):
         expect(matrix, getattr(block, part).weight, part)
         expect(bias, right_bias, f"the bias of {part}")
+    x, wide = torch.eye(5)[:2], torch.arange(75.0).view(5, 15)
+    three, _ = split_c_attn(wide, wide[0])
+    expect([len(matrix) for matrix in three], [5, 5, 5], "the outputs of each of the three, d_model 5")
+    expect(torch.cat([x @ matrix.T for matrix in three], dim=1), x @ wide, "what the three give for two positions, d_model 5")
 
 # %% [markdown]
 # **3. Four bits.** Write `decode_q4_1(blocks)`: rows of `bytes_4.size` bytes become rows of 32 weights. A block is the scale
@@ -528,8 +533,11 @@ with checking("which mistake?"):
     for expected, change in changes.items():
         port = Transformer(lm.config.replace(**change)).eval()
         port.load_state_dict(lm.model.state_dict())
+        port.config = lm.config  # who makes a mistake does not write it down
         expect(mistake(lm, LanguageModel(port, lm.tokenizer)), expected, "a port with one mistake")
-    expect(mistake(lm, broken), "transpose", "the port with W_O transposed")
+    with patch.object(cutaway, "compare", wraps=cutaway.compare) as compared:
+        expect(mistake(lm, broken), "transpose", "the port with W_O transposed")
+    assert compared.called, "right, but without `cutaway.compare`, by which it is to be found"
 
 # %% [markdown]
 # ## Pitfalls

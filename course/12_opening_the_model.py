@@ -9,6 +9,7 @@
 
 # %%
 import csv
+import gc
 import inspect
 import json
 import textwrap
@@ -400,10 +401,21 @@ def attention_to_itself(model: Transformer, tokens: Tensor) -> list[float]:
 
 
 # %% tags=["check"]
-with checking("measure without keeping"):
+def n_large() -> int:
+    """Return how many stretches of memory tensors hold that are as large as a layer's patterns of three windows, or larger."""
+    gc.collect()
+    held = [each.untyped_storage() for each in gc.get_objects() if type(each) is Tensor]
+    return len({memory.data_ptr() for memory in held if memory.nbytes() >= 4 * 3 * config.n_heads * config.n_ctx**2})
+
+
+with checking("measure without keeping"), torch.no_grad():
+    n_before, at_end = n_large(), []
+    with model.unembed.register_forward_pre_hook(lambda *_: at_end.append(n_large() - n_before)):
+        yours = attention_to_itself(model, windows[:3])
     _, kept = cutaway.run_with_cache(model, windows[:3], "blocks.*.attn.pattern")
     of_layers = [kept["pattern", layer].diagonal(dim1=-2, dim2=-1).mean().item() for layer in range(config.n_layers)]
-    expect(attention_to_itself(model, windows[:3]), of_layers, "layer by layer")
+    expect(yours, of_layers, "layer by layer")
+    assert max(at_end, default=0) <= 0, f"right, but at the logits {max(at_end)} tensors as large as a pattern are still kept"
 
 # %% [markdown]
 # **2. A hook that steers.** Return the logits of a run in which `vector`, of `d_model`, is added to the stream before layer
@@ -499,6 +511,7 @@ with checking("when is it settled?"):
         right = next(state for state in range(len(column)) if len(set(column[state:])) == 1)
         reads = ", ".join(repr(lm.text([token])) for token in column)
         expect(settled.flatten()[place].item(), right, f"where the lens reads {reads}, state by state")
+    expect(settled_at(model, [state[:4] for state in states[2:]]), (settled - 2).clamp(min=0), "without the first two states")
 
 # %% [markdown]
 # **4. A tuned lens in closed form.** Find for one state an affine map, `x @ A + b`, that brings it as near as it can to the
@@ -545,6 +558,12 @@ with checking("a tuned lens in closed form"), torch.no_grad():
         bare, tuned = kl_of(states[place][held_out]), kl_of(states[place][held_out] @ A + b)
         where = "the embedding" if place == 0 else f"layer {place - 1}"
         assert tuned < most * bare, f"at {where} the KL through your map is {tuned:.2f} and the bare lens has {bare:.2f}"
+        x, y = (each[learn].flatten(0, -2).double() for each in (states[place], states[-1]))
+        missing = y - (x @ A.double() + b.double())  # where the squares are least, it is uncorrelated with x
+        zero = torch.zeros(config.d_model, config.d_model)
+        what = f"what your map of {where} misses the last state by"
+        expect(missing.mean(dim=0), zero[0], f"{what}, averaged over all positions", tolerance=1e-4)
+        expect(x.T @ missing / len(x), zero, f"{what}, times each coordinate it reads, averaged", tolerance=1e-4)
 
 # %% [markdown]
 # ## Pitfalls

@@ -414,6 +414,9 @@ def prefix_matching(pattern: Tensor, n: int) -> Tensor:
 with checking("prefix matching"):
     expect(prefix_matching(cache["pattern", 1], n), prefix[1], "the heads of layer 1")
     expect(prefix_matching(cache["pattern", 0], n), prefix[0], "the heads of layer 0")
+    right = torch.diag(torch.ones(6), -4)[None, None]  # five tokens twice: queries 5 to 9 look four back, and so does 4
+    right[..., 4, :] = 0
+    expect(prefix_matching(right, 5), [1.0], "a perfect head on five tokens and the same again")
 
 # %% [markdown]
 # **2. Does it copy?** Return the sum of the eigenvalues of $A B$ over the sum of their sizes (`A`: `d_vocab d_head`, `B`:
@@ -521,12 +524,19 @@ def induction_by_hand(tokens: Tensor, d_vocab: int, sharpness: float = 20.0) -> 
 # %% tags=["check"]
 with checking("an induction circuit of your own"):
     row = drawn.tokens[0]
-    logits = induction_by_hand(row, d_vocab)
-    expect(tuple(logits.shape), (2 * n, d_vocab), "the shape of the logits")
-    on_right = logits[n - 1 : -1].log_softmax(dim=-1).gather(1, row[n:, None]).exp()[1:]
-    assert on_right.min() > 0.9, f"on the second copy the right token has a probability of {on_right.min():.2f} at worst"
-    cut = induction_by_hand(row[: n + 5], d_vocab)
-    expect(cut, logits[: n + 5], "logits of the same tokens when the text ends earlier (does a query look ahead?)")
+    texts = {
+        "the text of above": row,
+        "a repeat of seven tokens": row[:7].repeat(2),
+        "a second copy in another order": torch.cat([row[:n], row[:n].sort().values]),
+    }
+    for what, text in texts.items():
+        logits, half = induction_by_hand(text, d_vocab), len(text) // 2
+        expect(tuple(logits.shape), (len(text), d_vocab), f"the shape of the logits of {what}")
+        followed = torch.stack([text[(text == token).nonzero()[0, 0] + 1] for token in text[half:]])  # the first time
+        on_right = logits[half:].softmax(dim=-1).gather(1, followed[:, None])
+        assert on_right.min() > 0.9, f"in {what}, what followed last time has a probability of {on_right.min():.2f} at worst"
+        cut = induction_by_hand(text[: half + 5], d_vocab)
+        expect(cut, logits[: half + 5], "logits of the same tokens when the text ends earlier (does a query look ahead?)")
 
 # %% [markdown]
 # ## Pitfalls

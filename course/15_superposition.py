@@ -500,6 +500,7 @@ with checking("an autoencoder of your own"):
     examples = truth.draw(10_000, torch.Generator().manual_seed(12))
     directions = found(examples[examples.norm(dim=1) > 0], 32, 2)
     expect(directions.shape, (32, 12), "the shape of what is found")
+    expect(found(examples[:, :7], 20, 1, n_steps=1).shape, (20, 7), "the shape for 20 latents of 7 dimensions")
     expect(directions.norm(dim=1), torch.ones(32), "the lengths")
     mean = sae.best_cosines(truth.directions, directions).mean().item()
     assert mean > 0.85, f"the mean cosine is {mean:.2f}; expected more than 0.85"

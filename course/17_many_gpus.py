@@ -24,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 import cutaway
 from cutaway import ModelConfig, TrainConfig, Transformer, plots
@@ -492,7 +493,7 @@ def combined(gradients: list[Tensor], n_tokens: list[int]) -> Tensor:
 # %% tags=["check"]
 with checking("uneven parts"):
     expect(combined(uneven, [6 * 16, 2 * 16]), whole, "six rows and two", tolerance=1e-10)
-    expect(combined(parts, [32] * 4), whole, "four times two rows", tolerance=1e-10)
+    expect(combined(parts, [5] * 4), whole, "four equal parts", tolerance=1e-10)
 
 # %% [markdown]
 # **3. Tensor parallel.** Cut an MLP over two devices so that each computes half of the hidden layer, and only *one* sum is
@@ -526,16 +527,21 @@ def mlp_half(x: Tensor, mlp: MLP, rank: int) -> Tensor:
 
 # %% tags=["check"]
 with checking("tensor parallel"), torch.no_grad():
-    mlp = MLP(d_model=12, d_mlp=48).double()
-    x = torch.randn(5, 12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    expect(mlp_half(x, mlp, 0) + mlp_half(x, mlp, 1), mlp(x), "the two halves added up", tolerance=1e-10)
-    shape = mlp_half(x, mlp, 1).shape
-    without = MLP(d_model=12, d_mlp=24).double()
-    for mine, theirs in ((without.W_in.weight, mlp.W_in.weight[24:]), (without.W_in.bias, mlp.W_in.bias[24:])):
-        mine.copy_(theirs)
-    without.W_out.weight.copy_(mlp.W_out.weight[:, 24:])
-    without.W_out.bias.zero_()
-    expect(mlp_half(x, mlp, 1), without(x), "device 1 computes its half of the hidden layer alone", tolerance=1e-10)
+    for d_model, d_mlp in ((12, 48), (6, 20)):
+        mlp, half = MLP(d_model=d_model, d_mlp=d_mlp).double(), d_mlp // 2
+        x = torch.randn(5, d_model, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        expect(mlp_half(x, mlp, 0) + mlp_half(x, mlp, 1), mlp(x), f"the two halves of {d_mlp} added up", tolerance=1e-10)
+        without = MLP(d_model=d_model, d_mlp=half).double()
+        for mine, theirs in ((without.W_in.weight, mlp.W_in.weight[half:]), (without.W_in.bias, mlp.W_in.bias[half:])):
+            mine.copy_(theirs)
+        without.W_out.weight.copy_(mlp.W_out.weight[:, half:])
+        without.W_out.bias.zero_()
+        with FlopCounterMode(display=False) as needed:
+            alone = without(x)
+        with FlopCounterMode(display=False) as used:
+            expect(mlp_half(x, mlp, 1), alone, f"what the second half of {d_mlp} neurons adds", tolerance=1e-10)
+        times = used.get_total_flops() / needed.get_total_flops()
+        assert times <= 1, f"device 1 gives its half, but multiplies {times:.2g} times as much as {half} neurons need"
 
 # %% [markdown]
 # **4. Shards by hand.** Write one step of sharded gradient descent. `shards[r]` is the slice of the long weight vector that
@@ -574,12 +580,20 @@ def sharded_step(shards: list[Tensor], gradient_of: object, rate: float) -> tupl
 
 # %% tags=["check"]
 with checking("shards by hand"):
-    points = torch.randn(4, 6, 12, generator=torch.Generator().manual_seed(1), dtype=torch.float64)  # device row weight
-    start = torch.linspace(-1, 1, 12, dtype=torch.float64)
-    new_shards, n_sent = sharded_step(list(start.chunk(4)), lambda weights, r: points[r].T @ (points[r] @ weights) / 6, 0.1)
-    alone = start - 0.1 * torch.einsum("drw,drv,v->w", points, points, start) / 24
-    expect(torch.cat(new_shards), alone, "one step, as one device would take it on all rows", tolerance=1e-10)
-    expect(n_sent, 2 * 3 / 4 * start.nbytes, "bytes each device sends")
+    for lengths in ((3, 3, 3, 3), (6, 6), (3, 3, 3, 0)):  # the last is how `fully_shard` shares nine out to four
+        n_devices, n_weights = len(lengths), sum(lengths)
+        points = torch.randn(n_devices, 6, n_weights, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        start = torch.linspace(-1, 1, n_weights, dtype=torch.float64)
+
+        def of_device(weights: Tensor, r: int, points: Tensor = points) -> Tensor:
+            return points[r].T @ (points[r] @ weights) / 6
+
+        new_shards, n_sent = sharded_step(list(start.split(lengths)), of_device, 0.1)
+        alone = start - 0.1 * torch.einsum("drw,drv,v->w", points, points, start) / (6 * n_devices)
+        expect([len(shard) for shard in new_shards], lengths, "the lengths of the new shards")
+        expect(torch.cat(new_shards), alone, f"a step with shards of {lengths}, as one device would take it", tolerance=1e-10)
+        if len(set(lengths)) == 1:
+            expect(n_sent, 2 * (n_devices - 1) / n_devices * start.nbytes, f"bytes each of {n_devices} devices sends")
 
 # %% [markdown]
 # ## Pitfalls
