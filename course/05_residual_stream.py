@@ -310,7 +310,7 @@ by_loud, by_model = (lm.text(each[0].argmax(dim=-1)) for each in (loud, logits))
 
 
 def written(text: str) -> str:
-    return text.replace(" ", "_").replace("\n", "↵")
+    return text.replace(" ", "␣").replace("\n", "↵")
 
 
 say(f"""
