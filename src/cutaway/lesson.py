@@ -18,7 +18,6 @@ import textwrap
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 from types import EllipsisType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -27,6 +26,7 @@ import numpy as np
 import torch
 from pygments.token import Token
 from rich.markdown import Markdown
+from rich.markup import escape
 from rich.style import Style
 from rich.syntax import ANSISyntaxTheme, Syntax
 from rich.text import Text
@@ -45,6 +45,7 @@ _FIGURES = Path("runs/course")
 _PACKAGE = Path(__file__).parent
 _STANDARD_LIBRARY = Path(os.__file__).parent
 _numbers_of_figures = itertools.count(1)
+_headings_printed = set[str]()
 _COLOURS = ANSISyntaxTheme(
     {  # that can be read on dark and on light
         Token.Comment: Style(dim=True),
@@ -136,7 +137,7 @@ def checking(exercise: str) -> Iterator[None]:
     ✗ double: twice two: expected 5, got 4
     """
     if not _in_notebook():
-        _announce()
+        _announce(gap=False)
     try:
         yield
     except Exception as error:
@@ -249,8 +250,11 @@ def _main_file() -> str:
     return str(getattr(sys.modules["__main__"], "__file__", None) or "")
 
 
-def _announce() -> None:
-    """Print the heading of the lesson under which its running line stands, so that one finds what is printed in the source."""
+def _announce(*, gap: bool = True) -> None:
+    """Print the heading of the lesson under which its running line stands, so that one finds what is printed in the source.
+
+    An empty line, unless there is to be no `gap`, keeps what is printed under one heading apart.
+    """
     line, frame = 0, inspect.currentframe()
     while frame is not None:
         line = frame.f_lineno if frame.f_code.co_filename == _main_file() else line  # the outermost, not that of a function
@@ -258,16 +262,11 @@ def _announce() -> None:
     if line:
         before = Path(_main_file()).read_text(encoding="utf-8").splitlines()[:line]
         headings = [text for text in before if re.match(r"# ##? ", text)]
-        if headings:
-            _print_once(headings[-1].lstrip("# "))
-
-
-@cache
-def _print_once(heading: str) -> None:
-    console = stdout_console()
-    console.print()
-    console.print(heading, style="bold underline", markup=False)
-    console.print()
+        if headings and headings[-1] not in _headings_printed:
+            _headings_printed.add(headings[-1])
+            stdout_console().print(f"\n[bold underline]{escape(headings[-1].lstrip('# '))}[/]\n")
+        elif headings and gap:
+            stdout_console().print()
 
 
 def _in_notebook() -> bool:
