@@ -114,13 +114,16 @@ class Reference:
 
     @cached_property
     def elsewhere(self) -> dict[str, str]:
-        """By the full name under which another module offers something the one where it is described: `cutaway.load`."""
-        return {
-            f"{module}.{each.name}": f"{self.homes[each.key]}.{each.name}"
-            for module in self.public
-            for each in self._defined(module)
-            if self.homes[each.key] != module
-        }
+        """By another full name of something the one under which it is described: `cutaway.load`, `cutaway.ablation.ablate`."""
+        found = {f"{module}.{name}": f"{home}.{name}" for (module, name), home in self.homes.items()}
+        pages = {module: module for module in self.public}
+        for module in self.public:
+            for name in self.library.modules[module].names:
+                if (other := self.library.find(module, name)) in self.public:
+                    pages[f"{module}.{name}"] = str(other)
+        for shown, module in pages.items():
+            found |= {f"{shown}.{each.name}": f"{self.homes[each.key]}.{each.name}" for each in self._defined(module)}
+        return {name: home for name, home in {**pages, **found}.items() if name != home}
 
     def by_floor(self) -> Iterator[tuple[Floor, list[str]]]:
         """Yield the floors from the top to the bottom with the modules that have a page; raises ValueError for one without a floor."""

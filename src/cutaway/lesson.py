@@ -11,6 +11,7 @@ import html
 import inspect
 import io
 import itertools
+import math
 import os
 import re
 import sys
@@ -42,6 +43,7 @@ __all__ = ["show", "say", "figure", "pick", "checking", "expect"]
 
 _T = TypeVar("_T")
 _FIGURES = Path("runs/course")
+_SMALLEST_TEXT = 11  # pixels
 _PACKAGE = Path(__file__).parent
 _STANDARD_LIBRARY = Path(os.__file__).parent
 _numbers_of_figures = itertools.count(1)
@@ -105,13 +107,23 @@ def figure(drawn: Figure, caption: str) -> None:
         drawn.savefig(buffer, format="png", dpi=160)
         words = html.escape(caption)
         data = base64.b64encode(buffer.getvalue()).decode()
-        display(HTML(f'<figure><img src="data:image/png;base64,{data}" alt="{words}"><figcaption>{words}</figcaption></figure>'))
+        picture = f'<img src="data:image/png;base64,{data}" alt="{words}" width="{_width(drawn)}">'
+        display(HTML(f"<figure>{picture}<figcaption>{words}</figcaption></figure>"))
     else:
         _announce()
         name = "-".join([f"{next(_numbers_of_figures):02d}", *re.findall(r"[a-z0-9]+", caption.lower())[:4]])
         folder = _FIGURES / (Path(_main_file()).stem or "lesson")
         folder.mkdir(parents=True, exist_ok=True)
         print_sentence(stdout_console(), Text.assemble((f"{save_figure(drawn, folder / f'{name}.png')}: ", "dim"), caption))
+
+
+def _width(drawn: Figure) -> int:
+    """Return how many pixels wide a figure is where its smallest text can be read."""
+    from matplotlib.text import Text
+
+    texts = [text for text in drawn.findobj(Text) if isinstance(text, Text) and text.get_visible() and text.get_text().strip()]
+    smallest = min((float(text.get_fontsize()) for text in texts), default=10.0)
+    return math.ceil(drawn.get_figwidth() * 72 / smallest * _SMALLEST_TEXT)
 
 
 def pick(*, fast: _T, full: _T) -> _T:
