@@ -174,10 +174,10 @@ class Reference:
         for name in self.library.modules[module].names:
             match self.library.find(module, name):
                 case Definition() as found:
-                    target, about = f"{self.homes[found.key]}.{name}", first_sentence(found.docstring)
+                    target, about = f"{self.homes[found.key]}.{name}", _about(found.docstring)
                     rows.append(f"| {{py:obj}}`{name} <{target}>` | {about} |")
                 case str(other):
-                    about = first_sentence(self.library.modules[other].docstring)
+                    about = _about(self.library.modules[other].docstring)
                     shown = f"[`{name}`]({other}.md)" if other in self.public else f"`{name}`"
                     rows.append(f"| {shown} | {about} |")
                 case None:
@@ -211,6 +211,11 @@ def _described(definition: Definition, module: str, also: Sequence[str]) -> str:
                 "data", name, [to_markdown(definition.docstring), elsewhere], module, depth=8, options=_value_of(node)
             )
     raise AssertionError(f"{module}.{name} is defined by a {type(node).__name__}")
+
+
+def _about(docstring: str) -> str:
+    """Return the first sentence of a docstring for a cell of a table, in which a bar would begin the next one."""
+    return re.sub(r"(?<!\\)\|", r"\|", first_sentence(docstring))
 
 
 def _value_of(node: ast.Assign | ast.AnnAssign) -> Mapping[str, str]:

@@ -256,6 +256,14 @@ def test_other_names_lead_to_the_one_that_is_described(reference: Reference, nam
     assert described in reference.sources() or described in reference.public
 
 
+def test_every_row_of_an_overview_has_two_cells(reference: Reference) -> None:
+    rows = [
+        row for name in reference.public for row in re.findall(r"^\| (?:\{py:obj\}|\[?`).*$", reference.page(name), re.MULTILINE)
+    ]
+    assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {3}
+    assert any("\\|" in row for row in rows)
+
+
 def test_signatures_keep_their_shapes(reference: Reference) -> None:
     page = reference.page("cutaway.model")
     assert "{py:function} attend(q: Float[Tensor, '*heads q_pos d_head']" in page
