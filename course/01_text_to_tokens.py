@@ -43,8 +43,9 @@ from cutaway.tokenizers.byte_level import BYTES
 # Bytes solve the first half. Every text is a sequence of bytes, of which there are 256, so a vocabulary that has all single
 # bytes can write anything. But a sequence of bytes is long, and a model pays for each position. So *byte-pair encoding* begins
 # with the bytes and adds longer tokens: look for the pair of neighbours that is seen most often, make it a token, and begin
-# again. (But for overlaps, such as `aaa`, that is the token which shortens the training text most.) What is learnt is a list of
-# *merges*, in order. To encode a new text is to play the same merges on it.
+# again. Wherever the pair stands, one token takes the place of two, so the commonest pair shortens the text most. (Nearly always:
+# in `aaa` the pair `aa` is seen twice, and only one of the two can be merged.) What is learnt is a list of *merges*, in order. To
+# encode a new text is to play the same merges on it.
 #
 # Nobody chose the tokens, then: the counts of one text did, long before the model saw anything. What the model finds easy or
 # hard to spell, to count or to read is decided here.
@@ -87,7 +88,8 @@ show(BPETokenizer.tokens_of_word)
 
 # %%
 for character in "aß한🙂":
-    print(f"{character}  U+{ord(character):04X}  {len(character.encode())} bytes: {character.encode().hex(' ')}")
+    n = len(character.encode())
+    print(f"{character}  U+{ord(character):04X}  {n} byte{'s' if n > 1 else ''}: {character.encode().hex(' ')}")
 
 # %% [markdown]
 # The smallest tokenizer has a token for each character of its training text. It is right for a small model of one script, and
@@ -95,7 +97,9 @@ for character in "aß한🙂":
 
 # %%
 characters = CharTokenizer.fit("to be or not to be")
-print(characters.characters, characters.encode("robot"))
+print("the vocabulary, ids 0 to 6:", list(characters.characters))
+print("robot as ids:", characters.encode("robot"))
+expect(len(characters.characters), 7, "characters that have an id")
 try:
     characters.encode("robots")
 except ValueError as error:

@@ -71,7 +71,8 @@ generator = torch.Generator().manual_seed(0)
 # %% [markdown]
 # ## The code
 #
-# A look-up, and a vector added where the model has some:
+# A look-up, and a vector added where the model has some. (`hooks` shows what has a name to whoever wants to look, and returns it as
+# it is: [lesson 12](12_opening_the_model.py). `F.dropout` acts in training alone.)
 
 # %%
 show(Embedding.forward, start="resid = hooks", stop="return")
@@ -158,7 +159,8 @@ expect([max(each) for each in apart], [min(each) for each in apart], "products d
 #
 # Added vectors have a price. They live in the same stream as the meaning, so values carry them too: what a head reads from a
 # position is mixed with where it stood. `position="attention_only"` keeps learned vectors out of the stream and adds them to
-# what queries and keys are made of; values stay clean:
+# what queries and keys are made of; values stay clean. (`normed` is the stream after a norm, [lesson 5](05_residual_stream.py),
+# and `qk_offset` the added vectors.)
 
 # %%
 show(Block.forward, start="q_in = k_in", stop="v_in = normed")
@@ -249,7 +251,8 @@ figure(
         x_label="position",
         y_label="nats a token",
     ),
-    "Past the 64 positions of training the loss rises, unless rotation is slowed down or each position sees the last 64 alone",
+    "Past the 64 positions of training the loss rises, unless rotation is slowed down or each position sees the last 64 alone (which "
+    "is the model as it is up to there: two lines are one)",
 )
 before, after = losses["as it is"][32:64].mean(), losses["as it is"][192:].mean()
 assert after > before + 0.5

@@ -44,8 +44,9 @@ from cutaway.model import Attention, attend, causal_mask
 # %% [markdown]
 # ## The code
 #
-# This is the whole of it in the library; `hooks` let you look at `attn_scores` and `pattern` on the way, and without them a
-# fused kernel computes the same without ever holding the matrix.
+# This is the whole of it in the library. A *hook* is a function that you may hand in to look at what has a name on the way, here
+# `attn_scores` and `pattern` ([lesson 12](12_opening_the_model.py)). If nobody wants to look, the library calls torch's *fused*
+# kernel instead: one routine that computes the same piece by piece, without ever holding the whole matrix of scores.
 
 # %%
 show(attend)
@@ -128,6 +129,10 @@ expect(0.02 * math.sqrt(768), 0.55, "the size of GPT-2's queries before training
 # One head has one pattern, so it can read from one place at a time for one reason. `Attention` cuts `d_model` into `n_heads`
 # pieces of `d_head`; each head has its own queries, keys and values, and a last linear map `W_O` adds what they read into the
 # residual stream. This costs as much as one head of full width, and no head sees another's pattern.
+#
+# Read the lines with `W_Q`, `W_K`, `W_V`, `transpose`, `attend` and, at the end, `_write`, which multiplies by `W_O` and adds up the
+# heads. Of the rest, `rotation` is from [the lesson before](02_embeddings_and_positions.py), `extend_kv` belongs to [the KV
+# cache](10_kv_cache.py), and `hooks` to [lesson 12](12_opening_the_model.py).
 
 # %%
 show(Attention.forward, start="q = hooks", stop="return F.dropout")

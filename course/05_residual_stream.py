@@ -89,7 +89,8 @@ expect(LayerNorm(d_model=4)(1000 * x), LayerNorm(d_model=4)(x), "the size of x i
 # %% [markdown]
 # ## A sum, to the last digit
 #
-# `decompose_resid` returns what was written to the stream, each under its name. In float64 the parts of `stdlib-4l` add up to
+# `run_with_cache` runs the model and keeps every tensor on the way, under a name ([lesson 12](12_opening_the_model.py)).
+# `decompose_resid` returns what was written to the stream, each part under its own. In float64 the parts of `stdlib-4l` add up to
 # the stream after the last layer.
 
 # %%
@@ -115,7 +116,8 @@ logits = model(tokens)
 expect(of_logit.sum(), logits[0, -1, f], "the logit is the sum of what the parts say", tolerance=1e-12)
 figure(
     plots.bars(of_logit.tolist(), labels=normed.labels, title="Who wrote the logit of f after return sel", label="logit"),
-    "What each part of the stream adds to the logit of the right character, above zero for it; the last bar is the bias of the norm",
+    "What each part of the stream adds to the logit of the right character: bars to the right speak for it, to the left against it; "
+    "the last is the bias of the norm",
 )
 
 # %% [markdown]
@@ -134,9 +136,13 @@ figure(grown.figures()[0], "The length of the stream by layer, beside the length
 assert grown.mean_norms[-1] > 3 * grown.mean_norms[0]
 assert bool((grown.mean_norms.diff() > 0).all())
 first_mlp = grown.lengths[grown.parts.index("L0 mlp")]
+at_first = grown.norms[-1, 0].item()
+assert 0.8 < at_first / grown.mean_norms[-1] < 1.2
 say(f"""
 The stream is {grown.mean_norms[0]:.2f} long at the embedding and {grown.mean_norms[-1]:.2f} at the end. Most of it comes at once: the
-MLP of layer 0 writes {first_mlp:.1f}, a new and louder word for the character and those before it.
+MLP of layer 0 writes {first_mlp:.1f}, a new and louder word for the character and those before it. The picture leaves out the
+first position, as in large models the stream is often many times as long there as elsewhere; here it is not, with {at_first:.1f}
+at the end beside {grown.mean_norms[-1]:.1f}.
 """)
 
 # %% [markdown]
@@ -301,12 +307,26 @@ early = model.unembed(cache["resid_pre", 2])
 expect(loud, early, "the logits that the stream before layer 2 would give", tolerance=1e-3)
 assert (loud - logits).abs().max() > 1
 by_loud, by_model = (lm.text(each[0].argmax(dim=-1)) for each in (loud, logits))
+
+
+def written(text: str) -> str:
+    return text.replace(" ", "␣").replace("\n", "↵")
+
+
 say(f"""
 Something else. The size itself does not matter, as every reader has a norm: layer 2 reads what it always reads, and writes as loud
 as always. But beside a stream of a million that is a whisper, and the last norm divides everything by a million. What comes out
-is the answer that the model had *before layer 2*, as if the last two layers were not there. After each
-character of the text in turn, the likeliest next ones are `{by_loud!r}`, and with all layers `{by_model!r}`. You have just
-invented the logit lens: read the stream early, through the last norm and the unembedding, and see what the model thinks so far.
+is the answer that the model had *before layer 2*, as if the last two layers were not there. Here is the text, and under each of its
+characters the one that was likeliest to come there, read before layer 2 and after all layers:
+
+```
+text            {written(prompt)}
+before layer 2  {written(" " + by_loud[:-1])}
+after layer 3   {written(" " + by_model[:-1])}
+```
+
+You have just invented the logit lens: read the stream early, through the last norm and the unembedding, and see what the model thinks
+so far.
 """)
 
 # %% [markdown]

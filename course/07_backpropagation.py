@@ -393,7 +393,7 @@ for name, each in (("just drawn", drawn), ("trained", lm.model)):
             columns=PARTS,
             title=f"Gradients of a model, {name}",
             label="norm",
-            texts=[[f"{norm:.2g}" for norm in row] for row in norms[name]],
+            texts=[[f"{norm:#.2g}" for norm in row] for row in norms[name]],
         ),
         f"Model {name}: norms of the gradients of all matrices"
         + ("; queries and keys are told next to nothing" if name == "just drawn" else "; all parts are told something"),

@@ -74,8 +74,9 @@ show(TrainStep.__call__, start="weight = 1", stop="optimizer.zero_grad")
 #
 # A loss of $L$ nats says that the right token got a probability of $e^{-L}$, as a geometric mean: the model was as unsure as if
 # it chose among $e^L$ tokens alike. One that knows nothing chooses among all `d_vocab`: for the 65 characters of tiny
-# Shakespeare, that is $\ln 65$. One bit is $\ln 2$ nats. Losses of models with different tokenizers cannot be compared for each
-# token, as their tokens are not of one length; for each *byte* of text they can.
+# Shakespeare, the text on which nanoGPT and many others try things out, that is $\ln 65$. One bit is $\ln 2$ nats. Losses of
+# models with different tokenizers cannot be compared for each token, as their tokens are not of one length; for each *byte* of
+# text they can.
 
 # %%
 expect(math.exp(math.log(65)), 65, "as unsure as among 65")

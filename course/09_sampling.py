@@ -131,13 +131,14 @@ kept = {
     name: (shaped_log_probs(log_probs, sampling, seen=[[]] * len(log_probs)) > -math.inf).sum(dim=-1)
     for name, sampling in {"top-p 0.9": ways["top-p 0.9"], "min-p 0.2": ways["min-p 0.2"], "top-k 3": ways["top-k 3"]}.items()
 }
-places = list(range(len(log_probs)))
 figure(
-    plots.lines(
-        {"effective choices": (places, entropy.exp().tolist()), **{name: (places, n.tolist()) for name, n in kept.items()}},
-        title="How many tokens are in the draw, along one text",
-        x_label="position in the text",
-        y_label="tokens",
+    plots.heatmap(
+        torch.stack([entropy.exp(), *kept.values()]).numpy(),
+        rows=["effective choices", *kept],
+        columns=list(text),
+        title="How many tokens are in the draw, after each character of one text",
+        column_title="the character just read",
+        label="tokens",
     ),
     "Effective choices are many where something new begins, few inside a word that the model knows; top-p follows, top-k does not",
 )

@@ -58,7 +58,7 @@ from cutaway.model import Attention, KVCache, attend
 # ## The code
 #
 # The cache is two lists of tensors, one a layer, with a slot for each position. Attention hands over its new keys and values
-# and gets back all of them.
+# and gets back all of them: what it calls `extend_kv` is this function of the cache, for its layer.
 
 # %%
 show(KVCache.extend)

@@ -177,15 +177,19 @@ by_hand = np.float32(scale) * bytes_8[0, 2:].view(np.int8)
 expect(by_hand, dequantize(bytes_8, GGMLQuantizationType.Q8_0)[0], "decoded by hand as by the gguf package", tolerance=1e-7)
 expect(float(scale) * 127 / float(np.abs(weights).max()), 1.0, "the largest weight has the number 127", tolerance=1e-3)
 bytes_4 = quantize(weights, GGMLQuantizationType.Q4_1)
-decoded = {"as trained": weights[0], "Q8_0": by_hand, "Q4_1": dequantize(bytes_4, GGMLQuantizationType.Q4_1)[0]}
+half_a_step = float(weights.max() - weights.min()) / 15 / 2  # of Q4_1
+decoded = {"Q4_1": dequantize(bytes_4, GGMLQuantizationType.Q4_1)[0], "Q8_0": by_hand}
+assert half_a_step / 2 < np.abs(decoded["Q4_1"] - weights).max() < 1.1 * half_a_step
 figure(
-    plots.lines(
-        {name: (list(range(32)), values.tolist()) for name, values in decoded.items()},
-        title="One block of 32 weights",
-        x_label="weight",
-        y_label="value",
+    plots.scatter(
+        {name: (weights[0].tolist(), (values - weights[0]).tolist()) for name, values in decoded.items()},
+        title="What rounding moves 32 weights by",
+        x_label="as trained",
+        y_label="decoded less trained",
+        levels={"half a step up": half_a_step, "half a step down": -half_a_step},
     ),
-    "Eight bits lie on the trained weights; four bits know sixteen heights between the lowest and the highest of the block",
+    "Eight bits leave each weight nearly where it was; four bits know sixteen heights between the lowest and the highest of the block, "
+    "and move a weight by up to half of the step between two",
 )
 say(f"""
 A block of Q8_0 takes {bytes_8.size} bytes, {bytes_8.size * 8 / 32:.1f} bits a weight; one of Q4_1 {bytes_4.size} bytes,

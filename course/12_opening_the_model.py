@@ -66,7 +66,9 @@ show(Hooks.__call__)
 
 # %% [markdown]
 # And this is how the names come to be: the model says them where it computes. `hooks.at("blocks", 3)` puts `blocks.3.` before
-# what a block says, so that each part of the model knows its own names only.
+# what a block says, so that each part of the model knows its own names only. (Of the arguments, `qk_offset` and `rotation` are
+# [positions](02_embeddings_and_positions.py), `extend_kv` is [the KV cache](10_kv_cache.py), and `n_last` asks for the last
+# positions alone.)
 
 # %%
 show(Block.forward, start='hooks("resid_pre"', stop="return self.add_mlp")
@@ -104,7 +106,7 @@ computation: `{"`, `".join(of_a_layer)}`.
 # | `attn_out`, `mlp_out` | `batch pos d_model` | what the layer's two parts add to the stream |
 # | `mlp.pre`, `mlp.post` | `batch pos d_mlp` | the neurons before and after their activation function |
 #
-# A name may be a glob, `"blocks.*.attn.pattern"`, and may be spelled as TransformerLens spells it.
+# A name may be a glob, `"blocks.*.attn.pattern"`, where `*` stands for anything, and may be spelled as TransformerLens spells it.
 
 # %% [markdown]
 # ## Looking
@@ -172,7 +174,7 @@ expect(model(tokens, hooks=replacing(there)), other_logits, "logits of the other
 # is near.
 
 # %%
-for wrong in ("blocks.1.attn.patern", "blocks.7.mlp_out", "transformer.h.*"):
+for wrong in ("blocks.1.attn.patern", "blocks.7.mlp_out", "blocks.0.mlp"):
     try:
         model(tokens, hooks={wrong: lambda x, name: None})
     except ValueError as error:
@@ -289,9 +291,15 @@ say(f"Printed: `{silence}`. As JSON: `{written}`. Read back: `{again}`.")
 reading = lens.logit_lens(lm, line[:22])
 figure(
     reading.figures()[0],
-    "A row for each layer, a column for each character read: the likeliest next character, darker the surer",
+    "A row for each state of the stream, a column for each character read: the likeliest next character, darker the surer. The row "
+    "embed is the stream before layer 0, the rows 0 to 3 are the stream after that layer",
 )
-say(f"{reading.summary()}")
+expect(reading.labels, ["embed", "0", "1", "2", "3"], "the rows")
+kl_of_row = ", ".join(f"{kl:.2f} in row {row}" for kl, row in zip(reading.kl.mean(dim=-1).tolist(), reading.labels, strict=True))
+say(f"""
+{reading.summary().split(" Mean KL")[0]} How far each row is from the last one, as the KL divergence (the nats lost by believing the
+row when the last is true), averaged over the characters: {kl_of_row}.
+""")
 
 # %% [markdown]
 # Is that more than a picture? The equation above says so. The lens leaves out what later layers write. There is an experiment

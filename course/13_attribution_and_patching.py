@@ -66,8 +66,9 @@ show(patching.patch, start="is_denoising = direction", stop="grid = grid_with_ba
 # %% [markdown]
 # ## A sum that adds up
 #
-# The model has learned who receives: two layers of eight heads, no MLP, trained on such sentences. In float64, so that "adds
-# up" means what it says. (In a model with MLPs each layer's MLP is one part more, and `by="neuron"` cuts it finer.)
+# The model reads *When Mary and John went to the store, John gave a drink to*, and has learned to go on with the one who
+# receives. It has two layers of eight heads and no MLP, and was trained on such sentences. It runs in float64, so that "adds up"
+# means what it says. (In a model with MLPs each layer's MLP is one part more, and `by="neuron"` cuts it finer.)
 
 # %%
 lm = cutaway.load("ioi-mini", dtype=torch.float64)

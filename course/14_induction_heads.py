@@ -227,6 +227,19 @@ composed = composition.composition_scores(two.model)
 figure(composed.figures()[1], "Which head of layer 0 the keys of each head of layer 1 read, less what chance gives")
 strongest = composed.strongest("k", n_pairs=1)[0]
 assert (strongest.layer, strongest.head) == (0, before)
+other, other_reader = (0, 3), (1, 3)
+deviations = composed.deviations["k"][(*other, *other_reader)].item()
+squares = torch.linalg.svdvals(factored.ov_circuit(two.model, *other, with_norm=True).AB).square()
+on_diagonal = (match_and_copy(two.model, other, other_reader)[0].argmax(dim=1) == torch.arange(d_vocab)).float().mean()
+assert deviations > 10
+assert squares[0] > 0.8 * squares.sum()
+assert on_diagonal < 0.1
+say(f"""
+One dark cell is not in the story: L1H3 reads L0H3, {composed.score("k", other, other_reader):.2f} where a head turned at random scores
+{composed.baseline:.2f}, {deviations:.0f} standard deviations above chance. So they do talk. But L0H3 has hardly more than one thing to
+say: {squares[0] / squares.sum():.0%} of the squared norm of its $W_{{OV}}$ is a single direction. *match* through this pair has its
+largest entry on the diagonal in {on_diagonal:.0%} of rows, so what L1H3 hears there is not which token came before.
+""")
 
 # %% [markdown]
 # ## Predict

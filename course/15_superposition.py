@@ -200,9 +200,10 @@ the first two have {shares[0, 0]:.2f} and {shares[0, 1]:.2f}, and the others are
 # %% [markdown]
 # ## Read back from activations alone
 #
-# Now forget the features. All that is left is what one sees in a real model: points `h` in the plane. Principal components of a
-# plane are two, at right angles, and none of them is a feature. A sparse autoencoder with five latents, of which one may be on,
-# gets the points and nothing else. Does it find the five directions that the toy model had chosen?
+# Now forget the features. All that is left is what one sees in a real model: points `h` in the plane. Principal components, the
+# directions in which points vary most, are two in a plane, at right angles, and none of them is a feature. A sparse autoencoder
+# with five latents, of which one may be on, gets the points and nothing else. Does it find the five directions that the toy
+# model had chosen?
 
 # %%
 show(sae.TopK._largest)

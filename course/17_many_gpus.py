@@ -246,7 +246,8 @@ assert 2 * 63 / 64 * n_bytes < 2 * n_bytes
 # $$ T(R) = \frac{C}{R} + 2\,\frac{R-1}{R}\,\frac{S}{\beta}, \qquad \mathrm{speed\text{-}up} = \frac{C}{T(R)} $$
 #
 # if nothing overlaps. The first term shrinks, the second does not: so the speed-up has a ceiling, $C\beta / 2S$, which a larger
-# batch lifts, a faster link, or fewer bytes, but not more devices. DistributedDataParallel sends the gradients of the last
+# batch lifts, a faster link, or fewer bytes, but not more devices. Torch's `DistributedDataParallel`, which `Replicated` above
+# wraps round the model, sends the gradients of the last
 # layers while those of the first are still computed, which hides the second term as long as it is shorter than the backward
 # pass. The figure takes no such credit.
 

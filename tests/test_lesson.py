@@ -165,6 +165,17 @@ def test_figures_with_like_captions_are_files_of_their_own(
     assert len(list(tmp_path.rglob("*.png"))) == 2
 
 
+def test_a_figure_of_a_notebook_is_as_wide_as_its_smallest_text_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    display = pytest.importorskip("IPython.display", reason="make course installs what notebooks need")
+    shown: list[str] = []
+    monkeypatch.setattr(lesson, "_in_notebook", lambda: True)
+    monkeypatch.setattr(display, "display", lambda each: shown.append(each.data))
+    drawn = plots.attention(np.ones((1, 4, 4)), tokens=list("abcd"), titles=["a head"], title="A pattern")  # tokens of 7 points
+    figure(drawn, "A pattern")
+    width = int(shown[0].split('width="')[1].split('"')[0])
+    assert width / (72 * drawn.get_figwidth()) * 7 == pytest.approx(11, abs=0.05)
+
+
 def test_a_cut_that_begins_too_deep_is_refused() -> None:
     with pytest.raises(ValueError, match=r"cannot be shown from 'losses = .': a later line is less indented"):
         show(TrainStep.__call__, start="losses = [", stop="optimizer.zero_grad")

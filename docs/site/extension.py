@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import math
 import posixpath
 import re
 from collections.abc import Iterator
@@ -28,6 +29,10 @@ __all__ = ["setup"]
 
 _SIGNATURE = re.compile(r'<dt class="sig .*?</dt>', re.DOTALL)
 _PICTURE = re.compile(r"<img\b[^>]*>", re.IGNORECASE)
+_SIZE_OF_SVG = re.compile(r'<svg\b[^>]*?\bwidth="([\d.]+)(pt|)"')
+_SIZE_OF_TEXT = re.compile(r"font-size: ([\d.]+)px")
+_SMALLEST_TEXT = 11
+"""Pixels that the smallest text of a picture is high."""
 _PLACE = re.compile(r"(src/cutaway/[\w/]+\.py), line (\d+)")
 
 
@@ -125,6 +130,23 @@ class ShownCode(SphinxPostTransform):
                 node.parent.replace(node, [nodes.Text(before), link, nodes.Text(after)])
 
 
+class SizedPictures(SphinxPostTransform):
+    """Pictures are as wide as their smallest labels need, but on cards and the front page, where styles say it."""
+
+    default_priority = 8
+    formats = ("html",)
+
+    def run(self, **kwargs: Any) -> None:  # noqa: ARG002  (the name is Sphinx's)
+        """Say the width of each SVG that has one of its own."""
+        for image in self.document.findall(nodes.image):
+            path = Path(self.env.srcdir, image["uri"])
+            svg = path.read_text("utf-8") if path.suffix == ".svg" and not _is_inside(image, nodes.container) else ""
+            if size := _SIZE_OF_SVG.search(svg):
+                drawn_as_curves = 8.5 if size[2] else 9.17  # figures, in points; diagrams, in pixels: docs/diagrams/style.tex
+                smallest = min(map(float, _SIZE_OF_TEXT.findall(svg)), default=drawn_as_curves)
+                image["width"] = f"{math.ceil(float(size[1]) / smallest * _SMALLEST_TEXT)}px"
+
+
 class NamesInText(SphinxPostTransform):
     """A name of the library in a text leads to where it is described: `attend`, `cutaway.load`."""
 
@@ -137,13 +159,19 @@ class NamesInText(SphinxPostTransform):
         for node in [*self.document.findall(nodes.literal)]:
             text = node.astext().removesuffix("()")
             if "." in text or self.env.docname.startswith("reference/"):
-                full = names["aliases"].get(text)
+                full = _described(names["aliases"], text)
                 if full and not _is_inside(node, nodes.reference, nodes.title, addnodes.pending_xref):
                     reference = addnodes.pending_xref(
                         "", refdomain="py", reftype="obj", reftarget=full, refexplicit=True, refdoc=self.env.docname, refwarn=False
                     )
                     node.replace_self(reference)
                     reference += node
+
+
+def _described(aliases: dict[str, str], name: str) -> str | None:
+    """Return the full name under which a page describes a name, or a member of what has several names."""
+    owner, _, member = name.rpartition(".")
+    return aliases.get(name) or aliases.get(f"{aliases.get(owner)}.{member}")
 
 
 class Signatures(SphinxPostTransform):
@@ -280,7 +308,7 @@ def _relative(app: Sphinx, name: str, page: str) -> str:
 def _load_names(app: Sphinx, config: Any) -> None:
     """Read what the assembly knows of names."""
     names = json.loads((Path(app.srcdir) / "names.json").read_text("utf-8"))
-    full = {name: name for name in names["sources"]}
+    full = {name: name for name in [*names["sources"], *names["public"]]}
     config.site_names = {**names, "aliases": {**names["short"], **names["elsewhere"], **full}}
 
 
@@ -302,7 +330,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_node(Fold, html=(_open_fold, _close_fold))
     app.add_node(HideCodeCellNode, override=True, html=(_open_fold, _close_fold))
     app.add_directive("fold", FoldDirective)
-    for transform in (LinksInOutputs, ShownCode, ShownLinks, NamesInText, Signatures):
+    for transform in (LinksInOutputs, ShownCode, ShownLinks, SizedPictures, NamesInText, Signatures):
         app.add_post_transform(transform)
     app.connect("config-inited", _load_names)
     app.connect("source-read", _say_which_lesson)

@@ -13,13 +13,14 @@ from docs.site.docstrings import escaped
 __all__ = ["experiment_page", "index_page", "read_gallery"]
 
 _TELLING = {
-    "induction": "Attention of the two heads at work",
-    "skip-trigrams": "Learning",
+    "bigrams": "Loss while training",
+    "attention-patterns": "Loss with average patterns",
+    "greater-than": "Who passes the year on to whom",
     "copy-suppression": "What the suppressing head writes",
     "ioi-mini": "Who tells whom who gives",
     "modular-clock": "Clocks of the key frequencies",
 }
-"""The figure of a card where it is not the first."""
+"""The figure of a card where it is not the first: of those that tell most one whose labels are read at its size."""
 _INTRODUCTION = """\
 Each of these takes a published result, trains what it needs from nothing, and holds it against checks that can fail. Beside every
 check stands its **null**: the same number where the claim should not hold. One command reproduces each on two cores."""
@@ -45,10 +46,10 @@ def _card(entry: Mapping[str, Any]) -> str:
     return "\n\n".join(
         [
             ":::::{container} card",
-            f"![{escaped(figure['alternative'])}](/pictures/docs/gallery/{figure['file']})",
-            f"**[{escaped(entry['title'])}]({entry['id']}.md)**",
-            escaped(entry["claim"]),
-            f":::{{container}} facts\n{_verdict(entry)} The first: {escaped(check)}.\n\n{escaped(entry['source'])}\n:::",
+            f"![{_prose(figure['alternative'])}](/pictures/docs/gallery/{figure['file']})",
+            f"**[{_prose(entry['title'])}]({entry['id']}.md)**",
+            _prose(entry["claim"]),
+            f":::{{container}} facts\n{_verdict(entry)} The first: {_prose(check)}.\n\n{_prose(entry['source'])}\n:::",
             f"`{entry['command']}`",
             ":::::",
         ]
@@ -58,8 +59,8 @@ def _card(entry: Mapping[str, Any]) -> str:
 def experiment_page(entry: Mapping[str, Any]) -> str:
     """Return the whole report of an experiment."""
     parts = [
-        f"# {escaped(entry['title'])}",
-        f"{escaped(entry['claim'])} {_verdict(entry)}",
+        f"# {_prose(entry['title'])}",
+        f"{_prose(entry['claim'])} {_verdict(entry)}",
         _facts(entry),
         f"```sh\n{entry['command']}\n```",
         "## Checks",
@@ -68,8 +69,8 @@ def experiment_page(entry: Mapping[str, Any]) -> str:
         _checks(entry),
     ]
     for figure in entry["figures"]:
-        picture = f"![{escaped(figure['alternative'])}](/pictures/docs/gallery/{figure['file']})"
-        parts += [f"## {escaped(figure['name'])}", escaped(figure["caption"]), picture]
+        picture = f"![{_prose(figure['alternative'])}](/pictures/docs/gallery/{figure['file']})"
+        parts += [f"## {_prose(figure['name'])}", _prose(figure["caption"]), picture]
     if entry["numbers"]:
         parts += ["## Other numbers", _numbers(entry)]
     parts += [
@@ -82,7 +83,7 @@ def experiment_page(entry: Mapping[str, Any]) -> str:
 def _verdict(entry: Mapping[str, Any]) -> str:
     n_checks, n_seeds = len(entry["checks"]), len(entry["seeds"])
     if entry["passed"]:
-        return f"{f'All {n_checks} checks' if n_checks > 1 else 'The check'} passed on each of {n_seeds} seeds."
+        return f"{ {1: 'The check', 2: 'Both checks'}.get(n_checks, f'All {n_checks} checks') } passed on each of {n_seeds} seeds."
     n_passed = sum(all(check["passed"]) for check in entry["checks"])
     return f"{n_passed} of {n_checks} checks passed on each of {n_seeds} seeds."
 
@@ -92,11 +93,11 @@ def _facts(entry: Mapping[str, Any]) -> str:
     commits = ", ".join(f"`{commit}`" + (f" of {day}" if day else "") for commit, day in measured["commits"].items())
     code = entry["code"]
     rows = [
-        ["source", escaped(entry["source"])],
-        ["code", f"[{escaped(code.rpartition('/')[2])}](shown:{code})"],
+        ["source", _prose(entry["source"])],
+        ["code", f"[{_prose(code.rpartition('/')[2])}](shown:{code})"],
         ["measured", f"commit {commits}" if commits else "by a package without a commit"],
-        ["on", escaped(f"{measured['device']}; torch {measured['torch']}, Python {measured['python']}")],
-        ["time", escaped(f"{', '.join(map(format_duration, times))}: one a seed")],
+        ["on", _prose(f"{measured['device']}; torch {measured['torch']}, Python {measured['python']}")],
+        ["time", _prose(f"{', '.join(map(format_duration, times))}: one a seed")],
     ]
     return "\n\n".join(f"{name}\n: {about}" for name, about in rows)
 
@@ -105,10 +106,10 @@ def _checks(entry: Mapping[str, Any]) -> str:
     rows = [
         [
             "passed" if all(check["passed"]) else "**failed**",
-            escaped(check["name"]),
-            escaped(check["expected"]),
-            *(_number(value) + escaped(check["unit"]) for value in check["values"]),
-            escaped(f"{_number(check['nearest_null'])}{check['unit']} ({check['null_of']})"),
+            _prose(check["name"]),
+            _prose(check["expected"]),
+            *(_number(value) + _prose(check["unit"]) for value in check["values"]),
+            _prose(f"{_number(check['nearest_null'])}{check['unit']} ({check['null_of']})"),
         ]
         for check in entry["checks"]
     ]
@@ -116,8 +117,13 @@ def _checks(entry: Mapping[str, Any]) -> str:
 
 
 def _numbers(entry: Mapping[str, Any]) -> str:
-    rows = [[escaped(name), *map(_number, values)] for name, values in entry["numbers"].items()]
+    rows = [[_prose(name), *map(_number, values)] for name, values in entry["numbers"].items()]
     return _table(["number", *(f"seed {seed}" for seed in entry["seeds"])], rows)
+
+
+def _prose(text: str) -> str:
+    """Return a text as Markdown, with arrows that no line breaks in the middle of."""
+    return escaped(text.replace("->", "→"))
 
 
 def _values(check: Mapping[str, Any]) -> str:

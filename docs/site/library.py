@@ -95,16 +95,12 @@ class Library:
 
     def find(self, module: str, name: str) -> Definition | str | None:
         """Return where a name of a module is defined, the module that it is, or None where it is another package's."""
-        if f"{module}.{name}" in self.modules:
-            return f"{module}.{name}"
-        if module not in self.modules:
-            return None
-        here = self.modules[module]
-        if name in here.definitions:
+        here = self.modules.get(module)
+        if here and name in here.definitions:
             return here.definitions[name]
-        if name in here.imports:
-            return self.find(*here.imports[name])
-        return None
+        if here and here.imports.get(name, (module, name)) != (module, name):
+            return self.find(*here.imports[name])  # a function may be called like the module that it is in
+        return f"{module}.{name}" if f"{module}.{name}" in self.modules else None
 
 
 def _files(source: Path) -> Iterator[tuple[str, Path]]:

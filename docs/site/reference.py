@@ -114,13 +114,16 @@ class Reference:
 
     @cached_property
     def elsewhere(self) -> dict[str, str]:
-        """By the full name under which another module offers something the one where it is described: `cutaway.load`."""
-        return {
-            f"{module}.{each.name}": f"{self.homes[each.key]}.{each.name}"
-            for module in self.public
-            for each in self._defined(module)
-            if self.homes[each.key] != module
-        }
+        """By another full name of something the one under which it is described: `cutaway.load`, `cutaway.ablation.ablate`."""
+        found = {f"{module}.{name}": f"{home}.{name}" for (module, name), home in self.homes.items()}
+        pages = {module: module for module in self.public}
+        for module in self.public:
+            for name in self.library.modules[module].names:
+                if (other := self.library.find(module, name)) in self.public:
+                    pages[f"{module}.{name}"] = str(other)
+        for shown, module in pages.items():
+            found |= {f"{shown}.{each.name}": f"{self.homes[each.key]}.{each.name}" for each in self._defined(module)}
+        return {name: home for name, home in {**pages, **found}.items() if name != home}
 
     def by_floor(self) -> Iterator[tuple[Floor, list[str]]]:
         """Yield the floors from the top to the bottom with the modules that have a page; raises ValueError for one without a floor."""
@@ -171,10 +174,10 @@ class Reference:
         for name in self.library.modules[module].names:
             match self.library.find(module, name):
                 case Definition() as found:
-                    target, about = f"{self.homes[found.key]}.{name}", first_sentence(found.docstring)
+                    target, about = f"{self.homes[found.key]}.{name}", _about(found.docstring)
                     rows.append(f"| {{py:obj}}`{name} <{target}>` | {about} |")
                 case str(other):
-                    about = first_sentence(self.library.modules[other].docstring)
+                    about = _about(self.library.modules[other].docstring)
                     shown = f"[`{name}`]({other}.md)" if other in self.public else f"`{name}`"
                     rows.append(f"| {shown} | {about} |")
                 case None:
@@ -208,6 +211,11 @@ def _described(definition: Definition, module: str, also: Sequence[str]) -> str:
                 "data", name, [to_markdown(definition.docstring), elsewhere], module, depth=8, options=_value_of(node)
             )
     raise AssertionError(f"{module}.{name} is defined by a {type(node).__name__}")
+
+
+def _about(docstring: str) -> str:
+    """Return the first sentence of a docstring for a cell of a table, in which a bar would begin the next one."""
+    return re.sub(r"(?<!\\)\|", r"\|", first_sentence(docstring))
 
 
 def _value_of(node: ast.Assign | ast.AnnAssign) -> Mapping[str, str]:

@@ -11,6 +11,7 @@ import html
 import inspect
 import io
 import itertools
+import math
 import os
 import re
 import sys
@@ -18,7 +19,6 @@ import textwrap
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 from types import EllipsisType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -27,6 +27,7 @@ import numpy as np
 import torch
 from pygments.token import Token
 from rich.markdown import Markdown
+from rich.markup import escape
 from rich.style import Style
 from rich.syntax import ANSISyntaxTheme, Syntax
 from rich.text import Text
@@ -42,9 +43,11 @@ __all__ = ["show", "say", "figure", "pick", "checking", "expect"]
 
 _T = TypeVar("_T")
 _FIGURES = Path("runs/course")
+_SMALLEST_TEXT = 11  # pixels
 _PACKAGE = Path(__file__).parent
 _STANDARD_LIBRARY = Path(os.__file__).parent
 _numbers_of_figures = itertools.count(1)
+_headings_printed = set[str]()
 _COLOURS = ANSISyntaxTheme(
     {  # that can be read on dark and on light
         Token.Comment: Style(dim=True),
@@ -104,13 +107,23 @@ def figure(drawn: Figure, caption: str) -> None:
         drawn.savefig(buffer, format="png", dpi=160)
         words = html.escape(caption)
         data = base64.b64encode(buffer.getvalue()).decode()
-        display(HTML(f'<figure><img src="data:image/png;base64,{data}" alt="{words}"><figcaption>{words}</figcaption></figure>'))
+        picture = f'<img src="data:image/png;base64,{data}" alt="{words}" width="{_width(drawn)}">'
+        display(HTML(f"<figure>{picture}<figcaption>{words}</figcaption></figure>"))
     else:
         _announce()
         name = "-".join([f"{next(_numbers_of_figures):02d}", *re.findall(r"[a-z0-9]+", caption.lower())[:4]])
         folder = _FIGURES / (Path(_main_file()).stem or "lesson")
         folder.mkdir(parents=True, exist_ok=True)
         print_sentence(stdout_console(), Text.assemble((f"{save_figure(drawn, folder / f'{name}.png')}: ", "dim"), caption))
+
+
+def _width(drawn: Figure) -> int:
+    """Return how many pixels wide a figure is where its smallest text can be read."""
+    from matplotlib.text import Text
+
+    texts = [text for text in drawn.findobj(Text) if isinstance(text, Text) and text.get_visible() and text.get_text().strip()]
+    smallest = min((float(text.get_fontsize()) for text in texts), default=10.0)
+    return math.ceil(drawn.get_figwidth() * 72 / smallest * _SMALLEST_TEXT)
 
 
 def pick(*, fast: _T, full: _T) -> _T:
@@ -136,7 +149,7 @@ def checking(exercise: str) -> Iterator[None]:
     ✗ double: twice two: expected 5, got 4
     """
     if not _in_notebook():
-        _announce()
+        _announce(gap=False)
     try:
         yield
     except Exception as error:
@@ -249,8 +262,11 @@ def _main_file() -> str:
     return str(getattr(sys.modules["__main__"], "__file__", None) or "")
 
 
-def _announce() -> None:
-    """Print the heading of the lesson under which its running line stands, so that one finds what is printed in the source."""
+def _announce(*, gap: bool = True) -> None:
+    """Print the heading of the lesson under which its running line stands, so that one finds what is printed in the source.
+
+    An empty line, unless there is to be no `gap`, keeps what is printed under one heading apart.
+    """
     line, frame = 0, inspect.currentframe()
     while frame is not None:
         line = frame.f_lineno if frame.f_code.co_filename == _main_file() else line  # the outermost, not that of a function
@@ -258,16 +274,11 @@ def _announce() -> None:
     if line:
         before = Path(_main_file()).read_text(encoding="utf-8").splitlines()[:line]
         headings = [text for text in before if re.match(r"# ##? ", text)]
-        if headings:
-            _print_once(headings[-1].lstrip("# "))
-
-
-@cache
-def _print_once(heading: str) -> None:
-    console = stdout_console()
-    console.print()
-    console.print(heading, style="bold underline", markup=False)
-    console.print()
+        if headings and headings[-1] not in _headings_printed:
+            _headings_printed.add(headings[-1])
+            stdout_console().print(f"\n[bold underline]{escape(headings[-1].lstrip('# '))}[/]\n")
+        elif headings and gap:
+            stdout_console().print()
 
 
 def _in_notebook() -> bool:

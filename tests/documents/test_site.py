@@ -242,6 +242,28 @@ def test_names_that_are_read_are_those_that_are_offered(reference: Reference, mo
     assert [*reference.library.modules[module].names] == importlib.import_module(module).__all__
 
 
+@pytest.mark.parametrize(
+    ("name", "described"),
+    [
+        ("cutaway.load", "cutaway.language_model.load"),
+        ("cutaway.ablation", "cutaway.interp.ablation"),
+        ("cutaway.ablation.ablate", "cutaway.interp.ablation.ablate"),  # a function called like the module that it is in
+        ("cutaway.model.attention.attend", "cutaway.model.attend"),
+    ],
+)
+def test_other_names_lead_to_the_one_that_is_described(reference: Reference, name: str, described: str) -> None:
+    assert reference.elsewhere[name] == described
+    assert described in reference.sources() or described in reference.public
+
+
+def test_every_row_of_an_overview_has_two_cells(reference: Reference) -> None:
+    rows = [
+        row for name in reference.public for row in re.findall(r"^\| (?:\{py:obj\}|\[?`).*$", reference.page(name), re.MULTILINE)
+    ]
+    assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {3}
+    assert any("\\|" in row for row in rows)
+
+
 def test_signatures_keep_their_shapes(reference: Reference) -> None:
     page = reference.page("cutaway.model")
     assert "{py:function} attend(q: Float[Tensor, '*heads q_pos d_head']" in page
@@ -298,6 +320,8 @@ def test_the_gallery_shows_every_experiment_with_its_nulls() -> None:
             assert figure["alternative"].strip()
         assert (ROOT / entry["code"]).is_file()
     index = gallery.index_page(entries)
+    assert "All 2 checks" not in index
+    assert "->" not in index
     assert all(f"{entry['id']}.md" in index and entry["command"] in index for entry in entries)
 
 

@@ -22,10 +22,29 @@ def test_bars_have_the_length_the_colour_and_the_number_of_their_values():
     axes = figure.axes[0]
     assert [bar.get_width() for bar in bars_of(figure)] == [1.5, -2.0, 0.0]
     assert [to_hex(bar.get_facecolor()).upper() for bar in bars_of(figure)] == [PALETTE[0], PALETTE[1], PALETTE[0]]
-    assert [text.get_text() for text in axes.texts] == ["1.5", "−2", "0"]
+    assert [text.get_text() for text in axes.texts] == ["1.5", "−2.0", "0.0"]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "·b", "$c$"]
     assert axes.get_xlabel() == "effect"
     assert axes.yaxis_inverted()
+
+
+@pytest.mark.parametrize(
+    ("values", "written"),
+    [
+        ([9.0, 1.53, 0.281], ["9.00", "1.53", "0.28"]),
+        ([0.15, -0.54321, -0.00001], ["0.150", "−0.543", "0.000"]),
+        ([12, 7, 130], ["12", "7", "130"]),
+        ([12345.6, 0.5], ["12346", "0"]),
+        ([0.25, 0.5], ["0.25", "0.50"]),
+        ([0.1 + 0.2, 0.5], ["0.3", "0.5"]),
+        ([0.0, 0.0], ["0", "0"]),
+        ([2.5e9, -1.0], ["2.50e+09", "−1.00e+00"]),
+        ([3e-7, 0.0], ["3.00e−07", "0.00e+00"]),
+    ],
+)
+def test_numbers_beside_bars_have_the_same_number_of_decimals(values, written):
+    figure = bars(values, labels=[str(place) for place in range(len(values))], title="T")
+    assert [text.get_text() for text in figure.axes[0].texts] == written
 
 
 def test_the_greatest_are_kept_from_high_to_low():

@@ -2,8 +2,9 @@
 // have names, and switches are buttons.
 (() => {
   "use strict";
-  const names = { PRE: "Code", DIV: "Wide content", "MJX-CONTAINER": "Formula" };
-  const boxes = ".highlight pre, .table-wrapper, div.math, .math-wrapper, mjx-container[display], .cell_output .output";
+  const names = { PRE: "Code", DIV: "Wide content", P: "Picture", FIGURE: "Picture" };
+  const boxes = ".highlight pre, .table-wrapper, div.math, .math-wrapper, mjx-container[display], .cell_output .output, figure, "
+    + "p:not(.hero > p):has(> img:only-child)";
 
   const look = () => {
     for (const box of document.querySelectorAll(boxes)) {
@@ -12,7 +13,7 @@
         box.dataset.scrolls = "1";
         box.tabIndex = 0;
         if (box.tagName !== "MJX-CONTAINER") {
-          box.setAttribute("role", "group");
+          if (box.tagName !== "FIGURE") box.setAttribute("role", "group");
           box.setAttribute("aria-label", `${names[box.tagName] || "Content"}, scrolls sideways`);
         }
       } else if (!scrolls && box.dataset.scrolls) {

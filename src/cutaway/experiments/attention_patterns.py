@@ -185,9 +185,9 @@ EXPERIMENT = Experiment(
     title="Attention patterns, drawn and tested",
     claim=(
         "Training makes attention sharp, and some head gives much of it to one distance back. The patterns' averages over texts, which "
-        "know where tokens stand and not which they are, keep part of what attention gains over looking at all alike, .3 to .7 of it. "
-        "At least half of that part is not a matter of the head: averages of the layer's other heads keep it, averages with near and "
-        "far exchanged do not."
+        "know where tokens stand and not which they are, keep part of what attention gains over looking at all alike, from 0.3 to "
+        "0.7 of it. At least half of that part is not a matter of the head: averages of the layer's other heads keep it, averages with "
+        "near and far exchanged do not."
     ),
     source="Hassid et al. 2022, How Much Does Attention Actually Attend?; Clark et al. 2019, What Does BERT Look At?",
     scales={

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Panel", "panels"]
 
-_MANY_POINTS = 60  # fewer are measurements to be marked
+_MANY_POINTS = 25  # fewer are measurements to be marked
 _MAX_LABEL = 22
 
 

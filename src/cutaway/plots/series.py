@@ -23,7 +23,7 @@ __all__ = ["bars", "lines"]
 
 _LABEL_SIZE = 8.5  # points
 _MANY_BARS = 60  # more are drawn thin and without their numbers
-_MANY_POINTS = 60  # fewer, of few lines, are measurements to be marked
+_MANY_POINTS = 25  # fewer, of few lines, are measurements to be marked
 _DASHES = ("-", (0, (5, 2)), (0, (1, 1.2)))
 
 
@@ -32,8 +32,9 @@ def bars(
 ) -> Figure:
     """Return a figure of one bar a value "label" below the other, each with its number at the end.
 
-    Signed values are blue above zero and orange below. `top` keeps so many of the greatest magnitude, ordered from high to low;
-    without it the order is the given one. NaN is left out. Raises ValueError when there is not one label a value, or nothing to draw.
+    The greatest number has three digits, and all have as many decimals as it. Signed values are blue above zero and orange below.
+    `top` keeps so many of the greatest magnitude, ordered from high to low; without it the order is the given one. NaN is left out.
+    Raises ValueError when there is not one label a value, or nothing to draw.
     """
     pairs = _pairs(values, labels)
     n_all = len(pairs)
@@ -78,9 +79,10 @@ def _frame_bars(axes: Axes, numbers: list[float], *, has_numbers: bool) -> None:
     axes.grid(visible=True, axis="x")
     axes.spines[:].set_visible(False)
     axes.tick_params(axis="x", labelsize=8)
-    for place, value in enumerate(numbers if has_numbers else []):
+    written = _alike(numbers) if has_numbers else []
+    for place, (value, number) in enumerate(zip(numbers, written, strict=False)):
         axes.annotate(
-            f"{value:.3g}".replace("-", "\N{MINUS SIGN}"),
+            number,
             (value, place + 0.5),
             xytext=(-3 if value < 0 else 3, 0),
             textcoords="offset points",
@@ -89,6 +91,20 @@ def _frame_bars(axes: Axes, numbers: list[float], *, has_numbers: bool) -> None:
             fontsize=7.5,
             color=MUTED,
         )
+
+
+def _alike(numbers: Sequence[float]) -> list[str]:
+    """Return numbers with as many decimals as the greatest needs for three digits, and no more than any of them has."""
+    greatest = max(map(abs, numbers))
+    if greatest and not 1e-4 <= greatest < 1e6:
+        form = ".2e"
+    else:
+        n_decimals = 2 - math.floor(math.log10(greatest)) if greatest else 0
+        needed = (
+            n for n in range(max(n_decimals, 0)) if all(math.isclose(round(x, n), x, abs_tol=1e-9 * greatest) for x in numbers)
+        )
+        form = f".{next(needed, max(n_decimals, 0))}f"
+    return [f"{value:z{form}}".replace("-", "\N{MINUS SIGN}") for value in numbers]
 
 
 def lines(series: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, title: str, x_label: str, y_label: str) -> Figure:
