@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).parent
 
@@ -14,6 +16,20 @@ HERE = Path(__file__).parent
 def surroundings(**more: str) -> dict[str, str]:
     """Return the environment of a process that is to know the package and what the tests share."""
     return os.environ | {"PYTHONPATH": f"{HERE.parent / 'src'}:{HERE}", "OMP_NUM_THREADS": "1", **more}
+
+
+def told_by(script: Path, *arguments: object, timeout_s: float, **more: str) -> Any:
+    """Run a program of the tests that says as JSON what it did, and return that; it must succeed and complain of nothing."""
+    done = subprocess.run(
+        [sys.executable, script, *map(str, arguments)],
+        env=surroundings(**more),
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return json.loads(done.stdout)
 
 
 def start_ranks(n_ranks: int, *command: str | Path) -> list[subprocess.Popen[str]]:

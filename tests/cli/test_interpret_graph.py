@@ -4,10 +4,9 @@ import json
 
 import pytest
 import torch
+from word_models import write_text_and_models
 
-from cutaway import LanguageModel, ModelConfig, Transformer, sae
-from cutaway.tokenizers import BPETokenizer
-from cutaway.weights import save_hugging_face
+from cutaway import sae
 
 TEXT = "The capital of France is Paris\nThe capital of England is London\n" * 60
 PROMPT = "The capital of France is"
@@ -18,13 +17,7 @@ GRAPH = ["interpret", "graph", "words", "--text", PROMPT]
 @pytest.fixture
 def words(cutaway, tmp_path):
     """A folder with a model that has never learned anything and another, and transcoders for two layers of the first."""
-    (tmp_path / "text.txt").write_text(TEXT)
-    tokenizer = BPETokenizer.train(TEXT, 290)
-    shape = ModelConfig(d_vocab=tokenizer.d_vocab, n_ctx=64, n_layers=2, n_heads=2, d_model=16)
-    for seed, name in enumerate(("words", "other")):
-        save_hugging_face(
-            LanguageModel(Transformer(shape, generator=torch.Generator().manual_seed(seed)), tokenizer), tmp_path / name
-        )
+    write_text_and_models(tmp_path, TEXT, n_ctx=64)
     code, _, err = cutaway(
         "interpret", "sae", "train", "words", "--corpus", "text.txt", "--width", "2", "--k", "3", "--steps", "20", "--batch-size", "32",
         "--n-pos", "16", "--site", "ln2.normalized", "--target", "mlp_out", "--layer", "all", "--save", "tcs",

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from many_processes import told_by
 from tiny_training import hashes
 from web_documents import make_texts, write_parquet
 
@@ -21,16 +22,7 @@ def test_killed_anywhere_the_shards_are_the_same(
 ) -> None:
     for number in range(3):
         write_parquet(tmp_path / "source" / f"{number}.parquet", make_texts(1500, seed=number))
-    done = subprocess.run(
-        [sys.executable, HERE / "write_and_kill.py", tmp_path, kind, str(n_kills)],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")])},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    n_pairs = json.loads(done.stdout)
+    n_pairs = told_by(HERE / "write_and_kill.py", tmp_path, kind, n_kills, timeout_s=300)
     with capsys.disabled():
         print(f"\n{n_kills} kills of the making of shards of {kind} files; whole pairs then: {', '.join(map(str, n_pairs))}")
     assert len(n_pairs) == n_kills

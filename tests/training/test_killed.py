@@ -1,14 +1,11 @@
 """Whatever moment SIGKILL comes at, the run goes on to the same weights."""
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from cutaway.runs import Run
+from many_processes import told_by
 from tiny_training import hashes, learned
 
 HERE = Path(__file__).parent
@@ -16,18 +13,9 @@ HERE = Path(__file__).parent
 
 def kills(data, out, n_kills, n_steps, n_ranks=1, parallel="ddp"):
     """Train and be killed so often; say when that was."""
-    environment = {"PYTHONPATH": f"{HERE.parents[1] / 'src'}:{HERE.parent}", "OMP_NUM_THREADS": "1"}
-    environment |= {"TORCH_CPP_LOG_LEVEL": "FATAL"}  # torch logs that a process is gone, beside raising it
-    done = subprocess.run(
-        [sys.executable, HERE / "train_and_kill.py", *map(str, (data, out, n_kills, n_steps, n_ranks, parallel))],
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    said = json.loads(done.stdout)
+    asked = (data, out, n_kills, n_steps, n_ranks, parallel)
+    quiet = {"TORCH_CPP_LOG_LEVEL": "FATAL"}  # torch logs that a process is gone, beside raising it
+    said = told_by(HERE / "train_and_kill.py", *asked, timeout_s=600, **quiet)
     assert len(said["killed_after_steps"]) == n_kills, "the run was over before the last kill"
     assert said["n_while_writing"] >= n_kills // 2
     steps = ", ".join(map(str, said["killed_after_steps"]))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from cutaway.plots.canvas import write_title
 from cutaway.plots.labels import label_ends
 from cutaway.plots.points import finite_points
-from cutaway.plots.style import style
+from cutaway.plots.style import MARKED_BELOW, style
 from cutaway.report.colours import MUTED, PALETTE
 from cutaway.report.tokens import shortened, token_label
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Panel", "panels"]
 
-_MANY_POINTS = 25  # fewer are measurements to be marked
 _MAX_LABEL = 22
 
 
@@ -77,7 +76,7 @@ def _draw(axes: Axes, panel: Panel) -> None:
         if (colour := colours.get(name)) is None:
             axes.plot(x, y, color=MUTED, linewidth=0.7, alpha=0.45, zorder=1)
             continue
-        is_first, is_marked = name == next(iter(colours)), len(x) < _MANY_POINTS
+        is_first, is_marked = name == next(iter(colours)), len(x) < MARKED_BELOW
         size: dict[str, Any] = (
             {"marker": "o", "markersize": 3, "markeredgecolor": "white", "markeredgewidth": 0.4} if is_marked else {}
         )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from cutaway.plots.canvas import Canvas, write_title
 from cutaway.plots.labels import label_ends, label_rows
 from cutaway.plots.points import finite_points
-from cutaway.plots.style import style
+from cutaway.plots.style import MARKED_BELOW, style
 from cutaway.report.colours import MUTED, PALETTE
 from cutaway.report.tokens import shortened, token_label
 
@@ -23,7 +23,6 @@ __all__ = ["bars", "lines"]
 
 _LABEL_SIZE = 8.5  # points
 _MANY_BARS = 60  # more are drawn thin and without their numbers
-_MANY_POINTS = 25  # fewer, of few lines, are measurements to be marked
 _DASHES = ("-", (0, (5, 2)), (0, (1, 1.2)))
 
 
@@ -125,7 +124,7 @@ def lines(series: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, titl
         looks = cycle([(colour, dash) for dash in _DASHES for colour in PALETTE])
         for (name, pairs), (colour, dash) in zip(points.items(), looks, strict=False):
             x, y = zip(*pairs, strict=True)
-            is_marked = len(x) < _MANY_POINTS and len(points) <= len(PALETTE)
+            is_marked = len(x) < MARKED_BELOW and len(points) <= len(PALETTE)
             marker: dict[str, Any] = {"marker": "o", "markersize": 4, "markeredgecolor": "white"} if is_marked else {}
             axes.plot(x, y, color=colour, linestyle=dash, zorder=2, **marker)
             ends.append((shortened(token_label(name), 28), y[-1], colour))

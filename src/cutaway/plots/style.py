@@ -15,7 +15,10 @@ from cutaway.runtime import atomic_path
 if TYPE_CHECKING:  # matplotlib takes a third of a second to import
     from matplotlib.figure import Figure
 
-__all__ = ["style", "save_figure"]
+__all__ = ["MARKED_BELOW", "style", "save_figure"]
+
+MARKED_BELOW = 25
+"""A line of fewer points has them marked: they are measurements."""
 
 # For tokens of other scripts, where one of them is installed: matplotlib's own font has no Chinese, Japanese or Korean.
 _MORE_FONTS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "PingFang SC", "Hiragino Sans", "Microsoft YaHei", "Arial Unicode MS")
