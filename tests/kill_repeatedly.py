@@ -10,7 +10,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -22,6 +21,7 @@ from cutaway import assets
 from cutaway.assets import Asset, File
 from cutaway.assets.sources import Url
 from cutaway.data import tokenize_source
+from many_processes import told_by
 from web_documents import small_tokenizer
 
 
@@ -65,18 +65,7 @@ def main(work: Callable[[], object], place: Path, n_kills: int, *, sha256: str |
 
 def kill_repeatedly(*arguments: object) -> list[int]:
     """Run this file with arguments; return how many bytes were there at each kill."""
-    here = Path(__file__)
-    path = os.pathsep.join([str(here.parent), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(
-        [sys.executable, here, *map(str, arguments)],
-        env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    found: list[int] = json.loads(done.stdout)
+    found: list[int] = told_by(Path(__file__), *arguments, timeout_s=300)
     return found
 
 
